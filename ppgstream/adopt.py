@@ -1,0 +1,107 @@
+"""Messages of sensors that do not speak our format: JSON, and raw little-endian samples.
+
+Such a message says neither session nor index, so both are given on arrival: a session lasts until `silence_s` seconds pass without a
+message, and samples are numbered as they come. What was lost before it got here cannot be seen.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from ppgstream.errors import WireError
+from ppgstream.wire import DTYPES, EMPTY, MAX_BODY, MAX_COUNT, Chunk, Kind, stream_id
+
+RAW_DTYPES = {dtype.str[1:]: dtype for dtype in DTYPES.values()}  # f4, f8, i2, i4
+
+
+@dataclass(slots=True)
+class _Numbering:
+    session: int
+    next: int
+    seen: float
+
+
+class Adopter:
+    """Gives foreign messages a session and an index. `format` is "json" or "raw".
+
+    JSON: `[id, document]` or one part whose document names its stream. The document is a number, a list of numbers, or an object
+    that holds either under `samples_key`, and its stream's name under `stream_key`; null is a sample that could not be measured.
+    Raw: `[id, samples]` or one part of samples, of `dtype` (f4, f8, i2, i4), little-endian. Without an id the stream is `default_id`.
+    """
+
+    def __init__(
+        self,
+        format: str,
+        *,
+        fs: float = 125.0,
+        dtype: str = "f4",
+        samples_key: str = "samples",
+        stream_key: str = "stream",
+        default_id: str = "sensor",
+        silence_s: float = 2.0,
+        max_streams: int = 10_000,
+    ) -> None:
+        self._json = format == "json"
+        self._fs, self._dtype = fs, RAW_DTYPES[dtype]
+        self._samples_key, self._stream_key, self._default_id = samples_key, stream_key, default_id
+        self._silence_s, self._max_streams = silence_s, max_streams
+        self._streams: dict[str, _Numbering] = {}
+
+    def adopt(self, parts: Sequence[bytes], now: float) -> list[Chunk]:
+        """Our chunks for one foreign message that came at `now` (monotonic seconds). Raises WireError, and nothing else."""
+        if not 1 <= len(parts) <= 2:
+            raise WireError(f"a message of {len(parts)} parts: must be 1 or 2")
+        if len(parts[-1]) > MAX_BODY:
+            raise WireError(f"body of {len(parts[-1])} bytes: at most {MAX_BODY}")
+        named = stream_id(parts, expected=2) if len(parts) == 2 else None
+        body = parts[-1]
+        stream, samples = self._parse_json(body, named) if self._json else (named or self._default_id, self._parse_raw(body))
+        if len(samples) > MAX_COUNT:
+            raise WireError(f"{len(samples)} samples in a message: at most {MAX_COUNT}")
+        return self._number(stream, samples, now)
+
+    def _number(self, stream: str, samples: NDArray[np.generic], now: float) -> list[Chunk]:
+        numbering, chunks = self._streams.get(stream), []
+        if numbering is not None and now - numbering.seen > self._silence_s:
+            chunks.append(Chunk(stream, numbering.session, numbering.next, EMPTY, Kind.END, self._fs))
+            numbering = None
+        if numbering is None:
+            if stream not in self._streams and len(self._streams) >= self._max_streams:
+                raise WireError(f"stream {stream!r} is one more than max_streams = {self._max_streams}")
+            numbering = self._streams[stream] = _Numbering(secrets.randbits(64), 0, now)
+        chunks.append(Chunk(stream, numbering.session, numbering.next, samples, fs=self._fs))
+        numbering.next += len(samples)
+        numbering.seen = now
+        return chunks
+
+    def _parse_raw(self, body: bytes) -> NDArray[np.generic]:
+        if len(body) % self._dtype.itemsize:
+            raise WireError(f"raw body of {len(body)} bytes: not a whole number of {self._dtype.str[1:]} samples")
+        return np.frombuffer(body, self._dtype)
+
+    def _parse_json(self, body: bytes, named: str | None) -> tuple[str, NDArray[np.generic]]:
+        try:
+            document = msgspec.json.decode(body)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise WireError(f"not JSON: {error}") from error
+        stream = named
+        if isinstance(document, dict):
+            if stream is None and self._stream_key in document:
+                stream = stream_id([str(document[self._stream_key]).encode("ascii", "replace"), b""], expected=2)
+            if self._samples_key not in document:
+                raise WireError(f"JSON object without {self._samples_key!r}")
+            document = document[self._samples_key]
+        values = document if isinstance(document, list) else [document]
+        if not all(v is None or (isinstance(v, int | float) and not isinstance(v, bool)) for v in values):
+            raise WireError("JSON samples must be numbers or null")
+        try:
+            samples = np.array([np.nan if v is None else float(v) for v in values], np.float64)
+        except OverflowError as error:
+            raise WireError(f"a JSON sample is too large: {error}") from error
+        return stream or self._default_id, samples

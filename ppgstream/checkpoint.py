@@ -1,0 +1,347 @@
+"""Checkpoints: weights, and what rebuilds their network. `save` and `restore`.
+
+Two kinds are restored, told apart by what is on disk:
+
+- ours, a folder of `checkpoint.json` (readable: family, sizes, window, fs, provenance, figures, sha256) and
+  `weights.safetensors` (tensors by name);
+- a TensorFlow 1 Saver checkpoint as the course's scripts write it (a prefix, its `.index` file, or the folder), recognised
+  by the names and shapes of its tensors alone; the optimizer's slots are passed over.
+
+Only tensors are read: no pickle, no `load_model`, no SavedModel, no `.meta` graph. Nothing in a checkpoint can run.
+"""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppgstream.denoiser import Answer, Batch, Denoiser
+from ppgstream.errors import CheckpointError
+from ppgstream.models import Architecture, build
+
+if TYPE_CHECKING:
+    import keras
+
+Tensor = NDArray[np.float32]
+FORMAT = 1
+BUNDLED = Path(__file__).parent / "checkpoints" / "default"
+MANIFEST, WEIGHTS = "checkpoint.json", "weights.safetensors"
+DEFAULT_TILE = 64  # windows computed at once; see docs/decisions.md
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A restored checkpoint: the network's plan, its tensors by name, and where they came from.
+
+    `fs` is the sampling rate the network was trained for, Hz. `sha256` names the weights, and its first 8 bytes travel
+    in the header of everything they denoised.
+    """
+
+    path: Path
+    arch: Architecture
+    tensors: Mapping[str, Tensor]
+    sha256: str
+    fs: float = 125.0
+    tile: int = DEFAULT_TILE
+    kind: str = "ppgstream"
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    figures: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def id(self) -> bytes:
+        return bytes.fromhex(self.sha256[:16])
+
+    @property
+    def parameters(self) -> int:
+        return sum(t.size for t in self.tensors.values())
+
+
+def names_of(model: keras.Model) -> list[str]:
+    """The names our format gives a network's weights, in Keras' order: `layer/variable`."""
+    names = [str(w.path).removeprefix(f"{model.name}/") for w in model.weights if w.trainable]
+    if len(set(names)) != len(names):
+        raise CheckpointError(f"network {model.name!r} has weights of the same name")
+    return names
+
+
+def save(
+    folder: Path,
+    model: keras.Model,
+    arch: Architecture,
+    *,
+    fs: float = 125.0,
+    provenance: Mapping[str, Any] | None = None,
+    figures: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a network's weights as a checkpoint folder. The files are replaced whole, the manifest last."""
+    from safetensors.numpy import save as to_bytes
+
+    trainable = [w for w in model.weights if w.trainable]
+    tensors = {name: np.array(w, np.float32) for name, w in zip(names_of(model), trainable, strict=True)}
+    blob = to_bytes(tensors)
+    manifest = {
+        "format": FORMAT,
+        **arch.to_json(),
+        "fs": fs,
+        "scaling": {"input": "min-max of each window", "answer": arch.answers},
+        "tile": DEFAULT_TILE,
+        "parameters": sum(t.size for t in tensors.values()),
+        "provenance": dict(provenance or {}),
+        "figures": dict(figures or {}),
+        "sha256": hashlib.sha256(blob).hexdigest(),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / WEIGHTS, blob)
+    _replace(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    os.replace(temporary, path)
+
+
+def restore(path: Path) -> Checkpoint:
+    """Read a checkpoint of either kind. Reads the tensors and checks them; builds no network.
+
+    Raises CheckpointError when there is none, it cannot be read, its tensors are of no known network, or a value is
+    NaN or infinite.
+    """
+    if (path / MANIFEST).is_file():
+        found = _restore_ours(path)
+    elif path.name == MANIFEST and path.is_file():
+        found = _restore_ours(path.parent)
+    else:
+        found = _restore_saver(_saver_prefix(path))
+    for name, tensor in found.tensors.items():
+        if not np.isfinite(tensor).all():
+            raise CheckpointError(f"{path}: tensor {name!r} holds {np.count_nonzero(~np.isfinite(tensor))} values that are not finite")
+    return found
+
+
+def _restore_ours(folder: Path) -> Checkpoint:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    manifest_path, weights_path = folder / MANIFEST, folder / WEIGHTS
+    try:
+        manifest = json.loads(manifest_path.read_bytes())
+        blob = weights_path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: cannot read the checkpoint: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{manifest_path}: not a ppgstream checkpoint of format {FORMAT}")
+    try:
+        arch = Architecture(
+            family=str(manifest["family"]), window=int(manifest["window"]), context=int(manifest["context"]), sizes=dict(manifest["sizes"])
+        )
+        fs, tile, sha256 = float(manifest["fs"]), int(manifest["tile"]), str(manifest["sha256"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{manifest_path}: missing or bad field {error}") from error
+    if not 0 < tile <= 4096:
+        raise CheckpointError(f"{manifest_path}: tile must be 1 to 4096 windows, got {tile}")
+    if hashlib.sha256(blob).hexdigest() != sha256:
+        raise CheckpointError(f"{weights_path}: its sha256 is not the one that {MANIFEST} states: the file was changed or cut short")
+    try:
+        tensors = load(blob)
+    except SafetensorError as error:
+        raise CheckpointError(f"{weights_path}: cannot read the tensors: {error}") from error
+    return Checkpoint(
+        folder, arch, tensors, sha256, fs, tile, "ppgstream", manifest.get("provenance", {}), manifest.get("figures", {})
+    )
+
+
+def _saver_prefix(path: Path) -> Path:
+    """The prefix of the Saver checkpoint that `path` means: itself, its `.index` file, or the newest that is in a folder."""
+    if path.is_dir():
+        folder = path if any(path.glob("*.index")) else path / "checkpoints"
+        there = {p.with_suffix("").name: p.with_suffix("") for p in folder.glob("*.index")}
+        if not there:
+            raise CheckpointError(f"{path}: no checkpoint here: neither {MANIFEST} nor a *.index file")
+        latest = folder / "checkpoint"
+        lines = latest.read_text(errors="replace").splitlines() if latest.is_file() else []
+        named = [Path(x.split('"')[1]).name for x in lines if x.startswith("model_checkpoint_path:") and x.count('"') == 2]
+        # The course's own `checkpoint` file names epochs that were never handed out: what is there counts.
+        return there[named[0]] if named and named[0] in there else there[max(there, key=_epoch)]
+    prefix = path.with_suffix("") if path.suffix == ".index" else path
+    if not prefix.with_name(prefix.name + ".index").is_file():
+        raise CheckpointError(f"{path}: no checkpoint here: not a folder with {MANIFEST}, nor the prefix of a *.index file")
+    return prefix
+
+
+def _epoch(name: str) -> tuple[int, str]:
+    number = name.rpartition("-")[2]
+    return (int(number) if number.isdigit() else -1, name)
+
+
+def _restore_saver(prefix: Path) -> Checkpoint:
+    _quiet_tensorflow()
+    import tensorflow as tf
+
+    shards = sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}.data-*-of-*"))
+    try:
+        reader = tf.train.load_checkpoint(str(prefix))
+        shapes: dict[str, list[int]] = reader.get_variable_to_shape_map()
+        wanted = [n for n in shapes if n.endswith(("/kernel", "/bias"))]  # not the optimizer's slots
+        raw = {n: np.asarray(reader.get_tensor(n), np.float32) for n in wanted}
+        digest = hashlib.sha256(b"".join(s.read_bytes() for s in shards)).hexdigest()
+    except (tf.errors.OpError, OSError, ValueError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{prefix}: cannot read the TensorFlow checkpoint: {reason}") from error
+    try:
+        arch, tensors = from_saver(raw)
+    except CheckpointError as error:
+        raise CheckpointError(f"{prefix}: {error}") from None
+    return Checkpoint(prefix, arch, tensors, digest, kind="TensorFlow 1 Saver")
+
+
+def from_saver(raw: Mapping[str, Tensor]) -> tuple[Architecture, dict[str, Tensor]]:
+    """The network that a Saver checkpoint's tensors belong to, and those tensors under our names.
+
+    raw: kernels and biases by their TF1 names. Recognised by shapes, with the names used only to tell the two directions
+    of a bidirectional cell apart. Raises CheckpointError when they fit no family.
+    """
+    layers = {n.removesuffix("/kernel"): k for n, k in raw.items() if n.endswith("/kernel") and k.ndim == 2}
+    missing = [n for n in layers if f"{n}/bias" not in raw or raw[f"{n}/bias"].shape != layers[n].shape[1:]]
+    if missing or not layers:
+        raise CheckpointError(f"not a network of the course: layer {missing[0]!r} has no fitting bias" if missing else "no kernels in it")
+    cells = {n: k for n, k in layers.items() if k.shape[1] == 4 * (k.shape[0] - 1)}
+    dense = {n: k for n, k in layers.items() if n not in cells}
+    described = ", ".join(f"{n} {k.shape}" for n, k in layers.items())
+    unknown = CheckpointError(f"tensors of no network of the course: {described}")
+
+    if cells:
+        backward = [n for n in cells if "/bw/" in n or n.startswith("bw/")]
+        forward = [n for n in cells if n not in backward]
+        units = next(iter(cells.values())).shape[1] // 4
+        if len(dense) != 1 or len(forward) != 1 or len(backward) > 1 or any(k.shape[1] != 4 * units for k in cells.values()):
+            raise unknown
+        (out, kernel) = next(iter(dense.items()))
+        if kernel.shape[0] != units * len(cells):
+            raise unknown
+        family, window, sizes = ("brae" if backward else "rae"), kernel.shape[1], {"units": units}
+        tensors = _lstm(cells[forward[0]], raw[f"{forward[0]}/bias"], "forward")
+        if backward:
+            tensors |= _lstm(cells[backward[0]], raw[f"{backward[0]}/bias"], "backward")
+        return Architecture(family, window, 0, sizes), tensors | _dense(kernel, raw[f"{out}/bias"], "output")
+
+    # A chain of dense layers from window back to window, followed by shape: window -> h1 -> ... -> window.
+    chain = _dense_chain(dense)
+    if chain is None or len(chain) not in (2, 4):
+        raise unknown
+    window = dense[chain[0]].shape[0]
+    hidden = [dense[n].shape[1] for n in chain[:-1]]
+    tensors = {}
+    for number, name in enumerate(chain[:-1], start=1):
+        tensors |= _dense(dense[name], raw[f"{name}/bias"], f"hidden{number}")
+    tensors |= _dense(dense[chain[-1]], raw[f"{chain[-1]}/bias"], "output")
+    if len(hidden) == 1:
+        return Architecture("ae", window, 0, {"hidden": hidden[0]}), tensors
+    return Architecture("ae3", window, 0, {f"hidden{i}": h for i, h in enumerate(hidden, start=1)}), tensors
+
+
+def _dense_chain(kernels: Mapping[str, Tensor]) -> list[str] | None:
+    """Layer names in the one order in which widths match and the last output is as wide as the first input."""
+    from itertools import permutations
+
+    if len(kernels) > 5:
+        return None
+    for order in permutations(kernels):
+        pairs = zip(order, order[1:], strict=False)
+        if all(kernels[a].shape[1] == kernels[b].shape[0] for a, b in pairs):
+            first, last = kernels[order[0]], kernels[order[-1]]
+            if first.shape[0] == last.shape[1] == max(max(k.shape) for k in kernels.values()):
+                return list(order)
+    return None
+
+
+def _dense(kernel: Tensor, bias: Tensor, name: str) -> dict[str, Tensor]:
+    return {f"{name}/kernel": kernel, f"{name}/bias": bias}
+
+
+def _lstm(kernel: Tensor, bias: Tensor, name: str) -> dict[str, Tensor]:
+    """A TF1 LSTMCell's tensors as Keras wants them.
+
+    TF1: one kernel over [input, hidden], gates i, j, f, o, and 1 is added to the forget gate when it runs. Keras: two kernels, gates i, f, c
+    (TF1's j), o, and the 1 belongs into the bias.
+    """
+    i, j, f, o = np.split(np.vstack([kernel, bias]), 4, axis=1)
+    f = f.copy()
+    f[-1] += 1.0
+    gates = np.concatenate([i, f, j, o], axis=1)
+    cell = f"{name}/lstm_cell"
+    return {f"{cell}/kernel": gates[:1], f"{cell}/recurrent_kernel": gates[1:-1], f"{cell}/bias": gates[-1]}
+
+
+def network(checkpoint: Checkpoint) -> keras.Model:
+    """The Keras network of a checkpoint with its weights in. Raises CheckpointError unless names and shapes match exactly."""
+    _quiet_tensorflow()
+    model = build(checkpoint.arch)
+    names = names_of(model)
+    if set(names) != set(checkpoint.tensors):
+        odd = sorted(set(names) ^ set(checkpoint.tensors))
+        raise CheckpointError(f"{checkpoint.path}: tensors do not match a {checkpoint.arch.family!r} network, starting with {odd[0]!r}")
+    trainable = [w for w in model.weights if w.trainable]
+    for name, weight in zip(names, trainable, strict=True):
+        tensor = checkpoint.tensors[name]
+        if tuple(weight.shape) != tensor.shape:
+            raise CheckpointError(f"{checkpoint.path}: tensor {name!r} has shape {tensor.shape}, the network needs {tuple(weight.shape)}")
+    for name, weight in zip(names, trainable, strict=True):
+        weight.assign(checkpoint.tensors[name])
+    return model
+
+
+def denoiser(checkpoint: Checkpoint, *, threads: int = 1) -> Denoiser:
+    """The `Denoiser` that runs a checkpoint in TensorFlow, warmed up.
+
+    Every call computes whole tiles of `checkpoint.tile` windows, the last one padded: the shape never changes, so a
+    window's answer is the same bit for bit whatever else is in the batch. `threads` of computation; it counts once a process.
+    """
+    _quiet_tensorflow()
+    import tensorflow as tf
+
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:
+        pass  # TensorFlow has run already in this process and keeps the threads it has
+    model = network(checkpoint)
+    tile, arch = checkpoint.tile, checkpoint.arch
+    length = arch.context + arch.window
+    takes_mask = len(model.inputs) == 2
+    spec = tf.TensorSpec((tile, length), tf.float32)
+
+    def answer(x: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+        return model([x, valid] if takes_mask else x, training=False)
+
+    compiled = tf.function(answer, input_signature=[spec, spec])
+
+    def run(batch: Batch) -> Answer:
+        n = len(batch.x)
+        y = np.empty((n, arch.window), np.float32)
+        for start in range(0, n, tile):
+            stop = min(start + tile, n)
+            x = np.full((tile, length), 0.5, np.float32)
+            valid = np.ones((tile, length), np.float32)
+            x[: stop - start] = batch.x[start:stop]
+            valid[: stop - start] = batch.valid[start:stop]
+            y[start:stop] = compiled(tf.constant(x), tf.constant(valid)).numpy()[: stop - start]
+        return Answer(y)
+
+    run(Batch(np.full((1, length), 0.5, np.float32), np.ones((1, length), np.bool_)))
+    return run
+
+
+def _quiet_tensorflow() -> None:
+    """Before the first import: TensorFlow's own banners are not ours to print."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")

@@ -1,0 +1,147 @@
+"""Every setting of the daemon, its default and its bounds. `config.toml` says the same with reasons, and a test holds them equal."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from ppgstream.errors import ConfigError
+
+Positive = Annotated[int, Meta(ge=1)]
+Seconds = Annotated[float, Meta(ge=0, le=86_400)]
+
+
+class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    pass
+
+
+class In(_Section):
+    endpoint: str = "tcp://127.0.0.1:5600"
+    bind: bool = True
+    format: Literal["ppgstream", "json", "raw"] = "ppgstream"
+    fs: Annotated[float, Meta(ge=20, le=1000)] = 125.0
+    raw_dtype: Literal["f4", "f8", "i2", "i4"] = "f4"
+    json_samples: str = "samples"
+    json_stream: str = "stream"
+    default_stream: Annotated[str, Meta(pattern="^[A-Za-z0-9._-]{1,32}$")] = "sensor"
+    high_water_mark: Positive = 10_000
+    queue_samples: Annotated[int, Meta(ge=1000, le=100_000_000)] = 262_144
+
+
+class Out(_Section):
+    endpoint: str = "tcp://127.0.0.1:5601"
+    bind: bool = True
+    dtype: Literal["f4", "f8"] = "f4"
+    high_water_mark: Positive = 10_000
+    linger_ms: Annotated[int, Meta(ge=0, le=60_000)] = 2000
+
+
+class Status(_Section):
+    endpoint: str = "tcp://127.0.0.1:5602"
+    max_rows: Annotated[int, Meta(ge=1, le=100_000)] = 256
+
+
+class Model(_Section):
+    checkpoint: str = ""
+    threads: Annotated[int, Meta(ge=1, le=256)] = 1
+    max_delay_ms: Annotated[float, Meta(ge=0, le=10_000)] = 20.0
+
+
+class Windows(_Section):
+    hop: Positive = 50
+    lookahead: Annotated[int, Meta(ge=-1)] = -1
+    overlap: Literal["hann", "uniform"] = "hann"
+
+
+class Streams(_Section):
+    max_streams: Positive = 10_000
+    max_fill: Annotated[int, Meta(ge=0, le=1000)] = 50
+    hold_samples: Annotated[int, Meta(ge=0, le=100_000)] = 64
+    hold_s: Seconds = 0.5
+    silence_s: Seconds = 2.0
+    idle_s: Seconds = 30.0
+    threshold: Annotated[float, Meta(ge=0, le=1)] = 0.5
+
+
+class Overload(_Section):
+    shed_after_ms: Annotated[float, Meta(ge=0)] = 0.0
+    drain_s: Annotated[float, Meta(ge=0, le=60)] = 6.0
+
+
+class Config(_Section):
+    in_: In = msgspec.field(name="in", default_factory=In)
+    out: Out = msgspec.field(default_factory=Out)
+    status: Status = msgspec.field(default_factory=Status)
+    model: Model = msgspec.field(default_factory=Model)
+    windows: Windows = msgspec.field(default_factory=Windows)
+    streams: Streams = msgspec.field(default_factory=Streams)
+    overload: Overload = msgspec.field(default_factory=Overload)
+
+
+DEFAULT_PATH = Path("config.toml")
+
+
+def load(path: Path | None = None, **overrides: str | None) -> Config:
+    """Defaults < the file (`path`, else ./config.toml if there is one) < `overrides`, named `section.key`.
+
+    Raises ConfigError naming the file, the key and the offending value.
+    """
+    chosen = path if path is not None else DEFAULT_PATH if DEFAULT_PATH.is_file() else None
+    tree: dict[str, dict[str, object]] = {}
+    if chosen is not None:
+        try:
+            tree = tomllib.loads(chosen.read_text())
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{chosen}: cannot read the configuration: {error}") from error
+        except tomllib.TOMLDecodeError as error:
+            raise ConfigError(f"{chosen}: not TOML: {error}") from error
+    for key, value in overrides.items():
+        if value is not None:
+            section, _, name = key.partition("__")
+            tree.setdefault(section, {})[name] = value
+    try:
+        config = msgspec.convert(tree, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{chosen or 'settings'}: {_told(str(error), tree)}") from None
+    for section, endpoint in (("in", config.in_.endpoint), ("out", config.out.endpoint), ("status", config.status.endpoint)):
+        check_endpoint(endpoint, f"{section}.endpoint")
+    return config
+
+
+def _told(message: str, tree: dict[str, dict[str, object]]) -> str:
+    """msgspec's message with the key in front and the offending value behind."""
+    reason, _, where = message.partition(" - at `$")
+    key = where.strip("`.")
+    unknown = re.search(r"unknown field `(.+?)`", reason)
+    if unknown:
+        return f"unknown setting {'.'.join(filter(None, (key, unknown[1])))}"
+    value: object = tree
+    for part in key.split(".") if key else []:
+        value = value.get(part) if isinstance(value, dict) else None
+    return f"{key}: {reason.lower()}, got {value!r}"
+
+
+def check_endpoint(endpoint: str, name: str) -> None:
+    """Only loopback and ipc: there is no encryption yet, so nothing else may hear or speak. Raises ConfigError."""
+    scheme, _, rest = endpoint.partition("://")
+    if scheme == "ipc" and rest:
+        return
+    if scheme != "tcp" or not rest:
+        raise ConfigError(f"{name}: {endpoint!r} is not tcp://HOST:PORT or ipc://PATH")
+    host, _, port = rest.rpartition(":")
+    if port != "*" and not (port.isdecimal() and 0 < int(port) < 65_536):
+        raise ConfigError(f"{name}: {endpoint!r} needs a port from 1 to 65535")
+    if host == "localhost":
+        return
+    try:
+        loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise ConfigError(f"{name}: {endpoint!r} is not a loopback address: only 127.0.0.0/8, [::1], localhost and ipc:// are served")

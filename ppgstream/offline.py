@@ -1,0 +1,163 @@
+"""Denoising without sockets: recordings whole, or lines from a pipe as they come. The same engine as the daemon's."""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppgstream.engine import Engine
+from ppgstream.errors import DataError, UsageError
+from ppgstream.recording import SHOWN, Recording, is_number, number, text_of
+from ppgstream.wire import EMPTY, Chunk, Flag, Kind
+
+CHUNK = 10_000  # samples fed at once
+
+
+class Denoised(NamedTuple):
+    """What the daemon would publish: denoised and confidence float32, flags uint16 (bits of `Flag`), all of the input's shape."""
+
+    denoised: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    flags: NDArray[np.uint16]
+
+
+def denoise(samples: NDArray[np.float64], engine: Engine, *, fs: float) -> Denoised:
+    """Denoise a recording (n,), or each row of (rows, n) by itself. Any `fs` from 20 to 1000 Hz: resampled to the engine's and back."""
+    target = engine.rules.stream.fs
+    if not 20 <= fs <= 1000:
+        raise UsageError(f"--fs {fs:g}: must be 20 to 1000 Hz")
+    rows = np.atleast_2d(samples)
+    if fs == target:
+        parts = _denoise_rows(rows, engine)
+    else:
+        there = [resample(row, fs, target) for row in rows]
+        parts = _denoise_rows(np.stack(there), engine)
+        n = rows.shape[1]
+        nearest = np.minimum(np.round(np.arange(n) * target / fs).astype(int), parts.denoised.shape[1] - 1)
+        back = np.stack([resample(row.astype(np.float64), target, fs)[:n] for row in parts.denoised])
+        parts = Denoised(back.astype(np.float32), parts.confidence[:, nearest], parts.flags[:, nearest])
+    return parts if samples.ndim == 2 else Denoised(*(p[0] for p in parts))
+
+
+def _denoise_rows(rows: NDArray[np.float64], engine: Engine) -> Denoised:
+    out = Denoised(np.zeros(rows.shape, np.float32), np.zeros(rows.shape, np.float32), np.zeros(rows.shape, np.uint16))
+    for number_, row in enumerate(rows):
+        for chunk in denoised_chunks(row, engine, stream=f"row{number_}"):
+            at = slice(chunk.index, chunk.stop)
+            out.denoised[number_, at] = chunk.samples
+            out.confidence[number_, at] = chunk.confidence
+            out.flags[number_, at] = chunk.flags
+        engine.streams.clear()
+    return out
+
+
+def denoised_chunks(samples: NDArray[np.float64], engine: Engine, *, stream: str) -> Iterator[Chunk]:
+    """The DATA chunks of one recording, in order."""
+    chunks: list[Chunk] = []
+    for start in range(0, len(samples), CHUNK):
+        chunks += engine.feed(Chunk(stream, 0, start, samples[start : start + CHUNK], fs=engine.rules.stream.fs), 0.0)
+        while len(engine.ready) >= engine.rules.tile:
+            chunks += engine.step()
+    chunks += engine.feed(Chunk(stream, 0, len(samples), EMPTY, Kind.END, engine.rules.stream.fs), 0.0)
+    while engine.ready:
+        chunks += engine.step()
+    return (c for c in chunks if c.kind is Kind.DATA)
+
+
+def resample(x: NDArray[np.float64], fs_from: float, fs_to: float) -> NDArray[np.float64]:
+    """Polyphase resampling of a 1-D record; missing samples are bridged for the filter and missing again afterwards."""
+    from fractions import Fraction
+
+    from scipy.signal import resample_poly
+
+    finite = np.isfinite(x)
+    at = np.arange(len(x))
+    filled = np.interp(at, at[finite], x[finite]) if finite.any() else np.zeros(len(x))
+    ratio = Fraction(fs_to / fs_from).limit_denominator(1000)
+    mean = filled.mean()  # the filter takes what lies beyond the ends for 0
+    y = resample_poly(filled - mean, ratio.numerator, ratio.denominator, padtype="line") + mean
+    nearest = np.minimum(np.round(np.arange(len(y)) * fs_from / fs_to).astype(int), len(x) - 1)
+    return np.where(finite[nearest], y, np.nan)
+
+
+class LineFilter:
+    """One line in, one line out: `sensor | ppgstream denoise -`."""
+
+    def __init__(self, engine: Engine, *, strict: bool = False) -> None:
+        self.engine, self.strict = engine, strict
+        self.index = self.valid = self.bad = 0
+
+    def run(self, blocks: Iterable[list[str]]) -> Iterator[list[str]]:
+        """Denoised lines for blocks of lines, as soon as they are final. Raises DataError under `strict` at a bad line."""
+        for lines in blocks:
+            yield self._out(self._feed(lines))
+        end = Chunk("stdin", 0, self.index, EMPTY, Kind.END, self.engine.rules.stream.fs)
+        yield self._out(self.engine.feed(end, 0.0))
+
+    def _feed(self, lines: list[str]) -> list[Chunk]:
+        for offset, line in enumerate(lines):
+            if is_number(line):
+                continue
+            self.bad += 1
+            told = f"line {self.index + offset + 1} is no number: {line[:SHOWN]!r}"
+            if self.strict:
+                raise DataError(told)
+            if self.bad <= 3:
+                print(f"ppgstream: {told}; kept as an invalid sample", file=sys.stderr)
+        samples = np.array([number(line) for line in lines])
+        self.valid += int(np.isfinite(samples).sum())
+        chunks = self.engine.feed(Chunk("stdin", 0, self.index, samples, fs=self.engine.rules.stream.fs), 0.0)
+        self.index += len(samples)
+        return chunks
+
+    def _out(self, chunks: list[Chunk]) -> list[str]:
+        while self.engine.ready:
+            chunks = chunks + self.engine.step()
+        return [text for c in chunks if c.kind is Kind.DATA for text in text_of(c.samples.astype(np.float32))]
+
+
+def content_of(result: Denoised, suffix: str) -> bytes:
+    """A file's content for `suffix`: .npy the wave, .npz wave, confidence and flags, anything else one value a line."""
+    buffer = io.BytesIO()
+    if suffix == ".npy":
+        np.save(buffer, result.denoised, allow_pickle=False)
+    elif suffix == ".npz":
+        np.savez_compressed(buffer, **result._asdict())
+    else:
+        buffer.write(("\n".join(text_of(result.denoised)) + "\n").encode())
+    return buffer.getvalue()
+
+
+def plot(recording: Recording, result: Denoised, fs: float, path: Path, *, seconds: float = 8.0, start_s: float = 0.0) -> bytes:
+    """A PNG of a stretch of a recording before and after, with the confidence below."""
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+
+    part = slice(int(start_s * fs), int((start_s + seconds) * fs))
+    raw, clean = np.atleast_2d(recording.samples)[0, part], np.atleast_2d(result.denoised)[0, part]
+    confidence, flags = np.atleast_2d(result.confidence)[0, part], np.atleast_2d(result.flags)[0, part]
+    t = start_s + np.arange(len(raw)) / fs
+    figure, (wave, trust) = plt.subplots(2, 1, figsize=(10, 4.2), sharex=True, height_ratios=[4, 1], layout="constrained")
+    wave.plot(t, raw, color="0.72", lw=0.9, label="as the sensor sent it")
+    wave.plot(t, clean, color="C3", lw=1.6, label="ppgstream")
+    wave.legend(loc="upper right", ncols=2, frameon=False)
+    wave.set_ylabel("PPG, sensor's units")
+    wave.margins(x=0)
+    trust.fill_between(t, confidence, color="C0", alpha=0.35, step="mid")
+    unclear = (flags & Flag.LOW_CONFIDENCE) != 0
+    trust.fill_between(t, 0, 1, where=unclear.tolist(), color="C3", alpha=0.15, lw=0, step="mid")
+    trust.set(ylim=(0, 1.02), ylabel="confidence", xlabel="time, s")
+    for axes in (wave, trust):
+        axes.spines[["top", "right"]].set_visible(False)
+    buffer: Any = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=110)
+    plt.close(figure)
+    return bytes(buffer.getvalue())

@@ -1,0 +1,151 @@
+"""Recordings: files and pipes to samples, and back. A line that is no number keeps its place as an invalid sample (NaN)."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppgstream.errors import DataError, OutputError, SourceError, UsageError
+
+Float64 = NDArray[np.float64]
+SHOWN = 40  # characters of a bad line that are shown
+
+
+class Recording(NamedTuple):
+    """samples: (n,) or (rows, n) float64, NaN where invalid. bad: how many lines were no number; first_bad: where, and the text."""
+
+    samples: Float64
+    bad: int = 0
+    first_bad: str = ""
+
+
+def number(text: str) -> float:
+    """A line's value; NaN for what is no number. "nan" and "inf" are what a sensor may say, and not finite."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan
+
+
+def is_number(text: str) -> bool:
+    """Whether a line says a sample, `nan` included."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def read(path: Path, *, column: str | None = None) -> Recording:
+    """A recording from .npy, or from text: one value a line, or a column of a table (csv, tsv), by name or number from 0.
+
+    Raises SourceError if it cannot be opened, DataError if it holds no valid sample, UsageError if the column is not clear.
+    """
+    try:
+        if path.suffix == ".npy":
+            return _read_npy(path)
+        text = path.read_bytes().decode("utf-8-sig", "replace")
+    except OSError as error:
+        raise SourceError(f"{path}: cannot read: {error.strerror or error}") from error
+    lines = text.splitlines()
+    delimiter = next((d for d in "\t;," if lines and d in lines[0]), None)
+    if column is not None or path.suffix in (".csv", ".tsv") or delimiter:
+        recording = _read_table(path, lines, delimiter or ",", column)
+    else:
+        if len(lines) == 1:
+            lines = lines[0].split()  # all values on one line, as the course's scripts save them
+        recording = _read_values(path, lines, first_line=1)
+    return _checked(path, recording)
+
+
+def _checked(path: Path, recording: Recording) -> Recording:
+    if not np.isfinite(recording.samples).any():
+        raise DataError(f"{path}: no valid sample" + (f" ({recording.first_bad})" if recording.bad else ""))
+    return recording
+
+
+def _read_npy(path: Path) -> Recording:
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise DataError(f"{path}: not an array of numbers: {error}") from error
+    if array.dtype.kind not in "iuf" or array.ndim not in (1, 2):
+        raise DataError(f"{path}: an array of {array.dtype} with {array.ndim} dimensions: must be numbers, 1-D or 2-D (rows are recordings)")
+    return _checked(path, Recording(array.astype(np.float64)))
+
+
+def _read_values(path: Path, texts: list[str], *, first_line: int) -> Recording:
+    try:
+        return Recording(np.array(texts, np.float64))
+    except ValueError:
+        pass  # some line is no number: look at each
+    samples = np.array([number(t) for t in texts], np.float64)
+    bad = [i for i, t in enumerate(texts) if not is_number(t)]
+    first = f"line {bad[0] + first_line} of {path} is no number: {texts[bad[0]][:SHOWN]!r}"
+    return Recording(samples, len(bad), first)
+
+
+def _read_table(path: Path, lines: list[str], delimiter: str, column: str | None) -> Recording:
+    rows = list(csv.reader(lines, delimiter=delimiter))
+    head = [cell.strip() for cell in rows[0]] if rows else []
+    header = bool(head) and not all(is_number(cell) for cell in head)
+    body = rows[1:] if header else rows
+    if column is None:
+        if len(head) > 1:
+            raise UsageError(f"{path}: {len(head)} columns: say which with --column" + (f" ({', '.join(head)})" if header else " (0 is the first)"))
+        at = 0
+    elif header and column in head:
+        at = head.index(column)
+    elif column.isdecimal() and int(column) < len(head):
+        at = int(column)
+    else:
+        raise UsageError(f"{path}: no column {column!r}" + (f": it has {', '.join(head)}" if header else f": it has {len(head)}, 0 is the first"))
+    cells = [row[at].strip() if at < len(row) else "" for row in body]
+    return _read_values(path, cells, first_line=2 if header else 1)
+
+
+def lines_of(fd: int) -> Iterator[list[str]]:
+    """Lines from a pipe as they come: each item is all whole lines that one read brought. The last may lack its newline."""
+    rest = b""
+    while True:
+        block = os.read(fd, 65_536)
+        if not block:
+            break
+        *whole, rest = (rest + block).split(b"\n")
+        if len(rest) > 65_536:  # no newline in sight: not lines, and not to be collected without bound
+            raise DataError(f"input line of more than 65536 bytes: {rest[:SHOWN]!r}")
+        if whole:
+            yield [line.decode("utf-8", "replace").strip() for line in whole]
+    if rest:
+        yield [rest.decode("utf-8", "replace").strip()]
+
+
+def text_of(values: NDArray[np.floating]) -> list[str]:
+    """Values as text, the shortest that reads back to the same bits."""
+    return [str(v) for v in values]
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file so that it is there whole or not at all. Raises OutputError."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot write: {error.strerror or error}") from error
+
+
+def check_writable(path: Path) -> None:
+    """Fail before the work, not after it. Raises OutputError."""
+    if not path.parent.is_dir():
+        raise OutputError(f"{path}: cannot write: {path.parent} is no folder")
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise OutputError(f"{path}: cannot write there")

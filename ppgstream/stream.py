@@ -1,0 +1,460 @@
+"""One sensor's stream: chunks in, windows out to the model; answers in, clean chunks out. No socket, no clock, no model.
+
+Theory of operation. A chunk goes through the session's `Sequencer`, which puts samples in order and decides what is lost. Ordered
+samples are split into measured and missing ones. Measured samples grow the open `Segment`; up to `max_fill` missing ones in a row
+are bridged inside it, more of them close it. Everything that will be published, in index order, stands on the timeline: segments,
+runs of missing samples between them, and each session's END. `release` publishes from its head whatever is final.
+
+Each accepted sample is counted once when it comes and once when it is published:
+
+    accepted = denoised + passthrough + invalid + shed + in flight
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppgstream.sequence import HOLD, HOLD_S, Counts, Run, Sequencer
+from ppgstream.trust import input_flags
+from ppgstream.windowing import Geometry, Released, Segment, Window
+from ppgstream.wire import EMPTY, NO_CHECKPOINT, Chunk, Flag, Kind
+
+REMEMBERED_SESSIONS = 4
+FS_SPAN_S = 10.0  # over how much sensor time the sampling rate is measured
+LARGEST = 1e37  # a larger value counts as infinite: its denoised neighbours might not fit the f4 of the output
+MAX_GAP = 2**32 - 1  # what a GAP record can say; the next index tells the truth anyway
+MAX_T_NS = 2**62
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRules:
+    """What a stream does with what it gets. `fs` in Hz; `max_fill` and `hold` in samples."""
+
+    geometry: Geometry = Geometry()
+    fs: float = 125.0
+    max_fill: int = 50
+    hold: int = HOLD
+    hold_s: float = HOLD_S
+    silence_s: float = 2.0
+    checkpoint: bytes = NO_CHECKPOINT
+    threshold: float = 0.5
+
+
+class _Missing(NamedTuple):
+    """A run of samples outside every segment. Lost ones, or (`sent`) NaN and infinity that the sensor did send."""
+
+    index: int
+    count: int
+    sent: bool
+
+
+class _End(NamedTuple):
+    index: int
+    unclean: bool
+
+
+class _Session(NamedTuple):
+    """Where a session begins. `resumed_at`: the next index, for one that was ended for its silence and goes on."""
+
+    number: int
+    generation: int
+    resumed_at: int | None
+
+
+class _Anchor(NamedTuple):
+    generation: int
+    index: int
+    t_ns: int
+
+
+_Item = Segment | _Missing | _End | _Session
+
+
+class Event(NamedTuple):
+    """Something a person should hear of. `name` is stable and counted; `text` says what, where and the offending value."""
+
+    name: str
+    text: str
+
+
+@dataclass(slots=True)
+class Ledger:
+    """Samples of one stream by what became of them, all its sessions together."""
+
+    denoised: int = 0
+    passthrough: int = 0
+    invalid: int = 0
+    shed: int = 0
+    refused: int = 0  # of a second publisher, of a wrong rate, after its own END: never in any session
+
+    @property
+    def published(self) -> int:
+        return self.denoised + self.passthrough + self.invalid + self.shed
+
+    def plus(self, other: Ledger) -> Ledger:
+        return Ledger(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+
+
+@dataclass(slots=True)
+class Trace:
+    """What was published last, beside what it was made from: for a view that draws both. Kept only while somebody watches."""
+
+    raw: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
+    clean: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
+
+
+class Stream:
+    """See the module. `feed`, `expire`, `finish`, `flush` and `release` are called from one thread."""
+
+    def __init__(self, name: str, rules: StreamRules) -> None:
+        self.name, self.rules = name, rules
+        self.ledger = Ledger()
+        self.events: list[Event] = []
+        self.sessions: dict[int, Sequencer] = {}  # the current one and the last few
+        self.retired = Counts()  # of sessions no longer remembered
+        self.unclean = 0  # sessions that ended without saying so
+        self.session: int | None = None
+        self.seen_at = 0.0
+        self.fs_measured: float | None = None
+        self.confidence = 0.0  # mean over what was published last
+        self.trace: Trace | None = None
+        self._timeline: deque[_Item] = deque()
+        self._segment: Segment | None = None
+        self._run: list[tuple[bool, int]] = []  # missing samples not decided yet: (sent, count)
+        self._expected = 0  # index after the last sample, measured or not, of the current session
+        self._publishing = 0  # session of what stands at the timeline's head
+        self._generation = 0  # counts sessions opened; `_publishing_generation` is the one at the timeline's head
+        self._publishing_generation = 0
+        self._next_out: int | None = None
+        self._last_finite = 0.0
+        self._anchors: deque[_Anchor] = deque()
+        self._fs_from: tuple[int, int] | None = None
+
+    # ---- in ------------------------------------------------------------------------------------------------------
+
+    def feed(self, chunk: Chunk, now: float) -> list[Window]:
+        """Take a chunk in (`now`: monotonic seconds at which it was received); give back the windows that are full."""
+        windows: list[Window] = []
+        if abs(chunk.fs / self.rules.fs - 1) > 0.01:
+            self._refuse(chunk, "wrong_fs", f"it says {chunk.fs:g} Hz, this checkpoint takes {self.rules.fs:g} Hz")
+            return windows
+        if chunk.session != self.session:
+            if chunk.session in self.sessions and self.session is not None:
+                self._after_end(chunk, now)
+                return windows
+            if self.session is not None and now - self.seen_at < self.rules.silence_s:
+                self._refuse(chunk, "second_publisher", f"session {chunk.session:016x} speaks while {self.session:016x} is live")
+                return windows
+            if chunk.session in self.sessions and self.sessions[chunk.session].ended:
+                self._after_end(chunk, now)
+                return windows
+            windows += self.flush()
+            self._open(chunk)
+        self.seen_at = now
+        sequencer = self.sessions[chunk.session]
+        if chunk.kind is Kind.DATA:
+            self._watch_fs(chunk)
+            windows += self._accept(sequencer.feed(chunk.index, chunk.samples, now))
+        elif chunk.kind is Kind.STATUS:
+            sequencer.notice(chunk.index, now)
+        elif chunk.kind is Kind.GAP:  # a relay that knows of a loss: no reason to wait for it
+            sequencer.notice(chunk.index + chunk.missing, now - self.rules.hold_s)
+            windows += self.expire(now)
+        else:
+            windows += self._accept(sequencer.close(chunk.index))
+            windows += self._end(unclean=False)
+        return windows
+
+    def expire(self, now: float) -> list[Window]:
+        """Time passed: give up samples that were waited for long enough."""
+        if self.session is None:
+            return []
+        return self._accept(self.sessions[self.session].expire(now))
+
+    def flush(self) -> list[Window]:
+        """Nothing more comes: end the current session, unclean since it did not end itself. Gives back the last windows."""
+        if self.session is None:
+            return []
+        windows = self._accept(self.sessions[self.session].close())
+        return windows + self._end(unclean=True)
+
+    def _open(self, chunk: Chunk) -> None:
+        self.session = chunk.session
+        self._fs_from = None
+        self._generation += 1
+        known = self.sessions.pop(chunk.session, None)
+        # One that was silent for so long that it was ended here goes on where it was; a new one's first run says where it begins.
+        resumed_at = None if known is None else known.next
+        self._expected = -1 if resumed_at is None else resumed_at
+        self.sessions[chunk.session] = known or Sequencer(self.rules.hold, self.rules.hold_s)
+        self._timeline.append(_Session(chunk.session, self._generation, resumed_at))
+        while len(self.sessions) > REMEMBERED_SESSIONS:
+            self.retired = self.retired.plus(self.sessions.pop(next(iter(self.sessions))).counts)
+
+    def _after_end(self, chunk: Chunk, now: float) -> None:
+        """Samples of a session that is over: late ones are accounted for, newer ones refused."""
+        sequencer = self.sessions[chunk.session]
+        if chunk.kind is Kind.DATA:
+            late = max(min(len(chunk.samples), sequencer.next - chunk.index), 0)
+            if late:
+                sequencer.feed(chunk.index, chunk.samples[:late], now)
+            if late < len(chunk.samples):
+                self.ledger.refused += len(chunk.samples) - late
+                self.events.append(Event("after_end", f"{self.name}: samples from index {chunk.index} after session {chunk.session:016x} ended"))
+
+    def _refuse(self, chunk: Chunk, name: str, why: str) -> None:
+        self.ledger.refused += len(chunk.samples)
+        self.events.append(Event(name, f"{self.name}: refused {len(chunk.samples)} samples: {why}"))
+
+    def _end(self, *, unclean: bool) -> list[Window]:
+        assert self.session is not None
+        sequencer = self.sessions[self.session]
+        windows = self._accept([Run(sequencer.next, EMPTY)]) + self._break()
+        self._timeline.append(_End(sequencer.next, unclean))
+        self.unclean += unclean
+        self.session = None
+        return windows
+
+    def _accept(self, runs: list[Run]) -> list[Window]:
+        """Samples in order; a jump of the index means that the ones between are lost."""
+        windows: list[Window] = []
+        for run in runs:
+            if self._expected < 0:
+                first = self.sessions[self.session].first if self.session is not None else None
+                self._expected = run.index if first is None else first
+            if run.index > self._expected:
+                windows += self._missing(run.index - self._expected, sent=False)
+            self._expected = run.index
+            x = np.asarray(run.samples, np.float64)
+            finite = np.abs(x) <= LARGEST
+            if finite.all():
+                self._measured(x)
+            else:
+                edges = np.flatnonzero(finite[1:] != finite[:-1]) + 1
+                for a, b in zip([0, *edges], [*edges, len(x)], strict=True):
+                    if finite[a]:
+                        self._measured(x[a:b])
+                    else:
+                        windows += self._missing(int(b - a), sent=True)
+        if self._segment is not None:
+            windows += self._segment.cut()
+        return windows
+
+    def _measured(self, x: NDArray[np.float64]) -> None:
+        if not len(x):
+            return
+        if self._segment is None:
+            self._put_run()
+            self._segment = Segment(self._expected, self.rules.geometry)
+            self._timeline.append(self._segment)
+        elif self._run:
+            lost = np.concatenate([np.full(count, not sent) for sent, count in self._run])
+            self._segment.bridge(lost, float(x[0]))
+            self._run = []
+        self._segment.append(x)
+        self._expected += len(x)
+
+    def _missing(self, count: int, *, sent: bool) -> list[Window]:
+        self._run.append((sent, count))
+        self._expected += count
+        if self._segment is not None and sum(n for _, n in self._run) <= self.rules.max_fill:
+            return []
+        return self._break()
+
+    def _break(self) -> list[Window]:
+        """The segment, if one is open, ends before the undecided run, and the run goes on the timeline."""
+        windows: list[Window] = []
+        if self._segment is not None:
+            windows = self._segment.cut() + self._segment.close()
+            self._segment = None
+        self._put_run()
+        return windows
+
+    def _put_run(self) -> None:
+        index = self._expected - sum(n for _, n in self._run)
+        for sent, count in self._run:
+            self._timeline.append(_Missing(index, count, sent))
+            index += count
+        self._run = []
+
+    def _watch_fs(self, chunk: Chunk) -> None:
+        """The sampling rate by the sensor's own clock, over `FS_SPAN_S`; a rate off by more than 1 % is an event."""
+        if not chunk.t_ns:
+            return
+        last = self._anchors[-1] if self._anchors else None
+        if last is None or last.generation < self._generation or chunk.index > last.index:
+            self._anchors.append(_Anchor(self._generation, chunk.index, chunk.t_ns))
+        if self._fs_from is None or chunk.index < self._fs_from[0]:
+            self._fs_from = (chunk.index, chunk.t_ns)
+        elapsed = (chunk.t_ns - self._fs_from[1]) / 1e9
+        if elapsed >= FS_SPAN_S:
+            self.fs_measured = (chunk.index - self._fs_from[0]) / elapsed
+            self._fs_from = (chunk.index, chunk.t_ns)
+            if abs(self.fs_measured / self.rules.fs - 1) > 0.01:
+                self.events.append(Event("fs_off", f"{self.name}: samples come at {self.fs_measured:.2f} Hz, not {self.rules.fs:g} Hz"))
+
+    # ---- out -----------------------------------------------------------------------------------------------------
+
+    def finish(self, window: Window, y: NDArray[np.float64] | None, flags: NDArray[np.uint16]) -> list[Chunk]:
+        """The answer to a window, in the sensor's units (None: shed), and the flags of its samples; gives back what is final."""
+        window.segment.add(window.start, y, flags)
+        return self.release()
+
+    def release(self) -> list[Chunk]:
+        """Everything that is final and not yet published, in index order."""
+        chunks: list[Chunk] = []
+        while self._timeline:
+            item = self._timeline[0]
+            if isinstance(item, Segment):
+                released = item.release()
+                if released is not None:
+                    chunks += self._publish(released, short=item.short)
+                if not item.closed or item.released < item.stop:
+                    break
+            elif isinstance(item, _Missing):
+                chunks += self._publish_missing(item)
+            elif isinstance(item, _Session):
+                self._publishing, self._publishing_generation = item.number, item.generation
+                self._next_out, self._last_finite = item.resumed_at, 0.0
+            else:
+                chunks += self._gap_before(item.index)
+                chunks.append(self._chunk(item.index, EMPTY, Kind.END, unclean=item.unclean))
+            self._timeline.popleft()
+        return chunks
+
+    @property
+    def waits(self) -> bool:
+        """It holds samples back, in case the ones before are only late."""
+        return self.session is not None and self.sessions[self.session].waits
+
+    @property
+    def in_flight(self) -> int:
+        """Samples accepted and not yet published, counted where they are."""
+        timeline = sum(i.in_flight if isinstance(i, Segment) else i.count * i.sent if isinstance(i, _Missing) else 0 for i in self._timeline)
+        return timeline + sum(count for sent, count in self._run if sent)
+
+    @property
+    def counts(self) -> Counts:
+        total = self.retired
+        for sequencer in self.sessions.values():
+            total = total.plus(sequencer.counts)
+        return total
+
+    @property
+    def accepted(self) -> int:
+        return self.counts.accepted
+
+    @property
+    def unaccounted(self) -> int:
+        """Samples the ledger has lost track of, over both identities. Always 0, or there is a defect."""
+        sessions = sum(s.counts.unaccounted for s in self.sessions.values())
+        return sessions + abs(self.accepted - self.ledger.published - self.in_flight)
+
+    def status(self) -> Chunk | None:
+        """A STATUS that says how far the current session is published, so that a receiver notices a lost tail."""
+        if self.session is None or self._publishing != self.session or self._next_out is None:
+            return None
+        return self._chunk(self._next_out, EMPTY, Kind.STATUS)
+
+    def _publish_missing(self, run: _Missing) -> list[Chunk]:
+        if not run.sent:
+            return []  # the next chunk's jump becomes a GAP record
+        n = run.count
+        self.ledger.invalid += n
+        values = np.full(n, self._last_finite)
+        return self._emit(run.index, values, np.full(n, np.nan), np.zeros(n), np.full(n, Flag.NONFINITE, np.uint16))
+
+    def _publish(self, r: Released, *, short: bool) -> list[Chunk]:
+        values, confidence, flags = r.values, r.confidence, r.flags
+        if short:
+            flags |= input_flags(r.raw[None, :], ~(r.lost | r.invalid)[None, :], fs=self.rules.fs)[0]
+        flags[r.bare] |= np.uint16(Flag.PASSTHROUGH if short else Flag.SHED)
+        confidence[r.bare | ((flags & (Flag.FLAT | Flag.LEAD_OFF)) != 0)] = 0.0
+        if r.invalid.any():
+            confidence[r.invalid] = 0.0
+            flags[r.invalid] = Flag.NONFINITE
+            at = np.where(~(r.invalid | r.lost), np.arange(len(values)), -1)
+            source = np.maximum.accumulate(at)
+            values = np.where(r.invalid, np.where(source >= 0, values[source], self._last_finite), values)
+        kept = ~r.lost
+        bare = int(np.count_nonzero(r.bare & kept & ~r.invalid))
+        invalid = int(np.count_nonzero(r.invalid))
+        self.ledger.invalid += invalid
+        self.ledger.denoised += int(np.count_nonzero(kept)) - bare - invalid
+        if short:
+            self.ledger.passthrough += bare
+        else:
+            self.ledger.shed += bare
+        if kept.all():
+            return self._emit(r.index, values, r.raw, confidence, flags)
+        chunks: list[Chunk] = []
+        edges = np.flatnonzero(kept[1:] != kept[:-1]) + 1
+        for a, b in zip([0, *edges], [*edges, len(kept)], strict=True):
+            if kept[a]:
+                chunks += self._emit(r.index + int(a), values[a:b], r.raw[a:b], confidence[a:b], flags[a:b])
+        return chunks
+
+    def _emit(
+        self, index: int, values: NDArray[np.float64], raw: NDArray[np.float64], confidence: NDArray[np.float64], flags: NDArray[np.uint16]
+    ) -> list[Chunk]:
+        chunks = self._gap_before(index)
+        if chunks:
+            flags[0] |= np.uint16(Flag.GAP)
+        flags[confidence < self.rules.threshold] |= np.uint16(Flag.LOW_CONFIDENCE)
+        self._last_finite = float(values[-1])
+        self._next_out = index + len(values)
+        self.confidence = float(confidence.mean())
+        if self.trace is not None:
+            self.trace.raw.extend(raw.tolist())
+            self.trace.clean.extend(values.tolist())
+        chunks.append(self._chunk(index, values, Kind.DATA, confidence=confidence.astype(np.float32), flags=flags))
+        return chunks
+
+    def _gap_before(self, index: int) -> list[Chunk]:
+        """A GAP record for what was lost between the last sample published and `index`."""
+        if self._next_out is None:
+            first = self.sessions[self._publishing].first if self._publishing in self.sessions else index
+            self._next_out = index if first is None else min(first, index)
+        if index <= self._next_out:
+            return []
+        return [self._chunk(self._next_out, EMPTY, Kind.GAP, missing=min(index - self._next_out, MAX_GAP))]
+
+    def _chunk(
+        self,
+        index: int,
+        samples: NDArray[np.generic],
+        kind: Kind,
+        *,
+        confidence: NDArray[np.float32] | None = None,
+        flags: NDArray[np.uint16] | None = None,
+        missing: int = 0,
+        unclean: bool = False,
+    ) -> Chunk:
+        anchors, generation = self._anchors, self._publishing_generation
+        while anchors and (
+            anchors[0].generation < generation or (len(anchors) > 1 and anchors[1].generation == generation and anchors[1].index <= index)
+        ):
+            anchors.popleft()
+        t_ns = 0
+        if anchors and anchors[0].generation == generation:
+            t_ns = anchors[0].t_ns + round((index - anchors[0].index) * 1e9 / self.rules.fs)
+            t_ns = t_ns if abs(t_ns) < MAX_T_NS else 0
+        return Chunk(
+            self.name,
+            self._publishing,
+            index,
+            samples,
+            kind,
+            self.rules.fs,
+            t_ns,
+            confidence,
+            flags,
+            self.rules.checkpoint,
+            missing,
+            unclean,
+        )

@@ -1,0 +1,125 @@
+"""The receiving end: published chunks off a socket, with an account of what this receiver itself has lost."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import zmq
+
+from ppgstream.errors import SourceError, WireError
+from ppgstream.recording import text_of
+from ppgstream.wire import Chunk, Flag, Kind, decode
+
+CSV_HEAD = "stream,session,index,t_ns,value,confidence,flags"
+
+
+@dataclass(slots=True)
+class Account:
+    """What reached this receiver of one session: `lost` samples were published and did not arrive, `gap` ones never existed."""
+
+    next: int | None = None
+    received: int = 0
+    lost: int = 0
+    gap: int = 0
+    ended: bool = False
+
+    def take(self, chunk: Chunk) -> None:
+        if self.next is not None and chunk.index > self.next:
+            self.lost += chunk.index - self.next
+        if self.next is None or chunk.stop > self.next:
+            self.next = chunk.stop
+        self.received += len(chunk.samples)
+        self.gap += chunk.missing
+        self.ended = self.ended or chunk.kind is Kind.END
+
+
+@dataclass(slots=True)
+class Receiver:
+    """Subscribes to a daemon's output. `stream` None means all of them."""
+
+    endpoint: str
+    stream: str | None = None
+    high_water_mark: int = 100_000
+    accounts: dict[tuple[str, int], Account] = field(default_factory=dict)
+    damaged: int = 0
+    _context: zmq.Context[zmq.Socket[bytes]] = field(init=False)
+    _socket: zmq.Socket[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.SUB)
+        self._socket.setsockopt(zmq.RCVHWM, self.high_water_mark)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        # A subscription is a prefix: "a" would bring "ab" too, so ids are compared again on arrival.
+        self._socket.setsockopt(zmq.SUBSCRIBE, (self.stream or "").encode("ascii", "replace"))
+        try:
+            self._socket.connect(self.endpoint)
+        except zmq.ZMQError as error:
+            self._context.destroy(linger=0)
+            raise SourceError(f"{self.endpoint}: cannot connect: {error}") from error
+
+    def poll(self, timeout_s: float) -> Iterator[Chunk]:
+        """The chunks that are there, or come within `timeout_s` seconds."""
+        if not self._socket.poll(int(timeout_s * 1000)):
+            return
+        while True:
+            try:
+                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            try:
+                chunk = decode(parts)
+            except WireError:
+                self.damaged += 1
+                continue
+            if self.stream is not None and chunk.stream != self.stream:
+                continue
+            self.accounts.setdefault((chunk.stream, chunk.session), Account()).take(chunk)
+            yield chunk
+
+    @property
+    def all_ended(self) -> bool:
+        return bool(self.accounts) and all(a.ended for a in self.accounts.values())
+
+    @property
+    def lost(self) -> int:
+        return sum(a.lost for a in self.accounts.values())
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+
+def csv_lines(chunk: Chunk) -> list[str]:
+    """A line a sample, under `CSV_HEAD`. The session is hexadecimal, the flags the number whose bits they are."""
+    return [f"{chunk.stream},{chunk.session:016x},{i},{t},{v},{c},{f}" for i, t, v, c, f in _columns(chunk)]
+
+
+def ndjson_lines(chunk: Chunk) -> list[str]:
+    """A JSON object a sample; a GAP and an END are lines of their own."""
+    head = {"stream": chunk.stream, "session": f"{chunk.session:016x}"}
+    if chunk.kind is Kind.GAP:
+        return [json.dumps(head | {"index": chunk.index, "gap": chunk.missing})]
+    if chunk.kind is Kind.END:
+        return [json.dumps(head | {"index": chunk.index, "end": "unclean" if chunk.unclean else "clean"})]
+    lines = []
+    for i, t, v, c, f in _columns(chunk):
+        names = [flag.name.lower() for flag in Flag if flag.name and flag & f]
+        lines.append(json.dumps(head | {"index": i, "t_ns": t, "value": float(v), "confidence": float(c), "flags": names}))
+    return lines
+
+
+def value_lines(chunk: Chunk) -> list[str]:
+    """The values alone, as `ppgstream denoise` writes them."""
+    return text_of(chunk.samples)  # type: ignore[arg-type]  # the output's dtypes are floats
+
+
+def _columns(chunk: Chunk) -> Iterator[tuple[int, int, str, str, int]]:
+    n = len(chunk.samples)
+    confidence = ["0"] * n if chunk.confidence is None else text_of(chunk.confidence)
+    flags = [0] * n if chunk.flags is None else chunk.flags.tolist()
+    step = 1e9 / chunk.fs
+    for i, value in enumerate(value_lines(chunk)):
+        t = chunk.t_ns + round(i * step) if chunk.t_ns else 0
+        yield chunk.index + i, t, value, confidence[i], flags[i]

@@ -1,0 +1,204 @@
+"""The wire format: bytes <-> Chunk. No socket here. The specification for other languages is docs/wire.md.
+
+A message has two parts, the stream id and a body. A body is a fixed header of 56 bytes, little-endian, then samples:
+
+    offset  size  field
+         0     3  magic, "PPG"
+         3     1  version, 1
+         4     1  kind: 1 DATA, 2 STATUS, 3 END, 4 GAP
+         5     1  dtype of the samples: 1 f4, 2 f8, 3 i2, 4 i4
+         6     1  annotated: 1 if confidence and flags follow the samples (the daemon's output), else 0
+         7     1  unclean: 1 in an END sent on behalf of a session that never sent its own, else 0
+         8     8  session, unsigned: random, one for each run of a publisher
+        16     8  index of the first sample, unsigned (STATUS and END: the next index)
+        24     4  count, unsigned (GAP: how many samples never came; STATUS and END: 0)
+        28     4  fs in mHz, unsigned
+        32     8  sensor time of the first sample, signed ns since 1970, 0 if unknown
+        40     8  checkpoint id: the first 8 bytes of the weights' sha256, 0 from sensors
+        48     4  reserved, 0
+        52     4  CRC-32 (as in zlib) of bytes 0..51 and everything after the header
+
+    56           samples: count x dtype
+                 if annotated: confidence, count x f4 in 0..1; then flags, count x u2 (bits of `Flag`)
+"""
+
+from __future__ import annotations
+
+import enum
+import re
+import struct
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppgstream.errors import WireError
+
+MAGIC, VERSION = b"PPG", 1
+HEADER = struct.Struct("<3sBBBBBQQIIq8sI")  # all but the CRC that follows it
+CRC = struct.Struct("<I")
+HEADER_SIZE = HEADER.size + CRC.size
+MAX_COUNT = 65_536  # samples in a message: 9 minutes at 125 Hz, so nobody needs more
+MAX_BODY = HEADER_SIZE + MAX_COUNT * (8 + 4 + 2)
+MAX_INDEX = 2**63 - 1  # leaves room for index + count in 64 bits
+NO_CHECKPOINT = bytes(8)
+STREAM_ID = re.compile(rb"[A-Za-z0-9._-]{1,32}")
+
+
+class Kind(enum.IntEnum):
+    DATA = 1
+    STATUS = 2
+    END = 3
+    GAP = 4
+
+
+class Flag(enum.IntFlag):
+    """Why a sample of the output is not to be taken at face value. Each is one bit of the u2 on the wire."""
+
+    FLAT = 1  # one of 25 or more equal samples in a row
+    SATURATED = 2  # one of 5 or more equal samples at the window's highest or lowest value: clipped at the sensor's rail
+    NONFINITE = 4  # the sensor sent NaN or infinity; the value published is the last finite one
+    GAP = 8  # the first sample after samples that never came
+    PASSTHROUGH = 16  # published as it came: too short a stretch for a window
+    SHED = 32  # published as it came: the machine was too busy to denoise it
+    LOW_CONFIDENCE = 64  # confidence below the threshold
+    LEAD_OFF = 128  # flat for more than 1 s: nothing is attached
+
+
+DTYPES: dict[int, np.dtype[np.generic]] = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<i2"), 4: np.dtype("<i4")}
+DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
+_CONFIDENCE, _FLAGS = np.dtype("<f4"), np.dtype("<u2")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Chunk:
+    """Consecutive samples of one stream as they travel.
+
+    `index` is the number of the first sample since the session began, `fs` in Hz, `t_ns` the sensor's time of the first sample in ns since
+    1970 (0: unknown). `samples` is 1-D, in the sensor's units. The daemon's output adds `confidence` (0..1) and `flags` a sample.
+    STATUS and END have no samples, and their `index` is the next one. A GAP has none either: `missing` samples
+    from `index` on never came.
+    """
+
+    stream: str
+    session: int
+    index: int
+    samples: NDArray[np.generic]
+    kind: Kind = Kind.DATA
+    fs: float = 125.0
+    t_ns: int = 0
+    confidence: NDArray[np.float32] | None = None
+    flags: NDArray[np.uint16] | None = None
+    checkpoint: bytes = NO_CHECKPOINT
+    missing: int = 0
+    unclean: bool = False
+
+    @property
+    def stop(self) -> int:
+        """The index after the last sample (of a GAP: after the last missing one)."""
+        return self.index + len(self.samples) + self.missing
+
+
+EMPTY: NDArray[np.generic] = np.empty(0, np.float32)
+
+
+def encode(chunk: Chunk, *, dtype: str | None = None) -> tuple[bytes, bytes]:
+    """The two message parts of a chunk: stream id and body, its samples as `dtype` (f4, f8) if given.
+
+    Raises WireError for what the format cannot say.
+    """
+    stream = chunk.stream.encode("ascii", "replace")
+    if not STREAM_ID.fullmatch(stream):
+        raise WireError(f"stream id {chunk.stream!r}: must be 1 to 32 of A-Z a-z 0-9 . _ -")
+    samples = chunk.samples if dtype is None else chunk.samples.astype(dtype)
+    code = DTYPE_CODES.get(samples.dtype.newbyteorder("<"))
+    if code is None:
+        raise WireError(f"samples of dtype {samples.dtype}: must be f4, f8, i2 or i4")
+    if len(samples) > MAX_COUNT:
+        raise WireError(f"{len(samples)} samples in a message: at most {MAX_COUNT}")
+    payload = samples.astype(DTYPES[code], copy=False).tobytes()
+    annotated = chunk.confidence is not None and chunk.flags is not None
+    if chunk.confidence is not None and chunk.flags is not None:
+        payload += chunk.confidence.astype(_CONFIDENCE, copy=False).tobytes() + chunk.flags.astype(_FLAGS, copy=False).tobytes()
+    count = chunk.missing if chunk.kind is Kind.GAP else len(samples)
+    try:
+        head = HEADER.pack(
+            MAGIC,
+            VERSION,
+            chunk.kind,
+            code,
+            annotated,
+            chunk.unclean,
+            chunk.session,
+            chunk.index,
+            count,
+            round(chunk.fs * 1000),
+            chunk.t_ns,
+            chunk.checkpoint,
+            0,
+        )
+    except struct.error as error:
+        raise WireError(f"a header field is out of its range: {error}") from error
+    return stream, head + CRC.pack(zlib.crc32(payload, zlib.crc32(head))) + payload
+
+
+def decode(parts: Sequence[bytes]) -> Chunk:
+    """A chunk from the parts of a message. Raises WireError, and nothing else, for anything that `encode` cannot have made."""
+    stream = stream_id(parts, expected=2)
+    body = parts[1]
+    if len(body) < HEADER_SIZE:
+        raise WireError(f"body of {len(body)} bytes: the header alone has {HEADER_SIZE}")
+    if len(body) > MAX_BODY:
+        raise WireError(f"body of {len(body)} bytes: at most {MAX_BODY}")
+    magic, version, kind, code, annotated, unclean, session, index, count, fs_mhz, t_ns, checkpoint, reserved = HEADER.unpack_from(body)
+    if magic != MAGIC:
+        raise WireError(f"magic {bytes(magic)!r}: not a ppgstream body")
+    if version != VERSION:
+        raise WireError(f"version {version}: this reader knows version {VERSION}")
+    (crc,) = CRC.unpack_from(body, HEADER.size)
+    payload = memoryview(body)[HEADER_SIZE:]
+    if crc != zlib.crc32(payload, zlib.crc32(memoryview(body)[: HEADER.size])):
+        raise WireError("CRC does not match: the message was damaged")
+    if kind not in _KINDS or code not in DTYPES or annotated > 1 or unclean > 1 or reserved:
+        raise WireError(f"header field out of range: kind {kind}, dtype {code}, annotated {annotated}, unclean {unclean}, reserved {reserved}")
+    if index > MAX_INDEX or fs_mhz == 0:
+        raise WireError(f"header field out of range: index {index}, fs {fs_mhz} mHz")
+    data = kind == Kind.DATA
+    if unclean and kind != Kind.END:
+        raise WireError("only an END can be unclean")
+    if (kind in (Kind.STATUS, Kind.END) and count) or (annotated and not data):
+        raise WireError(f"{Kind(kind).name} with {count} samples, annotated {annotated}")
+    dtype = DTYPES[code]
+    samples = count if data else 0
+    expected = samples * (dtype.itemsize + (6 if annotated else 0))
+    if samples > MAX_COUNT or len(payload) != expected:
+        raise WireError(f"{samples} samples need {expected} bytes, got {len(payload)}")
+    end = samples * dtype.itemsize
+    return Chunk(
+        stream=stream,
+        session=session,
+        index=index,
+        samples=np.frombuffer(payload[:end], dtype),
+        kind=_KINDS[kind],
+        fs=fs_mhz / 1000,
+        t_ns=t_ns,
+        confidence=np.frombuffer(payload[end : end + 4 * samples], _CONFIDENCE) if annotated else None,
+        flags=np.frombuffer(payload[end + 4 * samples :], _FLAGS) if annotated else None,
+        checkpoint=bytes(checkpoint),
+        missing=0 if data else count,
+        unclean=bool(unclean),
+    )
+
+
+_KINDS = {int(kind): kind for kind in Kind}
+
+
+def stream_id(parts: Sequence[bytes], *, expected: int) -> str:
+    """The stream id in the first of `expected` message parts. Raises WireError."""
+    if len(parts) != expected:
+        raise WireError(f"a message of {len(parts)} parts: must be {expected}")
+    if not STREAM_ID.fullmatch(parts[0]):
+        raise WireError(f"stream id {bytes(parts[0][:40])!r}: must be 1 to 32 of A-Z a-z 0-9 . _ -")
+    return bytes(parts[0]).decode("ascii")

@@ -1,0 +1,229 @@
+"""Streams recordings to a daemon as their sensors would have: paced, any number of them at once, with faults on request.
+
+Pacing is by absolute schedule: sample k of a recording is due k / fs / speed seconds after the start, however long the replay has
+run. Chunks of several streams are spread over the chunk period, as unrelated sensors would be.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import secrets
+import select
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppgstream.publisher import Publisher
+from ppgstream.recording import SHOWN, is_number, number
+from ppgstream.wire import EMPTY, Chunk, Kind
+
+Float64 = NDArray[np.float64]
+
+
+class Track(NamedTuple):
+    """A recording on its way out as one stream."""
+
+    stream: str
+    samples: Float64
+
+
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """What goes wrong, on purpose, the same for the same seed. Shares are of chunks; outages are (start, length) in seconds."""
+
+    drop: float = 0.0
+    dup: float = 0.0
+    reorder: float = 0.0
+    jitter_ms: float = 0.0
+    outages: tuple[tuple[float, float], ...] = ()
+    seed: int = 1
+
+
+@dataclass(slots=True)
+class Report:
+    """What was done, in samples where it says so."""
+
+    streams: int = 0
+    samples: int = 0
+    messages: int = 0
+    withheld: int = 0  # samples never sent: drop, outage
+    duplicated: int = 0  # samples sent twice
+    delayed: int = 0  # chunks that left after their successor
+    latest_ms: float = 0.0  # how far behind schedule the latest chunk left
+    seconds: float = 0.0
+    stopped: bool = False
+
+    def __str__(self) -> str:
+        text = f"sent {self.samples:,} samples of {self.streams} stream(s) in {self.messages:,} messages, {self.seconds:.2f} s"
+        faults = {"withheld": self.withheld, "duplicated": self.duplicated, "late chunks": self.delayed}
+        text += "".join(f", {name} {count:,}" for name, count in faults.items() if count)
+        return text + (", stopped before the end" if self.stopped else "")
+
+
+class _Due(NamedTuple):
+    at: float  # seconds since the start of the recording
+    order: int
+    chunk: Chunk
+
+
+@dataclass(slots=True)
+class Replay:
+    """`tracks` over `publisher` at `speed` times real time (None: as fast as they are taken)."""
+
+    tracks: list[Track]
+    publisher: Publisher
+    fs: float = 125.0
+    speed: float | None = 1.0
+    chunk: int = 25
+    loop: bool = False
+    faults: Faults = Faults()
+    stopped: Callable[[], bool] = lambda: False
+    sleep: Callable[[float], None] = time.sleep
+    clock: Callable[[], float] = time.monotonic
+    report: Report = field(default_factory=Report)
+
+    def run(self) -> Report:
+        """Send everything, an END for each stream last."""
+        sessions = [secrets.randbits(64) for _ in self.tracks]
+        started, wall = self.clock(), time.time_ns()
+        self.report.streams = len(self.tracks)
+        next_index = dict.fromkeys(sessions, 0)
+        for due in self._in_order(sessions, wall):
+            if self.speed is not None and not self._wait(started + due.at / self.speed):
+                break
+            if not self._send(due.chunk):
+                break
+            session = due.chunk.session
+            next_index[session] = max(next_index[session], due.chunk.stop)
+        self.report.stopped = self.stopped()
+        if self.report.stopped:
+            for track, session in zip(self.tracks, sessions, strict=True):
+                self.publisher.send_last(Chunk(track.stream, session, next_index[session], EMPTY, Kind.END, self.fs))
+        self.report.seconds = self.clock() - started
+        return self.report
+
+    def _send(self, chunk: Chunk) -> bool:
+        if not self.publisher.send(chunk):
+            return False
+        self.report.messages += 1
+        self.report.samples += len(chunk.samples)
+        return True
+
+    def _wait(self, until: float) -> bool:
+        while (left := until - self.clock()) > 0:
+            if self.stopped():
+                return False
+            self.sleep(min(left, 0.2))
+        self.report.latest_ms = max(self.report.latest_ms, -left * 1000)
+        return not self.stopped()
+
+    def _in_order(self, sessions: list[int], wall: int) -> Iterator[_Due]:
+        """Chunks in the order in which they leave."""
+        period = self.chunk / self.fs
+        queue: list[_Due] = []
+        for order, due in enumerate(self._faulty(sessions, wall)):
+            heapq.heappush(queue, due._replace(order=order))
+            # Nothing that comes later can leave before what is a whole period older than the newest.
+            while queue and queue[0].at <= due.at - 4 * period - self.faults.jitter_ms / 1000:
+                yield heapq.heappop(queue)
+        while queue:
+            yield heapq.heappop(queue)
+
+    def _faulty(self, sessions: list[int], wall: int) -> Iterator[_Due]:
+        f, rng = self.faults, np.random.default_rng(self.faults.seed)
+        period = self.chunk / self.fs
+        for due in self._planned(sessions, wall):
+            chunk, at = due.chunk, due.at
+            if chunk.kind is Kind.END:
+                yield due._replace(at=at + 2 * period + f.jitter_ms / 1000)  # behind everything of its stream
+                continue
+            chance = rng.uniform(0, 1, 4)
+            begin = chunk.index / self.fs
+            if chance[0] < f.drop or any(start <= begin < start + length for start, length in f.outages):
+                self.report.withheld += len(chunk.samples)
+                continue
+            at += chance[3] * f.jitter_ms / 1000
+            if chance[2] < f.reorder:
+                at += 1.5 * period
+                self.report.delayed += 1
+            yield due._replace(at=at)
+            if chance[1] < f.dup:
+                self.report.duplicated += len(chunk.samples)
+                yield due._replace(at=at)
+
+    def _planned(self, sessions: list[int], wall: int) -> Iterator[_Due]:
+        """Chunks as a faultless sensor sends them: each when its last sample has been measured."""
+        n, period = len(self.tracks), self.chunk / self.fs
+        position = [0] * n
+        live = set(range(n))
+        step = 0
+        while live:
+            step += 1
+            for k in sorted(live):
+                track, session = self.tracks[k], sessions[k]
+                length, start = len(track.samples), position[k]
+                at = step * period + k / n * period
+                if not self.loop and start >= length:
+                    live.discard(k)
+                    yield _Due(at, 0, Chunk(track.stream, session, start, EMPTY, Kind.END, self.fs))
+                    continue
+                if self.loop:
+                    samples = track.samples[np.arange(start, start + self.chunk) % length]
+                else:
+                    samples = track.samples[start : start + self.chunk]
+                t_ns = wall + round((start / self.fs + k / n * period) * 1e9)
+                yield _Due(at, 0, Chunk(track.stream, session, start, samples, fs=self.fs, t_ns=t_ns))
+                position[k] += len(samples)
+                if self.stopped():
+                    live.clear()
+                    break
+
+
+def pipe(fd: int, publisher: Publisher, *, stream: str, fs: float, chunk: int = 25, stopped: Callable[[], bool], say: Callable[[str], None]) -> Report:
+    """Lines from a live pipe, sent as they come: when `chunk` samples are there, or the oldest has waited a chunk's time."""
+    report, session, started = Report(streams=1), secrets.randbits(64), time.monotonic()
+    pending: list[float] = []
+    first_ns, rest, index, bad = 0, b"", 0, 0
+
+    def send(samples: list[float]) -> bool:
+        nonlocal index
+        taken = publisher.send(Chunk(stream, session, index, np.array(samples), fs=fs, t_ns=first_ns))
+        index += len(samples)
+        report.samples += len(samples)
+        report.messages += 1
+        return taken
+
+    open_ = True
+    while open_ and not stopped():
+        ready, _, _ = select.select([fd], [], [], chunk / fs)
+        if ready:
+            block = os.read(fd, 65_536)
+            open_ = bool(block)
+            *lines, rest = (rest + block).split(b"\n")
+            if not open_ and rest:
+                lines.append(rest)
+            for line in (raw.decode("utf-8", "replace").strip() for raw in lines):
+                if not is_number(line):
+                    bad += 1
+                    if bad <= 3:
+                        say(f"line {index + len(pending) + 1} is no number: {line[:SHOWN]!r}; sent as an invalid sample")
+                if not pending:
+                    first_ns = time.time_ns()
+                pending.append(number(line))
+                if len(pending) == chunk:
+                    send(pending)
+                    pending = []
+        elif pending:
+            send(pending)
+            pending = []
+    if pending:
+        send(pending)
+    report.stopped = stopped()
+    publisher.send_last(Chunk(stream, session, index, EMPTY, Kind.END, fs))
+    report.seconds = time.monotonic() - started
+    return report
