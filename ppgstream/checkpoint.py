@@ -16,6 +16,8 @@ import glob
 import hashlib
 import json
 import os
+import sys
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,9 +186,7 @@ def _epoch(name: str) -> tuple[int, str]:
 
 
 def _restore_saver(prefix: Path) -> Checkpoint:
-    _quiet_tensorflow()
-    import tensorflow as tf
-
+    tf = _tensorflow()
     shards = sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}.data-*-of-*"))
     try:
         reader = tf.train.load_checkpoint(str(prefix))
@@ -284,7 +284,7 @@ def _lstm(kernel: Tensor, bias: Tensor, name: str) -> dict[str, Tensor]:
 
 def network(checkpoint: Checkpoint) -> keras.Model:
     """The Keras network of a checkpoint with its weights in. Raises CheckpointError unless names and shapes match exactly."""
-    _quiet_tensorflow()
+    _tensorflow()
     model = build(checkpoint.arch)
     names = names_of(model)
     if set(names) != set(checkpoint.tensors):
@@ -306,9 +306,7 @@ def denoiser(checkpoint: Checkpoint, *, threads: int = 1) -> Denoiser:
     Every call computes whole tiles of `checkpoint.tile` windows, the last one padded: the shape never changes, so a
     window's answer is the same bit for bit whatever else is in the batch. `threads` of computation; it counts once a process.
     """
-    _quiet_tensorflow()
-    import tensorflow as tf
-
+    tf = _tensorflow()
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -320,7 +318,7 @@ def denoiser(checkpoint: Checkpoint, *, threads: int = 1) -> Denoiser:
     takes_mask = len(model.inputs) == 2
     spec = tf.TensorSpec((tile, length), tf.float32)
 
-    def answer(x: tf.Tensor, valid: tf.Tensor) -> tf.Tensor:
+    def answer(x: Any, valid: Any) -> Any:
         return model([x, valid] if takes_mask else x, training=False)
 
     compiled = tf.function(answer, input_signature=[spec, spec])
@@ -341,7 +339,20 @@ def denoiser(checkpoint: Checkpoint, *, threads: int = 1) -> Denoiser:
     return run
 
 
-def _quiet_tensorflow() -> None:
-    """Before the first import: TensorFlow's own banners are not ours to print."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+def _tensorflow() -> Any:
+    """TensorFlow, imported without the banners that it prints to stderr even when told to be quiet."""
+    if "tensorflow" not in sys.modules:
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+        os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+        sys.stderr.flush()
+        real = os.dup(2)
+        with tempfile.TemporaryFile() as banners:
+            os.dup2(banners.fileno(), 2)
+            try:
+                import tensorflow  # noqa: F401 (taken from sys.modules below)
+            except ImportError as error:
+                raise CheckpointError(f"TensorFlow cannot be imported, and a checkpoint needs it: {error}") from error
+            finally:
+                os.dup2(real, 2)
+                os.close(real)
+    return sys.modules["tensorflow"]

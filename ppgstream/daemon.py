@@ -285,6 +285,9 @@ class Daemon:
             del self._watched[name]
             if name in engine.streams:
                 engine.streams[name].trace = None
+        self._hear_subscribers()
+
+    def _hear_subscribers(self) -> None:
         while self._out.poll(0, zmq.POLLIN):
             self._subscribers += 1 if self._out.recv()[:1] == b"\x01" else -1
 
@@ -327,6 +330,7 @@ class Daemon:
                 if stream is not None and (name in self._watched or len(self._watched) < WATCHED):
                     self._watched[name] = time.monotonic() + WATCH_S
                     stream.trace = stream.trace or Trace()
+            self._hear_subscribers()
             try:
                 self._asked.send_multipart([who, msgspec.json.encode(self.snapshot(engine))], zmq.NOBLOCK)
             except zmq.ZMQError:
@@ -367,7 +371,7 @@ class Daemon:
                 "refused": ledger.refused + engine.refused,
                 "unaccounted": engine.unaccounted,
             },
-            "unclean_sessions": engine.departed_unclean + sum(s.unclean for s in engine.streams.values()),
+            "unclean_sessions": engine.unclean,
             "messages": dict(self._messages),
             "subscribers": self._subscribers,
             "queues": {

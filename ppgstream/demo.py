@@ -99,7 +99,8 @@ def run(
             status.close()
         sent.result()
         engine = served.result()
-    summary(sensors, checkpoint.fs, engine_ledger=engine.ledger, unaccounted=engine.unaccounted, gap=engine.counts.gap, console=console)
+    console.print(summary(sensors, checkpoint.fs))
+    say(engine.account(), highlight=False)
     return engine.unaccounted == 0 and (stopped() or all(np.isfinite(p.out).all() for p in sensors))
 
 
@@ -136,10 +137,10 @@ def _plain_line(snapshot: dict[str, object]) -> str:
     )
 
 
-def summary(sensors: list[_Person], fs: float, *, engine_ledger: object, unaccounted: int, gap: int, console: Console) -> None:
+def summary(sensors: list[_Person], fs: float) -> Table:
     """What the demo shows at its end: per sensor, how far the input and the output are from the truth."""
-    table = Table(title="before and after, against the known truth (0.5..12 Hz)", title_justify="left")
-    for column in ("sensor", "samples", "SNR in, dB", "SNR out, dB", "gained, dB", "first clean sample after, s"):
+    table = Table(title="before and after, against the known truth, 0.5..12 Hz", title_justify="left")
+    for column in ("sensor", "samples", "SNR in, dB", "SNR out, dB", "gained, dB", "first clean after, s"):
         table.add_column(column, justify="left" if column == "sensor" else "right")
     for p in sensors:
         n = int(np.isfinite(p.out).sum())
@@ -150,5 +151,4 @@ def summary(sensors: list[_Person], fs: float, *, engine_ledger: object, unaccou
         before, after = (snr_b_db(x[came], p.clean[came], fs) for x in (p.noisy, p.out))
         first = f"{p.first_clean - p.first_sent:.2f}" if p.first_clean else "-"
         table.add_row(p.name, f"{n:,}", f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}", first)
-    console.print(table)
-    console.print(f"ledger: {engine_ledger}  gap {gap}  unaccounted {unaccounted}", highlight=False)
+    return table

@@ -182,3 +182,18 @@ class Engine:
     @property
     def unaccounted(self) -> int:
         return sum(s.unaccounted for s in self.streams.values())
+
+    @property
+    def unclean(self) -> int:
+        """Sessions that ended without saying so."""
+        return self.departed_unclean + sum(s.unclean for s in self.streams.values())
+
+    def account(self) -> str:
+        """The ledger as a line a person can add up."""
+        counts, ledger = self.counts, self.ledger
+        flying = f" + in flight {self.in_flight}" if self.in_flight else ""
+        return (
+            f"seen {counts.seen} = accepted {counts.accepted} + gap {counts.gap} + rejected {counts.rejected} (duplicates {counts.duplicates}); "
+            f"accepted = denoised {ledger.denoised} + passthrough {ledger.passthrough} + invalid {ledger.invalid} + shed {ledger.shed}{flying}; "
+            f"refused {ledger.refused + self.refused}, unclean sessions {self.unclean}, unaccounted {self.unaccounted}"
+        )

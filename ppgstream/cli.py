@@ -1,0 +1,503 @@
+"""The command line. Every command imports what it needs when it runs, so that `--help` stays quick.
+
+stdout is data, stderr is everything else. An error of ours becomes one line and its exit code here, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ppgstream.errors import EX_IOERR, EX_SIGINT, EX_SIGPIPE, DataError, OutputError, PpgStreamError, SourceError, UsageError
+
+if TYPE_CHECKING:
+    from ppgstream.checkpoint import Checkpoint
+    from ppgstream.config import Config
+    from ppgstream.engine import Engine
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Streaming real-time denoiser for photoplethysmogram (PPG) signals.",
+)
+checkpoint_app = typer.Typer(no_args_is_help=True, help="Look at checkpoints.")
+app.add_typer(checkpoint_app, name="checkpoint")
+
+CheckpointOption = Annotated[
+    str | None, typer.Option(help="A checkpoint folder, or a TensorFlow 1 Saver prefix, .index file or folder. Default: the bundled one.")
+]
+ConfigOption = Annotated[Path | None, typer.Option(help="Settings (TOML). Default: ./config.toml if there is one.")]
+
+
+def main() -> None:
+    """The `ppgstream` command."""
+    try:
+        app()
+    except PpgStreamError as error:
+        say(str(error))
+        sys.exit(error.exit_code)
+    except BrokenPipeError:
+        # Whoever read us has gone. Nothing to say, and nothing may be said at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(EX_SIGPIPE)
+    except KeyboardInterrupt:
+        sys.exit(EX_SIGINT)
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # a write to stdout: disk full, say
+            print(f"ppgstream: cannot write: {error.strerror}", file=sys.stderr)
+            sys.exit(EX_IOERR)
+        raise
+
+
+def say(text: str) -> None:
+    """One line to stderr, with anything from outside that could drive a terminal made visible."""
+    print("ppgstream: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text), file=sys.stderr, flush=True)
+
+
+class Stop:
+    """Set by SIGINT and SIGTERM; says which it was."""
+
+    def __init__(self) -> None:
+        self.event = threading.Event()
+        self.signal: int | None = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._heard)
+
+    def _heard(self, number: int, _: Any) -> None:
+        if self.event.is_set() and number == signal.SIGINT:
+            os._exit(EX_SIGINT)  # asked twice: now
+        self.signal = number
+        self.event.set()
+
+    def __call__(self) -> bool:
+        return self.event.is_set()
+
+    def exit_code(self) -> int:
+        return EX_SIGINT if self.signal == signal.SIGINT else 0
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        from ppgstream import __version__
+
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+    pass
+
+
+def _restore(path: str | None) -> Checkpoint:
+    from ppgstream import checkpoint
+
+    return checkpoint.restore(Path(path) if path else checkpoint.BUNDLED)
+
+
+def _load(config_path: Path | None, **overrides: str | None) -> Config:
+    from ppgstream import config
+
+    return config.load(config_path, **overrides)
+
+
+@app.command()
+def run(
+    config: ConfigOption = None,
+    checkpoint: CheckpointOption = None,
+    in_: Annotated[str | None, typer.Option("--in", metavar="ENDPOINT", help="Where samples come from.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="ENDPOINT", help="Where denoised samples go.")] = None,
+    status: Annotated[str | None, typer.Option(metavar="ENDPOINT", help="What the monitor asks.")] = None,
+) -> None:
+    """The daemon: noisy streams in, clean streams out, until SIGINT or SIGTERM. Settings: config.toml."""
+    from ppgstream import checkpoint as checkpoints
+    from ppgstream.daemon import Daemon
+
+    settings = _load(config, in__endpoint=in_, out__endpoint=out, status__endpoint=status, model__checkpoint=checkpoint)
+    found = _restore(settings.model.checkpoint)
+    daemon = Daemon(settings, found, say=say)
+    daemon.open()
+    stop = Stop()
+    daemon.stop = stop.event
+    denoiser = checkpoints.denoiser(found, threads=settings.model.threads)
+    e = daemon.endpoints
+    say(f"ready: {found.arch.family} {found.id.hex()} at {found.fs:g} Hz; in {e['in']} ({settings.in_.format}), out {e['out']}, status {e['status']}")
+    engine = daemon.run(denoiser)
+    say(f"final: {engine.account()}")
+    raise typer.Exit(stop.exit_code())
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float, typer.Option(min=4, max=86_400, help="How long the sensors run.")] = 20.0,
+    streams: Annotated[int, typer.Option(min=1, max=200, help="How many sensors.")] = 4,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a live view, for pipes and CI.")] = False,
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """The whole system at work: synthetic noisy PPG -> loopback sockets -> daemon -> view, and a summary against the truth."""
+    from rich.console import Console
+
+    from ppgstream import checkpoint as checkpoints
+    from ppgstream import demo as show
+
+    console = Console()
+    found = _restore(checkpoint)
+    console.print(f"loading {found.arch.family} ({found.parameters:,} parameters) ...", highlight=False)
+    denoiser = checkpoints.denoiser(found)
+    stop = Stop()
+    plain = plain or not console.is_terminal
+    fine = show.run(found, denoiser, seconds=seconds, streams=streams, plain=plain, console=console, stopped=stop)
+    raise typer.Exit(stop.exit_code() or (0 if fine else 1))
+
+
+@app.command()
+def replay(
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Recordings (one value a line, csv, npy), or - for lines from a pipe.")],
+    to: Annotated[str, typer.Option(metavar="ENDPOINT", help="The daemon's input.")] = "tcp://127.0.0.1:5600",
+    bind: Annotated[bool, typer.Option("--bind", help="Bind the endpoint, for a daemon that connects.")] = False,
+    speed: Annotated[str, typer.Option(help="Times real time, or max.")] = "1",
+    fs: Annotated[float, typer.Option(help="The recordings' sampling rate, Hz; files of another than 125 are resampled to it.")] = 125.0,
+    column: Annotated[str | None, typer.Option(help="Of a csv: its name, or its number from 0.")] = None,
+    from_: Annotated[float, typer.Option("--from", min=0, help="Start here, seconds.")] = 0.0,
+    until: Annotated[float | None, typer.Option(min=0, help="End here, seconds.")] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="Start over at the end, until stopped.")] = False,
+    stream: Annotated[str | None, typer.Option(help="The stream's name. Default: the file's.")] = None,
+    copies: Annotated[int, typer.Option(min=1, max=100_000, help="Send each file as so many streams.")] = 1,
+    chunk: Annotated[int, typer.Option(min=1, max=65_536, help="Samples a message.")] = 25,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the daemon.")] = 30.0,
+    seed: Annotated[int, typer.Option(help="Of the faults.")] = 1,
+    drop: Annotated[float, typer.Option(min=0, max=1, help="Share of chunks that get lost.")] = 0.0,
+    dup: Annotated[float, typer.Option(min=0, max=1, help="Share of chunks that are sent twice.")] = 0.0,
+    reorder: Annotated[float, typer.Option(min=0, max=1, help="Share of chunks that leave after the next one.")] = 0.0,
+    jitter_ms: Annotated[float, typer.Option(min=0, max=60_000, help="Chunks leave up to so much late.")] = 0.0,
+    outage: Annotated[list[str] | None, typer.Option(metavar="AT:FOR", help="Nothing is sent from AT for FOR seconds; may be repeated.")] = None,
+) -> None:
+    """Stream recordings to a daemon as sensors would: paced, many at once, with seeded faults. `replay -` is a live pipe."""
+    from ppgstream.publisher import Publisher
+    from ppgstream.tools import replay as tool
+
+    speed_value = _speed(speed)
+    outages = tuple(_outage(text) for text in outage or [])
+    stop = Stop()
+    if "-" in files:
+        if files != ["-"] or copies != 1 or loop or speed_value != 1.0:
+            raise UsageError("replay -: a live pipe comes alone, once, at its own pace")
+        if fs != 125.0:
+            raise UsageError(f"replay -: a live stream must come at 125 Hz, not {fs:g}; a file of another rate is resampled")
+        publisher = Publisher(to, bind=bind, stopped=stop)
+        publisher.wait_for_subscriber(wait)
+        report = tool.pipe(sys.stdin.fileno(), publisher, stream=_name(stream or "stdin"), fs=fs, chunk=chunk, stopped=stop, say=say)
+    else:
+        tracks = _tracks(files, column=column, fs=fs, part=(from_, until), stream=stream, copies=copies)
+        publisher = Publisher(to, bind=bind, stopped=stop)
+        publisher.wait_for_subscriber(wait)
+        faults = tool.Faults(drop, dup, reorder, jitter_ms, outages, seed)
+        report = tool.Replay(
+            tracks, publisher, speed=speed_value, chunk=chunk, loop=loop, faults=faults, stopped=stop, sleep=lambda s: _sleep(stop, s)
+        ).run()
+    publisher.close()
+    say(str(report))
+    raise typer.Exit(stop.exit_code())
+
+
+def _sleep(stop: Stop, seconds: float) -> None:
+    stop.event.wait(seconds)
+
+
+def _speed(text: str) -> float | None:
+    if text == "max":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise UsageError(f"--speed {text!r}: must be a number above 0, or max")
+    return value
+
+
+def _outage(text: str) -> tuple[float, float]:
+    at, _, length = text.partition(":")
+    try:
+        return float(at), float(length)
+    except ValueError:
+        raise UsageError(f"--outage {text!r}: must be AT:FOR, both in seconds") from None
+
+
+def _name(text: str) -> str:
+    import re
+
+    name = re.sub(r"[^A-Za-z0-9._-]", "-", text)[:32]
+    return name or "replay"
+
+
+def _tracks(
+    files: list[str], *, column: str | None, fs: float, part: tuple[float, float | None], stream: str | None, copies: int
+) -> list[Any]:
+    from ppgstream import offline, recording
+    from ppgstream.tools.replay import Track
+
+    tracks = []
+    for file in files:
+        path = Path(file)
+        found = recording.read(path, column=column)
+        if found.bad:
+            say(f"{found.first_bad}; {found.bad} such line(s), sent as invalid samples")
+        rows = [found.samples] if found.samples.ndim == 1 else list(found.samples)
+        for number, row in enumerate(rows):
+            cut = row[int(part[0] * fs) : None if part[1] is None else int(part[1] * fs)]
+            if not len(cut):
+                raise DataError(f"{path}: nothing between --from {part[0]:g} and --until {part[1]} s: it is {len(row) / fs:g} s long")
+            samples = cut if fs == 125.0 else offline.resample(cut, fs, 125.0)
+            base = _name(stream or path.stem) + (f"-{number}" if len(rows) > 1 else "")
+            tracks += [Track(base if copies == 1 else f"{base[:26]}-{copy}", samples) for copy in range(copies)]
+    names = [t.stream for t in tracks]
+    if len(set(names)) != len(names) or any(len(n) > 32 for n in names):
+        tracks = [t._replace(stream=f"{t.stream[:25]}.{i}") for i, t in enumerate(tracks)]
+    return tracks
+
+
+@app.command()
+def denoise(
+    source: Annotated[str, typer.Argument(metavar="IN", help="A recording (one value a line, csv, npy), or - for lines from a pipe.")],
+    output: Annotated[str, typer.Option("-o", "--output", metavar="OUT", help="txt, npy or npz; - is stdout.")] = "-",
+    fs: Annotated[float, typer.Option(help="Sampling rate of the recording, Hz, 20 to 1000; other than the checkpoint's is resampled and back.")] = 125.0,
+    column: Annotated[str | None, typer.Option(help="Of a csv: its name, or its number from 0.")] = None,
+    checkpoint: CheckpointOption = None,
+    hop: Annotated[int | None, typer.Option(min=1, help="Samples from one window to the next. [default: 50]")] = None,
+    lookahead: Annotated[int | None, typer.Option(min=0, help="Samples that must follow one before it is final. [default: all that help]")] = None,
+    scale: Annotated[str, typer.Option(help="input: the recording's units; model: the network's own answer, 0..1, as the course's scripts save it.")] = "input",
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 65 at the first bad line.")] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw before and after.")] = None,
+    plot_from: Annotated[float, typer.Option(min=0, help="Start of the drawing, seconds.")] = 0.0,
+    plot_seconds: Annotated[float, typer.Option(min=0.5, max=600, help="Length of the drawing.")] = 8.0,
+    config: ConfigOption = None,
+) -> None:
+    """Denoise a recording, by the same path as live. `sensor | ppgstream denoise - | plot` works line by line."""
+    import msgspec
+
+    from ppgstream import checkpoint as checkpoints
+    from ppgstream import offline, recording
+    from ppgstream.daemon import rules_of
+    from ppgstream.engine import Engine
+
+    if scale not in ("input", "model"):
+        raise UsageError(f"--scale {scale!r}: must be input or model")
+    settings = _load(config, model__checkpoint=checkpoint)
+    windows = msgspec.structs.replace(
+        settings.windows, hop=hop or settings.windows.hop, lookahead=settings.windows.lookahead if lookahead is None else lookahead
+    )
+    settings = msgspec.structs.replace(settings, windows=windows)
+    for target in filter(None, (None if output == "-" else Path(output), plot)):
+        recording.check_writable(target)
+
+    def engine() -> Engine:
+        found = _restore(settings.model.checkpoint)
+        rules = rules_of(settings, found, output=scale)
+        return Engine(checkpoints.denoiser(found, threads=settings.model.threads), rules)
+
+    if source == "-":
+        if fs != 125.0:
+            raise UsageError(f"denoise -: a live pipe must come at 125 Hz, not {fs:g}; a file of another rate is resampled")
+        if plot is not None or Path(output).suffix in (".npy", ".npz"):
+            raise UsageError("denoise -: lines in, lines out: give a file as IN for npy, npz or --plot")
+        _denoise_pipe(engine(), output, strict=strict)
+        return
+    found = recording.read(Path(source), column=column)
+    if found.bad:
+        if strict:
+            raise DataError(found.first_bad)
+        say(f"{found.first_bad}; {found.bad} such line(s), kept as invalid samples")
+    suffix = Path(output).suffix
+    if found.samples.ndim == 2 and suffix not in (".npy", ".npz"):
+        raise UsageError(f"{source}: {len(found.samples)} recordings: write them to .npy or .npz with -o")
+    machine = engine()
+    result = offline.denoise(found.samples, machine, fs=fs)
+    for event in machine.events:
+        say(event.text)
+    content = offline.content_of(result, suffix)
+    if output == "-":
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    else:
+        recording.write_whole(Path(output), content)
+    if plot is not None:
+        recording.write_whole(plot, offline.plot(found, result, fs, plot, seconds=plot_seconds, start_s=plot_from))
+
+
+def _denoise_pipe(engine: Engine, output: str, *, strict: bool) -> None:
+    from ppgstream import offline, recording
+
+    try:
+        out = sys.stdout if output == "-" else open(output, "w")  # noqa: SIM115 (stdout must stay open)
+    except OSError as error:
+        raise OutputError(f"{output}: cannot write: {error.strerror}") from error
+    lines = offline.LineFilter(engine, strict=strict)
+    interrupted = False
+
+    def blocks() -> Any:
+        nonlocal interrupted
+        try:
+            yield from recording.lines_of(sys.stdin.fileno())
+        except KeyboardInterrupt:
+            interrupted = True  # what is in flight still comes out
+
+    for texts in lines.run(blocks()):
+        if texts:
+            out.write("\n".join(texts) + "\n")
+            out.flush()
+    if out is not sys.stdout:
+        out.close()
+    if lines.bad:
+        say(f"{lines.bad} of {lines.index} lines were no number and kept their place as invalid samples")
+    if interrupted:
+        raise typer.Exit(EX_SIGINT)
+    if not lines.valid:
+        raise DataError("stdin: no valid sample")
+
+
+@app.command()
+def tap(
+    from_: Annotated[str, typer.Option("--from", metavar="ENDPOINT", help="The daemon's output.")] = "tcp://127.0.0.1:5601",
+    stream: Annotated[str | None, typer.Option(help="Only this stream.")] = None,
+    format: Annotated[str, typer.Option(help="csv, ndjson, or values: the denoised values alone, as `denoise` writes them.")] = "csv",
+    until_end: Annotated[bool, typer.Option("--until-end", help="Stop once every stream seen has ended.")] = False,
+    wait: Annotated[float, typer.Option(min=0, help="Exit 69 if nothing has come after so many seconds; 0: wait for ever.")] = 0.0,
+) -> None:
+    """Published samples as lines on stdout."""
+    import time
+
+    from ppgstream import tap as taps
+
+    shapes = {"csv": taps.csv_lines, "ndjson": taps.ndjson_lines, "values": taps.value_lines}
+    if format not in shapes:
+        raise UsageError(f"--format {format!r}: must be one of {', '.join(shapes)}")
+    stop = Stop()
+    receiver = taps.Receiver(from_, stream)
+    started = time.monotonic()
+    if format == "csv":
+        print(taps.CSV_HEAD, flush=True)
+    while not stop():
+        lines = [line for chunk in receiver.poll(0.2) for line in shapes[format](chunk)]
+        if lines:
+            sys.stdout.write("\n".join(lines) + "\n")
+            sys.stdout.flush()
+        if until_end and receiver.all_ended:
+            break
+        if wait and not receiver.accounts and time.monotonic() - started > wait:
+            receiver.close()
+            raise SourceError(f"{from_}: nothing came in {wait:g} s")
+    receiver.close()
+    received = sum(a.received for a in receiver.accounts.values())
+    gap = sum(a.gap for a in receiver.accounts.values())
+    unended = sum(not a.ended for a in receiver.accounts.values())
+    say(f"received {received} samples; lost here {receiver.lost}, gaps before the daemon {gap}, sessions without END {unended}, damaged {receiver.damaged}")
+    raise typer.Exit(stop.exit_code())
+
+
+@app.command()
+def monitor(
+    status: Annotated[str, typer.Option(metavar="ENDPOINT", help="The daemon's status socket.")] = "tcp://127.0.0.1:5602",
+    stream: Annotated[str | None, typer.Option(help="Whose wave to draw. Default: the first that is live.")] = None,
+    interval: Annotated[float, typer.Option(min=0.1, max=60, help="Seconds between looks.")] = 0.5,
+    once: Annotated[bool, typer.Option("--once", help="Look once and leave; exit 69 if no daemon answers.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="The snapshot as JSON (docs/status.md), a line a look.")] = False,
+) -> None:
+    """Watch a running daemon: throughput, lag, ledger, a row a stream, raw over clean."""
+    import msgspec
+    from rich.console import Console
+
+    from ppgstream import monitor as view
+
+    stop = Stop()
+    if not once and not json:
+        view.watch(status, stream=stream, interval_s=interval, stopped=stop, console=Console())
+        raise typer.Exit(stop.exit_code())
+    client = view.StatusClient(status)
+    try:
+        for snapshot in view.snapshots(client, stream, interval):
+            if snapshot is None and once:
+                raise SourceError(f"{status}: no daemon answers there: is `ppgstream run` running?")
+            if json:
+                print(msgspec.json.encode(snapshot).decode(), flush=True)
+            elif snapshot is not None:
+                console = Console()
+                console.print(view.render(snapshot, endpoint=status, width=console.width))
+            if once or stop():
+                break
+    finally:
+        client.close()
+    raise typer.Exit(stop.exit_code())
+
+
+@checkpoint_app.command("show")
+def checkpoint_show(
+    path: Annotated[str | None, typer.Argument(help="A checkpoint of either kind. Default: the bundled one.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Family, sizes, figures and sha256 of a checkpoint."""
+    import msgspec
+
+    found = _restore(path)
+    facts = {
+        "path": str(found.path),
+        "kind": found.kind,
+        "family": found.arch.family,
+        "sizes": found.arch.sizes,
+        "window": found.arch.window,
+        "context": found.arch.context,
+        "fs": found.fs,
+        "answers": found.arch.answers,
+        "tile": found.tile,
+        "parameters": found.parameters,
+        "sha256": found.sha256,
+        "id": found.id.hex(),
+        "figures": dict(found.figures),
+        "provenance": dict(found.provenance),
+        "tensors": {name: list(t.shape) for name, t in found.tensors.items()},
+    }
+    if json:
+        print(msgspec.json.encode(facts).decode())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            value = "\n".join(f"{k}: {v}" for k, v in value.items()) or "-"
+        table.add_row(key, str(value))
+    Console(highlight=False, markup=False).print(table)
+
+
+@app.command()
+def train(
+    family: Annotated[str, typer.Argument(help="ae, ae3, dae, rae, brae or patch.")],
+    data: Annotated[Path, typer.Option(help="Folder of recordings, laid out as docs/training.md says.")] = Path("../shared/data"),
+    out: Annotated[Path | None, typer.Option(help="Where the checkpoint goes. Default: runs/FAMILY.")] = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 66,
+    steps: Annotated[int, typer.Option(min=1, help="Batches an epoch.")] = 500,
+    batch: Annotated[int, typer.Option(min=1, help="Windows a batch.")] = 256,
+    learning_rate: Annotated[float, typer.Option(min=0)] = 2e-3,
+    dropout: Annotated[float, typer.Option(min=0, max=0.95)] = 0.0,
+    seed: int = 1,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last finished epoch.")] = False,
+) -> None:
+    """Train a checkpoint on clean recordings under the course's noise. See docs/training.md."""
+    from ppgstream.train.fit import Recipe, fit
+
+    folder = out or Path("runs") / family
+    fit(Recipe(family, epochs, steps, batch, learning_rate, dropout, seed), data, folder, resume=resume)
+
+
+if __name__ == "__main__":
+    main()
