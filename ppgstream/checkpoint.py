@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from ppgstream.denoiser import Answer, Batch, Denoiser
 from ppgstream.errors import CheckpointError
-from ppgstream.models import Architecture, build
+from ppgstream.models import DEFAULT_SIZES, Architecture, build
 
 if TYPE_CHECKING:
     import keras
@@ -93,6 +93,7 @@ def save(
     manifest = {
         "format": FORMAT,
         **arch.to_json(),
+        "sizes": DEFAULT_SIZES[arch.family] | arch.sizes,
         "fs": fs,
         "scaling": {"input": "min-max of each window", "answer": arch.answers},
         "tile": DEFAULT_TILE,
@@ -109,7 +110,7 @@ def save(
 def _replace(path: Path, content: bytes) -> None:
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(content)
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 def restore(path: Path) -> Checkpoint:
@@ -126,7 +127,9 @@ def restore(path: Path) -> Checkpoint:
         found = _restore_saver(_saver_prefix(path))
     for name, tensor in found.tensors.items():
         if not np.isfinite(tensor).all():
-            raise CheckpointError(f"{path}: tensor {name!r} holds {np.count_nonzero(~np.isfinite(tensor))} values that are not finite")
+            raise CheckpointError(
+                f"{path}: tensor {name!r} holds {np.count_nonzero(~np.isfinite(tensor))} values that are not finite"
+            )
     return found
 
 
@@ -144,7 +147,10 @@ def _restore_ours(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{manifest_path}: not a ppgstream checkpoint of format {FORMAT}")
     try:
         arch = Architecture(
-            family=str(manifest["family"]), window=int(manifest["window"]), context=int(manifest["context"]), sizes=dict(manifest["sizes"])
+            family=str(manifest["family"]),
+            window=int(manifest["window"]),
+            context=int(manifest["context"]),
+            sizes=dict(manifest["sizes"]),
         )
         fs, tile, sha256 = float(manifest["fs"]), int(manifest["tile"]), str(manifest["sha256"])
     except (KeyError, TypeError, ValueError) as error:
@@ -152,7 +158,9 @@ def _restore_ours(folder: Path) -> Checkpoint:
     if not 0 < tile <= 4096:
         raise CheckpointError(f"{manifest_path}: tile must be 1 to 4096 windows, got {tile}")
     if hashlib.sha256(blob).hexdigest() != sha256:
-        raise CheckpointError(f"{weights_path}: its sha256 is not the one that {MANIFEST} states: the file was changed or cut short")
+        raise CheckpointError(
+            f"{weights_path}: its sha256 is not the one that {MANIFEST} states: the file was changed or cut short"
+        )
     try:
         tensors = load(blob)
     except SafetensorError as error:
@@ -213,7 +221,9 @@ def from_saver(raw: Mapping[str, Tensor]) -> tuple[Architecture, dict[str, Tenso
     layers = {n.removesuffix("/kernel"): k for n, k in raw.items() if n.endswith("/kernel") and k.ndim == 2}
     missing = [n for n in layers if f"{n}/bias" not in raw or raw[f"{n}/bias"].shape != layers[n].shape[1:]]
     if missing or not layers:
-        raise CheckpointError(f"not a network of the course: layer {missing[0]!r} has no fitting bias" if missing else "no kernels in it")
+        raise CheckpointError(
+            f"not a network of the course: layer {missing[0]!r} has no fitting bias" if missing else "no kernels in it"
+        )
     cells = {n: k for n, k in layers.items() if k.shape[1] == 4 * (k.shape[0] - 1)}
     dense = {n: k for n, k in layers.items() if n not in cells}
     described = ", ".join(f"{n} {k.shape}" for n, k in layers.items())
@@ -251,13 +261,12 @@ def from_saver(raw: Mapping[str, Tensor]) -> tuple[Architecture, dict[str, Tenso
 
 def _dense_chain(kernels: Mapping[str, Tensor]) -> list[str] | None:
     """Layer names in the one order in which widths match and the last output is as wide as the first input."""
-    from itertools import permutations
+    from itertools import pairwise, permutations
 
     if len(kernels) > 5:
         return None
     for order in permutations(kernels):
-        pairs = zip(order, order[1:], strict=False)
-        if all(kernels[a].shape[1] == kernels[b].shape[0] for a, b in pairs):
+        if all(kernels[a].shape[1] == kernels[b].shape[0] for a, b in pairwise(order)):
             first, last = kernels[order[0]], kernels[order[-1]]
             if first.shape[0] == last.shape[1] == max(max(k.shape) for k in kernels.values()):
                 return list(order)
@@ -289,12 +298,16 @@ def network(checkpoint: Checkpoint) -> keras.Model:
     names = names_of(model)
     if set(names) != set(checkpoint.tensors):
         odd = sorted(set(names) ^ set(checkpoint.tensors))
-        raise CheckpointError(f"{checkpoint.path}: tensors do not match a {checkpoint.arch.family!r} network, starting with {odd[0]!r}")
+        raise CheckpointError(
+            f"{checkpoint.path}: tensors do not match a {checkpoint.arch.family!r} network, starting with {odd[0]!r}"
+        )
     trainable = [w for w in model.weights if w.trainable]
     for name, weight in zip(names, trainable, strict=True):
         tensor = checkpoint.tensors[name]
         if tuple(weight.shape) != tensor.shape:
-            raise CheckpointError(f"{checkpoint.path}: tensor {name!r} has shape {tensor.shape}, the network needs {tuple(weight.shape)}")
+            raise CheckpointError(
+                f"{checkpoint.path}: tensor {name!r} has shape {tensor.shape}, the network needs {tuple(weight.shape)}"
+            )
     for name, weight in zip(names, trainable, strict=True):
         weight.assign(checkpoint.tensors[name])
     return model

@@ -33,7 +33,8 @@ checkpoint_app = typer.Typer(no_args_is_help=True, help="Look at checkpoints.")
 app.add_typer(checkpoint_app, name="checkpoint")
 
 CheckpointOption = Annotated[
-    str | None, typer.Option(help="A checkpoint folder, or a TensorFlow 1 Saver prefix, .index file or folder. Default: the bundled one.")
+    str | None,
+    typer.Option(help="A checkpoint folder, or a TensorFlow 1 Saver prefix, .index file or folder. Default: the bundled one."),
 ]
 ConfigOption = Annotated[Path | None, typer.Option(help="Settings (TOML). Default: ./config.toml if there is one.")]
 
@@ -94,7 +95,9 @@ def _version(asked: bool) -> None:
 
 
 @app.callback()
-def _root(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+) -> None:
     pass
 
 
@@ -130,7 +133,9 @@ def run(
     daemon.stop = stop.event
     denoiser = checkpoints.denoiser(found, threads=settings.model.threads)
     e = daemon.endpoints
-    say(f"ready: {found.arch.family} {found.id.hex()} at {found.fs:g} Hz; in {e['in']} ({settings.in_.format}), out {e['out']}, status {e['status']}")
+    say(
+        f"ready: {found.arch.family} {found.id.hex()} at {found.fs:g} Hz; in {e['in']} ({settings.in_.format}), out {e['out']}, status {e['status']}"
+    )
     engine = daemon.run(denoiser)
     say(f"final: {engine.account()}")
     raise typer.Exit(stop.exit_code())
@@ -161,11 +166,15 @@ def demo(
 
 @app.command()
 def replay(
-    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="Recordings (one value a line, csv, npy), or - for lines from a pipe.")],
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Recordings (one value a line, csv, npy), or - for lines from a pipe.")
+    ],
     to: Annotated[str, typer.Option(metavar="ENDPOINT", help="The daemon's input.")] = "tcp://127.0.0.1:5600",
     bind: Annotated[bool, typer.Option("--bind", help="Bind the endpoint, for a daemon that connects.")] = False,
     speed: Annotated[str, typer.Option(help="Times real time, or max.")] = "1",
-    fs: Annotated[float, typer.Option(help="The recordings' sampling rate, Hz; files of another than 125 are resampled to it.")] = 125.0,
+    fs: Annotated[
+        float, typer.Option(help="The recordings' sampling rate, Hz; files of another than 125 are resampled to it.")
+    ] = 125.0,
     column: Annotated[str | None, typer.Option(help="Of a csv: its name, or its number from 0.")] = None,
     from_: Annotated[float, typer.Option("--from", min=0, help="Start here, seconds.")] = 0.0,
     until: Annotated[float | None, typer.Option(min=0, help="End here, seconds.")] = None,
@@ -179,7 +188,9 @@ def replay(
     dup: Annotated[float, typer.Option(min=0, max=1, help="Share of chunks that are sent twice.")] = 0.0,
     reorder: Annotated[float, typer.Option(min=0, max=1, help="Share of chunks that leave after the next one.")] = 0.0,
     jitter_ms: Annotated[float, typer.Option(min=0, max=60_000, help="Chunks leave up to so much late.")] = 0.0,
-    outage: Annotated[list[str] | None, typer.Option(metavar="AT:FOR", help="Nothing is sent from AT for FOR seconds; may be repeated.")] = None,
+    outage: Annotated[
+        list[str] | None, typer.Option(metavar="AT:FOR", help="Nothing is sent from AT for FOR seconds; may be repeated.")
+    ] = None,
 ) -> None:
     """Stream recordings to a daemon as sensors would: paced, many at once, with seeded faults. `replay -` is a live pipe."""
     from ppgstream.publisher import Publisher
@@ -195,14 +206,23 @@ def replay(
             raise UsageError(f"replay -: a live stream must come at 125 Hz, not {fs:g}; a file of another rate is resampled")
         publisher = Publisher(to, bind=bind, stopped=stop)
         publisher.wait_for_subscriber(wait)
-        report = tool.pipe(sys.stdin.fileno(), publisher, stream=_name(stream or "stdin"), fs=fs, chunk=chunk, stopped=stop, say=say)
+        report = tool.pipe(
+            sys.stdin.fileno(), publisher, stream=_name(stream or "stdin"), fs=fs, chunk=chunk, stopped=stop, say=say
+        )
     else:
         tracks = _tracks(files, column=column, fs=fs, part=(from_, until), stream=stream, copies=copies)
         publisher = Publisher(to, bind=bind, stopped=stop)
         publisher.wait_for_subscriber(wait)
         faults = tool.Faults(drop, dup, reorder, jitter_ms, outages, seed)
         report = tool.Replay(
-            tracks, publisher, speed=speed_value, chunk=chunk, loop=loop, faults=faults, stopped=stop, sleep=lambda s: _sleep(stop, s)
+            tracks,
+            publisher,
+            speed=speed_value,
+            chunk=chunk,
+            loop=loop,
+            faults=faults,
+            stopped=stop,
+            sleep=lambda s: _sleep(stop, s),
         ).run()
     publisher.close()
     say(str(report))
@@ -256,7 +276,9 @@ def _tracks(
         for number, row in enumerate(rows):
             cut = row[int(part[0] * fs) : None if part[1] is None else int(part[1] * fs)]
             if not len(cut):
-                raise DataError(f"{path}: nothing between --from {part[0]:g} and --until {part[1]} s: it is {len(row) / fs:g} s long")
+                raise DataError(
+                    f"{path}: nothing between --from {part[0]:g} and --until {part[1]} s: it is {len(row) / fs:g} s long"
+                )
             samples = cut if fs == 125.0 else offline.resample(cut, fs, 125.0)
             base = _name(stream or path.stem) + (f"-{number}" if len(rows) > 1 else "")
             tracks += [Track(base if copies == 1 else f"{base[:26]}-{copy}", samples) for copy in range(copies)]
@@ -268,14 +290,26 @@ def _tracks(
 
 @app.command()
 def denoise(
-    source: Annotated[str, typer.Argument(metavar="IN", help="A recording (one value a line, csv, npy), or - for lines from a pipe.")],
+    source: Annotated[
+        str, typer.Argument(metavar="IN", help="A recording (one value a line, csv, npy), or - for lines from a pipe.")
+    ],
     output: Annotated[str, typer.Option("-o", "--output", metavar="OUT", help="txt, npy or npz; - is stdout.")] = "-",
-    fs: Annotated[float, typer.Option(help="Sampling rate of the recording, Hz, 20 to 1000; other than the checkpoint's is resampled and back.")] = 125.0,
+    fs: Annotated[
+        float,
+        typer.Option(help="Sampling rate of the recording, Hz, 20 to 1000; other than the checkpoint's is resampled and back."),
+    ] = 125.0,
     column: Annotated[str | None, typer.Option(help="Of a csv: its name, or its number from 0.")] = None,
     checkpoint: CheckpointOption = None,
     hop: Annotated[int | None, typer.Option(min=1, help="Samples from one window to the next. [default: 50]")] = None,
-    lookahead: Annotated[int | None, typer.Option(min=0, help="Samples that must follow one before it is final. [default: all that help]")] = None,
-    scale: Annotated[str, typer.Option(help="input: the recording's units; model: the network's own answer, 0..1, as the course's scripts save it.")] = "input",
+    lookahead: Annotated[
+        int | None, typer.Option(min=0, help="Samples that must follow one before it is final. [default: all that help]")
+    ] = None,
+    scale: Annotated[
+        str,
+        typer.Option(
+            help="input: the recording's units; model: the network's own answer, 0..1, as the course's scripts save it."
+        ),
+    ] = "input",
     strict: Annotated[bool, typer.Option("--strict", help="Exit 65 at the first bad line.")] = False,
     plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw before and after.")] = None,
     plot_from: Annotated[float, typer.Option(min=0, help="Start of the drawing, seconds.")] = 0.0,
@@ -294,7 +328,9 @@ def denoise(
         raise UsageError(f"--scale {scale!r}: must be input or model")
     settings = _load(config, model__checkpoint=checkpoint)
     windows = msgspec.structs.replace(
-        settings.windows, hop=hop or settings.windows.hop, lookahead=settings.windows.lookahead if lookahead is None else lookahead
+        settings.windows,
+        hop=hop or settings.windows.hop,
+        lookahead=settings.windows.lookahead if lookahead is None else lookahead,
     )
     settings = msgspec.structs.replace(settings, windows=windows)
     for target in filter(None, (None if output == "-" else Path(output), plot)):
@@ -338,7 +374,7 @@ def _denoise_pipe(engine: Engine, output: str, *, strict: bool) -> None:
     from ppgstream import offline, recording
 
     try:
-        out = sys.stdout if output == "-" else open(output, "w")  # noqa: SIM115 (stdout must stay open)
+        out = sys.stdout if output == "-" else Path(output).open("w")  # noqa: SIM115 (stdout must stay open)
     except OSError as error:
         raise OutputError(f"{output}: cannot write: {error.strerror}") from error
     lines = offline.LineFilter(engine, strict=strict)
@@ -369,9 +405,13 @@ def _denoise_pipe(engine: Engine, output: str, *, strict: bool) -> None:
 def tap(
     from_: Annotated[str, typer.Option("--from", metavar="ENDPOINT", help="The daemon's output.")] = "tcp://127.0.0.1:5601",
     stream: Annotated[str | None, typer.Option(help="Only this stream.")] = None,
-    format: Annotated[str, typer.Option(help="csv, ndjson, or values: the denoised values alone, as `denoise` writes them.")] = "csv",
+    format: Annotated[
+        str, typer.Option(help="csv, ndjson, or values: the denoised values alone, as `denoise` writes them.")
+    ] = "csv",
     until_end: Annotated[bool, typer.Option("--until-end", help="Stop once every stream seen has ended.")] = False,
-    wait: Annotated[float, typer.Option(min=0, help="Exit 69 if nothing has come after so many seconds; 0: wait for ever.")] = 0.0,
+    wait: Annotated[
+        float, typer.Option(min=0, help="Exit 69 if nothing has come after so many seconds; 0: wait for ever.")
+    ] = 0.0,
 ) -> None:
     """Published samples as lines on stdout."""
     import time
@@ -400,7 +440,9 @@ def tap(
     received = sum(a.received for a in receiver.accounts.values())
     gap = sum(a.gap for a in receiver.accounts.values())
     unended = sum(not a.ended for a in receiver.accounts.values())
-    say(f"received {received} samples; lost here {receiver.lost}, gaps before the daemon {gap}, sessions without END {unended}, damaged {receiver.damaged}")
+    say(
+        f"received {received} samples; lost here {receiver.lost}, gaps before the daemon {gap}, sessions without END {unended}, damaged {receiver.damaged}"
+    )
     raise typer.Exit(stop.exit_code())
 
 
@@ -473,9 +515,8 @@ def checkpoint_show(
 
     table = Table(box=None, show_header=False, pad_edge=False)
     for key, value in facts.items():
-        if isinstance(value, dict):
-            value = "\n".join(f"{k}: {v}" for k, v in value.items()) or "-"
-        table.add_row(key, str(value))
+        listed = "\n".join(f"{k}: {v}" for k, v in value.items()) or "-" if isinstance(value, dict) else str(value)
+        table.add_row(key, listed)
     Console(highlight=False, markup=False).print(table)
 
 

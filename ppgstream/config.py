@@ -17,11 +17,7 @@ Positive = Annotated[int, Meta(ge=1)]
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 
 
-class _Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    pass
-
-
-class In(_Section):
+class In(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     endpoint: str = "tcp://127.0.0.1:5600"
     bind: bool = True
     format: Literal["ppgstream", "json", "raw"] = "ppgstream"
@@ -34,7 +30,7 @@ class In(_Section):
     queue_samples: Annotated[int, Meta(ge=1000, le=100_000_000)] = 262_144
 
 
-class Out(_Section):
+class Out(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     endpoint: str = "tcp://127.0.0.1:5601"
     bind: bool = True
     dtype: Literal["f4", "f8"] = "f4"
@@ -42,24 +38,24 @@ class Out(_Section):
     linger_ms: Annotated[int, Meta(ge=0, le=60_000)] = 2000
 
 
-class Status(_Section):
+class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     endpoint: str = "tcp://127.0.0.1:5602"
     max_rows: Annotated[int, Meta(ge=1, le=100_000)] = 256
 
 
-class Model(_Section):
+class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint: str = ""
     threads: Annotated[int, Meta(ge=1, le=256)] = 1
     max_delay_ms: Annotated[float, Meta(ge=0, le=10_000)] = 20.0
 
 
-class Windows(_Section):
+class Windows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     hop: Positive = 50
     lookahead: Annotated[int, Meta(ge=-1)] = -1
     overlap: Literal["hann", "uniform"] = "hann"
 
 
-class Streams(_Section):
+class Streams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_streams: Positive = 10_000
     max_fill: Annotated[int, Meta(ge=0, le=1000)] = 50
     hold_samples: Annotated[int, Meta(ge=0, le=100_000)] = 64
@@ -69,12 +65,12 @@ class Streams(_Section):
     threshold: Annotated[float, Meta(ge=0, le=1)] = 0.5
 
 
-class Overload(_Section):
+class Overload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     shed_after_ms: Annotated[float, Meta(ge=0)] = 0.0
     drain_s: Annotated[float, Meta(ge=0, le=60)] = 6.0
 
 
-class Config(_Section):
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     in_: In = msgspec.field(name="in", default_factory=In)
     out: Out = msgspec.field(default_factory=Out)
     status: Status = msgspec.field(default_factory=Status)
@@ -144,4 +140,6 @@ def check_endpoint(endpoint: str, name: str) -> None:
     except ValueError:
         loopback = False
     if not loopback:
-        raise ConfigError(f"{name}: {endpoint!r} is not a loopback address: only 127.0.0.0/8, [::1], localhost and ipc:// are served")
+        raise ConfigError(
+            f"{name}: {endpoint!r} is not a loopback address: only 127.0.0.0/8, [::1], localhost and ipc:// are served"
+        )

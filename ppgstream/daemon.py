@@ -8,6 +8,7 @@ input socket is read no further, ZeroMQ fills up behind it, and a sender that ca
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import resource
 import sys
@@ -51,9 +52,7 @@ def rules_of(config: Config, checkpoint: Checkpoint, **changes: Any) -> EngineRu
     if w.lookahead >= window:
         raise ConfigError(f"windows.lookahead: {w.lookahead} is not below the checkpoint's window of {window} samples")
     geometry = Geometry(window, w.hop, checkpoint.arch.context, None if w.lookahead < 0 else w.lookahead, w.overlap)
-    stream = StreamRules(
-        geometry, checkpoint.fs, s.max_fill, s.hold_samples, s.hold_s, s.silence_s, checkpoint.id, s.threshold
-    )
+    stream = StreamRules(geometry, checkpoint.fs, s.max_fill, s.hold_samples, s.hold_s, s.silence_s, checkpoint.id, s.threshold)
     return EngineRules(stream, checkpoint.tile, checkpoint.arch.answers, max_streams=s.max_streams, **changes)
 
 
@@ -352,12 +351,19 @@ class Daemon:
             "uptime_s": round(now - self.started, 3),
             "cpu_s": round(usage.ru_utime + usage.ru_stime, 3),
             "max_rss_kb": usage.ru_maxrss,
-            "checkpoint": {"path": str(self.checkpoint.path), "family": self.checkpoint.arch.family, "id": self.checkpoint.id.hex()},
+            "checkpoint": {
+                "path": str(self.checkpoint.path),
+                "family": self.checkpoint.arch.family,
+                "id": self.checkpoint.id.hex(),
+            },
             "endpoints": self.endpoints,
             "fs": engine.rules.stream.fs,
             "window": g.window,
             "hop": g.hop,
-            "delay_s": {"least": (g.window - g.settled) / engine.rules.stream.fs, "most": (g.window - g.settled + g.hop - 1) / engine.rules.stream.fs},
+            "delay_s": {
+                "least": (g.window - g.settled) / engine.rules.stream.fs,
+                "most": (g.window - g.settled + g.hop - 1) / engine.rules.stream.fs,
+            },
             "samples_per_s": round(samples_per_s, 1),
             "windows_per_s": round(windows_per_s, 1),
             "lag_ms": dict(zip(("p50", "p99", "max"), lag, strict=True)),
@@ -418,5 +424,4 @@ def _over(size: int) -> str:
 
 
 def _finite(values: deque[float]) -> list[float | None]:
-    return [v if v == v else None for v in values]
-
+    return [None if math.isnan(v) else v for v in values]

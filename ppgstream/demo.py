@@ -58,7 +58,14 @@ def people(n: int, samples: int) -> list[_Person]:
 
 
 def run(
-    checkpoint: Checkpoint, denoiser: Denoiser, *, seconds: float, streams: int, plain: bool, console: Console, stopped: Callable[[], bool]
+    checkpoint: Checkpoint,
+    denoiser: Denoiser,
+    *,
+    seconds: float,
+    streams: int,
+    plain: bool,
+    console: Console,
+    stopped: Callable[[], bool],
 ) -> bool:
     """Send, denoise, show, sum up. True if every sample came back and the ledger adds up."""
     config = Config(in_=In(endpoint=ANY_PORT), out=Out(endpoint=ANY_PORT), status=Status(endpoint=ANY_PORT))
@@ -70,7 +77,10 @@ def run(
     done = threading.Event()
     view = None if plain else Live(console=console, auto_refresh=False, transient=True)
     say = console.print
-    say(f"{streams} sensors -> {daemon.endpoints['in']} -> daemon ({checkpoint.arch.family}) -> {daemon.endpoints['out']}", highlight=False)
+    say(
+        f"{streams} sensors -> {daemon.endpoints['in']} -> daemon ({checkpoint.arch.family}) -> {daemon.endpoints['out']}",
+        highlight=False,
+    )
     with ThreadPoolExecutor(2) as pool:
         served = pool.submit(daemon.run, denoiser)
         sent = pool.submit(_send, sensors, daemon.endpoints["in"], checkpoint.fs, lambda: stopped() or done.is_set())

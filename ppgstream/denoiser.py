@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+Answers = Literal["clean", "input"]  # the scale a network answers in: the clean signal's own 0..1, or its input's
 
 
 class Batch(NamedTuple):

@@ -17,8 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.denoiser import Batch, Denoiser
-from ppgstream.models import Answers
+from ppgstream.denoiser import Answers, Batch, Denoiser
 from ppgstream.scaling import denormalise, fit_to_input, normalise, scale_of
 from ppgstream.sequence import Counts
 from ppgstream.stream import Event, Ledger, Stream, StreamRules
@@ -34,7 +33,7 @@ class EngineRules:
     """`tile`: windows a step. `answers`: the scale the network answers in. `output`: publish in the input's units, or the
     network's own answer ("model", as the course's scripts save it)."""
 
-    stream: StreamRules = StreamRules()
+    stream: StreamRules = field(default_factory=StreamRules)
     tile: int = 64
     answers: Answers = "clean"
     output: Literal["input", "model"] = "input"
@@ -50,13 +49,13 @@ class Ready(NamedTuple):
 @dataclass(slots=True)
 class Engine:
     denoiser: Denoiser
-    rules: EngineRules = EngineRules()
+    rules: EngineRules = field(default_factory=EngineRules)
     streams: dict[str, Stream] = field(default_factory=dict)
     ready: deque[Ready] = field(default_factory=deque)
     events: list[Event] = field(default_factory=list)
     windows: int = 0  # denoised so far
     refused: int = 0  # samples of streams beyond max_streams
-    departed: Counts = Counts()
+    departed: Counts = field(default_factory=Counts)
     departed_ledger: Ledger = field(default_factory=Ledger)
     departed_unclean: int = 0
     _waiting: set[str] = field(default_factory=set)  # streams that hold samples back for earlier ones
@@ -67,7 +66,9 @@ class Engine:
         if stream is None:
             if len(self.streams) >= self.rules.max_streams and not self._make_room():
                 self.refused += len(chunk.samples)
-                self.events.append(Event("too_many_streams", f"{chunk.stream}: one more than max_streams = {self.rules.max_streams}"))
+                self.events.append(
+                    Event("too_many_streams", f"{chunk.stream}: one more than max_streams = {self.rules.max_streams}")
+                )
                 return []
             stream = self.streams[chunk.stream] = Stream(chunk.stream, self.rules.stream)
         return self._queue(stream, stream.feed(chunk, now), now)
@@ -85,7 +86,9 @@ class Engine:
         chunks = []
         for stream in self.streams.values():
             if stream.session is not None and now - stream.seen_at >= idle_s:
-                self.events.append(Event("idle", f"{stream.name}: session {stream.session:016x} silent for {idle_s:g} s without an END: ended"))
+                self.events.append(
+                    Event("idle", f"{stream.name}: session {stream.session:016x} silent for {idle_s:g} s without an END: ended")
+                )
                 chunks += self._queue(stream, stream.flush(), now)
         return chunks
 
@@ -129,10 +132,12 @@ class Engine:
             y = fit_to_input(answer, x, valid & ~clipped)
         if self.rules.output == "input":
             y = np.where(scale.flat, x, y)  # nothing in, nothing out: no pulse is invented for a flat line
-        fine = (np.abs(y) <= LARGEST_ANSWER).all(axis=1)
+        fine: NDArray[np.bool_] = np.all(np.abs(y) <= LARGEST_ANSWER, axis=1)
         if not fine.all():
             odd = batch[int(np.argmin(fine))]
-            self.events.append(Event("bad_answer", f"{odd.stream.name}: the model's answer at index {odd.window.start} is not finite: shed"))
+            self.events.append(
+                Event("bad_answer", f"{odd.stream.name}: the model's answer at index {odd.window.start} is not finite: shed")
+            )
         return [row if ok else None for row, ok in zip(y, fine, strict=True)]
 
     def _queue(self, stream: Stream, windows: list[Window], now: float) -> list[Chunk]:

@@ -21,13 +21,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from ppgstream.denoiser import Answers
 from ppgstream.errors import CheckpointError
 
 if TYPE_CHECKING:
     import keras
 
 Family = Literal["ae", "ae3", "dae", "rae", "brae", "patch"]
-Answers = Literal["clean", "input"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,9 @@ def _Position(tokens: int, width: int, name: str) -> keras.layers.Layer:  # noqa
         """Adds a learned vector to each token."""
 
         def build(self, shape: tuple[int | None, ...]) -> None:
-            self.table = self.add_weight(name="table", shape=(tokens, width), initializer=keras.initializers.RandomNormal(stddev=0.02))
+            self.table = self.add_weight(
+                name="table", shape=(tokens, width), initializer=keras.initializers.RandomNormal(stddev=0.02)
+            )
 
         def call(self, h: Any) -> Any:
             return h + self.table

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -41,10 +42,8 @@ class StatusClient:
 
     def ask(self, timeout_s: float, watch: Sequence[str] = ()) -> Snapshot | None:
         """The daemon's snapshot, or None if it does not answer in time."""
-        try:
+        with contextlib.suppress(zmq.Again):  # the last request still waits for a daemon to come
             self._socket.send(msgspec.json.encode({"watch": list(watch)}), zmq.NOBLOCK)
-        except zmq.Again:
-            pass  # the last request still waits for a daemon to come
         answer = None
         if self._socket.poll(int(timeout_s * 1000)):
             while self._socket.poll(0):  # answers to requests that had been given up are older: the last one counts
@@ -96,15 +95,27 @@ def render(snapshot: Snapshot | None, *, endpoint: str, gone_s: float | None = N
         return Panel(Text(f"no daemon answers at {endpoint}; waiting", style="yellow"), title="ppgstream", border_style="yellow")
     parts: list[RenderableType] = []
     if gone_s is not None:
-        parts.append(Text(f"DAEMON GONE: no answer from {endpoint} for {gone_s:.0f} s; what follows is the last it said", style="bold red"))
+        parts.append(
+            Text(f"DAEMON GONE: no answer from {endpoint} for {gone_s:.0f} s; what follows is the last it said", style="bold red")
+        )
     parts += [_summary(snapshot), _ledger(snapshot)]
     for name, trace in snapshot["traces"].items():
         if len(trace["clean"]) > 1:
             parts.append(wave(name, trace["raw"], trace["clean"], fs=snapshot["fs"], width=width - 4))
     parts.append(_streams(snapshot))
     if snapshot["last_events"]:
-        parts.append(Text("\n".join(f"! {text}" for text in snapshot["last_events"][-3:]), style="yellow", no_wrap=True, overflow="ellipsis"))
-    style = "red" if gone_s is not None or snapshot["ledger"]["unaccounted"] else "green" if snapshot["state"] == "running" else "yellow"
+        parts.append(
+            Text(
+                "\n".join(f"! {text}" for text in snapshot["last_events"][-3:]), style="yellow", no_wrap=True, overflow="ellipsis"
+            )
+        )
+    style = (
+        "red"
+        if gone_s is not None or snapshot["ledger"]["unaccounted"]
+        else "green"
+        if snapshot["state"] == "running"
+        else "yellow"
+    )
     return Panel(Group(*parts), title=f"ppgstream {snapshot['version']}: {snapshot['state']}", border_style=style)
 
 
@@ -123,7 +134,19 @@ def _summary(s: Snapshot) -> Text:
 def _ledger(s: Snapshot) -> Text:
     ledger = s["ledger"]
     text = Text()
-    for name in ("seen", "accepted", "gap", "rejected", "duplicates", "denoised", "passthrough", "invalid", "shed", "in_flight", "refused"):
+    for name in (
+        "seen",
+        "accepted",
+        "gap",
+        "rejected",
+        "duplicates",
+        "denoised",
+        "passthrough",
+        "invalid",
+        "shed",
+        "in_flight",
+        "refused",
+    ):
         bad = name in ("gap", "rejected", "shed", "refused") and ledger[name]
         text.append(f"{name} {ledger[name]:,}  ", style="yellow" if bad else "")
     text.append(f"unaccounted {ledger['unaccounted']:,}", style="bold red" if ledger["unaccounted"] else "bold green")
@@ -156,7 +179,9 @@ def _streams(s: Snapshot) -> Table:
     return table
 
 
-def wave(name: str, raw: Sequence[float | None], clean: Sequence[float], *, fs: float, width: int, height: int = PLOT_HEIGHT) -> Panel:
+def wave(
+    name: str, raw: Sequence[float | None], clean: Sequence[float], *, fs: float, width: int, height: int = PLOT_HEIGHT
+) -> Panel:
     """The last seconds of a stream: the sensor's samples dim, the denoised wave bright over them."""
     n = min(int(PLOT_SECONDS * fs), len(clean))
     raw_part, clean_part = list(raw)[-n:], list(clean)[-n:]

@@ -51,8 +51,9 @@ def _denoise_rows(rows: NDArray[np.float64], engine: Engine) -> Denoised:
         for chunk in denoised_chunks(row, engine, stream=f"row{number_}"):
             at = slice(chunk.index, chunk.stop)
             out.denoised[number_, at] = chunk.samples
-            out.confidence[number_, at] = chunk.confidence
-            out.flags[number_, at] = chunk.flags
+            if chunk.confidence is not None and chunk.flags is not None:
+                out.confidence[number_, at] = chunk.confidence
+                out.flags[number_, at] = chunk.flags
         engine.streams.clear()
     return out
 

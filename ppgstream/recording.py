@@ -77,7 +77,9 @@ def _read_npy(path: Path) -> Recording:
     except (ValueError, EOFError) as error:
         raise DataError(f"{path}: not an array of numbers: {error}") from error
     if array.dtype.kind not in "iuf" or array.ndim not in (1, 2):
-        raise DataError(f"{path}: an array of {array.dtype} with {array.ndim} dimensions: must be numbers, 1-D or 2-D (rows are recordings)")
+        raise DataError(
+            f"{path}: an array of {array.dtype} with {array.ndim} dimensions: must be numbers, 1-D or 2-D (rows are recordings)"
+        )
     return _checked(path, Recording(array.astype(np.float64)))
 
 
@@ -99,14 +101,20 @@ def _read_table(path: Path, lines: list[str], delimiter: str, column: str | None
     body = rows[1:] if header else rows
     if column is None:
         if len(head) > 1:
-            raise UsageError(f"{path}: {len(head)} columns: say which with --column" + (f" ({', '.join(head)})" if header else " (0 is the first)"))
+            raise UsageError(
+                f"{path}: {len(head)} columns: say which with --column"
+                + (f" ({', '.join(head)})" if header else " (0 is the first)")
+            )
         at = 0
     elif header and column in head:
         at = head.index(column)
     elif column.isdecimal() and int(column) < len(head):
         at = int(column)
     else:
-        raise UsageError(f"{path}: no column {column!r}" + (f": it has {', '.join(head)}" if header else f": it has {len(head)}, 0 is the first"))
+        raise UsageError(
+            f"{path}: no column {column!r}"
+            + (f": it has {', '.join(head)}" if header else f": it has {len(head)}, 0 is the first")
+        )
     cells = [row[at].strip() if at < len(row) else "" for row in body]
     return _read_values(path, cells, first_line=2 if header else 1)
 
@@ -137,7 +145,7 @@ def write_whole(path: Path, content: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_bytes(content)
-        os.replace(temporary, path)
+        temporary.replace(path)
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise OutputError(f"{path}: cannot write: {error.strerror or error}") from error

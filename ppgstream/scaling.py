@@ -66,7 +66,7 @@ def fit_to_input(y: NDArray[np.floating], x: Float64, usable: Bool) -> Float64:
     missing or clipped. Returns (n, m) float64.
     """
     n_samples = y.shape[1]
-    y = y.astype(np.float64)
+    answer = y.astype(np.float64)
     w = usable.astype(np.float64)
     # A row with too little to fit on uses all its samples: some answer, later flagged by the caller.
     w[w.sum(axis=1) < 8] = 1.0
@@ -80,7 +80,7 @@ def fit_to_input(y: NDArray[np.floating], x: Float64, usable: Bool) -> Float64:
     # x of any magnitude: work relative to a reference sample so that products stay well inside float64.
     anchor = x[:, :1]
     xc, x_mean = centred(x - anchor)
-    yc, y_mean = centred(y)
+    yc, y_mean = centred(answer)
     tc, t_mean = centred(ramp)
     # Frisch-Waugh: take the ramp out of both sides, then fit one against the other.
     tt = (w * tc * tc).sum(axis=1, keepdims=True)
@@ -92,4 +92,5 @@ def fit_to_input(y: NDArray[np.floating], x: Float64, usable: Bool) -> Float64:
     gain = np.where(power > 1e-12 * total, cross / np.maximum(power, 1e-300), 0.0)
     gain = np.maximum(gain, 0.0)
     slope = x_slope - gain * y_slope
-    return anchor + x_mean - slope * t_mean + gain * (y - y_mean)
+    fitted: Float64 = anchor + x_mean - slope * t_mean + gain * (answer - y_mean)
+    return fitted

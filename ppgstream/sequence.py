@@ -21,7 +21,8 @@ HOLD_S = 0.5
 REMEMBERED_GAPS = 4096  # a late sample of an older gap counts as a duplicate, and its index stays a gap
 
 
-class Run(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Run:
     """Samples in order. The ones between the last run's end and `index` never came."""
 
     index: int
@@ -45,7 +46,8 @@ class Counts(NamedTuple):
         return abs(self.seen - self.accepted - self.gap - self.rejected)
 
 
-class _Held(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Held:
     index: int
     samples: Samples
     since: float

@@ -35,7 +35,7 @@ MAX_T_NS = 2**62
 class StreamRules:
     """What a stream does with what it gets. `fs` in Hz; `max_fill` and `hold` in samples."""
 
-    geometry: Geometry = Geometry()
+    geometry: Geometry = field(default_factory=Geometry)
     fs: float = 125.0
     max_fill: int = 50
     hold: int = HOLD
@@ -45,7 +45,8 @@ class StreamRules:
     threshold: float = 0.5
 
 
-class _Missing(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Missing:
     """A run of samples outside every segment. Lost ones, or (`sent`) NaN and infinity that the sensor did send."""
 
     index: int
@@ -53,7 +54,8 @@ class _Missing(NamedTuple):
     sent: bool
 
 
-class _End(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _End:
     index: int
     unclean: bool
 
@@ -66,7 +68,8 @@ class _Session(NamedTuple):
     resumed_at: int | None
 
 
-class _Anchor(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class _Anchor:
     generation: int
     index: int
     t_ns: int
@@ -205,7 +208,9 @@ class Stream:
                 sequencer.feed(chunk.index, chunk.samples[:late], now)
             if late < len(chunk.samples):
                 self.ledger.refused += len(chunk.samples) - late
-                self.events.append(Event("after_end", f"{self.name}: samples from index {chunk.index} after session {chunk.session:016x} ended"))
+                self.events.append(
+                    Event("after_end", f"{self.name}: samples from index {chunk.index} after session {chunk.session:016x} ended")
+                )
 
     def _refuse(self, chunk: Chunk, name: str, why: str) -> None:
         self.ledger.refused += len(chunk.samples)
@@ -296,7 +301,9 @@ class Stream:
             self.fs_measured = (chunk.index - self._fs_from[0]) / elapsed
             self._fs_from = (chunk.index, chunk.t_ns)
             if abs(self.fs_measured / self.rules.fs - 1) > 0.01:
-                self.events.append(Event("fs_off", f"{self.name}: samples come at {self.fs_measured:.2f} Hz, not {self.rules.fs:g} Hz"))
+                self.events.append(
+                    Event("fs_off", f"{self.name}: samples come at {self.fs_measured:.2f} Hz, not {self.rules.fs:g} Hz")
+                )
 
     # ---- out -----------------------------------------------------------------------------------------------------
 
@@ -335,7 +342,9 @@ class Stream:
     @property
     def in_flight(self) -> int:
         """Samples accepted and not yet published, counted where they are."""
-        timeline = sum(i.in_flight if isinstance(i, Segment) else i.count * i.sent if isinstance(i, _Missing) else 0 for i in self._timeline)
+        timeline = sum(
+            i.in_flight if isinstance(i, Segment) else i.count * i.sent if isinstance(i, _Missing) else 0 for i in self._timeline
+        )
         return timeline + sum(count for sent, count in self._run if sent)
 
     @property
@@ -400,7 +409,12 @@ class Stream:
         return chunks
 
     def _emit(
-        self, index: int, values: NDArray[np.float64], raw: NDArray[np.float64], confidence: NDArray[np.float64], flags: NDArray[np.uint16]
+        self,
+        index: int,
+        values: NDArray[np.float64],
+        raw: NDArray[np.float64],
+        confidence: NDArray[np.float64],
+        flags: NDArray[np.uint16],
     ) -> list[Chunk]:
         chunks = self._gap_before(index)
         if chunks:
@@ -437,7 +451,8 @@ class Stream:
     ) -> Chunk:
         anchors, generation = self._anchors, self._publishing_generation
         while anchors and (
-            anchors[0].generation < generation or (len(anchors) > 1 and anchors[1].generation == generation and anchors[1].index <= index)
+            anchors[0].generation < generation
+            or (len(anchors) > 1 and anchors[1].generation == generation and anchors[1].index <= index)
         ):
             anchors.popleft()
         t_ns = 0

@@ -13,7 +13,6 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-
 Float64 = NDArray[np.float64]
 MAYER_HZ = 0.1
 
@@ -58,7 +57,11 @@ def pulse(n: int, who: Person, rng: Generator, *, fs: float = 125.0) -> tuple[Fl
         starts.append(t)
         breath = np.sin(2 * np.pi * breath_hz * t + phase)
         mayer = np.sin(2 * np.pi * MAYER_HZ * t + 2 * phase)
-        t += 60 / who.heart_rate * max(1 + who.sinus_arrhythmia * breath + 0.02 * mayer + who.variability * rng.standard_normal(), 0.4)
+        t += (
+            60
+            / who.heart_rate
+            * max(1 + who.sinus_arrhythmia * breath + 0.02 * mayer + who.variability * rng.standard_normal(), 0.4)
+        )
     begin = np.array(starts)
     length = np.diff(begin, append=begin[-1] + 60 / who.heart_rate)
     height = 1 + 0.04 * rng.standard_normal(len(begin))
@@ -94,5 +97,3 @@ def noisy_pulse(clean: Float64, rng: Generator, *, block: int = 250) -> Float64:
         start, length = rng.integers(0, len(part)), rng.integers(0, 50)
         part[start : start + length] = part.max() if rng.integers(0, 2) else part.min()
     return x
-
-

@@ -17,7 +17,8 @@ def run_lengths(x: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.
     new = np.ones(x.shape, np.bool_)
     new[:, 1:] = (x[:, 1:] != x[:, :-1]) | ~valid[:, 1:] | ~valid[:, :-1]
     run = np.cumsum(new.ravel()) - 1
-    return np.bincount(run)[run].reshape(x.shape)
+    lengths: NDArray[np.int64] = np.bincount(run)[run].reshape(x.shape)
+    return lengths
 
 
 def input_flags(x: NDArray[np.float64], valid: NDArray[np.bool_], *, fs: float) -> NDArray[np.uint16]:

@@ -52,7 +52,8 @@ class Window(NamedTuple):
     valid: NDArray[np.bool_]
 
 
-class Released(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Released:
     """Final samples. `lost` never came, `invalid` came as NaN or infinity, `bare` no window was denoised over."""
 
     index: int
@@ -66,13 +67,36 @@ class Released(NamedTuple):
 
 
 _MEASURED, _INVALID, _LOST = 0, 1, 2
-_BUFFERS = {"x": np.float64, "state": np.uint8, "total": np.float64, "weight": np.float64, "trust": np.float64, "flags": np.uint16}
+_BUFFERS = {
+    "x": np.float64,
+    "state": np.uint8,
+    "total": np.float64,
+    "weight": np.float64,
+    "trust": np.float64,
+    "flags": np.uint16,
+}
 
 
 class Segment:
     """A stretch of samples on its way through the model. Indexes are the session's."""
 
-    __slots__ = ("_base", "_done", "_size", "closed", "flags", "geometry", "next_window", "released", "start", "state", "stop", "total", "trust", "weight", "x")
+    __slots__ = (
+        "_base",
+        "_done",
+        "_size",
+        "closed",
+        "flags",
+        "geometry",
+        "next_window",
+        "released",
+        "start",
+        "state",
+        "stop",
+        "total",
+        "trust",
+        "weight",
+        "x",
+    )
 
     def __init__(self, start: int, geometry: Geometry) -> None:
         self.geometry = geometry

@@ -152,7 +152,9 @@ def decode(parts: Sequence[bytes]) -> Chunk:
         raise WireError(f"body of {len(body)} bytes: the header alone has {HEADER_SIZE}")
     if len(body) > MAX_BODY:
         raise WireError(f"body of {len(body)} bytes: at most {MAX_BODY}")
-    magic, version, kind, code, annotated, unclean, session, index, count, fs_mhz, t_ns, checkpoint, reserved = HEADER.unpack_from(body)
+    magic, version, kind, code, annotated, unclean, session, index, count, fs_mhz, t_ns, checkpoint, reserved = (
+        HEADER.unpack_from(body)
+    )
     if magic != MAGIC:
         raise WireError(f"magic {bytes(magic)!r}: not a ppgstream body")
     if version != VERSION:
@@ -162,7 +164,9 @@ def decode(parts: Sequence[bytes]) -> Chunk:
     if crc != zlib.crc32(payload, zlib.crc32(memoryview(body)[: HEADER.size])):
         raise WireError("CRC does not match: the message was damaged")
     if kind not in _KINDS or code not in DTYPES or annotated > 1 or unclean > 1 or reserved:
-        raise WireError(f"header field out of range: kind {kind}, dtype {code}, annotated {annotated}, unclean {unclean}, reserved {reserved}")
+        raise WireError(
+            f"header field out of range: kind {kind}, dtype {code}, annotated {annotated}, unclean {unclean}, reserved {reserved}"
+        )
     if index > MAX_INDEX or fs_mhz == 0:
         raise WireError(f"header field out of range: index {index}, fs {fs_mhz} mHz")
     data = kind == Kind.DATA

@@ -184,7 +184,16 @@ class Replay:
                     break
 
 
-def pipe(fd: int, publisher: Publisher, *, stream: str, fs: float, chunk: int = 25, stopped: Callable[[], bool], say: Callable[[str], None]) -> Report:
+def pipe(
+    fd: int,
+    publisher: Publisher,
+    *,
+    stream: str,
+    fs: float,
+    chunk: int = 25,
+    stopped: Callable[[], bool],
+    say: Callable[[str], None],
+) -> Report:
     """Lines from a live pipe, sent as they come: when `chunk` samples are there, or the oldest has waited a chunk's time."""
     report, session, started = Report(streams=1), secrets.randbits(64), time.monotonic()
     pending: list[float] = []

@@ -69,7 +69,7 @@ def bidmc(folder: Path, split: str) -> Clean:
     return Clean(np.stack(snippets).astype(np.float32), np.array(names))
 
 
-def test_windows(clean: Clean, *, window: int = 250, hop: int = 125) -> NDArray[np.float64]:
+def scored_windows(clean: Clean, *, window: int = 250, hop: int = 125) -> NDArray[np.float64]:
     """The windows (n, window) a test is scored on: every `hop` samples, each once, flat ones left out."""
     starts = range(0, SNIPPET - window + 1, hop)
     seen: dict[bytes, NDArray[np.float64]] = {}

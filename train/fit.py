@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from ppgstream import checkpoint, metrics, noise
 from ppgstream.errors import ConfigError
 from ppgstream.models import Architecture, build
-from ppgstream.train import data
+
+from . import data
 
 N1_SHARE = 0.75  # of a batch gets the course's noise at full strength, the rest milder draws of it, down to none
 WARP = 1.25  # windows are stretched or squeezed in time by up to this factor
@@ -105,7 +106,7 @@ def loss_of(arch: Architecture) -> Any:
 
 def g_n1(model: Any, clean: data.Clean, arch: Architecture, seeds: range) -> float:
     """G under N1, dB, over `seeds` noise draws of the test windows of a split."""
-    windows = data.test_windows(clean, window=arch.window)
+    windows = data.scored_windows(clean, window=arch.window)
     noisy, answers = [], []
     for seed in seeds:
         drawn = noise.n1(windows, np.random.default_rng(seed)).noisy
@@ -149,7 +150,9 @@ def fit(recipe: Recipe, folder: Path, out: Path, *, resume: bool = False) -> Non
                 variable.assign(state[f"optimizer_{i}"])
         say(f"resuming after epoch {done}")
     source = WindowSource(train, arch, recipe.batch, recipe.seed + done)
-    say(f"{arch.family}: {model.count_params():,} parameters, {sum(len(c.snippets) for c in train)} clean snippets, epochs of {recipe.steps}")
+    say(
+        f"{arch.family}: {model.count_params():,} parameters, {sum(len(c.snippets) for c in train)} clean snippets, epochs of {recipe.steps}"
+    )
 
     started = time.monotonic()
     for epoch in range(done + 1, recipe.epochs + 1):
