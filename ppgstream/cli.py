@@ -65,12 +65,12 @@ def say(text: str) -> None:
 
 
 class Stop:
-    """Set by SIGINT and SIGTERM; says which it was."""
+    """Set by SIGINT, SIGTERM and SIGHUP; says which it was."""
 
     def __init__(self) -> None:
         self.event = threading.Event()
         self.signal: int | None = None
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a terminal that closes is no reason to lose samples
             signal.signal(number, self._heard)
 
     def _heard(self, number: int, _: Any) -> None:
@@ -146,6 +146,7 @@ def demo(
     seconds: Annotated[float, typer.Option(min=4, max=86_400, help="How long the sensors run.")] = 20.0,
     streams: Annotated[int, typer.Option(min=1, max=200, help="How many sensors.")] = 4,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a live view, for pipes and CI.")] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw the first sensor's first 10 s.")] = None,
     checkpoint: CheckpointOption = None,
 ) -> None:
     """The whole system at work: synthetic noisy PPG -> loopback sockets -> daemon -> view, and a summary against the truth."""
@@ -153,14 +154,17 @@ def demo(
 
     from ppgstream import checkpoint as checkpoints
     from ppgstream import demo as show
+    from ppgstream import recording
 
+    if plot is not None:
+        recording.check_writable(plot)
     console = Console()
     found = _restore(checkpoint)
     console.print(f"loading {found.arch.family} ({found.parameters:,} parameters) ...", highlight=False)
     denoiser = checkpoints.denoiser(found)
     stop = Stop()
     plain = plain or not console.is_terminal
-    fine = show.run(found, denoiser, seconds=seconds, streams=streams, plain=plain, console=console, stopped=stop)
+    fine = show.run(found, denoiser, seconds=seconds, streams=streams, plain=plain, console=console, stopped=stop, picture=plot)
     raise typer.Exit(stop.exit_code() or (0 if fine else 1))
 
 
@@ -318,9 +322,10 @@ def denoise(
 ) -> None:
     """Denoise a recording, by the same path as live. `sensor | ppgstream denoise - | plot` works line by line."""
     import msgspec
+    import numpy as np
 
     from ppgstream import checkpoint as checkpoints
-    from ppgstream import offline, recording
+    from ppgstream import offline, plots, recording
     from ppgstream.daemon import rules_of
     from ppgstream.engine import Engine
 
@@ -367,7 +372,13 @@ def denoise(
     else:
         recording.write_whole(Path(output), content)
     if plot is not None:
-        recording.write_whole(plot, offline.plot(found, result, fs, plot, seconds=plot_seconds, start_s=plot_from))
+        part = slice(int(plot_from * fs), int((plot_from + plot_seconds) * fs))
+        raw, clean = np.atleast_2d(found.samples)[0, part], np.atleast_2d(result.denoised)[0, part]
+        confidence = np.atleast_2d(result.confidence)[0, part]
+        if len(raw) < 2:
+            raise UsageError(f"--plot-from {plot_from:g}: the recording is {found.samples.shape[-1] / fs:g} s long")
+        flags = np.atleast_2d(result.flags)[0, part]
+        recording.write_whole(plot, plots.before_after(raw, clean, confidence, flags, fs=fs, start_s=plot_from))
 
 
 def _denoise_pipe(engine: Engine, output: str, *, strict: bool) -> None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import msgspec
 import numpy as np
@@ -16,7 +17,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from ppgstream import synthetic
+from ppgstream import plots, recording, synthetic
 from ppgstream.checkpoint import Checkpoint
 from ppgstream.config import Config, In, Out, Status
 from ppgstream.daemon import Daemon
@@ -29,6 +30,7 @@ from ppgstream.wire import EMPTY, Chunk, Kind
 
 SEED = 20_190_823  # of the demo alone
 CHUNK = 25
+PICTURE_S = 10
 ANY_PORT = "tcp://127.0.0.1:*"
 Float64 = NDArray[np.float64]
 
@@ -41,6 +43,8 @@ class _Person:
     clean: Float64
     noisy: Float64
     out: Float64
+    confidence: Float64
+    flags: NDArray[np.uint16]
     session: int = field(default_factory=lambda: secrets.randbits(64))
     first_sent: float = 0.0
     first_clean: float | None = None
@@ -53,7 +57,16 @@ def people(n: int, samples: int) -> list[_Person]:
         rng = np.random.default_rng(SEED + number)
         who = synthetic.person(rng)
         clean, _ = synthetic.pulse(samples, who, rng)
-        made.append(_Person(f"person{number + 1}", clean, synthetic.noisy_pulse(clean, rng), np.full(samples, np.nan)))
+        made.append(
+            _Person(
+                f"person{number + 1}",
+                clean,
+                synthetic.noisy_pulse(clean, rng),
+                np.full(samples, np.nan),
+                np.zeros(samples),
+                np.zeros(samples, np.uint16),
+            )
+        )
     return made
 
 
@@ -66,6 +79,7 @@ def run(
     plain: bool,
     console: Console,
     stopped: Callable[[], bool],
+    picture: Path | None = None,
 ) -> bool:
     """Send, denoise, show, sum up. True if every sample came back and the ledger adds up."""
     config = Config(in_=In(endpoint=ANY_PORT), out=Out(endpoint=ANY_PORT), status=Status(endpoint=ANY_PORT))
@@ -111,6 +125,11 @@ def run(
         engine = served.result()
     console.print(summary(sensors, checkpoint.fs))
     say(engine.account(), highlight=False)
+    if picture is not None:
+        p, n = sensors[0], int(PICTURE_S * checkpoint.fs)
+        drawn = plots.before_after(p.noisy[:n], p.out[:n], p.confidence[:n], p.flags[:n], fs=checkpoint.fs, truth=p.clean[:n])
+        recording.write_whole(picture, drawn)
+        say(f"drew {picture}", highlight=False)
     return engine.unaccounted == 0 and (stopped() or all(np.isfinite(p.out).all() for p in sensors))
 
 
@@ -136,7 +155,10 @@ def _keep(sensors: list[_Person], chunk: Chunk) -> None:
         return
     p = next(p for p in sensors if p.name == chunk.stream)
     p.first_clean = p.first_clean or time.monotonic()
-    p.out[chunk.index : chunk.stop] = chunk.samples
+    at = slice(chunk.index, chunk.stop)
+    p.out[at] = chunk.samples
+    if chunk.confidence is not None and chunk.flags is not None:
+        p.confidence[at], p.flags[at] = chunk.confidence, chunk.flags
 
 
 def _plain_line(snapshot: dict[str, object]) -> str:

@@ -21,9 +21,9 @@ from ppgstream.denoiser import Answers, Batch, Denoiser
 from ppgstream.scaling import denormalise, fit_to_input, normalise, scale_of
 from ppgstream.sequence import Counts
 from ppgstream.stream import Event, Ledger, Stream, StreamRules
-from ppgstream.trust import input_flags
+from ppgstream.trust import held_runs, input_flags
 from ppgstream.windowing import Window
-from ppgstream.wire import Chunk, Flag
+from ppgstream.wire import Chunk
 
 LARGEST_ANSWER = 3e38  # float32's limit: what is published must fit it
 
@@ -120,16 +120,16 @@ class Engine:
         x = np.stack([r.window.x for r in batch])
         valid = np.stack([r.window.valid for r in batch])
         scale = scale_of(x, valid)
-        answer = self.denoiser(Batch(normalise(x, scale), valid)).y
+        measured = valid & ~held_runs(x, valid)
+        answer = self.denoiser(Batch(normalise(x, scale), measured)).y
         self.windows += len(batch)
-        x, valid = x[:, context:], valid[:, context:]
+        x, measured = x[:, context:], measured[:, context:]
         if self.rules.output == "model":
             y = answer.astype(np.float64)
         elif self.rules.answers == "input":
             y = denormalise(answer, scale)
         else:
-            clipped = (input_flags(x, valid, fs=self.rules.stream.fs) & Flag.SATURATED) != 0
-            y = fit_to_input(answer, x, valid & ~clipped)
+            y = fit_to_input(answer, x, measured)
         if self.rules.output == "input":
             y = np.where(scale.flat, x, y)  # nothing in, nothing out: no pulse is invented for a flat line
         fine: NDArray[np.bool_] = np.all(np.abs(y) <= LARGEST_ANSWER, axis=1)

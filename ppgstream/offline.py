@@ -5,16 +5,15 @@ from __future__ import annotations
 import io
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.engine import Engine
 from ppgstream.errors import DataError, UsageError
-from ppgstream.recording import SHOWN, Recording, is_number, number, text_of
-from ppgstream.wire import EMPTY, Chunk, Flag, Kind
+from ppgstream.recording import SHOWN, is_number, number, text_of
+from ppgstream.wire import EMPTY, Chunk, Kind
 
 CHUNK = 10_000  # samples fed at once
 
@@ -133,32 +132,3 @@ def content_of(result: Denoised, suffix: str) -> bytes:
     else:
         buffer.write(("\n".join(text_of(result.denoised)) + "\n").encode())
     return buffer.getvalue()
-
-
-def plot(recording: Recording, result: Denoised, fs: float, path: Path, *, seconds: float = 8.0, start_s: float = 0.0) -> bytes:
-    """A PNG of a stretch of a recording before and after, with the confidence below."""
-    import matplotlib
-
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
-
-    part = slice(int(start_s * fs), int((start_s + seconds) * fs))
-    raw, clean = np.atleast_2d(recording.samples)[0, part], np.atleast_2d(result.denoised)[0, part]
-    confidence, flags = np.atleast_2d(result.confidence)[0, part], np.atleast_2d(result.flags)[0, part]
-    t = start_s + np.arange(len(raw)) / fs
-    figure, (wave, trust) = plt.subplots(2, 1, figsize=(10, 4.2), sharex=True, height_ratios=[4, 1], layout="constrained")
-    wave.plot(t, raw, color="0.72", lw=0.9, label="as the sensor sent it")
-    wave.plot(t, clean, color="C3", lw=1.6, label="ppgstream")
-    wave.legend(loc="upper right", ncols=2, frameon=False)
-    wave.set_ylabel("PPG, sensor's units")
-    wave.margins(x=0)
-    trust.fill_between(t, confidence, color="C0", alpha=0.35, step="mid")
-    unclear = (flags & Flag.LOW_CONFIDENCE) != 0
-    trust.fill_between(t, 0, 1, where=unclear.tolist(), color="C3", alpha=0.15, lw=0, step="mid")
-    trust.set(ylim=(0, 1.02), ylabel="confidence", xlabel="time, s")
-    for axes in (wave, trust):
-        axes.spines[["top", "right"]].set_visible(False)
-    buffer: Any = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    plt.close(figure)
-    return bytes(buffer.getvalue())

@@ -9,6 +9,7 @@ from ppgstream.wire import Flag
 
 FLAT_RUN = 25  # equal samples in a row that no pulse produces (0.2 s)
 RAIL_RUN = 5  # equal samples in a row at the window's extreme: clipped (40 ms; a rounded peak holds 2 or 3)
+COARSE_SHARE = 0.2  # of a window's samples have a few equal neighbours: quantisation, not a fault
 LEAD_OFF_S = 1.0  # flat for longer: nothing is attached
 
 
@@ -19,6 +20,17 @@ def run_lengths(x: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.
     run = np.cumsum(new.ravel()) - 1
     lengths: NDArray[np.int64] = np.bincount(run)[run].reshape(x.shape)
     return lengths
+
+
+def held_runs(x: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which samples of the windows `x` (n, m) are one value held: clipped, or a sensor that repeats itself. Nothing was measured there.
+
+    In a coarsely quantised recording equal neighbours mean nothing, and most samples have some: there no run counts as held.
+    """
+    length = run_lengths(x, valid)
+    coarse = ((length > 1) & (length < RAIL_RUN)).mean(axis=1, keepdims=True) > COARSE_SHARE
+    held: NDArray[np.bool_] = (length >= RAIL_RUN) & ~coarse
+    return held
 
 
 def input_flags(x: NDArray[np.float64], valid: NDArray[np.bool_], *, fs: float) -> NDArray[np.uint16]:

@@ -172,10 +172,8 @@ class Replay:
                     live.discard(k)
                     yield _Due(at, 0, Chunk(track.stream, session, start, EMPTY, Kind.END, self.fs))
                     continue
-                if self.loop:
-                    samples = track.samples[np.arange(start, start + self.chunk) % length]
-                else:
-                    samples = track.samples[start : start + self.chunk]
+                at_most = np.arange(start, start + self.chunk)
+                samples = track.samples[at_most % length if self.loop else at_most[at_most < length]]
                 t_ns = wall + round((start / self.fs + k / n * period) * 1e9)
                 yield _Due(at, 0, Chunk(track.stream, session, start, samples, fs=self.fs, t_ns=t_ns))
                 position[k] += len(samples)

@@ -1,0 +1,370 @@
+"""The path every sample takes, without a socket: the laws of the core."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ppgstream.denoiser import Answer, Batch, identity
+from ppgstream.engine import Engine, EngineRules
+from ppgstream.stream import StreamRules
+from ppgstream.windowing import Geometry
+from ppgstream.wire import EMPTY, Chunk, Flag, Kind
+
+
+def engine(**stream: object) -> Engine:
+    return Engine(identity(250), EngineRules(StreamRules(**stream), tile=8, answers="input"))  # type: ignore[arg-type]
+
+
+def settle(e: Engine) -> list[Chunk]:
+    chunks = []
+    while e.ready:
+        chunks += e.step()
+    return chunks
+
+
+def send(
+    e: Engine, x: np.ndarray, cuts: Sequence[int], *, stream: str = "a", session: int = 1, end: bool = True, at: int = 0
+) -> list[Chunk]:
+    chunks, now = [], 0.0
+    edges = [0, *sorted(cuts), len(x)]
+    for a, b in pairwise(edges):
+        chunks += e.feed(Chunk(stream, session, at + a, x[a:b]), now)
+        chunks += settle(e)
+    if end:
+        chunks += e.feed(Chunk(stream, session, at + len(x), EMPTY, Kind.END), now)
+        chunks += settle(e)
+    return chunks
+
+
+def joined(chunks: list[Chunk]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """index, values, confidence, flags of all samples published."""
+    found = [c for c in chunks if c.kind is Kind.DATA]
+    if not found:
+        return (np.empty(0, int),) * 4
+    return (
+        np.concatenate([np.arange(c.index, c.stop) for c in found]),
+        np.concatenate([c.samples for c in found]),
+        np.concatenate([c.confidence for c in found]),
+        np.concatenate([c.flags for c in found]),
+    )
+
+
+def bumpy(n: int, seed: int, invalid: Sequence[tuple[int, int]] = ()) -> np.ndarray:
+    x = np.cumsum(np.random.default_rng(seed).standard_normal(n)) + 100
+    for start, length in invalid:
+        x[start : start + length] = np.nan
+    return x
+
+
+runs = st.lists(st.tuples(st.integers(0, 900), st.integers(1, 80)), max_size=4)
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(1, 900),
+    runs,
+    st.lists(st.integers(0, 900), max_size=12),
+    st.sampled_from([None, 0, 13, 100]),
+    st.integers(0, 999),
+)
+def test_any_chunking_gives_the_same_output_bit_for_bit(
+    n: int, invalid: list[tuple[int, int]], cuts: list[int], lookahead: int | None, seed: int
+) -> None:
+    x = bumpy(n, seed, invalid)
+    rules = {"geometry": Geometry(lookahead=lookahead)}
+    whole, parts = engine(**rules), engine(**rules)
+    a = joined(send(whole, x, []))
+    b = joined(send(parts, x, [c for c in cuts if c <= n]))
+    for left, right in zip(a, b, strict=True):
+        np.testing.assert_array_equal(left, right)
+    np.testing.assert_array_equal(a[0], np.arange(n))  # every sample, in order, once
+    assert np.isfinite(a[1]).all()
+    finite = np.isfinite(x)
+    np.testing.assert_allclose(a[1][finite], x[finite], rtol=1e-5, atol=1e-5)
+    assert ((a[3] & Flag.NONFINITE) != 0).tolist() == (~finite).tolist()
+    assert (a[2][~finite] == 0).all()
+    for e in (whole, parts):
+        assert e.unaccounted == 0
+        assert e.ledger.invalid == np.count_nonzero(~finite)
+        assert e.in_flight == 0
+
+
+def test_a_stream_is_the_same_alone_or_among_many_others() -> None:
+    rng = np.random.default_rng(5)
+    alone = joined(send(engine(), bumpy(2000, 1), range(25, 2000, 25)))
+    crowd, chunks = engine(), []
+    signals = {f"s{k}": bumpy(2000, k) for k in range(40)}
+    at = dict.fromkeys(signals, 0)
+    while any(at[s] < 2000 for s in signals):
+        name = str(rng.choice([s for s in signals if at[s] < 2000]))
+        n = int(rng.integers(1, 120))
+        chunks += crowd.feed(Chunk(name, 9, at[name], signals[name][at[name] : at[name] + n]), 0.0)
+        at[name] = min(at[name] + n, 2000)
+        if len(crowd.ready) > 5:
+            chunks += crowd.step()
+    chunks += crowd.flush(0.0) + settle(crowd)
+    among = joined([c for c in chunks if c.stream == "s1"])
+    for left, right in zip(alone, among, strict=True):
+        np.testing.assert_array_equal(left, right)
+    assert crowd.unaccounted == 0
+
+
+events = st.lists(
+    st.one_of(
+        st.tuples(st.just("data"), st.integers(0, 12), st.integers(1, 70)),
+        st.tuples(st.just("jump"), st.integers(1, 200), st.just(0)),
+        st.tuples(st.just("late"), st.integers(1, 150), st.integers(1, 50)),
+        st.tuples(st.just("nan"), st.integers(1, 90), st.just(0)),
+        st.tuples(st.just("time"), st.integers(1, 40), st.just(0)),
+        st.tuples(st.just("end"), st.integers(0, 30), st.just(0)),
+        st.tuples(st.just("session"), st.just(0), st.just(0)),
+        st.tuples(st.just("status"), st.integers(0, 60), st.just(0)),
+    ),
+    max_size=60,
+)
+
+
+@settings(max_examples=150)
+@given(events, st.booleans())
+def test_the_ledger_adds_up_after_every_step_whatever_arrives(script: list[tuple[str, int, int]], shed: bool) -> None:
+    e, chunks = engine(), []
+    now, index, session = 0.0, 0, 1
+    for what, a, b in script:
+        if what == "data":
+            for _ in range(a):
+                chunks += e.feed(Chunk("s", session, index, np.ones(b) * index), now)
+                index += b
+        elif what == "jump":
+            index += a
+        elif what == "late":
+            chunks += e.feed(Chunk("s", session, max(index - a, 0), np.zeros(b)), now)
+            index = max(index, max(index - a, 0) + b)
+        elif what == "nan":
+            chunks += e.feed(Chunk("s", session, index, np.full(a, np.nan)), now)
+            index += a
+        elif what == "time":
+            now += a / 10
+            chunks += e.expire(now) + e.end_idle(now, 3.0)
+        elif what == "end":
+            chunks += e.feed(Chunk("s", session, index + a, EMPTY, Kind.END), now)
+        elif what == "status":
+            chunks += e.feed(Chunk("s", session, index + a, EMPTY, Kind.STATUS), now)
+        else:
+            session, index = session + 1, 0
+        assert e.unaccounted == 0
+        if len(e.ready) > 3:
+            chunks += e.step(shed=shed)
+            assert e.unaccounted == 0
+    chunks += e.flush(now)
+    while e.ready:
+        chunks += e.step(shed=shed)
+    assert e.unaccounted == 0
+    assert e.in_flight == 0
+    ledger = e.ledger
+    published = sum(len(c.samples) for c in chunks if c.kind is Kind.DATA)
+    assert published == e.counts.accepted == ledger.published
+    # Nothing twice, and within a session nothing out of order; what is missing in between is in a GAP record.
+    reached: dict[int, int] = {}
+    for c in chunks:
+        assert c.index >= reached.get(c.session, 0)
+        if c.kind is Kind.DATA:
+            assert c.session not in reached or c.index == reached[c.session]
+            reached[c.session] = c.stop
+        elif c.kind is Kind.GAP:
+            reached[c.session] = c.stop
+
+
+def test_a_short_run_of_lost_samples_is_bridged_for_the_model_and_never_published() -> None:
+    e, x = engine(), bumpy(1000, 2)
+    seen: list[Batch] = []
+
+    def watched(batch: Batch) -> Answer:
+        seen.append(batch)
+        return Answer(batch.x)
+
+    e.denoiser = watched
+    chunks = send(e, x[:400], [], end=False)
+    chunks += e.feed(Chunk("a", 1, 450, x[450:]), 0.0) + settle(e)  # 50 lost
+    chunks += e.feed(Chunk("a", 1, 1000, EMPTY, Kind.END), 0.0) + settle(e)
+    index, values, _, flags = joined(chunks)
+    np.testing.assert_array_equal(index, [*range(400), *range(450, 1000)])
+    np.testing.assert_allclose(values, x[index], rtol=1e-5)
+    assert np.flatnonzero(flags & Flag.GAP).tolist() == [400]
+    assert [(c.index, c.missing) for c in chunks if c.kind is Kind.GAP] == [(400, 50)]
+    assert any((~b.valid).sum(axis=1).max() == 50 for b in seen)
+    assert e.counts.gap == 50
+    assert e.ledger.denoised == 950
+
+
+def test_a_longer_gap_starts_a_fresh_window_and_no_window_spans_it() -> None:
+    e, x = engine(), bumpy(1200, 3)
+    chunks = send(e, x[:400], [], end=False)
+    chunks += e.feed(Chunk("a", 1, 451, x[451:]), 0.0) + settle(e)  # 51 lost
+    chunks += e.feed(Chunk("a", 1, 1200, EMPTY, Kind.END), 0.0) + settle(e)
+    index, values, _, _ = joined(chunks)
+    np.testing.assert_array_equal(index, [*range(400), *range(451, 1200)])
+    np.testing.assert_allclose(values, x[index], rtol=1e-5)
+
+
+def test_a_segment_shorter_than_a_window_passes_through_and_says_so() -> None:
+    e, x = engine(), bumpy(249, 4)
+    index, values, confidence, flags = joined(send(e, x, [100]))
+    np.testing.assert_array_equal(values, x)
+    assert ((flags & Flag.PASSTHROUGH) != 0).all()
+    assert (confidence == 0).all()
+    assert e.ledger.passthrough == len(index) == 249
+
+
+def test_nan_is_published_as_the_last_finite_value_and_as_0_if_there_was_none() -> None:
+    e = engine()
+    x = np.concatenate([np.full(10, np.nan), np.full(300, 5.0) + np.arange(300), np.full(60, np.inf)])
+    _, values, _, flags = joined(send(e, x, []))
+    assert (values[:10] == 0).all()
+    np.testing.assert_allclose(values[310:], values[309])
+    assert ((flags & Flag.NONFINITE) != 0).sum() == 70
+    assert e.ledger.invalid == 70
+
+
+def test_what_the_output_could_not_hold_is_invalid_too() -> None:
+    x = bumpy(300, 1)
+    x[100] = 1e300
+    _, values, _, flags = joined(send(engine(), x, []))
+    assert np.isfinite(values.astype(np.float32)).all()
+    assert flags[100] & Flag.NONFINITE
+
+
+def test_a_flat_line_stays_flat_and_is_called_lead_off() -> None:
+    def inventive(batch: Batch) -> Answer:
+        return Answer(np.tile(np.sin(np.arange(250) / 15).astype(np.float32), (len(batch.x), 1)))
+
+    for answers in ("clean", "input"):
+        e = Engine(inventive, EngineRules(answers=answers))  # type: ignore[arg-type]
+        _, values, confidence, flags = joined(send(e, np.full(1000, 512.0), []))
+        np.testing.assert_array_equal(values, 512.0)
+        assert ((flags & Flag.LEAD_OFF) != 0).all()
+        assert (confidence == 0).all()
+
+
+def test_a_clipped_run_is_flagged_saturated_where_it_is() -> None:
+    x = bumpy(500, 6)
+    x[300:330] = x.max() + 1
+    _, _, _, flags = joined(send(engine(), x, []))
+    assert np.flatnonzero(flags & Flag.SATURATED).tolist() == list(range(300, 330))
+    assert ((flags[300:330] & Flag.FLAT) != 0).all()
+
+
+def test_an_answer_that_is_not_finite_is_shed_and_reported() -> None:
+    e = Engine(lambda batch: Answer(np.full_like(batch.x, np.nan)), EngineRules())
+    x = bumpy(600, 7)
+    _, values, _, flags = joined(send(e, x, []))
+    np.testing.assert_array_equal(values, x)
+    assert ((flags & Flag.SHED) != 0).all()
+    assert e.ledger.shed == 600
+    assert {event.name for event in e.events} == {"bad_answer"}
+
+
+def test_shed_windows_pass_their_samples_on_as_they_came() -> None:
+    e, x = engine(), bumpy(700, 8)
+    chunks = e.feed(Chunk("a", 1, 0, x), 0.0)
+    while e.ready:
+        chunks += e.step(shed=True)
+    chunks += e.flush(0.0)
+    while e.ready:
+        chunks += e.step(shed=True)
+    index, values, confidence, flags = joined(chunks)
+    np.testing.assert_array_equal(index, np.arange(700))
+    np.testing.assert_array_equal(values, x)
+    assert ((flags & Flag.SHED) != 0).all()
+    assert (confidence == 0).all()
+    assert e.ledger.shed == 700
+
+
+def test_a_second_publisher_is_refused_until_the_first_ends_or_falls_silent() -> None:
+    e, x = engine(), bumpy(300, 9)
+    e.feed(Chunk("a", 1, 0, x), 0.0)
+    e.feed(Chunk("a", 2, 0, x), 1.0)
+    assert e.ledger.refused == 300
+    assert e.events[0].name == "second_publisher"
+    assert "0000000000000002" in e.events[0].text
+    e.feed(Chunk("a", 2, 0, x), 2.0)  # silent for 2 s by now
+    assert e.streams["a"].session == 2
+    assert e.streams["a"].unclean == 1
+    e.feed(Chunk("a", 2, 300, EMPTY, Kind.END), 2.1)
+    e.feed(Chunk("a", 3, 0, x), 2.2)
+    assert e.streams["a"].session == 3
+    assert e.unaccounted == 0
+
+
+def test_an_end_counts_the_tail_that_was_lost() -> None:
+    e = engine()
+    chunks = send(e, bumpy(500, 1), [], end=False)
+    chunks += e.feed(Chunk("a", 1, 900, EMPTY, Kind.END), 0.0) + settle(e)
+    assert e.counts.gap == 400
+    assert [(c.kind, c.index) for c in chunks][-2:] == [(Kind.GAP, 500), (Kind.END, 900)]
+    assert not chunks[-1].unclean
+
+
+def test_a_session_that_never_ended_is_unclean() -> None:
+    e = engine()
+    chunks = send(e, bumpy(500, 1), [], end=False)
+    chunks += e.flush(0.0) + settle(e)
+    assert chunks[-1].kind is Kind.END
+    assert chunks[-1].unclean
+    assert e.unclean == 1
+    np.testing.assert_array_equal(joined(chunks)[0], np.arange(500))
+
+
+def test_a_session_ended_for_its_silence_goes_on_where_it_was() -> None:
+    e, x = engine(), bumpy(1000, 1)
+    chunks = send(e, x[:500], [], end=False)
+    chunks += e.end_idle(31.0, 30.0) + settle(e)
+    chunks += e.feed(Chunk("a", 1, 600, x[600:]), 40.0) + settle(e)
+    chunks += e.feed(Chunk("a", 1, 1000, EMPTY, Kind.END), 41.0) + settle(e)
+    np.testing.assert_array_equal(joined(chunks)[0], [*range(500), *range(600, 1000)])
+    assert [(c.index, c.missing) for c in chunks if c.kind is Kind.GAP] == [(500, 100)]
+    assert e.counts.gap == 100
+    assert e.unaccounted == 0
+
+
+def test_a_stream_of_another_rate_is_refused_by_name() -> None:
+    e = engine()
+    e.feed(Chunk("fast", 1, 0, np.zeros(100), fs=250.0), 0.0)
+    assert e.ledger.refused == 100
+    assert "250 Hz" in e.events[0].text
+    assert "fast" in e.events[0].text
+
+
+def test_a_rate_that_is_not_what_it_says_is_an_event() -> None:
+    e = engine()
+    for k in range(0, 3000, 25):
+        e.feed(Chunk("a", 1, k, np.zeros(25), t_ns=10**18 + round(k / 121 * 1e9)), k / 121)
+    assert e.streams["a"].fs_measured == pytest.approx(121, rel=1e-3)
+    assert e.events[0].name == "fs_off"
+
+
+def test_the_sensors_time_reaches_the_output() -> None:
+    e, t0 = engine(), 1_700_000_000_000_000_000
+    x, chunks = bumpy(600, 1), []
+    for k in range(0, 600, 25):
+        chunks += e.feed(Chunk("a", 1, k, x[k : k + 25], t_ns=t0 + k * 8_000_000), 0.0) + settle(e)
+    chunks += e.feed(Chunk("a", 1, 600, EMPTY, Kind.END), 0.0) + settle(e)
+    assert all(c.t_ns == t0 + c.index * 8_000_000 for c in chunks if c.kind is Kind.DATA)
+
+
+def test_the_oldest_ended_stream_makes_room_and_live_ones_do_not() -> None:
+    e = Engine(identity(250), EngineRules(tile=8, answers="input", max_streams=2))
+    send(e, bumpy(300, 1), [], stream="a")
+    e.feed(Chunk("b", 1, 0, bumpy(300, 1)), 1.0)
+    e.feed(Chunk("c", 1, 0, bumpy(300, 1)), 2.0)
+    assert set(e.streams) == {"b", "c"}
+    e.feed(Chunk("d", 1, 0, bumpy(300, 1)), 3.0)
+    assert e.refused == 300
+    assert "max_streams" in e.events[-1].text
+    assert e.counts.accepted == 900
+    assert e.unaccounted == 0

@@ -1,0 +1,64 @@
+"""Noise, the synthetic pulse and the figures, against what they claim to be."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ppgstream import metrics, noise, synthetic
+
+
+def people(n: int) -> np.ndarray:
+    rng = np.random.default_rng(1)
+    return np.concatenate([synthetic.pulse(250, synthetic.person(rng), rng)[0][None] for _ in range(n)])
+
+
+def test_the_noisy_window_is_its_target_plus_noise_in_one_scale() -> None:
+    clean = people(500)
+    drawn = noise.n1(clean, np.random.default_rng(2), white_sd=0.0, ramp=0.0, clip=False)
+    np.testing.assert_allclose(drawn.noisy, noise.minmax(clean))
+    np.testing.assert_allclose(drawn.target, drawn.noisy)
+    full = noise.n1(clean, np.random.default_rng(2), clip=False)
+    # The target is the clean shape, `gain` times as high, at the noisy window's level.
+    np.testing.assert_allclose(np.ptp(full.target, axis=1), full.gain[:, 0] * np.ptp(full.clean, axis=1))
+    assert abs((full.noisy - full.target).mean()) < 0.01
+
+
+def test_the_clipped_run_is_shorter_than_50_samples_and_on_a_rail() -> None:
+    drawn = noise.n1(people(2000), np.random.default_rng(3))
+    without = noise.n1(people(2000), np.random.default_rng(3), clip=False)
+    changed = drawn.noisy != without.noisy
+    assert changed.sum(axis=1).max() < 50
+    assert set(np.unique(drawn.noisy[changed])) <= {0.0, 1.0}
+
+
+def test_constant_noise_draws_are_the_same_for_the_same_seed() -> None:
+    clean = people(10)
+    a, b = (noise.n1(clean, np.random.default_rng(9)).noisy for _ in range(2))
+    np.testing.assert_array_equal(a, b)
+
+
+def test_the_synthetic_heart_beats_at_its_rate() -> None:
+    who = synthetic.Person(heart_rate=66)
+    clean, beats = synthetic.pulse(125 * 120, who, np.random.default_rng(4))
+    assert len(beats) / 2 == pytest.approx(66, rel=0.03)
+    spectrum = np.abs(np.fft.rfft(clean - clean.mean()))
+    hz = np.fft.rfftfreq(len(clean), 1 / 125)
+    band = (hz > 0.6) & (hz < 1.6)
+    assert hz[band][np.argmax(spectrum[band])] == pytest.approx(1.1, rel=0.08)
+
+
+def test_gain_is_0_for_the_input_itself_and_does_not_care_for_scale() -> None:
+    clean = people(50)
+    drawn = noise.n1(clean, np.random.default_rng(5))
+    assert metrics.gain_db(drawn.noisy, drawn.noisy, clean) == pytest.approx(0)
+    half = 0.5 * (drawn.noisy + drawn.target)
+    assert metrics.gain_db(drawn.noisy, half * 70 - 3, clean) == pytest.approx(metrics.gain_db(drawn.noisy, half, clean))
+
+
+def test_snr_b_of_a_known_error_in_band_is_what_it_should_be() -> None:
+    t = np.arange(125 * 60) / 125
+    clean = np.sin(2 * np.pi * 1.2 * t)
+    error = 0.1 * np.sin(2 * np.pi * 3 * t)
+    assert metrics.snr_b_db(clean + error, clean, 125) == pytest.approx(20, abs=0.3)
+    assert metrics.snr_b_db(clean + 5 + 0.5 * np.sin(2 * np.pi * 0.02 * t), clean, 125) > 40  # out of band: not counted
