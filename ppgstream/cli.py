@@ -551,5 +551,36 @@ def train(
     fit(Recipe(family, epochs, steps, batch, learning_rate, dropout, seed), data, folder, resume=resume)
 
 
+@app.command()
+def evaluate(
+    paths: Annotated[list[Path] | None, typer.Argument(metavar="[CHECKPOINT]...", help="Default: the bundled one.")] = None,
+    data: Annotated[Path, typer.Option(help="Folder of recordings, laid out as docs/training.md says.")] = Path("../shared/data"),
+    lookahead: Annotated[
+        bool, typer.Option("--lookahead", help="Instead: the streamed answer at shorter lookaheads, on synthetic people.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """How good checkpoints are on recordings never trained on, beside what needs no training. See docs/bench.md."""
+    import msgspec
+
+    from ppgstream import checkpoint as checkpoints
+    from ppgstream.train import evaluate as bench
+
+    chosen = paths or [checkpoints.BUNDLED]
+    rows = [row for p in chosen for row in bench.by_lookahead(p)] if lookahead else bench.table(chosen, data)
+    if json:
+        print(msgspec.json.encode(rows).decode())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Table(title="streamed, mean over synthetic people" if lookahead else "G under N1, dB", title_justify="left")
+    for key in rows[0]:
+        shown.add_column(key, justify="left" if key == "method" else "right")
+    for row in rows:
+        shown.add_row(*(str(value) for value in row.values()))
+    Console(highlight=False, markup=False).print(shown)
+
+
 if __name__ == "__main__":
     main()

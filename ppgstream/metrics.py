@@ -33,3 +33,10 @@ def snr_b_db(output: Float64, clean: Float64, fs: float) -> float:
     reference = bandpass(clean, fs)
     error = bandpass(output, fs) - reference
     return float(10 * np.log10(np.sum(reference**2) / max(float(np.sum(error**2)), 1e-300)))
+
+
+def seam_index(x: Float64, *, hop: int, offset: int = 0) -> float:
+    """RMS step between neighbouring samples across hop borders, over that elsewhere. 1: no seam. Borders lie at `offset + k * hop`."""
+    steps = np.diff(x) ** 2
+    at_border = (np.arange(1, len(x)) - offset) % hop == 0
+    return float(np.sqrt(steps[at_border].mean() / max(float(steps[~at_border].mean()), 1e-300)))

@@ -213,8 +213,9 @@ class Stream:
                 )
 
     def _refuse(self, chunk: Chunk, name: str, why: str) -> None:
-        self.ledger.refused += len(chunk.samples)
-        self.events.append(Event(name, f"{self.name}: refused {len(chunk.samples)} samples: {why}"))
+        if len(chunk.samples):
+            self.ledger.refused += len(chunk.samples)
+            self.events.append(Event(name, f"{self.name}: refused {len(chunk.samples)} samples: {why}"))
 
     def _end(self, *, unclean: bool) -> list[Window]:
         assert self.session is not None

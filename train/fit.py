@@ -16,15 +16,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream import checkpoint, metrics, noise
+from ppgstream import checkpoint, noise
+from ppgstream.denoiser import Answer, Batch
 from ppgstream.errors import ConfigError
 from ppgstream.models import Architecture, build
 
-from . import data
+from . import data, evaluate
 
 N1_SHARE = 0.75  # of a batch gets the course's noise at full strength, the rest milder draws of it, down to none
 WARP = 1.25  # windows are stretched or squeezed in time by up to this factor
-TEST_SEEDS = range(1000, 1008)  # frozen: the eight noise draws that figures are quoted on
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,17 +104,14 @@ def loss_of(arch: Architecture) -> Any:
     return loss
 
 
-def g_n1(model: Any, clean: data.Clean, arch: Architecture, seeds: range) -> float:
-    """G under N1, dB, over `seeds` noise draws of the test windows of a split."""
-    windows = data.scored_windows(clean, window=arch.window)
-    noisy, answers = [], []
-    for seed in seeds:
-        drawn = noise.n1(windows, np.random.default_rng(seed)).noisy
-        x = drawn.astype(np.float32)
-        inputs = x if len(model.inputs) == 1 else [x, np.ones_like(x)]
-        noisy.append(drawn)
-        answers.append(np.asarray(model.predict(inputs, batch_size=512, verbose=0), np.float64))
-    return metrics.gain_db(np.concatenate(noisy), np.concatenate(answers), np.tile(windows, (len(seeds), 1)))
+def _score(model: Any, clean: data.Clean, seeds: range) -> float:
+    """G under N1, dB, of a network in training."""
+
+    def answer(batch: Batch) -> Answer:
+        inputs = [batch.x, batch.valid.astype(np.float32)] if len(model.inputs) == 2 else batch.x
+        return Answer(np.asarray(model.predict(inputs, batch_size=512, verbose=0), np.float32))
+
+    return evaluate.g_n1(evaluate.windows_through(answer), data.scored_windows(clean), seeds=seeds)
 
 
 def fit(recipe: Recipe, folder: Path, out: Path, *, resume: bool = False) -> None:
@@ -165,7 +162,7 @@ def fit(recipe: Recipe, folder: Path, out: Path, *, resume: bool = False) -> Non
                 average = [keep * a + (1 - keep) * w for a, w in zip(average, model.get_weights(), strict=True)]
         weights = model.get_weights()
         model.set_weights(average)
-        scores = [g_n1(model, c, arch, range(1)) for c in validation]
+        scores = [_score(model, c, range(1)) for c in validation]
         minutes = (time.monotonic() - started) / 60
         left = minutes / (epoch - done) * (recipe.epochs - epoch)
         say(
@@ -177,8 +174,8 @@ def fit(recipe: Recipe, folder: Path, out: Path, *, resume: bool = False) -> Non
         figures = {"g_n1_course_validation_db": scores[0], "g_n1_bidmc_validation_db": scores[1]}
         if epoch == recipe.epochs or epoch % 10 == 0:
             figures |= {
-                "g_n1_course_test_db": g_n1(model, test[0], arch, TEST_SEEDS),
-                "g_n1_bidmc_test_db": g_n1(model, test[1], arch, TEST_SEEDS),
+                "g_n1_course_test_db": _score(model, test[0], evaluate.NOISE_SEEDS),
+                "g_n1_bidmc_test_db": _score(model, test[1], evaluate.NOISE_SEEDS),
             }
             say(f"  test: {figures}")
         provenance = {
