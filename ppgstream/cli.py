@@ -280,9 +280,8 @@ def _tracks(
         for number, row in enumerate(rows):
             cut = row[int(part[0] * fs) : None if part[1] is None else int(part[1] * fs)]
             if not len(cut):
-                raise DataError(
-                    f"{path}: nothing between --from {part[0]:g} and --until {part[1]} s: it is {len(row) / fs:g} s long"
-                )
+                end = "" if part[1] is None else f" until {part[1]:g} s"
+                raise DataError(f"{path}: nothing from {part[0]:g} s on{end}: it is {len(row) / fs:g} s long")
             samples = cut if fs == 125.0 else offline.resample(cut, fs, 125.0)
             base = _name(stream or path.stem) + (f"-{number}" if len(rows) > 1 else "")
             tracks += [Track(base if copies == 1 else f"{base[:26]}-{copy}", samples) for copy in range(copies)]

@@ -120,7 +120,7 @@ def _told(message: str, tree: dict[str, dict[str, object]]) -> str:
     value: object = tree
     for part in key.split(".") if key else []:
         value = value.get(part) if isinstance(value, dict) else None
-    return f"{key}: {reason.lower()}, got {value!r}"
+    return f"{key}: {reason.lower().partition(', got')[0]}, got {value!r}"
 
 
 def check_endpoint(endpoint: str, name: str) -> None:

@@ -51,10 +51,12 @@ def read(path: Path, *, column: str | None = None) -> Recording:
     try:
         if path.suffix == ".npy":
             return _read_npy(path)
-        text = path.read_bytes().decode("utf-8-sig", "replace")
+        content = path.read_bytes()
     except OSError as error:
         raise SourceError(f"{path}: cannot read: {error.strerror or error}") from error
-    lines = text.splitlines()
+    if b"\0" in content[:4096]:
+        raise DataError(f"{path}: a binary file, not text: it starts with {content[:8]!r}")
+    lines = content.decode("utf-8-sig", "replace").splitlines()
     delimiter = next((d for d in "\t;," if lines and d in lines[0]), None)
     if column is not None or path.suffix in (".csv", ".tsv") or delimiter:
         recording = _read_table(path, lines, delimiter or ",", column)

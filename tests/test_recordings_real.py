@@ -1,0 +1,89 @@
+"""Real PPG that any machine can have: the three recordings in the heartpy wheel. And the shared ones, where they are."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ppgstream import checkpoint as checkpoints
+from ppgstream import metrics, offline, recording
+from ppgstream.config import Config
+from ppgstream.daemon import rules_of
+from ppgstream.engine import Engine
+from ppgstream.wire import Flag
+
+SHARED = Path(os.environ.get("PPGSTREAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def heartpy(name: str) -> Path:
+    """A recording in heartpy's wheel, found without importing heartpy."""
+    files = importlib.metadata.files("heartpy") or []
+    return Path(str(next(f for f in files if f.name == name and "data" in f.parts).locate()))
+
+
+@pytest.fixture(scope="module")
+def machine() -> Engine:
+    found = checkpoints.restore(checkpoints.BUNDLED)
+    return Engine(checkpoints.denoiser(found), rules_of(Config(), found))
+
+
+RECORDINGS = [("data.csv", None, 100.0), ("data2.csv", "hr", 117.0), ("data3.csv", "hr", 100.4)]
+
+
+@pytest.mark.parametrize(("name", "column", "fs"), RECORDINGS)
+def test_a_real_recording_keeps_its_pulse_its_units_and_its_length(
+    name: str, column: str | None, fs: float, machine: Engine
+) -> None:
+    x = recording.read(heartpy(name), column=column).samples[: int(60 * fs)]
+    out = offline.denoise(x, machine, fs=fs)
+    assert out.denoised.shape == x.shape
+    clean, raw = metrics.bandpass(out.denoised.astype(float), fs), metrics.bandpass(x, fs)
+    middle = slice(int(3 * fs), -int(3 * fs))  # the filters settle
+    assert np.corrcoef(clean[middle], raw[middle])[0, 1] > 0.8
+    assert 0.6 < clean[middle].std() / raw[middle].std() < 1.2
+    assert not (out.flags & (Flag.NONFINITE | Flag.PASSTHROUGH | Flag.SHED)).any()
+
+
+def test_noise_added_to_a_real_recording_is_mostly_removed(machine: Engine) -> None:
+    x = offline.resample(recording.read(heartpy("data.csv")).samples, 100.0, 125.0)[:2500]
+    height = np.percentile(x, 99) - np.percentile(x, 1)
+    noisy = x + 0.33 * height * np.random.default_rng(8).standard_normal(len(x))
+    out = offline.denoise(noisy, machine, fs=125.0).denoised.astype(float)
+    gained = metrics.snr_b_db(out, x, 125) - metrics.snr_b_db(noisy, x, 125)
+    assert gained > 3
+
+
+def test_gain_and_offset_of_the_sensor_change_nothing(machine: Engine) -> None:
+    x = offline.resample(recording.read(heartpy("data.csv")).samples, 100.0, 125.0)[:1500]
+    plain = offline.denoise(x, machine, fs=125.0).denoised
+    for gain, offset in ((0.01, 0.0), (100.0, -3000.0)):
+        out = offline.denoise(x * gain + offset, machine, fs=125.0).denoised
+        np.testing.assert_allclose((out - offset) / gain, plain, atol=1e-3 * np.ptp(plain))
+
+
+def test_lost_and_invalid_samples_of_a_real_recording_keep_their_places(machine: Engine) -> None:
+    x = offline.resample(recording.read(heartpy("data.csv")).samples, 100.0, 125.0)[:1500]
+    x[400:430] = np.nan
+    x[800:900] = np.inf
+    out = offline.denoise(x, machine, fs=125.0)
+    assert np.isfinite(out.denoised).all()
+    invalid = (out.flags & Flag.NONFINITE) != 0
+    assert np.flatnonzero(invalid).tolist() == [*range(400, 430), *range(800, 900)]
+    assert (out.confidence[invalid] == 0).all()
+
+
+@pytest.mark.skipif(not (SHARED / "course").is_dir(), reason="the course's files are not here (../shared/data or PPGSTREAM_DATA)")
+def test_the_external_validation_file_goes_through_the_course_brae_sample_for_sample() -> None:
+    found = checkpoints.restore(SHARED / "course" / "BRAE_tensorboard")
+    engine = Engine(checkpoints.denoiser(found), rules_of(Config(), found))
+    x = recording.read(SHARED / "course" / "external_val1_file.txt").samples
+    out = offline.denoise(x, engine, fs=125.0)
+    assert out.denoised.shape == (35_907,)
+    # In the input's units and without seams: the pulse's height is kept, and hop borders do not stand out.
+    clean, raw = metrics.bandpass(out.denoised.astype(float), 125), metrics.bandpass(x, 125)
+    assert 0.5 < clean.std() / raw.std() < 1.1
+    assert metrics.seam_index(out.denoised.astype(float), hop=50) < 2
