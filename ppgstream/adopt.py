@@ -73,6 +73,9 @@ class Adopter:
             numbering = None
         if numbering is None:
             if stream not in self._streams and len(self._streams) >= self._max_streams:
+                # The next message of a stream that has been silent would begin a session anyway.
+                self._streams = {name: s for name, s in self._streams.items() if now - s.seen <= self._silence_s}
+            if stream not in self._streams and len(self._streams) >= self._max_streams:
                 raise WireError(f"stream {stream!r} is one more than max_streams = {self._max_streams}")
             numbering = self._streams[stream] = _Numbering(secrets.randbits(64), 0, now)
         chunks.append(Chunk(stream, numbering.session, numbering.next, samples, fs=self._fs))
@@ -93,7 +96,10 @@ class Adopter:
         stream = named
         if isinstance(document, dict):
             if stream is None and self._stream_key in document:
-                stream = stream_id([str(document[self._stream_key]).encode("ascii", "replace"), b""], expected=2)
+                name = document[self._stream_key]
+                if not isinstance(name, str):
+                    raise WireError(f"JSON {self._stream_key!r} must be text, got {name!r:.40}")
+                stream = stream_id([name.encode("ascii", "replace"), b""], expected=2)
             if self._samples_key not in document:
                 raise WireError(f"JSON object without {self._samples_key!r}")
             document = document[self._samples_key]

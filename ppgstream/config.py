@@ -25,7 +25,7 @@ class In(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     raw_dtype: Literal["f4", "f8", "i2", "i4"] = "f4"
     json_samples: str = "samples"
     json_stream: str = "stream"
-    default_stream: Annotated[str, Meta(pattern="^[A-Za-z0-9._-]{1,32}$")] = "sensor"
+    default_stream: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9._-]{1,32}\Z")] = "sensor"
     high_water_mark: Positive = 10_000
     queue_samples: Annotated[int, Meta(ge=1000, le=100_000_000)] = 262_144
 
@@ -100,13 +100,15 @@ def load(path: Path | None = None, **overrides: str | None) -> Config:
     for key, value in overrides.items():
         if value is not None:
             section, _, name = key.partition("__")
-            tree.setdefault(section, {})[name] = value
+            if isinstance(table := tree.setdefault(section, {}), dict):  # else the check below says what is wrong
+                table[name] = value
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{chosen or 'settings'}: {_told(str(error), tree)}") from None
     for section, endpoint in (("in", config.in_.endpoint), ("out", config.out.endpoint), ("status", config.status.endpoint)):
-        check_endpoint(endpoint, f"{section}.endpoint")
+        given = overrides.get(f"{section}__endpoint") is not None or chosen is None
+        check_endpoint(endpoint, f"{section}.endpoint" if given else f"{chosen}: {section}.endpoint")
     return config
 
 
@@ -114,9 +116,10 @@ def _told(message: str, tree: dict[str, dict[str, object]]) -> str:
     """msgspec's message with the key in front and the offending value behind."""
     reason, _, where = message.partition(" - at `$")
     key = where.strip("`.")
-    unknown = re.search(r"unknown field `(.+?)`", reason)
+    unknown = re.search(r"unknown field `(.+?)`", reason, re.DOTALL)
     if unknown:
-        return f"unknown setting {'.'.join(filter(None, (key, unknown[1])))}"
+        name = "".join(c if c.isprintable() else repr(c)[1:-1] for c in unknown[1])
+        return f"unknown setting {'.'.join(filter(None, (key, name)))}"
     value: object = tree
     for part in key.split(".") if key else []:
         value = value.get(part) if isinstance(value, dict) else None
@@ -131,12 +134,13 @@ def check_endpoint(endpoint: str, name: str) -> None:
     if scheme != "tcp" or not rest:
         raise ConfigError(f"{name}: {endpoint!r} is not tcp://HOST:PORT or ipc://PATH")
     host, _, port = rest.rpartition(":")
-    if port != "*" and not (port.isdecimal() and 0 < int(port) < 65_536):
+    if port != "*" and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65_536):
         raise ConfigError(f"{name}: {endpoint!r} needs a port from 1 to 65535")
     if host == "localhost":
         return
     try:
-        loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
+        bracketed = re.fullmatch(r"\[(.*)\]", host)
+        loopback = (ipaddress.IPv6Address(bracketed[1]) if bracketed else ipaddress.IPv4Address(host)).is_loopback
     except ValueError:
         loopback = False
     if not loopback:

@@ -29,6 +29,7 @@ from ppgstream.adopt import Adopter
 from ppgstream.checkpoint import Checkpoint
 from ppgstream.config import Config
 from ppgstream.denoiser import Denoiser
+from ppgstream.endpoints import attach
 from ppgstream.engine import Engine, EngineRules
 from ppgstream.errors import ConfigError, SourceError, WireError
 from ppgstream.stream import Event, Stream, StreamRules, Trace
@@ -132,6 +133,7 @@ class Daemon:
         self._stream_lag: dict[str, float] = {}
         self._watched: dict[str, float] = {}
         self._subscribers = 0
+        self._drained_by = math.inf  # once stopped: what is not denoised by then is shed
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
     # ---- sockets -------------------------------------------------------------------------------------------------
@@ -157,11 +159,10 @@ class Daemon:
             ("status", self._asked, c.status.endpoint, True),
         ):
             try:
-                (socket.bind if bind else socket.connect)(endpoint)
-            except zmq.ZMQError as error:
+                self.endpoints[name] = attach(socket, endpoint, bind=bind, name=f"{name}.endpoint")
+            except SourceError:
                 self._context.destroy(linger=0)
-                raise SourceError(f"{name}.endpoint {endpoint}: {error.strerror or error}") from error
-            self.endpoints[name] = socket.getsockopt(zmq.LAST_ENDPOINT).rstrip(b"\0").decode()  # type: ignore[union-attr]
+                raise
 
     def run(self, denoiser: Denoiser) -> Engine:
         """Work until `stop`, then drain. Returns the engine with its final account."""
@@ -176,12 +177,14 @@ class Daemon:
                     if any(t.done() for t in threads):
                         break  # one of them failed: its error comes out below
             finally:
+                self._drained_by = time.monotonic() + self.config.overload.drain_s
                 self.stop.set()
                 threads[0].exception()
                 self._inbox.close()
-            for thread in threads:
-                thread.result()
-        self._context.destroy()
+            failed = any(t.exception() for t in threads)
+        self._context.destroy(linger=0 if failed else None)  # None: each socket's own, so that the last messages leave
+        for thread in threads:
+            thread.result()
         return engine
 
     # ---- the ingest thread ---------------------------------------------------------------------------------------
@@ -238,9 +241,8 @@ class Daemon:
                 while len(engine.ready) >= engine.rules.tile:
                     self._step(engine)
             now = time.monotonic()
-            if not taken:
-                # What is still queued may be what a stream waits for: time passes only when nothing is.
-                self._publish(engine.expire(now))
+            # What is still queued may be what a stream waits for: for the engine, time is when the latest it was fed came in.
+            self._publish(engine.expire(taken[-1][1] if taken else now))
             if engine.ready and now - engine.ready[0].at >= patience:
                 self._step(engine)
             self._answer_monitors(engine)
@@ -249,11 +251,12 @@ class Daemon:
                 tick = max(tick + TICK_S, now)
         self._drain(engine)
 
-    def _step(self, engine: Engine, *, shed: bool = False) -> None:
+    def _step(self, engine: Engine) -> None:
         batch = list(itertools.islice(engine.ready, engine.rules.tile))
         limit = self.config.overload.shed_after_ms / 1000
-        late = limit > 0 and time.monotonic() - batch[0].at > limit
-        self._publish(engine.step(shed=shed or late))
+        now = time.monotonic()
+        shed = now > self._drained_by or (limit > 0 and now - batch[0].at > limit)
+        self._publish(engine.step(shed=shed))
         done = time.monotonic()
         for ready in batch:
             lag = (done - ready.at) * 1000
@@ -288,15 +291,15 @@ class Daemon:
 
     def _hear_subscribers(self) -> None:
         while self._out.poll(0, zmq.POLLIN):
-            self._subscribers += 1 if self._out.recv()[:1] == b"\x01" else -1
+            # 1: a subscription, 0: the end of one, anything else: words sent up a socket that is for listening.
+            self._subscribers += {b"\x01": 1, b"\x00": -1}.get(self._out.recv()[:1], 0)
 
     def _drain(self, engine: Engine) -> None:
         """Nothing more comes in: denoise what is there, as far as time allows, end every session, and say so."""
         self.state = "draining"
-        deadline = time.monotonic() + self.config.overload.drain_s
         self._publish(engine.flush(time.monotonic()))
         while engine.ready:
-            self._step(engine, shed=time.monotonic() > deadline)
+            self._step(engine)
         self._tick(engine, time.monotonic())
         self._answer_monitors(engine)
         self.state = "stopped"
@@ -320,7 +323,7 @@ class Daemon:
                 return
             try:
                 asked = msgspec.json.decode(rest[-1]) if rest else {}
-            except (msgspec.DecodeError, UnicodeDecodeError):
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue
             watch = asked.get("watch", []) if isinstance(asked, dict) else []
             names = [n for n in watch if isinstance(n, str)] if isinstance(watch, list) else []

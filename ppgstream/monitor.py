@@ -15,6 +15,7 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from ppgstream.endpoints import attach
 from ppgstream.errors import SourceError
 
 Snapshot = dict[str, Any]
@@ -35,10 +36,10 @@ class StatusClient:
         self._socket.setsockopt(zmq.LINGER, 0)
         self._socket.setsockopt(zmq.SNDHWM, 1)
         try:
-            self._socket.connect(endpoint)
-        except zmq.ZMQError as error:
+            attach(self._socket, endpoint, bind=False)
+        except SourceError:
             self._context.destroy(linger=0)
-            raise SourceError(f"{endpoint}: cannot connect: {error}") from error
+            raise
 
     def ask(self, timeout_s: float, watch: Sequence[str] = ()) -> Snapshot | None:
         """The daemon's snapshot, or None if it does not answer in time."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import zmq
 
+from ppgstream.endpoints import attach
 from ppgstream.errors import SourceError
 from ppgstream.wire import Chunk, encode
 
@@ -28,10 +29,10 @@ class Publisher:
         self._subscribers = 0
         self.sent = 0
         try:
-            (self._socket.bind if bind else self._socket.connect)(endpoint)
-        except zmq.ZMQError as error:
+            attach(self._socket, endpoint, bind=bind)
+        except SourceError:
             self._context.destroy(linger=0)
-            raise SourceError(f"{endpoint}: cannot {'bind' if bind else 'connect'}: {error}") from error
+            raise
         self._endpoint = endpoint
 
     def wait_for_subscriber(self, timeout_s: float) -> None:

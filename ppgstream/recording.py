@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
 import math
 import os
+import re
+import tokenize
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -76,13 +81,19 @@ def _checked(path: Path, recording: Recording) -> Recording:
 def _read_npy(path: Path) -> Recording:
     try:
         array = np.load(path, allow_pickle=False)
-    except (ValueError, EOFError) as error:
+    except _NOT_NPY as error:
         raise DataError(f"{path}: not an array of numbers: {error}") from error
+    if not isinstance(array, np.ndarray):
+        raise DataError(f"{path}: an archive of arrays (npz), not one array (npy)")
     if array.dtype.kind not in "iuf" or array.ndim not in (1, 2):
         raise DataError(
             f"{path}: an array of {array.dtype} with {array.ndim} dimensions: must be numbers, 1-D or 2-D (rows are recordings)"
         )
     return _checked(path, Recording(array.astype(np.float64)))
+
+
+# What NumPy's reader raises for a file that is no array: its header is parsed as Python, its size is taken on trust.
+_NOT_NPY = (ValueError, EOFError, SyntaxError, OverflowError, MemoryError, tokenize.TokenError, zipfile.BadZipFile)
 
 
 def _read_values(path: Path, texts: list[str], *, first_line: int) -> Recording:
@@ -97,37 +108,46 @@ def _read_values(path: Path, texts: list[str], *, first_line: int) -> Recording:
 
 
 def _read_table(path: Path, lines: list[str], delimiter: str, column: str | None) -> Recording:
-    rows = list(csv.reader(lines, delimiter=delimiter))
-    head = [cell.strip() for cell in rows[0]] if rows else []
-    header = bool(head) and not all(is_number(cell) for cell in head)
-    body = rows[1:] if header else rows
-    if column is None:
-        if len(head) > 1:
-            raise UsageError(
-                f"{path}: {len(head)} columns: say which with --column"
-                + (f" ({', '.join(head)})" if header else " (0 is the first)")
-            )
-        at = 0
-    elif header and column in head:
-        at = head.index(column)
-    elif column.isdecimal() and int(column) < len(head):
-        at = int(column)
-    else:
-        raise UsageError(
-            f"{path}: no column {column!r}"
-            + (f": it has {', '.join(head)}" if header else f": it has {len(head)}, 0 is the first")
-        )
-    cells = [row[at].strip() if at < len(row) else "" for row in body]
+    rows = [_cells(line, delimiter) for line in lines]
+    head = rows[0] if rows else []
+    named = column is not None and column in head and not is_number(column)
+    if column is None and len(head) > 1:
+        listed = "0 is the first" if any(is_number(cell) for cell in head) else ", ".join(head)
+        raise UsageError(f"{path}: {len(head)} columns: say which with --column ({listed:.200})")
+    at = (
+        head.index(column)
+        if named and column is not None
+        else int(column)
+        if column and re.fullmatch("[0-9]{1,4}", column)
+        else 0
+    )
+    if column is not None and not named and (not re.fullmatch("[0-9]{1,4}", column) or at >= len(head)):
+        raise UsageError(f"{path}: no column {column!r:.100}: it has {len(head)} ({', '.join(head):.200}); the first is 0")
+    # Without a name to go by: words only, and none of them a sample.
+    header = named or (bool(head) and not any(is_number(cell) for cell in head))
+    cells = [row[at] if at < len(row) else "" for row in (rows[1:] if header else rows)]
     return _read_values(path, cells, first_line=2 if header else 1)
+
+
+def _cells(line: str, delimiter: str) -> list[str]:
+    """A line's cells. Each line by itself: a stray quote must not swallow the lines after it."""
+    if '"' not in line:
+        return [cell.strip() for cell in line.split(delimiter)]
+    try:
+        return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
+    except csv.Error:
+        return []
 
 
 def lines_of(fd: int) -> Iterator[list[str]]:
     """Lines from a pipe as they come: each item is all whole lines that one read brought. The last may lack its newline."""
-    rest = b""
+    rest, first = b"", True
     while True:
         block = os.read(fd, 65_536)
         if not block:
             break
+        if first and len(rest + block) >= len(codecs.BOM_UTF8):
+            block, rest, first = (rest + block).removeprefix(codecs.BOM_UTF8), b"", False
         *whole, rest = (rest + block).split(b"\n")
         if len(rest) > 65_536:  # no newline in sight: not lines, and not to be collected without bound
             raise DataError(f"input line of more than 65536 bytes: {rest[:SHOWN]!r}")
@@ -143,19 +163,30 @@ def text_of(values: NDArray[np.floating]) -> list[str]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all. Raises OutputError."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Write a file so that it is there whole or not at all. A link is followed; a pipe or device is written into. Raises OutputError."""
     try:
-        temporary.write_bytes(content)
-        temporary.replace(path)
+        path = path.resolve()
+        if path.exists() and not path.is_file():
+            path.write_bytes(content)
+            return
+        temporary = path.with_name(f".ppgstream-{os.getpid()}.tmp")
+        try:
+            temporary.write_bytes(content)
+            temporary.replace(path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise OutputError(f"{path}: cannot write: {error.strerror or error}") from error
 
 
 def check_writable(path: Path) -> None:
     """Fail before the work, not after it. Raises OutputError."""
-    if not path.parent.is_dir():
-        raise OutputError(f"{path}: cannot write: {path.parent} is no folder")
-    if path.is_dir() or not os.access(path.parent, os.W_OK):
-        raise OutputError(f"{path}: cannot write there")
+    try:
+        if not path.parent.is_dir():
+            raise OutputError(f"{path}: cannot write: {path.parent} is no folder")
+        if path.is_dir() or not os.access(path.parent, os.W_OK):
+            raise OutputError(f"{path}: cannot write there")
+    except OSError as error:
+        raise OutputError(f"{path}: cannot write: {error.strerror or error}") from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import zmq
 
+from ppgstream.endpoints import attach
 from ppgstream.errors import SourceError, WireError
 from ppgstream.recording import text_of
 from ppgstream.wire import Chunk, Flag, Kind, decode
@@ -55,10 +56,10 @@ class Receiver:
         # A subscription is a prefix: "a" would bring "ab" too, so ids are compared again on arrival.
         self._socket.setsockopt(zmq.SUBSCRIBE, (self.stream or "").encode("ascii", "replace"))
         try:
-            self._socket.connect(self.endpoint)
-        except zmq.ZMQError as error:
+            attach(self._socket, self.endpoint, bind=False)
+        except SourceError:
             self._context.destroy(linger=0)
-            raise SourceError(f"{self.endpoint}: cannot connect: {error}") from error
+            raise
 
     def poll(self, timeout_s: float) -> Iterator[Chunk]:
         """The chunks that are there, or come within `timeout_s` seconds."""

@@ -116,8 +116,8 @@ def encode(chunk: Chunk, *, dtype: str | None = None) -> tuple[bytes, bytes]:
     code = DTYPE_CODES.get(samples.dtype.newbyteorder("<"))
     if code is None:
         raise WireError(f"samples of dtype {samples.dtype}: must be f4, f8, i2 or i4")
-    if len(samples) > MAX_COUNT:
-        raise WireError(f"{len(samples)} samples in a message: at most {MAX_COUNT}")
+    if (fault := _unsayable(chunk)) is not None:
+        raise WireError(fault)
     payload = samples.astype(DTYPES[code], copy=False).tobytes()
     annotated = chunk.confidence is not None and chunk.flags is not None
     if chunk.confidence is not None and chunk.flags is not None:
@@ -144,6 +144,26 @@ def encode(chunk: Chunk, *, dtype: str | None = None) -> tuple[bytes, bytes]:
     return stream, head + CRC.pack(zlib.crc32(payload, zlib.crc32(head))) + payload
 
 
+def _unsayable(chunk: Chunk) -> str | None:
+    """Why the format cannot say this chunk, if it cannot."""
+    n, notes = chunk.samples.size, [a for a in (chunk.confidence, chunk.flags) if a is not None]
+    if chunk.samples.ndim != 1 or n > MAX_COUNT:
+        return f"samples of shape {chunk.samples.shape} in a message: one dimension, at most {MAX_COUNT}"
+    if len(notes) == 1 or any(a.shape != (n,) for a in notes):
+        return f"confidence and flags come together, one of each for each of {n} samples"
+    if chunk.kind is not Kind.DATA and (n or notes):
+        return f"{chunk.kind.name} with samples"
+    if (chunk.missing and chunk.kind is not Kind.GAP) or (chunk.unclean and chunk.kind is not Kind.END):
+        return f"{chunk.kind.name} with missing {chunk.missing}, unclean {chunk.unclean}"
+    if not 0 <= chunk.index <= MAX_INDEX - n - chunk.missing:
+        return f"index {chunk.index} and what follows: must be from 0 to {MAX_INDEX}"
+    if not 0.001 <= chunk.fs <= (2**32 - 1) / 1000:  # NaN too
+        return f"fs {chunk.fs} Hz: must be from 0.001 to 4294967.295"
+    if len(chunk.checkpoint) != len(NO_CHECKPOINT):
+        return f"checkpoint id of {len(chunk.checkpoint)} bytes: must be {len(NO_CHECKPOINT)}"
+    return None
+
+
 def decode(parts: Sequence[bytes]) -> Chunk:
     """A chunk from the parts of a message. Raises WireError, and nothing else, for anything that `encode` cannot have made."""
     stream = stream_id(parts, expected=2)
@@ -167,8 +187,8 @@ def decode(parts: Sequence[bytes]) -> Chunk:
         raise WireError(
             f"header field out of range: kind {kind}, dtype {code}, annotated {annotated}, unclean {unclean}, reserved {reserved}"
         )
-    if index > MAX_INDEX or fs_mhz == 0:
-        raise WireError(f"header field out of range: index {index}, fs {fs_mhz} mHz")
+    if index + count > MAX_INDEX or fs_mhz == 0:
+        raise WireError(f"header field out of range: index {index}, count {count}, fs {fs_mhz} mHz")
     data = kind == Kind.DATA
     if unclean and kind != Kind.END:
         raise WireError("only an END can be unclean")

@@ -1,77 +1,332 @@
-"""Settings: the file says what the code does, and what it does not know it refuses by name."""
+"""Settings: the shipped file says the defaults, and whatever is wrong is one line that names its key."""
 
 from __future__ import annotations
 
+import ipaddress
 import tomllib
 from pathlib import Path
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from ppgstream.config import Config, load
+from ppgstream.config import Config, check_endpoint, load
 from ppgstream.errors import ConfigError
 
-SHIPPED = Path(__file__).parents[1] / "config.toml"
+SHIPPED = Path(__file__).parent.parent / "config.toml"
+DEFAULTS: dict[str, dict[str, object]] = msgspec.to_builtins(Config())
+KEYS = [(section, key) for section, fields in DEFAULTS.items() for key in fields]
 
 
-def test_the_shipped_file_says_every_setting_with_its_default() -> None:
+def written(folder: Path, text: str) -> Path:
+    path = folder / "settings.toml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def complaint(path: Path | None, **overrides: str | None) -> str:
+    """The one line that loading fails with."""
+    with pytest.raises(ConfigError) as told:
+        load(path, **overrides)
+    line = str(told.value)
+    assert line.strip()
+    assert line.isprintable(), f"more than one plain line: {line!r}"
+    return line
+
+
+def test_the_shipped_file_says_the_defaults() -> None:
     assert load(SHIPPED) == Config()
-    tree = tomllib.loads(SHIPPED.read_text())
-    assert tree == msgspec.to_builtins(Config())  # the same keys and values, none left out
+
+
+def test_the_shipped_file_names_every_field_of_every_section_with_its_default_and_nothing_else() -> None:
+    assert len(KEYS) > 25
+    shipped = tomllib.loads(SHIPPED.read_text(encoding="utf-8"))
+    assert shipped == DEFAULTS
+    assert {(s, k): type(v) for s, f in shipped.items() for k, v in f.items()} == {(s, k): type(DEFAULTS[s][k]) for s, k in KEYS}
 
 
 def test_every_setting_of_the_shipped_file_says_why() -> None:
-    bare = [line for line in SHIPPED.read_text().splitlines() if "=" in line and "#" not in line]
+    bare = [line for line in SHIPPED.read_text(encoding="utf-8").splitlines() if "=" in line and "#" not in line]
     assert bare == []
 
 
-def test_flags_override_the_file_and_the_file_the_defaults(tmp_path: Path) -> None:
-    path = tmp_path / "c.toml"
-    path.write_text('[in]\nendpoint = "ipc:///tmp/a"\n[out]\nendpoint = "ipc:///tmp/b"\n')
-    found = load(path, in__endpoint="ipc:///tmp/c", out__endpoint=None)
-    assert (found.in_.endpoint, found.out.endpoint, found.windows.hop) == ("ipc:///tmp/c", "ipc:///tmp/b", 50)
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("[out]\nhwm = 3", "unknown setting out.hwm"),
-        ("[output]\ndtype = 'f4'", "unknown setting output"),
-        ("colour = 1", "unknown setting colour"),
-        ("[model]\nthreads = 'x'", "model.threads: .*'x'"),
-        ("[model]\nthreads = 0", "model.threads: .*0"),
-        ("[windows]\nhop = 2.5", "windows.hop: .*2.5"),
-        ("[windows]\noverlap = 'kaiser'", "windows.overlap: .*kaiser"),
-        ("[in]\nformat = 'xml'", "in.format: .*xml"),
-        ("[in]\nfs = 5000.0", "in.fs: .*5000"),
-        ("[in]\ndefault_stream = 'a b'", "in.default_stream"),
-        ("[in", "not TOML"),
-        ("[in]\nendpoint = 'tcp://0.0.0.0:5600'", "in.endpoint: .*0.0.0.0.*loopback"),
-        ("[in]\nendpoint = 'tcp://*:5600'", "in.endpoint: .*loopback"),
-        ("[out]\nendpoint = 'tcp://192.168.0.7:5600'", "out.endpoint: .*loopback"),
-        ("[status]\nendpoint = 'tcp://example.org:5600'", "status.endpoint: .*loopback"),
-        ("[out]\nendpoint = 'tcp://127.0.0.1'", "out.endpoint"),
-        ("[out]\nendpoint = 'tcp://127.0.0.1:99999'", "port"),
-        ("[out]\nendpoint = 'udp://127.0.0.1:5600'", "out.endpoint"),
-    ],
-)
-def test_a_bad_setting_is_one_line_that_names_it(text: str, told: str, tmp_path: Path) -> None:
-    path = tmp_path / "c.toml"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=told) as caught:
-        load(path)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    "endpoint", ["tcp://127.0.0.1:5600", "tcp://127.9.9.9:*", "tcp://[::1]:5600", "tcp://localhost:5600", "ipc:///tmp/x"]
-)
-def test_loopback_and_ipc_are_served(endpoint: str) -> None:
-    assert load(SHIPPED, in__endpoint=endpoint).in_.endpoint == endpoint
-
-
-def test_a_file_that_is_not_there_is_an_error_only_when_it_was_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_file_the_defaults_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert load() == Config()
-    with pytest.raises(ConfigError, match="cannot read"):
-        load(tmp_path / "c.toml")
+
+
+def test_a_config_toml_in_the_working_folder_is_read_unless_another_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.toml").write_text("[windows]\nhop = 7\n")
+    other = written(tmp_path, "[model]\nthreads = 2\n")
+    assert load().windows.hop == 7
+    assert (load(other).windows.hop, load(other).model.threads) == (50, 2)
+
+
+def test_a_file_wins_over_a_default_and_an_override_over_a_file(tmp_path: Path) -> None:
+    path = written(tmp_path, '[in]\nendpoint = "tcp://127.0.0.1:1"\nfs = 250\n[out]\nendpoint = "tcp://127.0.0.1:2"\n')
+    found = load(path, in__endpoint="ipc://here", out__endpoint=None, model__checkpoint="some/folder")
+    assert (found.in_.endpoint, found.in_.fs, found.in_.bind) == ("ipc://here", 250.0, True)
+    assert found.out.endpoint == "tcp://127.0.0.1:2"
+    assert found.model.checkpoint == "some/folder"
+    assert found.status == Config().status
+
+
+@pytest.mark.parametrize(("section", "key"), KEYS, ids=[f"{section}.{key}" for section, key in KEYS])
+def test_a_value_of_the_wrong_type_is_one_line_that_names_the_file_the_key_and_the_value(
+    tmp_path: Path, section: str, key: str
+) -> None:
+    path = written(tmp_path, f"[{section}]\n{key} = [4711]\n")
+    line = complaint(path)
+    assert line.startswith(f"{path}: {section}.{key}: ")
+    assert "[4711]" in line
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("in", "format", '"csv"'),
+        ("in", "fs", "19.9"),
+        ("in", "fs", "1000.5"),
+        ("in", "fs", "nan"),
+        ("in", "fs", "inf"),
+        ("in", "fs", '"125"'),
+        ("in", "bind", "1"),
+        ("in", "bind", '"true"'),
+        ("in", "raw_dtype", '"u2"'),
+        ("in", "default_stream", '""'),
+        ("in", "default_stream", '"a b"'),
+        ("in", "default_stream", f'"{"a" * 33}"'),
+        ("in", "high_water_mark", "0"),
+        ("in", "queue_samples", "999"),
+        ("in", "queue_samples", "100000001"),
+        ("in", "endpoint", "5600"),
+        ("out", "dtype", '"i2"'),
+        ("out", "high_water_mark", "-1"),
+        ("out", "linger_ms", "60001"),
+        ("out", "linger_ms", "-1"),
+        ("out", "linger_ms", "0.5"),
+        ("status", "max_rows", "0"),
+        ("status", "max_rows", "100001"),
+        ("model", "threads", "0"),
+        ("model", "threads", "257"),
+        ("model", "threads", "true"),
+        ("model", "max_delay_ms", "-0.1"),
+        ("model", "max_delay_ms", "10001"),
+        ("windows", "hop", "0"),
+        ("windows", "hop", "2.5"),
+        ("windows", "lookahead", "-2"),
+        ("windows", "overlap", '"box"'),
+        ("streams", "max_streams", "0"),
+        ("streams", "max_fill", "-1"),
+        ("streams", "max_fill", "1001"),
+        ("streams", "hold_samples", "100001"),
+        ("streams", "hold_s", "-0.5"),
+        ("streams", "silence_s", "86401"),
+        ("streams", "idle_s", "nan"),
+        ("streams", "threshold", "1.01"),
+        ("streams", "threshold", "-0.01"),
+        ("overload", "shed_after_ms", "-1"),
+        ("overload", "drain_s", "61"),
+    ],
+)
+def test_a_value_out_of_range_is_one_line_that_names_the_key(tmp_path: Path, section: str, key: str, value: str) -> None:
+    assert f"{section}.{key}: " in complaint(written(tmp_path, f"[{section}]\n{key} = {value}\n"))
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value"),
+    [
+        ("in", "fs", "20"),
+        ("in", "fs", "1000"),
+        ("in", "default_stream", f'"{"a" * 32}"'),
+        ("in", "queue_samples", "1000"),
+        ("out", "linger_ms", "0"),
+        ("model", "threads", "256"),
+        ("windows", "lookahead", "-1"),
+        ("streams", "threshold", "0"),
+        ("streams", "threshold", "1"),
+        ("streams", "hold_s", "0"),
+        ("overload", "drain_s", "60"),
+    ],
+)
+def test_a_value_at_the_edge_of_its_range_is_taken(tmp_path: Path, section: str, key: str, value: str) -> None:
+    loaded = msgspec.to_builtins(load(written(tmp_path, f"[{section}]\n{key} = {value}\n")))
+    assert loaded[section][key] == tomllib.loads(f"v = {value}")["v"]
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("[inn]\nfs = 125.0\n", "inn"),
+        ("[in_]\nfs = 125.0\n", "in_"),
+        ("hop = 50\n", "hop"),
+        ("[windows]\nhopp = 50\n", "windows.hopp"),
+        ("[streams]\nhop = 50\n", "streams.hop"),
+        ('[in]\n"a key" = 1\n', "in.a key"),
+    ],
+)
+def test_an_unknown_section_or_key_is_one_line_that_names_it(tmp_path: Path, text: str, key: str) -> None:
+    path = written(tmp_path, text)
+    assert complaint(path) == f"{path}: unknown setting {key}"
+
+
+@pytest.mark.parametrize(("section"), list(DEFAULTS))
+def test_a_section_that_is_no_table_is_one_line_that_names_it(tmp_path: Path, section: str) -> None:
+    assert f"{section}: " in complaint(written(tmp_path, f"{section} = 4711\n"))
+
+
+@pytest.mark.parametrize(
+    "overrides", [{"in__endpont": "tcp://127.0.0.1:1"}, {"inn__endpoint": "tcp://127.0.0.1:1"}, {"model__threads": "2"}]
+)
+def test_a_wrong_override_is_one_line_that_names_it(tmp_path: Path, overrides: dict[str, str | None]) -> None:
+    (name,) = overrides
+    assert name.partition("__")[0] in complaint(written(tmp_path, ""), **overrides)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"hop 50",
+        b"[in\n",
+        b"\xff\xfe",
+        b"[in]\nfs = 1\nfs = 2\n",
+        b"[in]\nfs = 125.0\n[in]\n",
+        b'[in]\nendpoint = "\n"\n',
+        b"\x00",
+    ],
+)
+def test_a_file_that_is_no_toml_is_one_line_that_names_it(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "settings.toml"
+    path.write_bytes(content)
+    assert complaint(path).startswith(f"{path}: ")
+
+
+def test_a_file_that_cannot_be_read_is_one_line_that_names_it(tmp_path: Path) -> None:
+    assert complaint(tmp_path / "none.toml").startswith(str(tmp_path / "none.toml"))
+    assert complaint(tmp_path).startswith(str(tmp_path))
+
+
+BAD_ENDPOINTS = [
+    "tcp://0.0.0.0:5600",
+    "tcp://*:5600",
+    "tcp://192.168.1.2:5600",
+    "tcp://10.0.0.1:5600",
+    "tcp://[::]:5600",
+    "tcp://[2001:db8::1]:5600",
+    "tcp://example.org:5600",
+    "tcp://localhost.example.org:5600",
+    "tcp://127.0.0.1.example.org:5600",
+    "tcp://127.0.0.1@example.org:5600",
+    "tcp://10.0.0.1;127.0.0.1:5600",
+    "tcp://127.0.0.1;10.0.0.1:5600",
+    "tcp://eth0:5600",
+    "tcp://2130706433:5600",
+    "tcp://127.0.0.1",
+    "tcp://127.0.0.1:",
+    "tcp://127.0.0.1:0",
+    "tcp://127.0.0.1:65536",
+    "tcp://127.0.0.1:-1",
+    "tcp://127.0.0.1:port",
+    "tcp://:5600",
+    "tcp://",
+    "ipc://",
+    "udp://127.0.0.1:5600",
+    "pgm://127.0.0.1;239.192.1.1:5600",
+    "epgm://127.0.0.1;239.192.1.1:5600",
+    "inproc://daemon",
+    "ws://127.0.0.1:5600",
+    "TCP://127.0.0.1:5600",
+    "127.0.0.1:5600",
+    "",
+]
+
+
+@pytest.mark.parametrize("endpoint", BAD_ENDPOINTS)
+@pytest.mark.parametrize("section", ["in", "out", "status"])
+def test_an_endpoint_that_is_not_loopback_or_ipc_is_one_line_that_names_its_key(
+    tmp_path: Path, section: str, endpoint: str
+) -> None:
+    line = complaint(written(tmp_path, f'[{section}]\nendpoint = "{endpoint}"\n'))
+    assert f"{section}.endpoint: " in line
+    assert repr(endpoint) in line
+
+
+def test_an_endpoint_in_an_override_is_held_to_the_same(tmp_path: Path) -> None:
+    assert "in.endpoint: " in complaint(written(tmp_path, ""), in__endpoint="tcp://0.0.0.0:5600")
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["tcp://127.0.0.1:1", "tcp://127.3.2.1:65535", "tcp://[::1]:5600", "tcp://localhost:5600", "tcp://127.0.0.1:*", "ipc://a"],
+)
+def test_loopback_and_ipc_endpoints_are_taken(tmp_path: Path, endpoint: str) -> None:
+    assert load(written(tmp_path, f'[out]\nendpoint = "{endpoint}"\n')).out.endpoint == endpoint
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.ip_addresses(v=4) | st.ip_addresses(v=4, network="127.0.0.0/8") | st.ip_addresses(v=6), st.integers(1, 65535))
+def test_of_all_addresses_only_those_of_loopback_are_taken(
+    address: ipaddress.IPv4Address | ipaddress.IPv6Address, port: int
+) -> None:
+    host = f"[{address}]" if address.version == 6 else str(address)
+    own = address in ipaddress.ip_network("127.0.0.0/8") if address.version == 4 else address == ipaddress.ip_address("::1")
+    if own:
+        check_endpoint(f"tcp://{host}:{port}", "in.endpoint")
+    else:
+        with pytest.raises(ConfigError, match=r"in\.endpoint"):
+            check_endpoint(f"tcp://{host}:{port}", "in.endpoint")
+
+
+@settings(deadline=None, max_examples=300)
+@given(st.text(max_size=30) | st.text("tcpi:/127.0*[]@;%", max_size=30).map("tcp://".__add__))
+def test_any_text_is_an_endpoint_or_a_config_error_of_one_line(text: str) -> None:
+    complaints = []
+    try:
+        check_endpoint(text, "in.endpoint")
+    except ConfigError as error:
+        complaints.append(str(error))
+    assert complaints or text.startswith(("tcp://", "ipc://"))
+    assert all(line.startswith("in.endpoint: ") and line.isprintable() for line in complaints)
+
+
+def test_a_default_stream_that_ends_in_a_line_feed_is_refused(tmp_path: Path) -> None:
+    assert "in.default_stream: " in complaint(written(tmp_path, '[in]\ndefault_stream = "sensor\\n"\n'))
+
+
+def test_a_section_that_is_no_table_is_one_line_also_where_an_override_goes_into_it(tmp_path: Path) -> None:
+    assert "in: " in complaint(written(tmp_path, "in = 4711\n"), in__endpoint="tcp://127.0.0.1:1")
+
+
+@pytest.mark.parametrize("key", ["a\\nb", "\\u001b[2J"])
+def test_an_unknown_key_with_unprintable_characters_is_still_one_plain_line(tmp_path: Path, key: str) -> None:
+    assert "unknown setting" in complaint(written(tmp_path, f'[in]\n"{key}" = 1\n'))
+
+
+def test_a_port_of_very_many_digits_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match=r"in\.endpoint"):
+        check_endpoint("tcp://127.0.0.1:" + "1" * 5000, "in.endpoint")
+
+
+def test_a_port_in_digits_of_another_script_is_a_config_error() -> None:
+    with pytest.raises(ConfigError, match=r"in\.endpoint"):
+        check_endpoint("tcp://127.0.0.1:\u0665\u0666\u0660\u0660", "in.endpoint")
+
+
+@pytest.mark.parametrize("endpoint", ["tcp://[[::1:5600", "tcp://::1]:5600"])
+def test_brackets_that_do_not_match_are_a_config_error(endpoint: str) -> None:
+    with pytest.raises(ConfigError, match=r"in\.endpoint"):
+        check_endpoint(endpoint, "in.endpoint")
+
+
+def test_settings_cannot_be_changed_once_loaded() -> None:
+    with pytest.raises(AttributeError):
+        Config().windows.hop = 1  # type: ignore[misc]
+
+
+def test_an_endpoint_that_is_not_loopback_is_told_with_the_file_it_stands_in(tmp_path: Path) -> None:
+    path = written(tmp_path, '[in]\nendpoint = "tcp://0.0.0.0:5600"\n')
+    assert complaint(path).startswith(f"{path}: in.endpoint: ")
