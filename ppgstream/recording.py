@@ -21,6 +21,7 @@ from ppgstream.errors import DataError, OutputError, SourceError, UsageError
 
 Float64 = NDArray[np.float64]
 SHOWN = 40  # characters of a bad line that are shown
+MAX_LINE = 65_536  # bytes; without a newline in sight these are no lines, and not to be collected without bound
 
 
 class Recording(NamedTuple):
@@ -149,8 +150,8 @@ def lines_of(fd: int) -> Iterator[list[str]]:
         if first and len(rest + block) >= len(codecs.BOM_UTF8):
             block, rest, first = (rest + block).removeprefix(codecs.BOM_UTF8), b"", False
         *whole, rest = (rest + block).split(b"\n")
-        if len(rest) > 65_536:  # no newline in sight: not lines, and not to be collected without bound
-            raise DataError(f"input line of more than 65536 bytes: {rest[:SHOWN]!r}")
+        if len(rest) > MAX_LINE:
+            raise DataError(f"input line of more than {MAX_LINE} bytes: {rest[:SHOWN]!r}")
         if whole:
             yield [line.decode("utf-8", "replace").strip() for line in whole]
     if rest:

@@ -18,8 +18,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.errors import DataError
 from ppgstream.publisher import Publisher
-from ppgstream.recording import SHOWN, is_number, number
+from ppgstream.recording import MAX_LINE, SHOWN, is_number, number
 from ppgstream.wire import EMPTY, Chunk, Kind
 
 Float64 = NDArray[np.float64]
@@ -53,7 +54,7 @@ class Report:
     messages: int = 0
     withheld: int = 0  # samples never sent: drop, outage
     duplicated: int = 0  # samples sent twice
-    delayed: int = 0  # chunks that left after their successor
+    delayed: int = 0  # chunks that left after a later one of their stream
     latest_ms: float = 0.0  # how far behind schedule the latest chunk left
     seconds: float = 0.0
     stopped: bool = False
@@ -69,6 +70,8 @@ class _Due(NamedTuple):
     at: float  # seconds since the start of the recording
     order: int
     chunk: Chunk
+    withheld: bool = False  # by a fault: its time comes, and it does not leave
+    again: bool = False  # a duplicate
 
 
 @dataclass(slots=True)
@@ -92,26 +95,37 @@ class Replay:
         sessions = [secrets.randbits(64) for _ in self.tracks]
         started, wall = self.clock(), time.time_ns()
         self.report.streams = len(self.tracks)
-        next_index = dict.fromkeys(sessions, 0)
+        reached = dict.fromkeys(sessions, 0)
+        ended: set[int] = set()
         for due in self._in_order(sessions, wall):
             if self.speed is not None and not self._wait(started + due.at / self.speed):
                 break
-            if not self._send(due.chunk):
+            if not self._leave(due, reached):
                 break
-            session = due.chunk.session
-            next_index[session] = max(next_index[session], due.chunk.stop)
+            if due.chunk.kind is Kind.END:
+                ended.add(due.chunk.session)
         self.report.stopped = self.stopped()
-        if self.report.stopped:
-            for track, session in zip(self.tracks, sessions, strict=True):
-                self.publisher.send_last(Chunk(track.stream, session, next_index[session], EMPTY, Kind.END, self.fs))
+        for track, session in zip(self.tracks, sessions, strict=True):
+            if session not in ended:
+                self.publisher.send_last(Chunk(track.stream, session, reached[session], EMPTY, Kind.END, self.fs))
         self.report.seconds = self.clock() - started
         return self.report
 
-    def _send(self, chunk: Chunk) -> bool:
-        if not self.publisher.send(chunk):
+    def _leave(self, due: _Due, reached: dict[int, int]) -> bool:
+        """Send a chunk whose time has come, or withhold it, and count it. False once stopped."""
+        chunk, n = due.chunk, len(due.chunk.samples)
+        if due.withheld:
+            if self.stopped():
+                return False
+            self.report.withheld += n
+        elif not self.publisher.send(chunk):
             return False
-        self.report.messages += 1
-        self.report.samples += len(chunk.samples)
+        else:
+            self.report.messages += 1
+            self.report.samples += n
+            self.report.duplicated += n * due.again
+            self.report.delayed += chunk.kind is Kind.DATA and not due.again and chunk.index < reached[chunk.session]
+        reached[chunk.session] = max(reached[chunk.session], chunk.stop)
         return True
 
     def _wait(self, until: float) -> bool:
@@ -145,16 +159,12 @@ class Replay:
             chance = rng.uniform(0, 1, 4)
             begin = chunk.index / self.fs
             if chance[0] < f.drop or any(start <= begin < start + length for start, length in f.outages):
-                self.report.withheld += len(chunk.samples)
+                yield due._replace(withheld=True)
                 continue
-            at += chance[3] * f.jitter_ms / 1000
-            if chance[2] < f.reorder:
-                at += 1.5 * period
-                self.report.delayed += 1
+            at += chance[3] * f.jitter_ms / 1000 + (1.5 * period if chance[2] < f.reorder else 0.0)
             yield due._replace(at=at)
             if chance[1] < f.dup:
-                self.report.duplicated += len(chunk.samples)
-                yield due._replace(at=at)
+                yield due._replace(at=at, again=True)
 
     def _planned(self, sessions: list[int], wall: int) -> Iterator[_Due]:
         """Chunks as a faultless sensor sends them: each when its last sample has been measured."""
@@ -195,42 +205,42 @@ def pipe(
     """Lines from a live pipe, sent as they come: when `chunk` samples are there, or the oldest has waited a chunk's time."""
     report, session, started = Report(streams=1), secrets.randbits(64), time.monotonic()
     pending: list[float] = []
-    first_ns, rest, index, bad = 0, b"", 0, 0
+    oldest, oldest_ns, rest, bad = 0.0, 0, b"", 0
 
-    def send(samples: list[float]) -> bool:
-        nonlocal index
-        taken = publisher.send(Chunk(stream, session, index, np.array(samples), fs=fs, t_ns=first_ns))
-        index += len(samples)
-        report.samples += len(samples)
-        report.messages += 1
-        return taken
+    def send() -> bool:
+        if pending and publisher.send(Chunk(stream, session, report.samples, np.array(pending), fs=fs, t_ns=oldest_ns)):
+            report.samples += len(pending)
+            report.messages += 1
+            pending.clear()
+        return not pending
 
-    open_ = True
-    while open_ and not stopped():
-        ready, _, _ = select.select([fd], [], [], chunk / fs)
-        if ready:
-            block = os.read(fd, 65_536)
-            open_ = bool(block)
-            *lines, rest = (rest + block).split(b"\n")
-            if not open_ and rest:
-                lines.append(rest)
-            for line in (raw.decode("utf-8", "replace").strip() for raw in lines):
-                if not is_number(line):
-                    bad += 1
-                    if bad <= 3:
-                        say(f"line {index + len(pending) + 1} is no number: {line[:SHOWN]!r}; sent as an invalid sample")
-                if not pending:
-                    first_ns = time.time_ns()
-                pending.append(number(line))
-                if len(pending) == chunk:
-                    send(pending)
-                    pending = []
-        elif pending:
-            send(pending)
-            pending = []
-    if pending:
-        send(pending)
+    going = True
+    while going and not stopped():
+        patience = oldest + chunk / fs - time.monotonic() if pending else chunk / fs
+        if patience <= 0 or not select.select([fd], [], [], patience)[0]:
+            going = send()
+            continue
+        block = os.read(fd, 65_536)
+        going = bool(block)
+        *lines, rest = (rest + block).split(b"\n")
+        if len(rest) > MAX_LINE:
+            raise DataError(f"input line of more than {MAX_LINE} bytes: {rest[:SHOWN]!r}")
+        if not block and rest:
+            lines.append(rest)
+        for line in (raw.decode("utf-8", "replace").strip() for raw in lines):
+            if not is_number(line):
+                bad += 1
+                if bad <= 3:
+                    say(f"line {report.samples + len(pending) + 1} is no number: {line[:SHOWN]!r}; sent as an invalid sample")
+            if not pending:
+                oldest, oldest_ns = time.monotonic(), time.time_ns()
+            pending.append(number(line))
+            if len(pending) == chunk and not send():
+                going = False
+                break
+    if not stopped():
+        send()
     report.stopped = stopped()
-    publisher.send_last(Chunk(stream, session, index, EMPTY, Kind.END, fs))
+    publisher.send_last(Chunk(stream, session, report.samples, EMPTY, Kind.END, fs))
     report.seconds = time.monotonic() - started
     return report
