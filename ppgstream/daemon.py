@@ -34,7 +34,7 @@ from ppgstream.engine import Engine, EngineRules
 from ppgstream.errors import ConfigError, SourceError, WireError
 from ppgstream.stream import Event, Stream, StreamRules, Trace
 from ppgstream.windowing import Geometry
-from ppgstream.wire import MAX_BODY, Chunk, decode, encode
+from ppgstream.wire import Chunk, decode, encode
 
 MESSAGE_COST = 16  # queue space of a message beside its samples, so that empty ones fill it too
 ZMQ_MAX_MESSAGE = 16 * 1024 * 1024  # ZeroMQ cuts off who sends more; up to here a message is refused by name
@@ -219,7 +219,7 @@ class Daemon:
                 except WireError as error:
                     self._messages["malformed"] += 1
                     size = sum(len(p) for p in parts)
-                    self._tell(Event("malformed", f"malformed message of {size} bytes: {error}" + _over(size)))
+                    self._tell(Event("malformed", f"malformed message of {size} bytes: {error}"))
                     continue
                 chunks += [(chunk, received) for chunk in found]
             self._inbox.put(chunks)
@@ -420,10 +420,6 @@ class Daemon:
             "refused": ledger.refused,
             "unclean_sessions": stream.unclean,
         }
-
-
-def _over(size: int) -> str:
-    return f" (at most {MAX_BODY} bytes)" if size > MAX_BODY else ""
 
 
 def _finite(values: deque[float]) -> list[float | None]:

@@ -60,7 +60,8 @@ def read(path: Path, *, column: str | None = None) -> Recording:
         content = path.read_bytes()
     except OSError as error:
         raise SourceError(f"{path}: cannot read: {error.strerror or error}") from error
-    if b"\0" in content[:4096]:
+    head = content[:4096]
+    if head.count(0) * 100 > len(head):  # one stray zero byte costs its own line, as any other bad character
         raise DataError(f"{path}: a binary file, not text: it starts with {content[:8]!r}")
     lines = content.decode("utf-8-sig", "replace").splitlines()
     delimiter = next((d for d in "\t;," if lines and d in lines[0]), None)
@@ -178,16 +179,17 @@ def write_whole(path: Path, content: bytes) -> None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
             raise
-    except OSError as error:
-        raise OutputError(f"{path}: cannot write: {error.strerror or error}") from error
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that go in a circle
+        raise OutputError(f"{path}: cannot write: {getattr(error, 'strerror', None) or error}") from error
 
 
 def check_writable(path: Path) -> None:
     """Fail before the work, not after it. Raises OutputError."""
     try:
+        path = path.resolve()
         if not path.parent.is_dir():
             raise OutputError(f"{path}: cannot write: {path.parent} is no folder")
         if path.is_dir() or not os.access(path.parent, os.W_OK):
             raise OutputError(f"{path}: cannot write there")
-    except OSError as error:
-        raise OutputError(f"{path}: cannot write: {error.strerror or error}") from error
+    except (OSError, RuntimeError) as error:
+        raise OutputError(f"{path}: cannot write: {getattr(error, 'strerror', None) or error}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -98,7 +99,7 @@ def csv_lines(chunk: Chunk) -> list[str]:
 
 
 def ndjson_lines(chunk: Chunk) -> list[str]:
-    """A JSON object a sample; a GAP and an END are lines of their own."""
+    """A JSON object a sample, null for a value that is not finite; a GAP and an END are lines of their own."""
     head = {"stream": chunk.stream, "session": f"{chunk.session:016x}"}
     if chunk.kind is Kind.GAP:
         return [json.dumps(head | {"index": chunk.index, "gap": chunk.missing})]
@@ -107,7 +108,18 @@ def ndjson_lines(chunk: Chunk) -> list[str]:
     lines = []
     for i, t, v, c, f in _columns(chunk):
         names = [flag.name.lower() for flag in Flag if flag.name and flag & f]
-        lines.append(json.dumps(head | {"index": i, "t_ns": t, "value": float(v), "confidence": float(c), "flags": names}))
+        lines.append(
+            json.dumps(
+                head
+                | {
+                    "index": i,
+                    "t_ns": t,
+                    "value": float(v) if math.isfinite(float(v)) else None,
+                    "confidence": float(c),
+                    "flags": names,
+                }
+            )
+        )
     return lines
 
 

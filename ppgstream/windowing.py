@@ -193,11 +193,13 @@ class Segment:
         return int(np.count_nonzero(self.state[self.released - self._base : self.stop - self._base] != _LOST))
 
     def _agreement(self, a: int, b: int, y: Float64) -> float:
-        """How well this answer repeats what the windows before it said of the same samples: 1 - error power / pulse power."""
+        """How well this answer repeats the wave, whatever its level, that the windows before it gave the same samples:
+        1 - error power / pulse power."""
         if b <= a or not self.weight[a:b].all():
             return FIRST_AGREEMENT
         before = self.total[a:b] / self.weight[a:b]
         error = y[: b - a] - before
+        error -= error.sum() / len(error)
         centred = y - y.sum() / len(y)
         power = float((centred * centred).sum()) / len(y)
         if not power > 0:

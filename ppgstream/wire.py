@@ -151,6 +151,12 @@ def _unsayable(chunk: Chunk) -> str | None:
         return f"samples of shape {chunk.samples.shape} in a message: one dimension, at most {MAX_COUNT}"
     if len(notes) == 1 or any(a.shape != (n,) for a in notes):
         return f"confidence and flags come together, one of each for each of {n} samples"
+    if (
+        chunk.flags is not None
+        and n
+        and (chunk.flags.dtype.kind not in "iu" or not 0 <= chunk.flags.min() <= chunk.flags.max() < 2**16)
+    ):
+        return "flags must be whole numbers of 16 bits"
     if chunk.kind is not Kind.DATA and (n or notes):
         return f"{chunk.kind.name} with samples"
     if (chunk.missing and chunk.kind is not Kind.GAP) or (chunk.unclean and chunk.kind is not Kind.END):

@@ -104,7 +104,7 @@ class Replay:
                 break
             if due.chunk.kind is Kind.END:
                 ended.add(due.chunk.session)
-        self.report.stopped = self.stopped()
+        self.report.stopped = self.stopped() and len(ended) < len(self.tracks)
         for track, session in zip(self.tracks, sessions, strict=True):
             if session not in ended:
                 self.publisher.send_last(Chunk(track.stream, session, reached[session], EMPTY, Kind.END, self.fs))
@@ -214,33 +214,35 @@ def pipe(
             pending.clear()
         return not pending
 
-    going = True
-    while going and not stopped():
-        patience = oldest + chunk / fs - time.monotonic() if pending else chunk / fs
-        if patience <= 0 or not select.select([fd], [], [], patience)[0]:
-            going = send()
-            continue
-        block = os.read(fd, 65_536)
-        going = bool(block)
-        *lines, rest = (rest + block).split(b"\n")
-        if len(rest) > MAX_LINE:
-            raise DataError(f"input line of more than {MAX_LINE} bytes: {rest[:SHOWN]!r}")
-        if not block and rest:
-            lines.append(rest)
-        for line in (raw.decode("utf-8", "replace").strip() for raw in lines):
-            if not is_number(line):
-                bad += 1
-                if bad <= 3:
-                    say(f"line {report.samples + len(pending) + 1} is no number: {line[:SHOWN]!r}; sent as an invalid sample")
-            if not pending:
-                oldest, oldest_ns = time.monotonic(), time.time_ns()
-            pending.append(number(line))
-            if len(pending) == chunk and not send():
-                going = False
-                break
-    if not stopped():
-        send()
-    report.stopped = stopped()
-    publisher.send_last(Chunk(stream, session, report.samples, EMPTY, Kind.END, fs))
+    try:
+        going = True
+        while going and not stopped():
+            patience = oldest + chunk / fs - time.monotonic() if pending else chunk / fs
+            if patience <= 0 or not select.select([fd], [], [], patience)[0]:
+                going = send()
+                continue
+            block = os.read(fd, 65_536)
+            going = bool(block)
+            *lines, rest = (rest + block).split(b"\n")
+            if len(rest) > MAX_LINE:
+                raise DataError(f"input line of more than {MAX_LINE} bytes: {rest[:SHOWN]!r}")
+            if not block and rest:
+                lines.append(rest)
+            for line in (raw.decode("utf-8", "replace").strip() for raw in lines):
+                if not is_number(line):
+                    bad += 1
+                    if bad <= 3:
+                        say(f"line {report.samples + len(pending) + 1} is no number: {line[:SHOWN]!r}; sent as an invalid sample")
+                if not pending:
+                    oldest, oldest_ns = time.monotonic(), time.time_ns()
+                pending.append(number(line))
+                if len(pending) == chunk and not send():
+                    going = False
+                    break
+    finally:
+        if not stopped():
+            send()
+        report.stopped = stopped()
+        publisher.send_last(Chunk(stream, session, report.samples, EMPTY, Kind.END, fs))
     report.seconds = time.monotonic() - started
     return report
