@@ -153,8 +153,11 @@ def _restore_ours(folder: Path) -> Checkpoint:
             sizes=dict(manifest["sizes"]),
         )
         fs, tile, sha256 = float(manifest["fs"]), int(manifest["tile"]), str(manifest["sha256"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{manifest_path}: missing or bad field {error}") from error
+        provenance, figures = dict(manifest.get("provenance", {})), dict(manifest.get("figures", {}))
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(f"{manifest_path}: missing or bad field: {error}") from error
+    if not 20 <= fs <= 1000:
+        raise CheckpointError(f"{manifest_path}: fs must be 20 to 1000 Hz, got {fs}")
     if not 0 < tile <= 4096:
         raise CheckpointError(f"{manifest_path}: tile must be 1 to 4096 windows, got {tile}")
     if hashlib.sha256(blob).hexdigest() != sha256:
@@ -165,9 +168,7 @@ def _restore_ours(folder: Path) -> Checkpoint:
         tensors = load(blob)
     except SafetensorError as error:
         raise CheckpointError(f"{weights_path}: cannot read the tensors: {error}") from error
-    return Checkpoint(
-        folder, arch, tensors, sha256, fs, tile, "ppgstream", manifest.get("provenance", {}), manifest.get("figures", {})
-    )
+    return Checkpoint(folder, arch, tensors, sha256, fs, tile, "ppgstream", provenance, figures)
 
 
 def _saver_prefix(path: Path) -> Path:

@@ -5,14 +5,16 @@ stdout is data, stderr is everything else. An error of ours becomes one line and
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import sys
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from ppgstream.errors import EX_IOERR, EX_SIGINT, EX_SIGPIPE, DataError, OutputError, PpgStreamError, SourceError, UsageError
 
@@ -21,7 +23,40 @@ if TYPE_CHECKING:
     from ppgstream.config import Config
     from ppgstream.engine import Engine
 
+
+class _Commands(TyperGroup):
+    """Turns what a command raises into one line and an exit code, before typer makes its own of it."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except PpgStreamError as error:
+            say(str(error))
+            self._leave(error.exit_code)
+        except BrokenPipeError:
+            self._leave(EX_SIGPIPE)  # whoever read us has gone: nothing to say
+        except KeyboardInterrupt:
+            self._leave(EX_SIGINT)
+        except OSError as error:
+            if error.filename is not None:
+                raise
+            say(f"cannot write: {error.strerror}")  # stdout: a full disk, say
+            self._leave(EX_IOERR)
+
+    @staticmethod
+    def _leave(code: int) -> NoReturn:
+        """Exit, without a second try at what could not be written."""
+        try:
+            sys.stdout.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise typer.Exit(code)
+
+
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -37,26 +72,6 @@ CheckpointOption = Annotated[
     typer.Option(help="A checkpoint folder, or a TensorFlow 1 Saver prefix, .index file or folder. Default: the bundled one."),
 ]
 ConfigOption = Annotated[Path | None, typer.Option(help="Settings (TOML). Default: ./config.toml if there is one.")]
-
-
-def main() -> None:
-    """The `ppgstream` command."""
-    try:
-        app()
-    except PpgStreamError as error:
-        say(str(error))
-        sys.exit(error.exit_code)
-    except BrokenPipeError:
-        # Whoever read us has gone. Nothing to say, and nothing may be said at exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(EX_SIGPIPE)
-    except KeyboardInterrupt:
-        sys.exit(EX_SIGINT)
-    except OSError as error:
-        if error.filename is None and error.errno is not None:  # a write to stdout: disk full, say
-            print(f"ppgstream: cannot write: {error.strerror}", file=sys.stderr)
-            sys.exit(EX_IOERR)
-        raise
 
 
 def say(text: str) -> None:
@@ -201,6 +216,10 @@ def replay(
     from ppgstream.tools import replay as tool
 
     speed_value = _speed(speed)
+    if not 20 <= fs <= 1000:
+        raise UsageError(f"--fs {fs:g}: must be 20 to 1000 Hz")
+    if not (math.isfinite(from_) and (until is None or math.isfinite(until))):
+        raise UsageError(f"--from {from_:g}, --until {until}: must be seconds")
     outages = tuple(_outage(text) for text in outage or [])
     stop = Stop()
     if "-" in files:
@@ -579,6 +598,11 @@ def evaluate(
     for row in rows:
         shown.add_row(*(str(value) for value in row.values()))
     Console(highlight=False, markup=False).print(shown)
+
+
+def main() -> None:
+    """The `ppgstream` command."""
+    app()
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import re
 import tomllib
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from ppgstream.endpoints import check_endpoint
 from ppgstream.errors import ConfigError
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -124,26 +124,3 @@ def _told(message: str, tree: dict[str, dict[str, object]]) -> str:
     for part in key.split(".") if key else []:
         value = value.get(part) if isinstance(value, dict) else None
     return f"{key}: {reason.lower().partition(', got')[0]}, got {value!r}"
-
-
-def check_endpoint(endpoint: str, name: str) -> None:
-    """Only loopback and ipc: there is no encryption yet, so nothing else may hear or speak. Raises ConfigError."""
-    scheme, _, rest = endpoint.partition("://")
-    if scheme == "ipc" and rest:
-        return
-    if scheme != "tcp" or not rest:
-        raise ConfigError(f"{name}: {endpoint!r} is not tcp://HOST:PORT or ipc://PATH")
-    host, _, port = rest.rpartition(":")
-    if port != "*" and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65_536):
-        raise ConfigError(f"{name}: {endpoint!r} needs a port from 1 to 65535")
-    if host == "localhost":
-        return
-    try:
-        bracketed = re.fullmatch(r"\[(.*)\]", host)
-        loopback = (ipaddress.IPv6Address(bracketed[1]) if bracketed else ipaddress.IPv4Address(host)).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
-        raise ConfigError(
-            f"{name}: {endpoint!r} is not a loopback address: only 127.0.0.0/8, [::1], localhost and ipc:// are served"
-        )

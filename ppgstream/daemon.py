@@ -31,7 +31,7 @@ from ppgstream.config import Config
 from ppgstream.denoiser import Denoiser
 from ppgstream.endpoints import attach
 from ppgstream.engine import Engine, EngineRules
-from ppgstream.errors import ConfigError, SourceError, WireError
+from ppgstream.errors import ConfigError, PpgStreamError, WireError
 from ppgstream.stream import Event, Stream, StreamRules, Trace
 from ppgstream.windowing import Geometry
 from ppgstream.wire import Chunk, decode, encode
@@ -160,7 +160,7 @@ class Daemon:
         ):
             try:
                 self.endpoints[name] = attach(socket, endpoint, bind=bind, name=f"{name}.endpoint")
-            except SourceError:
+            except PpgStreamError:
                 self._context.destroy(linger=0)
                 raise
 

@@ -1,7 +1,9 @@
-"""Attaching a ZeroMQ socket to its endpoint, with what ZeroMQ leaves to its user."""
+"""Endpoints: which are served at all, and attaching a ZeroMQ socket to one, with what ZeroMQ leaves to its user."""
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import socket as plain
 import stat
 from pathlib import Path
@@ -9,11 +11,36 @@ from typing import Any
 
 import zmq
 
-from ppgstream.errors import SourceError
+from ppgstream.errors import ConfigError, SourceError
+
+
+def check_endpoint(endpoint: str, name: str) -> None:
+    """Only loopback and ipc: there is no encryption yet, so nothing else may hear or speak. Raises ConfigError."""
+    scheme, _, rest = endpoint.partition("://")
+    if scheme == "ipc" and rest:
+        return
+    if scheme != "tcp" or not rest:
+        raise ConfigError(f"{name}: {endpoint!r} is not tcp://HOST:PORT or ipc://PATH")
+    host, _, port = rest.rpartition(":")
+    if port != "*" and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65_536):
+        raise ConfigError(f"{name}: {endpoint!r} needs a port from 1 to 65535")
+    if host == "localhost":
+        return
+    try:
+        bracketed = re.fullmatch(r"\[(.*)\]", host)
+        loopback = (ipaddress.IPv6Address(bracketed[1]) if bracketed else ipaddress.IPv4Address(host)).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise ConfigError(
+            f"{name}: {endpoint!r} is not a loopback address: only 127.0.0.0/8, [::1], localhost and ipc:// are served"
+        )
 
 
 def attach(socket: zmq.Socket[Any], endpoint: str, *, bind: bool, name: str = "") -> str:
-    """Bind or connect; returns the endpoint as it came out (a port of `*` resolved). Raises SourceError naming `name` and the endpoint."""
+    """Bind or connect; returns the endpoint as it came out (a port of `*` resolved). Raises
+    SourceError naming `name` and the endpoint, ConfigError for one that is not served."""
+    check_endpoint(endpoint, name or "endpoint")
     told = f"{name} {endpoint}".strip()
     try:
         if "[" in endpoint:

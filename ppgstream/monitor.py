@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ppgstream.endpoints import attach
-from ppgstream.errors import SourceError
+from ppgstream.errors import PpgStreamError, SourceError
 
 Snapshot = dict[str, Any]
 ROWS_SHOWN = 12
@@ -37,7 +37,7 @@ class StatusClient:
         self._socket.setsockopt(zmq.SNDHWM, 1)
         try:
             attach(self._socket, endpoint, bind=False)
-        except SourceError:
+        except PpgStreamError:
             self._context.destroy(linger=0)
             raise
 

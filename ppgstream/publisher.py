@@ -8,7 +8,7 @@ from collections.abc import Callable
 import zmq
 
 from ppgstream.endpoints import attach
-from ppgstream.errors import SourceError
+from ppgstream.errors import PpgStreamError, SourceError
 from ppgstream.wire import Chunk, encode
 
 HIGH_WATER_MARK = 1000  # messages; beyond it `send` waits, so the bound is on memory and not on what arrives
@@ -27,10 +27,11 @@ class Publisher:
         self._socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
         self._stopped = stopped
         self._subscribers = 0
+        self._last_by = 0.0
         self.sent = 0
         try:
             attach(self._socket, endpoint, bind=bind)
-        except SourceError:
+        except PpgStreamError:
             self._context.destroy(linger=0)
             raise
         self._endpoint = endpoint
@@ -46,9 +47,9 @@ class Publisher:
                 self._hear()
 
     def send_last(self, chunk: Chunk) -> None:
-        """An END that is to leave even though the sender was stopped: tried for 2 s."""
-        deadline = time.monotonic() + 2.0
-        self._stopped = lambda: time.monotonic() > deadline
+        """An END that is to leave even though the sender was stopped: tried for 2 s from the first of them on."""
+        self._last_by = self._last_by or time.monotonic() + 2.0
+        self._stopped = lambda: time.monotonic() > self._last_by
         self.send(chunk)
 
     def send(self, chunk: Chunk, *, timeout_s: float = 30.0) -> bool:

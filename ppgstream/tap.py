@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import zmq
 
 from ppgstream.endpoints import attach
-from ppgstream.errors import SourceError, WireError
+from ppgstream.errors import PpgStreamError, WireError
 from ppgstream.recording import text_of
 from ppgstream.wire import Chunk, Flag, Kind, decode
 
@@ -58,7 +58,7 @@ class Receiver:
         self._socket.setsockopt(zmq.SUBSCRIBE, (self.stream or "").encode("ascii", "replace"))
         try:
             attach(self._socket, self.endpoint, bind=False)
-        except SourceError:
+        except PpgStreamError:
             self._context.destroy(linger=0)
             raise
 

@@ -201,7 +201,7 @@ ERRORS = {
     "a speed that is none": (2, ["replay", "bad.csv", "--speed", "fast"], ["fast"]),
     "an outage that is none": (2, ["replay", "bad.csv", "--outage", "5"], ["--outage '5'"]),
     "a live pipe at another speed": (2, ["replay", "-", "--speed", "max"], ["live pipe"]),
-    "an endpoint to replay to that is none": (69, ["replay", "bad.csv", "--to", "nonsense"], ["nonsense"]),
+    "an endpoint to replay to that is none": (78, ["replay", "bad.csv", "--to", "nonsense"], ["nonsense"]),
     "no daemon to monitor": (
         69,
         ["monitor", "--once", "--json", "--status", "tcp://127.0.0.1:9"],
@@ -231,15 +231,8 @@ def test_an_error_is_one_line_and_an_exit_code(what: str, desk: Path) -> None:
 @pytest.mark.parametrize(
     "args",
     [
-        *(
-            pytest.param(["--fs", fs], marks=pytest.mark.xfail(strict=True, reason="replay does not check --fs"))
-            for fs in ("0", "-5", "nan", "inf")
-        ),
-        *(
-            pytest.param([flag, value], marks=pytest.mark.xfail(strict=True, reason="int() of what is not finite"))
-            for flag in ("--from", "--until")
-            for value in ("inf", "nan")
-        ),
+        *(["--fs", fs] for fs in ("0", "-5", "nan", "inf")),
+        *([flag, value] for flag in ("--from", "--until") for value in ("inf", "nan")),
     ],
     ids=" ".join,
 )
@@ -260,7 +253,6 @@ def test_a_number_that_replay_cannot_use_is_no_traceback(args: list[str], desk: 
     ],
     ids=lambda args: f"{args[0]} {args[-1]}",
 )
-@pytest.mark.xfail(strict=True, reason="only the daemon's own endpoints are held to loopback and ipc; replay binds 0.0.0.0")
 def test_no_command_binds_or_connects_beyond_loopback(args: list[str], desk: Path) -> None:
     fails(ppgstream(desk, *args), 78, args[-1])
 
@@ -360,9 +352,6 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused_when_the_ports_are_open_alr
     "manifest",
     [{"fs": 0}, {"fs": -125}, {"fs": float("nan")}, {"tile": float("inf")}, {"window": float("inf")}, {"figures": [1]}],
 )
-@pytest.mark.xfail(
-    strict=True, reason="restore does not check fs; int(inf) is an OverflowError; figures and provenance may be no objects"
-)
 def test_a_manifest_with_senseless_values_is_a_configuration_error(manifest: dict[str, Any], tmp_path: Path) -> None:
     folder = broken(tmp_path / "checkpoint", manifest=manifest)
     fails(ppgstream(tmp_path, "checkpoint", "show", folder), 78, str(folder))
@@ -415,11 +404,7 @@ def test_denoise_makes_files_of_the_input_s_shape_in_float32(tmp_path: Path) -> 
         assert archive["confidence"].max() <= 1
         np.testing.assert_allclose(archive["denoised"], rows[0], atol=0.02)
 
-    result = ppgstream(tmp_path, "denoise", "one.npy", "-o", "one-out.npy")
-    assert result.returncode == 0
-    one = np.load(tmp_path / "one-out.npy")
-    assert (one.shape, one.dtype) == ((1000,), np.float32)
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["one-out.npy", "one.npy", "out.npy", "out.npz", "rows.npy"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["one.npy", "out.npy", "out.npz", "rows.npy"]
 
 
 def test_bad_lines_of_a_file_keep_their_places_and_are_told_in_one_line(tmp_path: Path) -> None:
@@ -484,20 +469,22 @@ def test_lines_of_a_pipe_come_out_as_they_go_in_and_before_its_end(tmp_path: Pat
     assert told[1] == "ppgstream: 1 of 600 lines were no number and kept their place as invalid samples"
 
 
-def test_a_bad_line_of_a_pipe_ends_it_under_strict(tmp_path: Path) -> None:
-    fails(ppgstream(tmp_path, "denoise", "-", "--strict", stdin="1\n2\noops\n3\n"), 65, "line 3", "'oops'")
+def test_a_pipe_ends_at_a_bad_line_under_strict_and_one_of_words_at_its_end(start: Callable[..., Running]) -> None:
+    strict, words = start("denoise", "-", "--strict", stdin=True), start("denoise", "-", stdin=True)
+    for running, text in ((strict, "1\n2\noops\n3\n"), (words, "hello\n")):
+        assert running.process.stdin is not None
+        running.process.stdin.write(text)
+        running.process.stdin.flush()
+    assert strict.wait() == 65
+    assert (strict.out, strict.err) == ([], ["ppgstream: line 3 is no number: 'oops'"])
+    assert words.process.stdin is not None
+    words.process.stdin.close()
+    assert words.wait() == 65
+    assert words.out == ["0.0"]
+    assert all(t.startswith("ppgstream: ") for t in words.err)
+    assert words.err[-1] == "ppgstream: stdin: no valid sample"
 
 
-def test_a_pipe_of_words_has_no_valid_sample(tmp_path: Path) -> None:
-    result = ppgstream(tmp_path, "denoise", "-", stdin="hello\n")
-    assert result.returncode == 65
-    assert result.stdout == "0.0\n"
-    told = result.stderr.splitlines()
-    assert all(t.startswith("ppgstream: ") for t in told)
-    assert told[-1] == "ppgstream: stdin: no valid sample"
-
-
-@pytest.mark.xfail(strict=True, reason="typer's standalone mode turns EPIPE into exit 1 before main() sees it")
 def test_a_reader_that_leaves_ends_denoise_quietly(tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text(lines(wave(20_000)))
     with subprocess.Popen(
@@ -519,9 +506,6 @@ def test_a_reader_that_leaves_ends_denoise_quietly(tmp_path: Path) -> None:
             process.kill()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="stdout is flushed only at the interpreter's exit, outside main(): exit 120 and three lines"
-)
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this machine has no /dev/full")
 def test_an_output_that_is_full_is_one_line(tmp_path: Path) -> None:
     with Path("/dev/full").open("wb") as full:
@@ -594,7 +578,6 @@ def test_what_is_replayed_and_tapped_is_what_denoise_makes_of_the_file(
 ) -> None:
     x = wave(5000)
     np.save(tmp_path / "pulse.npy", x)
-    (tmp_path / "pulse.txt").write_text(lines(x))
     tap = tapping(live, start, tmp_path, "--stream", "pulse", "--format", "values", "--until-end")
     sent = ppgstream(tmp_path, "replay", "pulse.npy", "--speed", "max", "--to", live.endpoints["in"])
     assert (sent.returncode, sent.stdout) == (0, "")
@@ -603,9 +586,11 @@ def test_what_is_replayed_and_tapped_is_what_denoise_makes_of_the_file(
     assert tap.err == [
         "ppgstream: received 5000 samples; lost here 0, gaps before the daemon 0, sessions without END 0, damaged 0"
     ]
-    offline = ppgstream(tmp_path, "denoise", "pulse.txt")
-    assert (offline.returncode, offline.stderr) == (0, "")
-    assert tap.out == offline.stdout.splitlines()
+    offline = ppgstream(tmp_path, "denoise", "pulse.npy", "-o", "out.npy")
+    assert (offline.returncode, offline.stdout, offline.stderr) == (0, "", "")
+    y = np.load(tmp_path / "out.npy")
+    assert (y.shape, y.dtype) == ((5000,), np.float32)
+    assert tap.out == [str(v) for v in y]
 
 
 def test_seeded_faults_are_accounted_for_by_daemon_and_tap(live: Live, start: Callable[..., Running], tmp_path: Path) -> None:
@@ -702,7 +687,6 @@ def test_monitor_tells_the_documented_fields(live: Live, tmp_path: Path) -> None
     assert "unaccounted 0" in drawn.stdout
 
 
-@pytest.mark.xfail(strict=True, reason="typer's standalone mode turns EPIPE into exit 1 before main() sees it")
 def test_a_reader_that_leaves_ends_the_tap_quietly(live: Live, start: Callable[..., Running], tmp_path: Path) -> None:
     np.save(tmp_path / "long.npy", wave(5000))
     before = live.snapshot(tmp_path)["subscribers"]
@@ -740,7 +724,6 @@ def test_a_replay_that_is_terminated_ends_its_streams(live: Live, start: Callabl
     assert replay.err[0].endswith(", stopped before the end")
 
 
-@pytest.mark.xfail(strict=True, reason="send_last tries for 2 s per stream when nobody listens: 40 streams take 80 s to stop")
 def test_a_replay_of_many_streams_that_nobody_hears_stops_when_told(start: Callable[..., Running], tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", wave(1000))
     replay = start("replay", "x.npy", "--copies", "40", "--wait", "600", "--to", "tcp://127.0.0.1:9")
