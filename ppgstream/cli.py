@@ -67,6 +67,8 @@ app = typer.Typer(
 checkpoint_app = typer.Typer(no_args_is_help=True, help="Look at checkpoints.")
 app.add_typer(checkpoint_app, name="checkpoint")
 
+GONE_S = 10.0  # a daemon publishes a STATUS a second for each live stream
+
 CheckpointOption = Annotated[
     str | None,
     typer.Option(help="A checkpoint folder, or a TensorFlow 1 Saver prefix, .index file or folder. Default: the bundled one."),
@@ -195,8 +197,8 @@ def replay(
         float, typer.Option(help="The recordings' sampling rate, Hz; files of another than 125 are resampled to it.")
     ] = 125.0,
     column: Annotated[str | None, typer.Option(help="Of a csv: its name, or its number from 0.")] = None,
-    from_: Annotated[float, typer.Option("--from", min=0, help="Start here, seconds.")] = 0.0,
-    until: Annotated[float | None, typer.Option(min=0, help="End here, seconds.")] = None,
+    from_: Annotated[float, typer.Option("--from", help="Start here, seconds.")] = 0.0,
+    until: Annotated[float | None, typer.Option(help="End here, seconds.")] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Start over at the end, until stopped.")] = False,
     stream: Annotated[str | None, typer.Option(help="The stream's name. Default: the file's.")] = None,
     copies: Annotated[int, typer.Option(min=1, max=100_000, help="Send each file as so many streams.")] = 1,
@@ -218,13 +220,16 @@ def replay(
     speed_value = _speed(speed)
     if not 20 <= fs <= 1000:
         raise UsageError(f"--fs {fs:g}: must be 20 to 1000 Hz")
-    if not (math.isfinite(from_) and (until is None or math.isfinite(until))):
-        raise UsageError(f"--from {from_:g}, --until {until}: must be seconds")
+    if not (0 <= from_ < math.inf and (until is None or 0 <= until < math.inf)):
+        raise UsageError(f"--from {from_:g}, --until {until}: must be seconds from 0 on")
     outages = tuple(_outage(text) for text in outage or [])
     stop = Stop()
     if "-" in files:
-        if files != ["-"] or copies != 1 or loop or speed_value != 1.0:
-            raise UsageError("replay -: a live pipe comes alone, once, at its own pace")
+        altered = loop or copies != 1 or speed_value != 1.0 or column or from_ or until is not None
+        if files != ["-"] or altered or drop or dup or reorder or jitter_ms or outages:
+            raise UsageError(
+                "replay -: a live pipe comes alone, once, whole and at its own pace: only --to, --stream, --chunk and --wait go with it"
+            )
         if fs != 125.0:
             raise UsageError(f"replay -: a live stream must come at 125 Hz, not {fs:g}; a file of another rate is resampled")
         publisher = Publisher(to, bind=bind, stopped=stop)
@@ -249,6 +254,8 @@ def replay(
         ).run()
     publisher.close()
     say(str(report))
+    if not report.valid and not report.stopped:
+        raise DataError("no valid sample was sent")
     raise typer.Exit(stop.exit_code())
 
 
@@ -271,9 +278,12 @@ def _speed(text: str) -> float | None:
 def _outage(text: str) -> tuple[float, float]:
     at, _, length = text.partition(":")
     try:
-        return float(at), float(length)
+        outage = float(at), float(length)
     except ValueError:
-        raise UsageError(f"--outage {text!r}: must be AT:FOR, both in seconds") from None
+        outage = (-1.0, -1.0)
+    if not (0 <= outage[0] < math.inf and 0 <= outage[1] < math.inf):
+        raise UsageError(f"--outage {text!r}: must be AT:FOR, both in seconds")
+    return outage
 
 
 def _name(text: str) -> str:
@@ -369,7 +379,7 @@ def denoise(
             raise UsageError(f"denoise -: a live pipe must come at 125 Hz, not {fs:g}; a file of another rate is resampled")
         if plot is not None or Path(output).suffix in (".npy", ".npz"):
             raise UsageError("denoise -: lines in, lines out: give a file as IN for npy, npz or --plot")
-        _denoise_pipe(engine(), output, strict=strict)
+        _denoise_pipe(engine(), output, strict=strict, dtype=settings.out.dtype)
         return
     found = recording.read(Path(source), column=column)
     if found.bad:
@@ -380,7 +390,7 @@ def denoise(
     if found.samples.ndim == 2 and suffix not in (".npy", ".npz"):
         raise UsageError(f"{source}: {len(found.samples)} recordings: write them to .npy or .npz with -o")
     machine = engine()
-    result = offline.denoise(found.samples, machine, fs=fs)
+    result = offline.denoise(found.samples, machine, fs=fs, dtype="f4" if suffix == ".npy" else settings.out.dtype)
     for event in machine.events:
         say(event.text)
     content = offline.content_of(result, suffix)
@@ -399,14 +409,14 @@ def denoise(
         recording.write_whole(plot, plots.before_after(raw, clean, confidence, flags, fs=fs, start_s=plot_from))
 
 
-def _denoise_pipe(engine: Engine, output: str, *, strict: bool) -> None:
+def _denoise_pipe(engine: Engine, output: str, *, strict: bool, dtype: str) -> None:
     from ppgstream import offline, recording
 
     try:
         out = sys.stdout if output == "-" else Path(output).open("w")  # noqa: SIM115 (stdout must stay open)
     except OSError as error:
         raise OutputError(f"{output}: cannot write: {error.strerror}") from error
-    lines = offline.LineFilter(engine, strict=strict)
+    lines = offline.LineFilter(engine, strict=strict, dtype=dtype)
     interrupted = False
 
     def blocks() -> Any:
@@ -452,7 +462,8 @@ def tap(
         raise UsageError(f"--format {format!r}: must be one of {', '.join(shapes)}")
     stop = Stop()
     receiver = taps.Receiver(from_, stream)
-    started = time.monotonic()
+    messages = 0
+    started = heard = time.monotonic()
     if format == "csv":
         print(taps.CSV_HEAD, flush=True)
     while not stop():
@@ -462,6 +473,11 @@ def tap(
             sys.stdout.flush()
         if until_end and receiver.all_ended:
             break
+        if receiver.messages != messages:
+            messages, heard = receiver.messages, time.monotonic()
+        elif until_end and receiver.accounts and time.monotonic() - heard > GONE_S:
+            receiver.close()
+            raise SourceError(f"{from_}: silent for {GONE_S:g} s though streams have not ended: the daemon is gone")
         if wait and not receiver.accounts and time.monotonic() - started > wait:
             receiver.close()
             raise SourceError(f"{from_}: nothing came in {wait:g} s")
@@ -495,7 +511,10 @@ def monitor(
         raise typer.Exit(stop.exit_code())
     client = view.StatusClient(status)
     try:
-        for snapshot in view.snapshots(client, stream, interval):
+        looks = view.snapshots(client, stream, interval)
+        if once and not json:
+            next(looks)  # the first look says whose wave there is to ask for
+        for snapshot in looks:
             if snapshot is None and once:
                 raise SourceError(f"{status}: no daemon answers there: is `ppgstream run` running?")
             if json:

@@ -26,7 +26,7 @@ class In(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     json_samples: str = "samples"
     json_stream: str = "stream"
     default_stream: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9._-]{1,32}\Z")] = "sensor"
-    high_water_mark: Positive = 10_000
+    high_water_mark: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
     queue_samples: Annotated[int, Meta(ge=1000, le=100_000_000)] = 262_144
 
 
@@ -34,7 +34,7 @@ class Out(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     endpoint: str = "tcp://127.0.0.1:5601"
     bind: bool = True
     dtype: Literal["f4", "f8"] = "f4"
-    high_water_mark: Positive = 10_000
+    high_water_mark: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
     linger_ms: Annotated[int, Meta(ge=0, le=60_000)] = 2000
 
 
@@ -66,7 +66,7 @@ class Streams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Overload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    shed_after_ms: Annotated[float, Meta(ge=0)] = 0.0
+    shed_after_ms: Annotated[float, Meta(ge=0, le=3_600_000)] = 0.0
     drain_s: Annotated[float, Meta(ge=0, le=60)] = 6.0
 
 

@@ -38,6 +38,7 @@ from ppgstream.wire import Chunk, decode, encode
 
 MESSAGE_COST = 16  # queue space of a message beside its samples, so that empty ones fill it too
 ZMQ_MAX_MESSAGE = 16 * 1024 * 1024  # ZeroMQ cuts off who sends more; up to here a message is refused by name
+MOST_AT_ONCE = 16_384  # samples taken from the queue before looking up: about 5 model calls
 BURST = 256  # messages read before looking up
 TICK_S = 1.0
 WATCHED = 8  # streams whose waves are kept for monitors
@@ -78,11 +79,15 @@ class Inbox:
             return self._changed.wait_for(lambda: self.size < self.limit, timeout_s)
 
     def take(self, most: int, timeout_s: float) -> list[tuple[Chunk, float]]:
-        """Up to `most` chunks; waits `timeout_s` seconds for the first."""
+        """Up to `most` chunks, and no more than it takes to reach `MOST_AT_ONCE`; waits `timeout_s` seconds for the first."""
         with self._changed:
             self._changed.wait_for(lambda: self._chunks or self.closed, timeout_s)
-            taken = [self._chunks.popleft() for _ in range(min(most, len(self._chunks)))]
-            self.size -= sum(len(c.samples) + MESSAGE_COST for c, _ in taken)
+            taken: list[tuple[Chunk, float]] = []
+            cost = 0
+            while self._chunks and len(taken) < most and cost < MOST_AT_ONCE:
+                taken.append(self._chunks.popleft())
+                cost += len(taken[-1][0].samples) + MESSAGE_COST
+            self.size -= cost
             self._changed.notify_all()
             return taken
 
@@ -133,6 +138,7 @@ class Daemon:
         self._stream_lag: dict[str, float] = {}
         self._watched: dict[str, float] = {}
         self._subscribers = 0
+        self._last_said = (b"", -math.inf, 0.0)  # the snapshot last sent, when, and what it took
         self._drained_by = math.inf  # once stopped: what is not denoised by then is shed
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
@@ -208,7 +214,10 @@ class Daemon:
                 continue
             chunks: list[tuple[Chunk, float]] = []
             received = time.monotonic()
+            room = self._inbox.limit - self._inbox.size
             for _ in range(BURST):
+                if room <= 0:
+                    break
                 try:
                     parts = self._in.recv_multipart(zmq.NOBLOCK)
                 except zmq.Again:
@@ -222,6 +231,7 @@ class Daemon:
                     self._tell(Event("malformed", f"malformed message of {size} bytes: {error}"))
                     continue
                 chunks += [(chunk, received) for chunk in found]
+                room -= sum(len(chunk.samples) + MESSAGE_COST for chunk in found)
             self._inbox.put(chunks)
         self._in.close(linger=0)
 
@@ -271,8 +281,7 @@ class Daemon:
     def _tick(self, engine: Engine, now: float) -> None:
         self._publish(engine.end_idle(now, self.config.streams.idle_s))
         self._publish([status for s in engine.streams.values() if (status := s.status()) is not None])
-        with self._events_lock:
-            events, engine.events = engine.events, []
+        events, engine.events = engine.events, []
         for event in events:
             self._tell(event)
         if lost := engine.unaccounted:
@@ -334,9 +343,20 @@ class Daemon:
                     stream.trace = stream.trace or Trace()
             self._hear_subscribers()
             try:
-                self._asked.send_multipart([who, msgspec.json.encode(self.snapshot(engine))], zmq.NOBLOCK)
+                self._asked.send_multipart([who, self._said(engine)], zmq.NOBLOCK)
             except zmq.ZMQError:
-                self._events["monitor_slow"] += 1  # a monitor is the first to do without
+                with self._events_lock:
+                    self._events["monitor_slow"] += 1  # a monitor is the first to do without
+
+    def _said(self, engine: Engine) -> bytes:
+        """The snapshot as sent. However many ask, and however many streams there are, it takes a twentieth of this thread's time."""
+        now = time.monotonic()
+        said, at, took = self._last_said
+        if now - at < 20 * took:
+            return said
+        said = msgspec.json.encode(self.snapshot(engine))
+        self._last_said = (said, now, time.monotonic() - now)
+        return said
 
     def snapshot(self, engine: Engine) -> dict[str, Any]:
         """What the monitor shows: docs/status.md lists the fields."""
@@ -345,6 +365,8 @@ class Daemon:
         g, counts, ledger = engine.rules.stream.geometry, engine.counts, engine.ledger
         lag = np.percentile(self._lags, [50, 99, 100]).round(3).tolist() if self._lags else [None] * 3
         usage = resource.getrusage(resource.RUSAGE_SELF)
+        with self._events_lock:
+            events, told = dict(self._events), list(self._told)
         rows = list(itertools.islice(engine.streams.values(), self.config.status.max_rows))
         rows += [engine.streams[n] for n in self._watched if n in engine.streams and engine.streams[n] not in rows]
         return {
@@ -388,8 +410,8 @@ class Daemon:
                 "inbox_limit": self._inbox.limit,
                 "ready_windows": len(engine.ready),
             },
-            "events": dict(self._events),
-            "last_events": list(self._told),
+            "events": events,
+            "last_events": told,
             "streams_total": len(engine.streams),
             "streams": [self._row(s, now) for s in rows],
             "traces": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import secrets
 import threading
 import time
@@ -101,11 +102,13 @@ def run(
         try:
             if view is not None:
                 view.start()
-            next_look = time.monotonic()
+            next_look, ends_by = time.monotonic(), math.inf
             while not receiver.all_ended or len(receiver.accounts) < streams:
                 for chunk in receiver.poll(0.05):
                     _keep(sensors, chunk)
-                if stopped() or served.done():
+                if sent.done() and ends_by == math.inf:
+                    ends_by = time.monotonic() + 15  # everything is sent: the rest is on its way, or lost
+                if stopped() or served.done() or time.monotonic() > ends_by:
                     break
                 if time.monotonic() >= next_look:
                     snapshot = status.ask(0.5, [sensors[0].name])

@@ -17,6 +17,8 @@ from ppgstream.errors import ConfigError, SourceError
 def check_endpoint(endpoint: str, name: str) -> None:
     """Only loopback and ipc: there is no encryption yet, so nothing else may hear or speak. Raises ConfigError."""
     scheme, _, rest = endpoint.partition("://")
+    if not endpoint.isprintable():
+        raise ConfigError(f"{name}: {endpoint!r} holds control characters")
     if scheme == "ipc" and rest:
         return
     if scheme != "tcp" or not rest:

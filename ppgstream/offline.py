@@ -13,20 +13,20 @@ from numpy.typing import NDArray
 from ppgstream.engine import Engine
 from ppgstream.errors import DataError, UsageError
 from ppgstream.recording import SHOWN, is_number, number, text_of
-from ppgstream.wire import EMPTY, Chunk, Kind
+from ppgstream.wire import EMPTY, Chunk, Flag, Kind
 
 CHUNK = 10_000  # samples fed at once
 
 
 class Denoised(NamedTuple):
-    """What the daemon would publish: denoised and confidence float32, flags uint16 (bits of `Flag`), all of the input's shape."""
+    """What the daemon would publish: denoised f4 or f8, confidence f4, flags u2 (bits of `Flag`), all of the input's shape."""
 
-    denoised: NDArray[np.float32]
+    denoised: NDArray[np.floating]
     confidence: NDArray[np.float32]
     flags: NDArray[np.uint16]
 
 
-def denoise(samples: NDArray[np.float64], engine: Engine, *, fs: float) -> Denoised:
+def denoise(samples: NDArray[np.float64], engine: Engine, *, fs: float, dtype: str = "f4") -> Denoised:
     """Denoise a recording (n,), or each row of (rows, n) by itself. Any `fs` from 20 to 1000 Hz: resampled to the engine's and back."""
     target = engine.rules.stream.fs
     if not 20 <= fs <= 1000:
@@ -35,17 +35,30 @@ def denoise(samples: NDArray[np.float64], engine: Engine, *, fs: float) -> Denoi
     if fs == target:
         parts = _denoise_rows(rows, engine)
     else:
-        there = [resample(row, fs, target) for row in rows]
-        parts = _denoise_rows(np.stack(there), engine)
-        n = rows.shape[1]
-        nearest = np.minimum(np.round(np.arange(n) * target / fs).astype(int), parts.denoised.shape[1] - 1)
-        back = np.stack([resample(row.astype(np.float64), target, fs)[:n] for row in parts.denoised])
-        parts = Denoised(back.astype(np.float32), parts.confidence[:, nearest], parts.flags[:, nearest])
+        parts = _back_to(rows, _denoise_rows(np.stack([resample(row, fs, target) for row in rows]), engine), fs, target)
+    parts = parts._replace(denoised=parts.denoised.astype(dtype))
     return parts if samples.ndim == 2 else Denoised(*(p[0] for p in parts))
 
 
+def _back_to(rows: NDArray[np.float64], parts: Denoised, fs: float, target: float) -> Denoised:
+    """Answers at `target` Hz at the recording's own `fs`; what was invalid in it is invalid in the answer, sample by sample."""
+    n = rows.shape[1]
+    nearest = np.minimum(np.round(np.arange(n) * target / fs).astype(int), parts.denoised.shape[1] - 1)
+    back = np.stack([resample(row.astype(np.float64), target, fs) for row in parts.denoised])
+    back = np.pad(back, ((0, 0), (0, max(n - back.shape[1], 0))), mode="edge")[:, :n]
+    invalid = ~np.isfinite(rows)
+    last = np.maximum.accumulate(np.where(invalid, -1, np.arange(n)), axis=1)
+    held = np.where(last >= 0, np.take_along_axis(back, np.maximum(last, 0), 1), 0.0)
+    flags = parts.flags[:, nearest] & ~np.uint16(Flag.NONFINITE)
+    return Denoised(
+        np.where(invalid, held, back),
+        np.where(invalid, np.float32(0), parts.confidence[:, nearest]),
+        np.where(invalid, np.uint16(Flag.NONFINITE | Flag.LOW_CONFIDENCE), flags),
+    )
+
+
 def _denoise_rows(rows: NDArray[np.float64], engine: Engine) -> Denoised:
-    out = Denoised(np.zeros(rows.shape, np.float32), np.zeros(rows.shape, np.float32), np.zeros(rows.shape, np.uint16))
+    out = Denoised(np.zeros(rows.shape), np.zeros(rows.shape, np.float32), np.zeros(rows.shape, np.uint16))
     for number_, row in enumerate(rows):
         for chunk in denoised_chunks(row, engine, stream=f"row{number_}"):
             at = slice(chunk.index, chunk.stop)
@@ -79,7 +92,8 @@ def resample(x: NDArray[np.float64], fs_from: float, fs_to: float) -> NDArray[np
     finite = np.isfinite(x)
     at = np.arange(len(x))
     filled = np.interp(at, at[finite], x[finite]) if finite.any() else np.zeros(len(x))
-    ratio = Fraction(fs_to / fs_from).limit_denominator(1000)
+    ratio = Fraction(str(fs_to)) / Fraction(str(fs_from))
+    ratio = ratio.limit_denominator(20_000)
     mean = filled.mean()  # the filter takes what lies beyond the ends for 0
     y = resample_poly(filled - mean, ratio.numerator, ratio.denominator, padtype="line") + mean
     nearest = np.minimum(np.round(np.arange(len(y)) * fs_from / fs_to).astype(int), len(x) - 1)
@@ -89,8 +103,8 @@ def resample(x: NDArray[np.float64], fs_from: float, fs_to: float) -> NDArray[np
 class LineFilter:
     """One line in, one line out: `sensor | ppgstream denoise -`."""
 
-    def __init__(self, engine: Engine, *, strict: bool = False) -> None:
-        self.engine, self.strict = engine, strict
+    def __init__(self, engine: Engine, *, strict: bool = False, dtype: str = "f4") -> None:
+        self.engine, self.strict, self.dtype = engine, strict, dtype
         self.index = self.valid = self.bad = 0
 
     def run(self, blocks: Iterable[list[str]]) -> Iterator[list[str]]:
@@ -119,7 +133,7 @@ class LineFilter:
     def _out(self, chunks: list[Chunk]) -> list[str]:
         while self.engine.ready:
             chunks = chunks + self.engine.step()
-        return [text for c in chunks if c.kind is Kind.DATA for text in text_of(c.samples.astype(np.float32))]
+        return [text for c in chunks if c.kind is Kind.DATA for text in text_of(c.samples.astype(self.dtype))]
 
 
 def content_of(result: Denoised, suffix: str) -> bytes:

@@ -26,6 +26,7 @@ from ppgstream.wire import EMPTY, NO_CHECKPOINT, Chunk, Flag, Kind
 
 REMEMBERED_SESSIONS = 4
 FS_SPAN_S = 10.0  # over how much sensor time the sampling rate is measured
+CLOCK_STEP_S = 1.0  # between two chunks the sensor's clock and its count differ by more: the clock was set
 LARGEST = 1e37  # a larger value counts as infinite: its denoised neighbours might not fit the f4 of the output
 MAX_GAP = 2**32 - 1  # what a GAP record can say; the next index tells the truth anyway
 MAX_T_NS = 2**62
@@ -137,6 +138,7 @@ class Stream:
         self._last_finite = 0.0
         self._anchors: deque[_Anchor] = deque()
         self._fs_from: tuple[int, int] | None = None
+        self._fs_last: tuple[int, int] | None = None
 
     # ---- in ------------------------------------------------------------------------------------------------------
 
@@ -147,14 +149,12 @@ class Stream:
             self._refuse(chunk, "wrong_fs", f"it says {chunk.fs:g} Hz, this checkpoint takes {self.rules.fs:g} Hz")
             return windows
         if chunk.session != self.session:
-            if chunk.session in self.sessions and self.session is not None:
+            known = self.sessions.get(chunk.session)
+            if known is not None and known.ended:
                 self._after_end(chunk, now)
                 return windows
             if self.session is not None and now - self.seen_at < self.rules.silence_s:
                 self._refuse(chunk, "second_publisher", f"session {chunk.session:016x} speaks while {self.session:016x} is live")
-                return windows
-            if chunk.session in self.sessions and self.sessions[chunk.session].ended:
-                self._after_end(chunk, now)
                 return windows
             windows += self.flush()
             self._open(chunk)
@@ -188,7 +188,7 @@ class Stream:
 
     def _open(self, chunk: Chunk) -> None:
         self.session = chunk.session
-        self._fs_from = None
+        self._fs_from = self._fs_last = None
         self._generation += 1
         known = self.sessions.pop(chunk.session, None)
         # One that was silent for so long that it was ended here goes on where it was; a new one's first run says where it begins.
@@ -295,8 +295,10 @@ class Stream:
         last = self._anchors[-1] if self._anchors else None
         if last is None or last.generation < self._generation or chunk.index > last.index:
             self._anchors.append(_Anchor(self._generation, chunk.index, chunk.t_ns))
-        if self._fs_from is None or chunk.index < self._fs_from[0]:
-            self._fs_from = (chunk.index, chunk.t_ns)
+        before, self._fs_last = self._fs_last, (chunk.index, chunk.t_ns)
+        step = (chunk.t_ns - before[1]) / 1e9 - (chunk.index - before[0]) / self.rules.fs if before else 0.0
+        if self._fs_from is None or chunk.index < self._fs_from[0] or abs(step) > CLOCK_STEP_S:
+            self._fs_from = (chunk.index, chunk.t_ns)  # a clock that was set says nothing about the rate
         elapsed = (chunk.t_ns - self._fs_from[1]) / 1e9
         if elapsed >= FS_SPAN_S:
             self.fs_measured = (chunk.index - self._fs_from[0]) / elapsed

@@ -46,6 +46,7 @@ class Receiver:
     high_water_mark: int = 100_000
     accounts: dict[tuple[str, int], Account] = field(default_factory=dict)
     damaged: int = 0
+    messages: int = 0
     _context: zmq.Context[zmq.Socket[bytes]] = field(init=False)
     _socket: zmq.Socket[bytes] = field(init=False)
 
@@ -71,6 +72,7 @@ class Receiver:
                 parts = self._socket.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
                 return
+            self.messages += 1
             try:
                 chunk = decode(parts)
             except WireError:

@@ -51,6 +51,7 @@ class Report:
 
     streams: int = 0
     samples: int = 0
+    valid: int = 0  # of them finite
     messages: int = 0
     withheld: int = 0  # samples never sent: drop, outage
     duplicated: int = 0  # samples sent twice
@@ -123,6 +124,7 @@ class Replay:
         else:
             self.report.messages += 1
             self.report.samples += n
+            self.report.valid += int(np.isfinite(chunk.samples.astype(np.float64)).sum())
             self.report.duplicated += n * due.again
             self.report.delayed += chunk.kind is Kind.DATA and not due.again and chunk.index < reached[chunk.session]
         reached[chunk.session] = max(reached[chunk.session], chunk.stop)
@@ -210,6 +212,7 @@ def pipe(
     def send() -> bool:
         if pending and publisher.send(Chunk(stream, session, report.samples, np.array(pending), fs=fs, t_ns=oldest_ns)):
             report.samples += len(pending)
+            report.valid += int(np.isfinite(pending).sum())
             report.messages += 1
             pending.clear()
         return not pending
