@@ -41,6 +41,7 @@ ZMQ_MAX_MESSAGE = 16 * 1024 * 1024  # ZeroMQ cuts off who sends more; up to here
 MOST_AT_ONCE = 16_384  # samples taken from the queue before looking up: about 5 model calls
 BURST = 256  # messages read before looking up
 TICK_S = 1.0
+LAST_READ_S = 1.0  # after the stop, for reading what is in the input socket
 WATCHED = 8  # streams whose waves are kept for monitors
 WATCH_S = 10.0  # for how long after a monitor last asked
 TOLD = 20  # events kept for the monitor
@@ -210,30 +211,37 @@ class Daemon:
                 max_streams=self.config.streams.max_streams,
             )
         while not self.stop.is_set():
-            if not self._inbox.wait_for_room(0.2) or not self._in.poll(100):
-                continue
-            chunks: list[tuple[Chunk, float]] = []
-            received = time.monotonic()
-            room = self._inbox.limit - self._inbox.size
-            for _ in range(BURST):
-                if room <= 0:
-                    break
-                try:
-                    parts = self._in.recv_multipart(zmq.NOBLOCK)
-                except zmq.Again:
-                    break
-                self._messages["received"] += 1
-                try:
-                    found = [decode(parts)] if foreign is None else foreign.adopt(parts, received)
-                except WireError as error:
-                    self._messages["malformed"] += 1
-                    size = sum(len(p) for p in parts)
-                    self._tell(Event("malformed", f"malformed message of {size} bytes: {error}"))
-                    continue
-                chunks += [(chunk, received) for chunk in found]
-                room -= sum(len(chunk.samples) + MESSAGE_COST for chunk in found)
-            self._inbox.put(chunks)
+            if self._inbox.wait_for_room(0.2) and self._in.poll(100):
+                self._inbox.put(self._read(foreign))
+        # What the socket had taken in by then was sent to us: it counts, as far as there is room for it.
+        until = time.monotonic() + LAST_READ_S
+        while time.monotonic() < until and self._inbox.wait_for_room(0.2) and self._in.poll(0):
+            self._inbox.put(self._read(foreign))
         self._in.close(linger=0)
+
+    def _read(self, foreign: Adopter | None) -> list[tuple[Chunk, float]]:
+        """The messages that are there, as chunks: a burst of them at most, and no more than there is room for."""
+        chunks: list[tuple[Chunk, float]] = []
+        received = time.monotonic()
+        room = self._inbox.limit - self._inbox.size
+        for _ in range(BURST):
+            if room <= 0:
+                break
+            try:
+                parts = self._in.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            self._messages["received"] += 1
+            try:
+                found = [decode(parts)] if foreign is None else foreign.adopt(parts, received)
+            except WireError as error:
+                self._messages["malformed"] += 1
+                size = sum(len(p) for p in parts)
+                self._tell(Event("malformed", f"malformed message of {size} bytes: {error}"))
+                continue
+            chunks += [(chunk, received) for chunk in found]
+            room -= sum(len(chunk.samples) + MESSAGE_COST for chunk in found)
+        return chunks
 
     # ---- the engine thread ---------------------------------------------------------------------------------------
 

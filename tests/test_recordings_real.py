@@ -76,6 +76,22 @@ def test_lost_and_invalid_samples_of_a_real_recording_keep_their_places(machine:
     assert (out.confidence[invalid] == 0).all()
 
 
+@pytest.mark.parametrize("fs", [20.0, 99.7, 117.0, 250.0, 999.7, 1000.0])
+def test_a_file_of_another_rate_keeps_its_length_and_its_invalid_samples(fs: float, machine: Engine) -> None:
+    n = 20_011
+    x = 500 + 20 * np.sin(2 * np.pi * 1.2 * np.arange(n) / fs)
+    x[2001] = np.nan
+    x[3000:3040] = np.inf
+    out = offline.denoise(x, machine, fs=fs)
+    assert [a.shape for a in out] == [(n,)] * 3
+    assert np.isfinite(out.denoised).all()
+    assert np.flatnonzero(out.flags & Flag.NONFINITE).tolist() == [2001, *range(3000, 3040)]
+    assert out.confidence[2001] == 0
+    # It does not drift: the tail's waves are where they were.
+    tail = slice(n - 400, n - 150)
+    assert np.corrcoef(out.denoised[tail], x[tail])[0, 1] > 0.9
+
+
 @pytest.mark.skipif(not (SHARED / "course").is_dir(), reason="the course's files are not here (../shared/data or PPGSTREAM_DATA)")
 def test_the_external_validation_file_goes_through_the_course_brae_sample_for_sample() -> None:
     found = checkpoints.restore(SHARED / "course" / "BRAE_tensorboard")
