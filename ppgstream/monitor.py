@@ -161,7 +161,7 @@ def _ledger(s: Snapshot) -> Text:
 def _streams(s: Snapshot) -> Table:
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("stream", ratio=1, no_wrap=True)
-    for column in ("rate/s", "lag ms", "trust", "denoised", "gap", "invalid", "in flight"):
+    for column in ("rate/s", "lag ms", "confidence", "denoised", "gap", "invalid", "in flight"):
         table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
     shown = sorted(s["streams"], key=lambda row: not row["live"])[:ROWS_SHOWN]
     for row in shown:

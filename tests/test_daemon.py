@@ -619,6 +619,31 @@ def test_a_new_session_replaces_one_that_ended_and_starts_its_own_count() -> Non
         assert (final["denoised"], final["passthrough"], final["refused"], final["unclean"]) == (560, 100, 0, 0)
 
 
+def test_a_session_that_begins_with_invalid_samples_knows_nothing_of_the_one_before() -> None:
+    with serving() as served:
+        sensor = served.sensor()
+        sensor.send("a", DATA, 1, 0, np.full(30, 5.0))
+        sensor.send("a", END, 1, 30)
+        sensor.send("a", DATA, 2, 0, [np.nan, np.inf, 7.0, np.nan])
+        sensor.send("a", END, 2, 4)
+        until(lambda: len(served.ear.of("a", kind=END)) == 2, "two ENDs")
+        assert values(served.ear.of("a", 2, DATA)).tolist() == [0.0, 0.0, 7.0, 7.0]
+
+
+@pytest.mark.parametrize(("n", "denoised"), [(WINDOW - 1, 0), (WINDOW, WINDOW), (WINDOW + 1, WINDOW + 1)])
+def test_a_session_is_denoised_from_the_length_of_a_window_on(n: int, denoised: int) -> None:
+    with serving() as served:
+        sensor = served.sensor()
+        sensor.send("a", DATA, 1, 0, wave(n))
+        sensor.send("a", END, 1, n)
+        until(lambda: served.ear.of("a", kind=END), "the END")
+        data = served.ear.of("a", kind=DATA)
+        np.testing.assert_allclose(values(data), wave(n), rtol=0, atol=1e-5)
+        assert int(((flags(data) & FLAG_PASSTHROUGH) != 0).sum()) == n - denoised
+        final = account(served.stop())
+        assert (final["denoised"], final["passthrough"]) == (denoised, n - denoised)
+
+
 def test_what_an_ended_session_still_sends_is_refused_and_said() -> None:
     with serving() as served:
         sensor = served.sensor()
