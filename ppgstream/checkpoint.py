@@ -195,7 +195,7 @@ def _epoch(name: str) -> tuple[int, str]:
 
 
 def _restore_saver(prefix: Path) -> Checkpoint:
-    tf = _tensorflow()
+    tf = import_tensorflow()
     shards = sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}.data-*-of-*"))
     try:
         reader = tf.train.load_checkpoint(str(prefix))
@@ -294,7 +294,7 @@ def _lstm(kernel: Tensor, bias: Tensor, name: str) -> dict[str, Tensor]:
 
 def network(checkpoint: Checkpoint) -> keras.Model:
     """The Keras network of a checkpoint with its weights in. Raises CheckpointError unless names and shapes match exactly."""
-    _tensorflow()
+    import_tensorflow()
     model = build(checkpoint.arch)
     names = names_of(model)
     if set(names) != set(checkpoint.tensors):
@@ -320,7 +320,7 @@ def denoiser(checkpoint: Checkpoint, *, threads: int = 1) -> Denoiser:
     Every call computes whole tiles of `checkpoint.tile` windows, the last one padded: the shape never changes, so a
     window's answer is the same bit for bit whatever else is in the batch. `threads` of computation; it counts once a process.
     """
-    tf = _tensorflow()
+    tf = import_tensorflow()
     try:
         tf.config.threading.set_intra_op_parallelism_threads(threads)
         tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -353,7 +353,7 @@ def denoiser(checkpoint: Checkpoint, *, threads: int = 1) -> Denoiser:
     return run
 
 
-def _tensorflow() -> Any:
+def import_tensorflow() -> Any:
     """TensorFlow, imported without the banners that it prints to stderr even when told to be quiet."""
     if "tensorflow" not in sys.modules:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

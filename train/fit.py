@@ -79,6 +79,8 @@ class WindowSource:
             clip=~mild | (rng.uniform(0, 1, (n, 1)) < 0.3),
         )
         x = noisy.noisy.astype(np.float32)
+        if self._arch.family in ("ae", "ae3"):  # plain autoencoders learn the clean wave from itself; dae is the denoising one
+            x = noisy.clean.astype(np.float32)
         if self._arch.answers == "clean":
             return (x,), noisy.clean.astype(np.float32)
         packed = np.concatenate([noisy.target, noisy.clean, np.maximum(noisy.gain, 0.1)], axis=1).astype(np.float32)
@@ -116,6 +118,7 @@ def _score(model: Any, clean: data.Clean, seeds: range) -> float:
 
 def fit(recipe: Recipe, folder: Path, out: Path, *, resume: bool = False) -> None:
     """Train by `recipe` on the recordings under `folder`; `out` becomes a checkpoint folder with `log.csv` beside it."""
+    checkpoint.import_tensorflow()
     import keras
     from rich.console import Console
 
