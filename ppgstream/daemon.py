@@ -139,7 +139,8 @@ class Daemon:
         self._stream_lag: dict[str, float] = {}
         self._watched: dict[str, float] = {}
         self._subscribers = 0
-        self._last_said = (b"", -math.inf, 0.0)  # the snapshot last sent, when, and what it took
+        self._snapshot_bytes = b""  # the snapshot last sent; empty: the next request gets a fresh one
+        self._snapshot_at = self._snapshot_cost_s = 0.0  # when it was made, and the processor time that it took
         self._drained_by = math.inf  # once stopped: what is not denoised by then is shed
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
@@ -347,24 +348,28 @@ class Daemon:
             for name in names[:WATCHED]:
                 stream = engine.streams.get(name)
                 if stream is not None and (name in self._watched or len(self._watched) < WATCHED):
+                    if name not in self._watched:
+                        self._snapshot_bytes = b""  # the one kept does not hold this wave
                     self._watched[name] = time.monotonic() + WATCH_S
                     stream.trace = stream.trace or Trace()
             self._hear_subscribers()
             try:
-                self._asked.send_multipart([who, self._said(engine)], zmq.NOBLOCK)
+                self._asked.send_multipart([who, self._current_snapshot(engine)], zmq.NOBLOCK)
             except zmq.ZMQError:
                 with self._events_lock:
                     self._events["monitor_slow"] += 1  # a monitor is the first to do without
 
-    def _said(self, engine: Engine) -> bytes:
-        """The snapshot as sent. However many ask, and however many streams there are, it takes a twentieth of this thread's time."""
+    def _current_snapshot(self, engine: Engine) -> bytes:
+        """The snapshot as sent, made anew once it is 20 times as old as the processor time that it took.
+
+        So it takes a twentieth of this thread's time, however many ask and however many streams there are.
+        """
         now = time.monotonic()
-        said, at, took = self._last_said
-        if now - at < 20 * took:
-            return said
-        said = msgspec.json.encode(self.snapshot(engine))
-        self._last_said = (said, now, time.monotonic() - now)
-        return said
+        if not self._snapshot_bytes or now - self._snapshot_at >= 20 * self._snapshot_cost_s:
+            started = time.thread_time()
+            self._snapshot_bytes = msgspec.json.encode(self.snapshot(engine))
+            self._snapshot_at, self._snapshot_cost_s = now, time.thread_time() - started
+        return self._snapshot_bytes
 
     def snapshot(self, engine: Engine) -> dict[str, Any]:
         """What the monitor shows: docs/status.md lists the fields."""

@@ -136,7 +136,7 @@ def _patch_transformer(arch: Architecture, sizes: dict[str, int], dropout: float
     h = _Position(tokens, width, name="position")(h)
     for block in range(sizes["depth"]):
         a = layers.LayerNormalization(epsilon=1e-5, name=f"norm_a{block}")(h)
-        a = layers.MultiHeadAttention(sizes["heads"], width // sizes["heads"], dropout=dropout, name=f"attention{block}")(a, a)
+        a = _Attention(sizes["heads"], width // sizes["heads"], dropout, name=f"attention{block}")(a)
         h = h + a
         m = layers.LayerNormalization(epsilon=1e-5, name=f"norm_m{block}")(h)
         m = layers.Dense(2 * width, activation="silu", name=f"up{block}")(m)
@@ -148,6 +148,42 @@ def _patch_transformer(arch: Architecture, sizes: dict[str, int], dropout: float
     gate = ops.sigmoid(h[..., 0])  # 1: believe the sample, 0: believe the network
     y = gate * known[:, arch.context :] * x[:, arch.context :] + h[..., 1]
     return keras.Model([x, valid], y, name="patch")
+
+
+def _Attention(heads: int, size: int, dropout: float, name: str) -> keras.layers.Layer:  # noqa: N802 (as `_Position`)
+    import keras
+    from keras import layers, ops
+
+    class Attention(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
+        """Self-attention of Vaswani et al. 2017: what `keras.layers.MultiHeadAttention` computes, with its weights' names.
+
+        TensorFlow's softmax computes some elements with vector instructions and some without, by their position in the
+        tensor, and the two differ in the last bit (seen on processors with AVX2 only). Then a window's answer depends
+        on its place in the tile. Written as an exponential over a sum, it does not.
+        """
+
+        def build(self, shape: tuple[int | None, ...]) -> None:
+            width = shape[-1]
+            for part in ("query", "key", "value"):
+                dense = layers.EinsumDense("btc,chd->bthd", (None, heads, size), bias_axes="hd", name=part)
+                dense.build(shape)
+                setattr(self, part, dense)
+            self.attention_output = layers.EinsumDense("bthd,hdc->btc", (None, width), bias_axes="c", name="attention_output")
+            self.attention_output.build((*shape[:-1], heads, size))
+            self.dropout = layers.Dropout(dropout)
+
+        def call(self, h: Any, training: bool | None = None) -> Any:
+            query, key, value = self.query(h) * size**-0.5, self.key(h), self.value(h)
+            score = ops.einsum("bqhd,bkhd->bhqk", query, key)
+            weight = ops.exp(score - ops.max(score, axis=-1, keepdims=True))
+            total = ops.expand_dims(ops.transpose(ops.sum(weight, axis=-1), (0, 2, 1)), -1)
+            weight = self.dropout(weight, training=training)
+            return self.attention_output(ops.einsum("bhqk,bkhd->bqhd", weight, value) / total)
+
+        def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+            return shape
+
+    return Attention(name=name)
 
 
 def _Position(tokens: int, width: int, name: str) -> keras.layers.Layer:  # noqa: N802 (a layer class, made on first use)

@@ -248,3 +248,17 @@ def test_the_course_checkpoints_agree_with_their_original_graphs_to_1e_5(name: s
         x, expected = original["noisy"], original[name]
     found = checkpoints.restore(SHARED / "course" / f"{name.upper()}_tensorboard" / "checkpoints")
     np.testing.assert_allclose(checkpoints.denoiser(found)(everything_valid(x)).y, expected, atol=1e-5, rtol=0)
+
+
+def test_attention_is_the_multi_head_attention_of_keras() -> None:
+    import keras
+
+    keras.utils.set_random_seed(3)
+    ours = checkpoints.network(checkpoints.restore(checkpoints.BUNDLED)).get_layer("attention0")
+    theirs = keras.layers.MultiHeadAttention(4, 16, name="attention0")
+    h = np.random.default_rng(2).normal(size=(5, 25, 64)).astype(np.float32)
+    theirs(h, h)
+    ours_by_name = {w.path.split("/", 1)[1] if w.path.startswith("patch/") else w.path: w for w in ours.weights}
+    for weight in theirs.weights:
+        weight.assign(ours_by_name[weight.path])
+    np.testing.assert_allclose(ours(h), theirs(h, h), atol=1e-6)
