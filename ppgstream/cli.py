@@ -342,6 +342,9 @@ def denoise(
             help="input: the recording's units; model: the network's own answer, 0..1, as the course's scripts save it."
         ),
     ] = "input",
+    sentinel: Annotated[
+        list[float] | None, typer.Option(help='A value that means "no value"; may be given again. 0, -1, -999, -9999 are found.')
+    ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 65 at the first bad line.")] = False,
     plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw before and after.")] = None,
     plot_from: Annotated[float, typer.Option(min=0, help="Start of the drawing, seconds.")] = 0.0,
@@ -365,7 +368,8 @@ def denoise(
         hop=hop or settings.windows.hop,
         lookahead=settings.windows.lookahead if lookahead is None else lookahead,
     )
-    settings = msgspec.structs.replace(settings, windows=windows)
+    in_ = msgspec.structs.replace(settings.in_, sentinels=sentinel or settings.in_.sentinels)
+    settings = msgspec.structs.replace(settings, windows=windows, in_=in_)
     for target in filter(None, (None if output == "-" else Path(output), plot)):
         recording.check_writable(target)
 

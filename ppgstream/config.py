@@ -25,6 +25,7 @@ class In(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     raw_dtype: Literal["f4", "f8", "i2", "i4"] = "f4"
     json_samples: str = "samples"
     json_stream: str = "stream"
+    sentinels: Annotated[list[float], Meta(max_length=16)] = []
     default_stream: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9._-]{1,32}\Z")] = "sensor"
     high_water_mark: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
     queue_samples: Annotated[int, Meta(ge=1000, le=100_000_000)] = 262_144

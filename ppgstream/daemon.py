@@ -55,7 +55,17 @@ def rules_of(config: Config, checkpoint: Checkpoint, **changes: Any) -> EngineRu
     if w.lookahead >= window:
         raise ConfigError(f"windows.lookahead: {w.lookahead} is not below the checkpoint's window of {window} samples")
     geometry = Geometry(window, w.hop, checkpoint.arch.context, None if w.lookahead < 0 else w.lookahead, w.overlap)
-    stream = StreamRules(geometry, checkpoint.fs, s.max_fill, s.hold_samples, s.hold_s, s.silence_s, checkpoint.id, s.threshold)
+    stream = StreamRules(
+        geometry,
+        checkpoint.fs,
+        max_fill=s.max_fill,
+        hold=s.hold_samples,
+        hold_s=s.hold_s,
+        silence_s=s.silence_s,
+        checkpoint=checkpoint.id,
+        threshold=s.threshold,
+        sentinels=tuple(config.in_.sentinels),
+    )
     return EngineRules(stream, checkpoint.tile, checkpoint.arch.answers, max_streams=s.max_streams, **changes)
 
 
@@ -411,6 +421,8 @@ class Daemon:
                 "passthrough": ledger.passthrough,
                 "invalid": ledger.invalid,
                 "shed": ledger.shed,
+                "held": ledger.held,
+                "outliers": ledger.outliers,
                 "in_flight": engine.in_flight,
                 "refused": ledger.refused + engine.refused,
                 "unaccounted": engine.unaccounted,
@@ -451,6 +463,8 @@ class Daemon:
             "passthrough": ledger.passthrough,
             "invalid": ledger.invalid,
             "shed": ledger.shed,
+            "held": ledger.held,
+            "outliers": ledger.outliers,
             "in_flight": stream.in_flight,
             "refused": ledger.refused,
             "unclean_sessions": stream.unclean,

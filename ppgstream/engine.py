@@ -18,10 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.denoiser import Answers, Batch, Denoiser
+from ppgstream.measured import HELD, MEASURED, OUTLIER
 from ppgstream.scaling import denormalise, fit_to_input, normalise, scale_of
 from ppgstream.sequence import Counts
 from ppgstream.stream import Event, Ledger, Stream, StreamRules
-from ppgstream.trust import held_runs, input_flags
+from ppgstream.trust import input_flags
 from ppgstream.windowing import Window
 from ppgstream.wire import Chunk
 
@@ -107,8 +108,8 @@ class Engine:
         answers = [None] * len(batch) if shed else self._answers(batch)
         geometry = self.rules.stream.geometry
         x = np.stack([r.window.x[geometry.context :] for r in batch])
-        valid = np.stack([r.window.valid[geometry.context :] for r in batch])
-        flags = input_flags(x, valid, fs=self.rules.stream.fs)
+        state = np.stack([r.window.state[geometry.context :] for r in batch])
+        flags = input_flags(x, state)
         chunks = []
         for (stream, window, _), y, f in zip(batch, answers, flags, strict=True):
             chunks += stream.finish(window, y, f)
@@ -118,9 +119,14 @@ class Engine:
         """The denoised windows in the sensor's units; None for one the model gave no finite answer to."""
         context = self.rules.stream.geometry.context
         x = np.stack([r.window.x for r in batch])
-        valid = np.stack([r.window.valid for r in batch])
-        scale = scale_of(x, valid)
-        measured = valid & ~held_runs(x, valid)
+        state = np.stack([r.window.state for r in batch])
+        measured = state == MEASURED
+        at = np.arange(x.shape[1])
+        for row in np.flatnonzero((state == OUTLIER).any(axis=1)):  # for the model's eyes: a straight line across
+            known = state[row] <= HELD
+            x[row] = np.where(known, x[row], np.interp(at, at[known], x[row, known])) if known.any() else 0.0
+        # The course's networks were trained on windows scaled by all their samples, clipped ones included.
+        scale = scale_of(x, measured if self.rules.answers == "input" else state <= HELD)
         answer = self.denoiser(Batch(normalise(x, scale), measured)).y
         self.windows += len(batch)
         x, measured = x[:, context:], measured[:, context:]
@@ -200,5 +206,6 @@ class Engine:
         return (
             f"seen {counts.seen} = accepted {counts.accepted} + gap {counts.gap} + rejected {counts.rejected} (duplicates {counts.duplicates}); "
             f"accepted = denoised {ledger.denoised} + passthrough {ledger.passthrough} + invalid {ledger.invalid} + shed {ledger.shed}{flying}; "
-            f"refused {ledger.refused + self.refused}, unclean sessions {self.unclean}, unaccounted {self.unaccounted}"
+            f"refused {ledger.refused + self.refused}, unclean sessions {self.unclean}, unaccounted {self.unaccounted}; "
+            f"held {ledger.held}, outliers {ledger.outliers}"
         )

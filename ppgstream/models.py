@@ -124,13 +124,7 @@ def _patch_transformer(arch: Architecture, sizes: dict[str, int], dropout: float
     x = keras.Input((length,), name="x")
     valid = keras.Input((length,), name="valid")
 
-    # A sample on the window's own rail that repeats a neighbour is clipped: nothing was measured there.
-    rail = ops.cast(ops.logical_or(x <= 0.0, x >= 1.0), "float32")
-    same = ops.cast(ops.equal(x[:, 1:], x[:, :-1]), "float32")
-    edge = ops.zeros_like(x[:, :1])
-    repeats = ops.maximum(ops.concatenate([same, edge], 1), ops.concatenate([edge, same], 1))
-    known = valid * (1.0 - rail * repeats)
-    h = ops.stack([(x - 0.5) * known, 1.0 - known], axis=-1)  # (batch, length, 2)
+    h = ops.stack([(x - 0.5) * valid, 1.0 - valid], axis=-1)  # (batch, length, 2)
     h = layers.Reshape((tokens, 2 * patch))(h)
     h = layers.Dense(width, name="embed")(h)
     h = _Position(tokens, width, name="position")(h)
@@ -146,7 +140,7 @@ def _patch_transformer(arch: Architecture, sizes: dict[str, int], dropout: float
     h = layers.Dense(2 * patch, name="head")(h)
     h = layers.Reshape((length, 2))(h)[:, arch.context :]
     gate = ops.sigmoid(h[..., 0])  # 1: believe the sample, 0: believe the network
-    y = gate * known[:, arch.context :] * x[:, arch.context :] + h[..., 1]
+    y = gate * valid[:, arch.context :] * x[:, arch.context :] + h[..., 1]
     return keras.Model([x, valid], y, name="patch")
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import sys
+from collections import deque
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -12,10 +16,13 @@ from numpy.typing import NDArray
 
 from ppgstream.engine import Engine
 from ppgstream.errors import DataError, UsageError
+from ppgstream.measured import HELD, INVALID, OUTLIER, states_of
 from ppgstream.recording import SHOWN, is_number, number, text_of
+from ppgstream.trust import HELD_CONFIDENCE
 from ppgstream.wire import EMPTY, Chunk, Flag, Kind
 
 CHUNK = 10_000  # samples fed at once
+_OUTLIER = -8.7654321e36  # stands for an outlier on its way through the engine at another rate
 
 
 class Denoised(NamedTuple):
@@ -32,29 +39,94 @@ def denoise(samples: NDArray[np.float64], engine: Engine, *, fs: float, dtype: s
     if not 20 <= fs <= 1000:
         raise UsageError(f"--fs {fs:g}: must be 20 to 1000 Hz")
     rows = np.atleast_2d(samples)
-    if fs == target:
-        parts = _denoise_rows(rows, engine)
-    else:
-        parts = _back_to(rows, _denoise_rows(np.stack([resample(row, fs, target) for row in rows]), engine), fs, target)
+    parts = _denoise_rows(rows, engine) if fs == target else _stack([_denoise_resampled(row, engine, fs) for row in rows])
     parts = parts._replace(denoised=parts.denoised.astype(dtype))
     return parts if samples.ndim == 2 else Denoised(*(p[0] for p in parts))
 
 
-def _back_to(rows: NDArray[np.float64], parts: Denoised, fs: float, target: float) -> Denoised:
-    """Answers at `target` Hz at the recording's own `fs`; what was invalid in it is invalid in the answer, sample by sample."""
-    n = rows.shape[1]
-    nearest = np.minimum(np.round(np.arange(n) * target / fs).astype(int), parts.denoised.shape[1] - 1)
-    back = np.stack([resample(row.astype(np.float64), target, fs) for row in parts.denoised])
-    back = np.pad(back, ((0, 0), (0, max(n - back.shape[1], 0))), mode="edge")[:, :n]
-    invalid = ~np.isfinite(rows)
-    last = np.maximum.accumulate(np.where(invalid, -1, np.arange(n)), axis=1)
-    held = np.where(last >= 0, np.take_along_axis(back, np.maximum(last, 0), 1), 0.0)
-    flags = parts.flags[:, nearest] & ~np.uint16(Flag.NONFINITE)
-    return Denoised(
-        np.where(invalid, held, back),
-        np.where(invalid, np.float32(0), parts.confidence[:, nearest]),
-        np.where(invalid, np.uint16(Flag.NONFINITE | Flag.LOW_CONFIDENCE), flags),
+def _stack(rows: list[Denoised]) -> Denoised:
+    return Denoised(*(np.stack([row[k] for row in rows]) for k in range(3)))
+
+
+def _denoise_resampled(x: NDArray[np.float64], engine: Engine, fs: float) -> Denoised:
+    """A recording (n,) of another rate than the engine's. What is measured is decided at the recording's own rate, since an outlier
+    or a step would ring through the resampling."""
+    rules = engine.rules.stream
+    target, n = rules.fs, len(x)
+    state, steps = states_of(x, fs, round(rules.max_fill * fs / target), rules.sentinels)
+    there = np.minimum(
+        np.round(np.arange(round(n * target / fs)) * fs / target).astype(int), n - 1
+    )  # each new sample's nearest old one
+    back = np.minimum(np.round(np.arange(n) * target / fs).astype(int), len(there) - 1)
+    stretches = _stretches(state < INVALID, steps)
+    at, measured = np.arange(n), state <= HELD
+    y = np.full(len(there), np.nan)
+    for a, b in stretches:
+        part = slice(a, b)
+        if measured[part].any():
+            filled = np.interp(at[part], at[part][measured[part]], x[part][measured[part]])
+            new = (there >= a) & (there < b)
+            y[new] = _resampled(filled, a, np.flatnonzero(new), fs, target)
+    held = state[there] == HELD
+    y[held] = x[there[held]]  # a rail stays a rail
+    y[state[there] == OUTLIER] = _OUTLIER
+    rules = dataclasses.replace(rules, sentinels=(*rules.sentinels, _OUTLIER))
+    machine = dataclasses.replace(engine, rules=dataclasses.replace(engine.rules, stream=rules), streams={}, ready=deque())
+    parts = Denoised(*(p[0] for p in _denoise_rows(y[None, :], machine)))
+    out = np.full(n, np.nan)
+    for a, b in stretches:
+        new = np.flatnonzero((there >= a) & (there < b))
+        if len(new):
+            out[a:b] = _resampled(parts.denoised[new].astype(np.float64), int(new[0]), at[a:b], target, fs)
+        else:
+            out[a:b] = x[a:b]
+    confidence, flags = (
+        parts.confidence[back],
+        parts.flags[back] & ~np.uint16(Flag.NONFINITE | Flag.OUTLIER | Flag.GAP | Flag.STEP),
     )
+    low = np.uint16(Flag.LOW_CONFIDENCE)
+    confidence[state >= HELD] = np.minimum(confidence[state >= HELD], np.float32(HELD_CONFIDENCE))
+    flags[confidence < rules.threshold] |= low
+    flags[state == OUTLIER] |= np.uint16(Flag.OUTLIER)
+    flags[[s for s in steps if s < n]] |= np.uint16(Flag.STEP)
+    invalid = state == INVALID
+    last = np.maximum.accumulate(np.where(invalid, -1, at))
+    return Denoised(
+        np.where(invalid, np.where(last >= 0, out[np.maximum(last, 0)], 0.0), out),
+        np.where(invalid, np.float32(0), confidence),
+        np.where(invalid, np.uint16(Flag.NONFINITE) | low, flags),
+    )
+
+
+def _stretches(valid: NDArray[np.bool_], steps: list[int]) -> list[tuple[int, int]]:
+    """The runs of valid samples, cut at `steps`: (start, stop) each."""
+    edges = np.flatnonzero(np.diff(valid.astype(np.int8), prepend=0, append=0))
+    stretches = []
+    for a, b in edges.reshape(-1, 2).tolist():
+        cuts = [a, *(s for s in steps if a < s < b), b]
+        stretches += list(pairwise(cuts))
+    return stretches
+
+
+def _resampled(
+    x: NDArray[np.float64], start: int, wanted: NDArray[np.int64], fs_from: float, fs_to: float
+) -> NDArray[np.float64]:
+    """A stretch (n,), whose first sample has the index `start` at `fs_from`, at the indexes `wanted` (m,), in order, at `fs_to`. Polyphase filter;
+    beyond the stretch its first and last value go on, and the result stays within the stretch's own range."""
+    from scipy.signal import resample_poly
+
+    if not len(wanted):
+        return np.empty(0)
+    ratio = (Fraction(str(fs_to)) / Fraction(str(fs_from))).limit_denominator(20_000)
+    up, down = ratio.numerator, ratio.denominator
+    lead = start % down  # the filter's first output then lies on an index of both rates
+    first = (start - lead) // down * up
+    need = -(-(int(wanted[-1]) - first + 1) * down // up) + 1
+    padded = np.pad(x, (lead, max(need - lead - len(x), 0)), mode="edge")
+    y = resample_poly(padded - x[0], up, down, padtype="edge") + x[0]
+    y, low, high = y[wanted - first], x.min(), x.max()
+    y = np.where(y > high, high - 1e-6 * (y - high), y)  # an overshoot is folded back: clipped, it would look like a rail
+    return np.asarray(np.clip(np.where(y < low, low + 1e-6 * (low - y), y), low, high))
 
 
 def _denoise_rows(rows: NDArray[np.float64], engine: Engine) -> Denoised:
@@ -84,20 +156,14 @@ def denoised_chunks(samples: NDArray[np.float64], engine: Engine, *, stream: str
 
 
 def resample(x: NDArray[np.float64], fs_from: float, fs_to: float) -> NDArray[np.float64]:
-    """Polyphase resampling of a 1-D record; missing samples are bridged for the filter and missing again afterwards."""
-    from fractions import Fraction
-
-    from scipy.signal import resample_poly
-
-    finite = np.isfinite(x)
-    at = np.arange(len(x))
-    filled = np.interp(at, at[finite], x[finite]) if finite.any() else np.zeros(len(x))
-    ratio = Fraction(str(fs_to)) / Fraction(str(fs_from))
-    ratio = ratio.limit_denominator(20_000)
-    mean = filled.mean()  # the filter takes what lies beyond the ends for 0
-    y = resample_poly(filled - mean, ratio.numerator, ratio.denominator, padtype="line") + mean
-    nearest = np.minimum(np.round(np.arange(len(y)) * fs_from / fs_to).astype(int), len(x) - 1)
-    return np.where(finite[nearest], y, np.nan)
+    """A record (n,) at another rate, each stretch between invalid samples by itself; NaN where the nearest sample is invalid."""
+    n = len(x)
+    nearest = np.minimum(np.round(np.arange(round(n * fs_to / fs_from)) * fs_from / fs_to).astype(int), n - 1)
+    y = np.full(len(nearest), np.nan)
+    for a, b in _stretches(np.isfinite(x), []):
+        new = (nearest >= a) & (nearest < b)
+        y[new] = _resampled(x[a:b], a, np.flatnonzero(new), fs_from, fs_to)
+    return y
 
 
 class LineFilter:

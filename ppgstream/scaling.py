@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+FARTHEST = 1e6  # of a normalised sample from 0: beyond it, a masked sample might become infinite in float32
 Float64 = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -45,8 +46,8 @@ def scale_of(x: Float64, valid: Bool) -> Scale:
 
 
 def normalise(x: Float64, scale: Scale) -> Float32:
-    """Rows of `x` (n, m) in the sensor's units to the model's domain, float32."""
-    return ((x - scale.offset) / scale.gain).astype(np.float32)
+    """Rows of `x` (n, m) in the sensor's units to the model's domain, float32. What the scale was not made from may lie outside 0..1."""
+    return np.clip((x - scale.offset) / scale.gain, -FARTHEST, FARTHEST).astype(np.float32)
 
 
 def denormalise(y: NDArray[np.floating], scale: Scale) -> Float64:

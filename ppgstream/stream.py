@@ -1,9 +1,10 @@
 """One sensor's stream: chunks in, windows out to the model; answers in, clean chunks out. No socket, no clock, no model.
 
 Theory of operation. A chunk goes through the session's `Sequencer`, which puts samples in order and decides what is lost. Ordered
-samples are split into measured and missing ones. Measured samples grow the open `Segment`; up to `max_fill` missing ones in a row
-are bridged inside it, more of them close it. Everything that will be published, in index order, stands on the timeline: segments,
-runs of missing samples between them, and each session's END. `release` publishes from its head whatever is final.
+samples go through its `Judge`, which says what each is: measured, held, an outlier, or missing. Samples grow the open `Segment`; up to
+`max_fill` missing ones in a row are bridged inside it; more of them, a longer held run, or a step close it. Everything that will be
+published, in index order, stands on the timeline: segments, missing and held runs between them, and each session's END. `release`
+publishes from its head whatever is final.
 
 Each accepted sample is counted once when it comes and once when it is published:
 
@@ -19,8 +20,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.measured import HELD, INVALID, LOST, OUTLIER, Judge, Judged
 from ppgstream.sequence import HOLD, HOLD_S, Counts, Run, Sequencer
-from ppgstream.trust import input_flags
+from ppgstream.trust import HELD_CONFIDENCE, input_flags
 from ppgstream.windowing import Geometry, Released, Segment, Window
 from ppgstream.wire import EMPTY, NO_CHECKPOINT, Chunk, Flag, Kind
 
@@ -44,6 +46,17 @@ class StreamRules:
     silence_s: float = 2.0
     checkpoint: bytes = NO_CHECKPOINT
     threshold: float = 0.5
+    sentinels: tuple[float, ...] = ()  # values that mean "no value"
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A part of a long held run, outside every segment: published as `value`, the last measured one."""
+
+    index: int
+    x: NDArray[np.float64]
+    value: float
+    lead_off: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +89,15 @@ class _Anchor:
     t_ns: int
 
 
-_Item = Segment | _Missing | _End | _Session
+_Item = Segment | _Missing | _Held | _End | _Session
+
+
+def _in_flight(item: _Item) -> int:
+    if isinstance(item, Segment):
+        return item.in_flight
+    if isinstance(item, _Missing):
+        return item.count * item.sent
+    return len(item.x) if isinstance(item, _Held) else 0
 
 
 class Event(NamedTuple):
@@ -95,6 +116,8 @@ class Ledger:
     invalid: int = 0
     shed: int = 0
     refused: int = 0  # of a second publisher, of a wrong rate, after its own END: never in any session
+    held: int = 0  # of those published: sent, but one value held
+    outliers: int = 0  # of those published: sent, but impossible
 
     @property
     def published(self) -> int:
@@ -131,6 +154,11 @@ class Stream:
         self._segment: Segment | None = None
         self._run: list[tuple[bool, int]] = []  # missing samples not decided yet: (sent, count)
         self._expected = 0  # index after the last sample, measured or not, of the current session
+        self._judge = Judge(rules.fs, rules.max_fill, rules.sentinels)
+        self._judged = 0  # index after the last sample that the judge gave back
+        self._stepped = False  # a step ended the last segment
+        self._lead_off = False  # the long held run that goes on was told as an event
+        self._taken_back = 0  # 1: its first sample was taken back from the segment, and is not on the timeline yet
         self._publishing = 0  # session of what stands at the timeline's head
         self._generation = 0  # counts sessions opened; `_publishing_generation` is the one at the timeline's head
         self._publishing_generation = 0
@@ -193,7 +221,9 @@ class Stream:
         known = self.sessions.pop(chunk.session, None)
         # One that was silent for so long that it was ended here goes on where it was; a new one's first run says where it begins.
         resumed_at = None if known is None else known.next
-        self._expected = -1 if resumed_at is None else resumed_at
+        self._expected = self._judged = -1 if resumed_at is None else resumed_at
+        self._judge = Judge(self.rules.fs, self.rules.max_fill, self.rules.sentinels)
+        self._stepped = False
         self.sessions[chunk.session] = known or Sequencer(self.rules.hold, self.rules.hold_s)
         self._timeline.append(_Session(chunk.session, self._generation, resumed_at))
         while len(self.sessions) > REMEMBERED_SESSIONS:
@@ -220,7 +250,7 @@ class Stream:
     def _end(self, *, unclean: bool) -> list[Window]:
         assert self.session is not None
         sequencer = self.sessions[self.session]
-        windows = self._accept([Run(sequencer.next, EMPTY)]) + self._break()
+        windows = self._accept([Run(sequencer.next, EMPTY)]) + self._take(self._judge.finish()) + self._break()
         self._timeline.append(_End(sequencer.next, unclean))
         self.unclean += unclean
         self.session = None
@@ -232,45 +262,82 @@ class Stream:
         for run in runs:
             if self._expected < 0:
                 first = self.sessions[self.session].first if self.session is not None else None
-                self._expected = run.index if first is None else first
+                self._expected = self._judged = run.index if first is None else first
             if run.index > self._expected:
-                windows += self._missing(run.index - self._expected, sent=False)
-            self._expected = run.index
+                windows += self._take(self._judge.missing(run.index - self._expected, sent=False))
+            self._expected = run.index + len(run.samples)
             x = np.asarray(run.samples, np.float64)
             finite = np.abs(x) <= LARGEST
             if finite.all():
-                self._measured(x)
+                windows += self._take(self._judge.feed(x))
             else:
                 edges = np.flatnonzero(finite[1:] != finite[:-1]) + 1
                 for a, b in zip([0, *edges], [*edges, len(x)], strict=True):
-                    if finite[a]:
-                        self._measured(x[a:b])
-                    else:
-                        windows += self._missing(int(b - a), sent=True)
+                    judged = self._judge.feed(x[a:b]) if finite[a] else self._judge.missing(int(b - a), sent=True)
+                    windows += self._take(judged)
         if self._segment is not None:
             windows += self._segment.cut()
         return windows
 
-    def _measured(self, x: NDArray[np.float64]) -> None:
-        if not len(x):
-            return
+    def _take(self, judged: list[Judged]) -> list[Window]:
+        """Samples with their states, in order: they grow the segment, or end it."""
+        windows: list[Window] = []
+        for part in judged:
+            if part.kind == "samples":
+                windows += self._grow(part)
+                self._judged += len(part.x)
+                self._lead_off = False
+            elif part.kind == "missing":
+                self._run.append((part.sent, part.number))
+                self._judged += part.number
+                if self._segment is None or sum(n for _, n in self._run) > self.rules.max_fill:
+                    windows += self._break()
+            elif part.kind == "end":
+                if self._segment is not None:
+                    windows += self._segment.cut()
+                    if part.back and not self._run and self._segment.take_back_last():
+                        self._judged -= 1
+                        self._taken_back = 1
+                windows += self._break()
+                self._lead_off = False
+            elif part.kind == "held":
+                windows += self._hold(part)
+            else:
+                windows += self._break()
+                self._stepped = True
+                text = f"{self.name}: the level jumps by {part.value:+.6g} at index {self._judged} and stays there: a new stretch"
+                self.events.append(Event("step", text))
+        return windows
+
+    def _grow(self, part: Judged) -> list[Window]:
+        windows: list[Window] = []
         if self._segment is None:
             self._put_run()
-            self._segment = Segment(self._expected, self.rules.geometry)
+            self._segment = Segment(self._judged, self.rules.geometry, Flag.STEP if self._stepped else 0)
+            self._stepped = False
             self._timeline.append(self._segment)
-        elif self._run:
-            lost = np.concatenate([np.full(count, not sent) for sent, count in self._run])
-            self._segment.bridge(lost, float(x[0]))
-            self._run = []
-        self._segment.append(x)
-        self._expected += len(x)
+        else:
+            if part.back:
+                windows = self._segment.cut()  # what is full by now does not know of the run
+                self._segment.mark_last_held()
+            if self._run:
+                lost = np.concatenate([np.full(count, not sent) for sent, count in self._run])
+                self._segment.bridge(lost, float(part.x[0]))
+                self._run = []
+        self._segment.append(part.x, part.state)
+        return windows
 
-    def _missing(self, count: int, *, sent: bool) -> list[Window]:
-        self._run.append((sent, count))
-        self._expected += count
-        if self._segment is not None and sum(n for _, n in self._run) <= self.rules.max_fill:
-            return []
-        return self._break()
+    def _hold(self, part: Judged) -> list[Window]:
+        windows = self._break()
+        x = np.concatenate([np.full(self._taken_back, part.x[0]), part.x])
+        index, self._taken_back = self._judged, 0
+        self._judged += len(x)
+        self._timeline.append(_Held(index, x, part.value, part.lead_off))
+        if part.lead_off and not self._lead_off:
+            self._lead_off = True
+            text = f"{self.name}: {x[0]:.6g} without a change for more than 1 s before index {self._judged}: nothing is attached"
+            self.events.append(Event("lead_off", text))
+        return windows
 
     def _break(self) -> list[Window]:
         """The segment, if one is open, ends before the undecided run, and the run goes on the timeline."""
@@ -282,7 +349,7 @@ class Stream:
         return windows
 
     def _put_run(self) -> None:
-        index = self._expected - sum(n for _, n in self._run)
+        index = self._judged - sum(n for _, n in self._run)
         for sent, count in self._run:
             self._timeline.append(_Missing(index, count, sent))
             index += count
@@ -328,6 +395,8 @@ class Stream:
                     break
             elif isinstance(item, _Missing):
                 chunks += self._publish_missing(item)
+            elif isinstance(item, _Held):
+                chunks += self._publish_held(item)
             elif isinstance(item, _Session):
                 self._publishing, self._publishing_generation = item.number, item.generation
                 self._next_out, self._last_finite = item.resumed_at, 0.0
@@ -345,10 +414,12 @@ class Stream:
     @property
     def in_flight(self) -> int:
         """Samples accepted and not yet published, counted where they are."""
-        timeline = sum(
-            i.in_flight if isinstance(i, Segment) else i.count * i.sent if isinstance(i, _Missing) else 0 for i in self._timeline
+        return (
+            sum(_in_flight(item) for item in self._timeline)
+            + sum(count for sent, count in self._run if sent)
+            + self._judge.pending
+            + self._taken_back
         )
-        return timeline + sum(count for sent, count in self._run if sent)
 
     @property
     def counts(self) -> Counts:
@@ -381,23 +452,36 @@ class Stream:
         values = np.full(n, self._last_finite)
         return self._emit(run.index, values, np.full(n, np.nan), np.zeros(n), np.full(n, Flag.NONFINITE, np.uint16))
 
+    def _publish_held(self, run: _Held) -> list[Chunk]:
+        n = len(run.x)
+        self.ledger.passthrough += n
+        self.ledger.held += n
+        flags = np.full(n, Flag.FLAT | (Flag.LEAD_OFF if run.lead_off else 0), np.uint16)
+        return self._emit(run.index, np.full(n, run.value), run.x, np.zeros(n), flags)
+
     def _publish(self, r: Released, *, short: bool) -> list[Chunk]:
-        values, confidence, flags = r.values, r.confidence, r.flags
+        values, confidence, flags, state = r.values, r.confidence, r.flags, r.state
+        lost, invalid, held, outlier = state == LOST, state == INVALID, state == HELD, state == OUTLIER
         if short:
-            flags |= input_flags(r.raw[None, :], ~(r.lost | r.invalid)[None, :], fs=self.rules.fs)[0]
+            flags |= input_flags(r.raw[None, :], state[None, :])[0]
         flags[r.bare] |= np.uint16(Flag.PASSTHROUGH if short else Flag.SHED)
-        confidence[r.bare | ((flags & (Flag.FLAT | Flag.LEAD_OFF)) != 0)] = 0.0
-        if r.invalid.any():
-            confidence[r.invalid] = 0.0
-            flags[r.invalid] = Flag.NONFINITE
-            at = np.where(~(r.invalid | r.lost), np.arange(len(values)), -1)
+        flags[outlier] |= np.uint16(Flag.OUTLIER)
+        not_measured = held | outlier
+        confidence[not_measured] = np.minimum(confidence[not_measured], HELD_CONFIDENCE)
+        confidence[r.bare] = 0.0
+        if invalid.any():
+            confidence[invalid] = 0.0
+            flags[invalid] = Flag.NONFINITE
+            at = np.where(~(invalid | lost), np.arange(len(values)), -1)
             source = np.maximum.accumulate(at)
-            values = np.where(r.invalid, np.where(source >= 0, values[source], self._last_finite), values)
-        kept = ~r.lost
-        bare = int(np.count_nonzero(r.bare & kept & ~r.invalid))
-        invalid = int(np.count_nonzero(r.invalid))
-        self.ledger.invalid += invalid
-        self.ledger.denoised += int(np.count_nonzero(kept)) - bare - invalid
+            values = np.where(invalid, np.where(source >= 0, values[source], self._last_finite), values)
+        kept = ~lost
+        bare = int(np.count_nonzero(r.bare & kept & ~invalid))
+        not_finite = int(np.count_nonzero(invalid))
+        self.ledger.invalid += not_finite
+        self.ledger.denoised += int(np.count_nonzero(kept)) - bare - not_finite
+        self.ledger.held += int(np.count_nonzero(held))
+        self.ledger.outliers += int(np.count_nonzero(outlier))
         if short:
             self.ledger.passthrough += bare
         else:

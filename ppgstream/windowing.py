@@ -15,6 +15,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.measured import HELD, INVALID, LOST
+
 Float64 = NDArray[np.float64]
 FIRST_AGREEMENT = 0.5  # confidence of a window with no earlier one to compare with
 
@@ -44,29 +46,28 @@ class Geometry:
 
 
 class Window(NamedTuple):
-    """One window, ready for the model. x: (context + window,) in the sensor's units, missing samples filled; valid: the same."""
+    """One window, ready for the model. x: (context + window,) in the sensor's units, missing samples filled; state: the same,
+    each sample's as in `measured`."""
 
     segment: Segment
     start: int
     x: Float64
-    valid: NDArray[np.bool_]
+    state: NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """Final samples. `lost` never came, `invalid` came as NaN or infinity, `bare` no window was denoised over."""
+    """Final samples, and the state of each as in `measured`. `bare`: no window was denoised over it."""
 
     index: int
     raw: Float64
     values: Float64
     confidence: Float64
     flags: NDArray[np.uint16]
-    lost: NDArray[np.bool_]
-    invalid: NDArray[np.bool_]
+    state: NDArray[np.uint8]
     bare: NDArray[np.bool_]
 
 
-_MEASURED, _INVALID, _LOST = 0, 1, 2
 _BUFFERS = {
     "x": np.float64,
     "state": np.uint8,
@@ -83,6 +84,7 @@ class Segment:
     __slots__ = (
         "_base",
         "_done",
+        "_first_flags",
         "_size",
         "closed",
         "flags",
@@ -98,7 +100,7 @@ class Segment:
         "x",
     )
 
-    def __init__(self, start: int, geometry: Geometry) -> None:
+    def __init__(self, start: int, geometry: Geometry, first_flags: int = 0) -> None:
         self.geometry = geometry
         self.start = self.stop = self.released = self.next_window = start
         self.closed = False
@@ -111,17 +113,34 @@ class Segment:
         self.weight = np.zeros(self._size)
         self.trust = np.zeros(self._size)
         self.flags = np.zeros(self._size, np.uint16)
+        self._first_flags = first_flags
 
-    def append(self, x: Float64) -> None:
-        """Measured samples."""
+    def append(self, x: Float64, state: NDArray[np.uint8] | None = None) -> None:
+        """Samples that were sent, and their states: measured ones if None."""
         at = self._room(len(x))
         self.x[at : at + len(x)] = x
+        if state is not None:
+            self.state[at : at + len(x)] = state
+
+    def mark_last_held(self) -> None:
+        """The last sample belongs to the held run that follows."""
+        if self.stop > max(self.released, self.start):
+            self.state[self.stop - 1 - self._base] = HELD
+
+    def take_back_last(self) -> bool:
+        """Without the last sample, unless a window over it was cut. Says whether it was."""
+        last_window = self.next_window - self.geometry.hop
+        if self.stop == self.start or (last_window >= self.start and last_window + self.geometry.window >= self.stop):
+            return False
+        self.stop -= 1
+        self.state[self.stop - self._base] = 0
+        return True
 
     def bridge(self, lost: NDArray[np.bool_], following: float) -> None:
         """Missing samples, filled on a straight line from the last one to `following`: for the model's eyes only."""
         at = self._room(len(lost))
         self.x[at : at + len(lost)] = np.linspace(self.x[at - 1], following, len(lost) + 2)[1:-1]
-        self.state[at : at + len(lost)] = np.where(lost, _LOST, _INVALID)
+        self.state[at : at + len(lost)] = np.where(lost, LOST, INVALID)
 
     def cut(self) -> list[Window]:
         """The windows that are full now and were not before."""
@@ -180,17 +199,18 @@ class Segment:
             values=np.where(bare, raw, self.total[part] / safe),
             confidence=np.where(bare, 0.0, self.trust[part] / safe),
             flags=self.flags[part].copy(),
-            lost=state == _LOST,
-            invalid=state == _INVALID,
+            state=state.copy(),
             bare=bare,
         )
+        if self.released == self.start:
+            released.flags[0] |= np.uint16(self._first_flags)
         self.released = settled
         return released
 
     @property
     def in_flight(self) -> int:
         """Samples that came and are not released."""
-        return int(np.count_nonzero(self.state[self.released - self._base : self.stop - self._base] != _LOST))
+        return int(np.count_nonzero(self.state[self.released - self._base : self.stop - self._base] != LOST))
 
     def _agreement(self, a: int, b: int, y: Float64) -> float:
         """How well this answer repeats the wave, whatever its level, that the windows before it gave the same samples:
@@ -210,12 +230,12 @@ class Segment:
         g = self.geometry
         first = max(start - g.context, self.start)
         a, b = first - self._base, start - self._base + g.window
-        x, valid = self.x[a:b].copy(), self.state[a:b] == _MEASURED
+        x, state = self.x[a:b].copy(), self.state[a:b].copy()
         short = g.context + g.window - len(x)
         if short:  # near the segment's start there is less context than the model may look at
             x = np.concatenate([np.full(short, x[0]), x])
-            valid = np.concatenate([np.zeros(short, np.bool_), valid])
-        return Window(self, start, x, valid)
+            state = np.concatenate([np.full(short, LOST, np.uint8), state])
+        return Window(self, start, x, state)
 
     def _room(self, n: int) -> int:
         """Buffer position for `n` more samples, after dropping those that no window will look at again."""

@@ -57,14 +57,16 @@ class Kind(enum.IntEnum):
 class Flag(enum.IntFlag):
     """Why a sample of the output is not to be taken at face value. Each is one bit of the u2 on the wire."""
 
-    FLAT = 1  # one of 25 or more equal samples in a row
-    SATURATED = 2  # one of 5 or more equal samples at the window's highest or lowest value: clipped at the sensor's rail
+    FLAT = 1  # of a held run, one value again and again, that is long or lies within the pulse: a sensor that froze
+    SATURATED = 2  # of a held run at the window's highest or lowest value: clipped at the sensor's rail
     NONFINITE = 4  # the sensor sent NaN or infinity; the value published is the last finite one
     GAP = 8  # the first sample after samples that never came
     PASSTHROUGH = 16  # published as it came: too short a stretch for a window
     SHED = 32  # published as it came: the machine was too busy to denoise it
     LOW_CONFIDENCE = 64  # confidence below the threshold
     LEAD_OFF = 128  # flat for more than 1 s: nothing is attached
+    OUTLIER = 256  # the sensor sent a value that no pulse has, or a sentinel; the value published is the model's
+    STEP = 512  # the first sample after a jump of level or gain that no pulse makes
 
 
 DTYPES: dict[int, np.dtype[np.generic]] = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<i2"), 4: np.dtype("<i4")}

@@ -289,7 +289,8 @@ ACCOUNT = re.compile(
     r"seen (?P<seen>\d+) = accepted (?P<accepted>\d+) \+ gap (?P<gap>\d+) \+ rejected (?P<rejected>\d+) "
     r"\(duplicates (?P<duplicates>\d+)\); accepted = denoised (?P<denoised>\d+) \+ passthrough (?P<passthrough>\d+) "
     r"\+ invalid (?P<invalid>\d+) \+ shed (?P<shed>\d+); "
-    r"refused (?P<refused>\d+), unclean sessions (?P<unclean>\d+), unaccounted (?P<unaccounted>\d+)"
+    r"refused (?P<refused>\d+), unclean sessions (?P<unclean>\d+), unaccounted (?P<unaccounted>\d+); "
+    r"held (?P<held>\d+), outliers (?P<outliers>\d+)"
 )
 
 
@@ -516,8 +517,8 @@ def test_every_sample_that_was_sent_is_published_once_or_in_a_gap_or_invalid_in_
         assert served.ask()["messages"]["malformed"] == bad
         due = {name: sum(s.due()[name] for s in sessions) for name in sessions[0].due()}
         assert min(due.values()) > 0, "the script leaves something out"
-        assert served.ledger() == due | {"shed": 0, "in_flight": 0, "refused": 0, "unaccounted": 0}
-        assert account(served.stop()) == due | {"shed": 0, "refused": 0, "unclean": 0, "unaccounted": 0}
+        assert served.ledger() == due | {"shed": 0, "held": 0, "outliers": 0, "in_flight": 0, "refused": 0, "unaccounted": 0}
+        assert account(served.stop()) == due | {"shed": 0, "held": 0, "outliers": 0, "refused": 0, "unclean": 0, "unaccounted": 0}
 
 
 def test_nothing_is_lost_at_full_speed_when_the_queue_is_small_and_the_model_stands_still(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ppgstream.measured import LOST, MEASURED
 from ppgstream.windowing import Geometry, Released, Segment, Window
 
 
@@ -91,10 +92,10 @@ def test_context_is_what_came_before_and_is_invalid_where_nothing_did() -> None:
     segment.append(np.arange(60.0))
     windows = segment.cut()
     assert [len(w.x) for w in windows] == [35] * 5
-    assert windows[0].valid.tolist() == [False] * 15 + [True] * 20
-    assert windows[1].valid.tolist() == [False] * 5 + [True] * 30
+    assert windows[0].state.tolist() == [LOST] * 15 + [MEASURED] * 20
+    assert windows[1].state.tolist() == [LOST] * 5 + [MEASURED] * 30
     np.testing.assert_array_equal(windows[2].x, np.arange(5.0, 40.0))
-    assert windows[2].valid.all()
+    assert (windows[2].state == MEASURED).all()
 
 
 def test_an_answer_that_repeats_the_last_one_is_trusted_and_one_that_does_not_is_not() -> None:

@@ -14,7 +14,7 @@ from ppgstream import metrics, noise, offline, synthetic
 from ppgstream.denoiser import Batch, Denoiser
 from ppgstream.engine import Engine, EngineRules
 from ppgstream.stream import StreamRules
-from ppgstream.trust import held_runs
+from ppgstream.trust import held_rows
 from ppgstream.windowing import Geometry
 
 from . import data
@@ -36,8 +36,7 @@ def windows_through(denoiser: Denoiser) -> Callable[[Float64], Float64]:
     """A `Denoiser` as `g_n1` wants it: what the engine gives it, window by window."""
 
     def denoise(x: Float64) -> Float64:
-        valid = ~held_runs(x, np.ones(x.shape, np.bool_))
-        return denoiser(Batch(x.astype(np.float32), valid)).y.astype(np.float64)
+        return denoiser(Batch(x.astype(np.float32), ~held_rows(x))).y.astype(np.float64)
 
     return denoise
 

@@ -20,6 +20,7 @@ from ppgstream import checkpoint, noise
 from ppgstream.denoiser import Answer, Batch
 from ppgstream.errors import ConfigError
 from ppgstream.models import Architecture, build
+from ppgstream.trust import held_rows
 
 from . import data, evaluate
 
@@ -84,7 +85,7 @@ class WindowSource:
         if self._arch.answers == "clean":
             return (x,), noisy.clean.astype(np.float32)
         packed = np.concatenate([noisy.target, noisy.clean, np.maximum(noisy.gain, 0.1)], axis=1).astype(np.float32)
-        return (x, np.ones_like(x)), packed
+        return (x, (~held_rows(noisy.noisy)).astype(np.float32)), packed
 
 
 def loss_of(arch: Architecture) -> Any:

@@ -1,0 +1,348 @@
+"""What counts as measured: whole numbers and repeats do, rails and impossible values do not, and noise is neither."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ppgstream import checkpoint, metrics, noise, offline, synthetic
+from ppgstream.config import Config, In
+from ppgstream.daemon import rules_of
+from ppgstream.denoiser import Denoiser
+from ppgstream.engine import Engine
+from ppgstream.measured import HELD, MEASURED, OUTLIER, Judge
+from ppgstream.trust import held_rows
+from ppgstream.wire import Chunk, Flag
+
+FS = 125.0
+CASES = Path(__file__).parents[2] / "shared" / "cases"
+
+
+@cache
+def bundled() -> tuple[checkpoint.Checkpoint, Denoiser]:
+    found = checkpoint.restore(checkpoint.BUNDLED)
+    return found, checkpoint.denoiser(found)
+
+
+def machine(**in_: object) -> Engine:
+    found, denoiser = bundled()
+    return Engine(denoiser, rules_of(Config(in_=In(**in_)), found))  # type: ignore[arg-type]
+
+
+def denoised(x: np.ndarray, **in_: object) -> offline.Denoised:
+    return offline.denoise(np.asarray(x, float), machine(**in_), fs=FS, dtype="f8")
+
+
+def snr_db(y: np.ndarray, clean: np.ndarray, kept: np.ndarray | None = None) -> float:
+    kept = np.ones(len(clean), np.bool_) if kept is None else kept
+    reference, error = metrics.bandpass(clean, FS), metrics.bandpass(y - clean, FS)
+    return float(10 * np.log10(np.sum(reference[kept] ** 2) / np.sum(error[kept] ** 2)))
+
+
+def clean_pulse(seed: int, seconds: int = 30) -> np.ndarray:
+    """A synthetic person's pulse in 0..1."""
+    rng = np.random.default_rng(seed)
+    x, _ = synthetic.pulse(int(seconds * FS), synthetic.person(rng), rng)
+    return (x - x.min()) / np.ptp(x)
+
+
+def judged(x: np.ndarray, cuts: list[int] | None = None, **kwargs: object) -> tuple[np.ndarray, list[str]]:
+    """The state of each sample, and the kinds of what ended a stretch."""
+    judge = Judge(FS, 50, **kwargs)  # type: ignore[arg-type]
+    parts = []
+    for part in np.split(x, cuts or []):
+        parts += judge.feed(part)
+    parts += judge.finish()
+    states: list[int] = []
+    for p in parts:
+        if p.back and p.kind == "samples":
+            states[-1] = HELD
+        states += p.state.tolist()
+    return np.array(states), [p.kind for p in parts if p.kind in ("step", "end")]
+
+
+# ---- whole numbers and repeats are measured ------------------------------------------------------------------------
+
+
+def coarse(counts: int, repeat: int, seed: int) -> np.ndarray:
+    x = clean_pulse(seed)
+    x = np.repeat(x[::repeat], repeat)[: len(x)]
+    return np.round(x * counts) if counts else x
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_sample_of_a_coarse_or_repeating_converter_is_held_or_an_outlier(seed: int) -> None:
+    for counts in (5, 10, 33, 100, 400, 0):
+        for repeat in (1, 2, 3, 5, 8, 10):
+            if counts or repeat > 1:
+                state, ends = judged(coarse(counts, repeat, seed))
+                assert (state == MEASURED).all(), (counts, repeat)
+                assert not ends
+
+
+@pytest.mark.parametrize(("counts", "repeat"), [(5, 1), (10, 1), (33, 1), (400, 1), (0, 2), (0, 5), (0, 10), (100, 3)])
+def test_whole_numbers_and_repeats_cost_at_most_1_db(counts: int, repeat: int) -> None:
+    x = coarse(counts, repeat, 7)
+    tiny = x + 1e-6 * (counts or 1) * np.random.default_rng(1).standard_normal(len(x))
+    assert snr_db(denoised(x).denoised, x) > snr_db(denoised(tiny).denoised, x) - 1
+
+
+# ---- rails and frozen sensors are held -----------------------------------------------------------------------------
+
+
+def test_clipping_is_found_in_continuous_and_in_whole_numbers() -> None:
+    x = np.concatenate([noise.n1(clean_pulse(s).reshape(-1, 250), np.random.default_rng(s)).noisy.ravel() for s in range(4)])
+    for counts in (0, 400):
+        rows = (np.round(x * counts) if counts else x).reshape(-1, 250)
+        clipped = held_rows(x.reshape(-1, 250))
+        found = np.stack([judged(row)[0] == HELD for row in rows])
+        assert (found & clipped).sum() > 0.97 * clipped.sum()
+        assert (found & ~clipped).sum() < 0.001 * clipped.size
+
+
+def test_a_sensor_that_freezes_ends_the_stretch_and_shows_the_last_measured_value() -> None:
+    x = 100 * clean_pulse(3)
+    for frozen, said in ((60, Flag.FLAT), (400, Flag.FLAT | Flag.LEAD_OFF)):
+        y = x.copy()
+        y[1000 : 1000 + frozen] = 321.0
+        e = machine()
+        result = through(e, y)
+        part = slice(1000, 1000 + frozen)
+        np.testing.assert_array_equal(result.denoised[part], y[999])
+        assert (result.confidence[part] == 0).all()
+        assert ((result.flags[part] & said) == said).all()
+        assert not (result.flags[:1000] & Flag.FLAT).any()
+        assert (e.ledger.held, e.ledger.passthrough, e.unaccounted) == (frozen, frozen, 0)
+        assert [event.name for event in e.events] == (["lead_off"] if frozen > 125 else [])
+        whole = snr_db(denoised(x).denoised, x)
+        away = np.r_[200:750, 1250 + frozen : len(x) - 200]
+        assert snr_db(result.denoised, x, np.isin(np.arange(len(x)), away)) > whole - 3
+
+
+def through(e: Engine, x: np.ndarray) -> offline.Denoised:
+    """As `offline.denoise`, and the engine keeps its ledger."""
+    out = offline.Denoised(np.zeros(len(x)), np.zeros(len(x), np.float32), np.zeros(len(x), np.uint16))
+    for chunk in offline.denoised_chunks(x, e, stream="a"):
+        at = slice(chunk.index, chunk.stop)
+        out.denoised[at], out.confidence[at], out.flags[at] = chunk.samples, chunk.confidence, chunk.flags
+    return out
+
+
+def test_a_held_run_of_up_to_50_is_masked_and_stays_in_the_stretch() -> None:
+    x = 100 * clean_pulse(4)
+    x[1000:1040] = 150.0
+    e = machine()
+    result = through(e, x)
+    assert (result.confidence[1001:1040] <= np.float32(0.3)).all()
+    assert ((result.flags[1001:1040] & (Flag.FLAT | Flag.SATURATED)) != 0).all()
+    assert (e.ledger.held, e.ledger.denoised, e.unaccounted) == (40, len(x), 0)
+    assert np.ptp(result.denoised[990:1050]) < 130  # the rail is 50 above the pulse
+
+
+# ---- impossible values ---------------------------------------------------------------------------------------------
+
+
+LEVELS = [(120_000, 180), (2000, 100), (300, 4.0), (3, 1.0)]
+
+
+@pytest.mark.parametrize(("level", "height"), LEVELS)
+@pytest.mark.parametrize("kind", ["1 % zeros", "-999 three times a second", "one 2^24", "one zero", "named 65535"])
+def test_impossible_values_are_outliers_and_cost_the_others_less_than_3_db(kind: str, level: float, height: float) -> None:
+    x = level + height * clean_pulse(5)
+    rng = np.random.default_rng(2)
+    at = {
+        "1 % zeros": rng.uniform(size=len(x)) < 0.01,
+        "-999 three times a second": np.arange(len(x)) % 41 == 7,
+        "one 2^24": np.arange(len(x)) == 2000,
+        "one zero": np.arange(len(x)) == 2000,
+        "named 65535": rng.uniform(size=len(x)) < 0.01,
+    }[kind]
+    y = x.copy()
+    y[at] = {"1": 0, "-": -999, "o": 2.0**24 if "24" in kind else 0, "n": 65535}[kind[0]]
+    named = {"sentinels": [65535.0]} if kind.startswith("named") else {}
+    e = machine(**named)
+    result = through(e, y)
+    assert ((result.flags & Flag.OUTLIER) != 0).tolist() == at.tolist()
+    assert (result.confidence[at] <= np.float32(0.3)).all()
+    assert (e.ledger.outliers, e.ledger.denoised, e.unaccounted) == (at.sum(), len(x), 0)
+    assert snr_db(np.where(at, x, result.denoised), x) > snr_db(denoised(x).denoised, x) - 3
+    assert not e.events
+
+
+def test_zero_is_a_value_like_any_other_where_the_recording_reaches_it() -> None:
+    x = np.round(40 * (clean_pulse(6) - 0.5))
+    assert (judged(x)[0] == MEASURED).all()
+
+
+# ---- noise is neither ----------------------------------------------------------------------------------------------
+
+
+def clip(x: np.ndarray, share: float) -> np.ndarray:
+    return np.clip(x, *np.quantile(x, [share, 1 - share]))
+
+
+def noises(seed: int) -> dict[str, list[np.ndarray]]:
+    x, rng = clean_pulse(seed, 60), np.random.default_rng(seed)
+    seconds = np.arange(0, len(x) + 250, 125)
+    walk = np.interp(np.arange(len(x)), seconds, np.cumsum(rng.standard_normal(len(seconds))))
+    bursts = x.copy()
+    for start in range(500, len(x) - 250, 1500):
+        bursts[start : start + 250] += 15 * x.std() * rng.standard_normal(250)
+    early = x.copy()
+    early[:250] += 15 * x.std() * rng.standard_normal(250)
+    return {
+        "N1": [synthetic.noisy_pulse(x, rng)],
+        "N1 in whole numbers": [np.round(100 * synthetic.noisy_pulse(x, rng))],
+        "N1 rows": list(noise.n1(x.reshape(-1, 250), rng).noisy),
+        "clean rows": list(x.reshape(-1, 250)),
+        "walking baseline and clipping": [clip(x + walk, 0.15)],
+        "random walk and clipping": [clip(x + np.cumsum(0.05 * rng.standard_normal(len(x))), 0.1)],
+        "bursts": [bursts],
+        "a burst at the start": [early],
+    }
+
+
+def test_noise_makes_no_outliers_and_no_steps() -> None:
+    total: dict[str, list[int]] = {}
+    for seed in range(6):
+        for kind, records in noises(seed).items():
+            for x in records:
+                state, ends = judged(x)
+                sums = total.setdefault(kind, [0, 0])
+                sums[0] += len(x)
+                sums[1] += int((state == OUTLIER).sum())
+                assert "step" not in ends, kind
+    for kind, (n, outliers) in total.items():
+        assert outliers <= 0.001 * n, kind
+
+
+# ---- steps ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", [10_000, -20_000, 700])
+def test_a_step_ends_the_stretch_and_harms_no_neighbour(step: float) -> None:
+    x = 120_000 + 180 * clean_pulse(8)
+    y = x + step * (np.arange(len(x)) >= 1700)
+    e = machine()
+    result = through(e, y)
+    assert [event.name for event in e.events] == ["step"]
+    assert "index 1700" in e.events[0].text
+    assert np.flatnonzero(result.flags & Flag.STEP).tolist() == [1700]
+    whole = snr_db(denoised(x).denoised, x)
+    assert snr_db(result.denoised - step * (np.arange(len(x)) >= 1700), x) > whole - 2
+    assert e.unaccounted == 0
+
+
+# ---- in stream order -----------------------------------------------------------------------------------------------
+
+
+def mixture(seed: int) -> np.ndarray:
+    """A coarse pulse with rails, frozen stretches, impossible values and steps."""
+    rng = np.random.default_rng(seed)
+    x = 1000 + np.round(rng.choice([8, 60, 900]) * clean_pulse(seed, 20))
+    for _ in range(6):
+        at, n = rng.integers(0, len(x)), rng.integers(1, 160)
+        what = rng.integers(0, 5)
+        if what == 0:
+            x[at] = rng.choice([0, -999, 2**24])
+        elif what == 1:
+            x[at : at + n] = x[at]
+        elif what == 2:
+            x[at : at + n] = x.max()
+        elif what == 3:
+            x[at:] += rng.choice([30_000, -20_000])
+        else:
+            x[at : at + n] = 0
+    return x
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10_000), st.lists(st.integers(1, 2499), max_size=30))
+def test_chunking_changes_no_decision(seed: int, cuts: list[int]) -> None:
+    x = mixture(seed)
+    whole, parts = judged(x), judged(x, sorted(cuts))
+    np.testing.assert_array_equal(whole[0], parts[0])
+    assert whole[1] == parts[1]
+    assert len(whole[0]) == len(x)
+
+
+def test_chunking_changes_no_output() -> None:
+    for seed in range(6):
+        x = mixture(seed)
+        whole = through(machine(), x)
+        e, outputs = machine(), []
+        for at in range(0, len(x), 25):
+            outputs += e.feed(Chunk("a", 0, at, x[at : at + 25]), 0.0)
+            while e.ready:
+                outputs += e.step()
+            assert e.unaccounted == 0
+        outputs += e.flush(0.0)
+        while e.ready:
+            outputs += e.step()
+        data = [c for c in outputs if len(c.samples)]
+        np.testing.assert_array_equal(np.concatenate([c.samples for c in data]), whole.denoised)
+        np.testing.assert_array_equal(np.concatenate([c.flags for c in data]), whole.flags)
+        np.testing.assert_array_equal(np.concatenate([c.confidence for c in data]), whole.confidence)
+        assert e.unaccounted == 0
+        assert e.in_flight == 0
+
+
+# ---- the scale -----------------------------------------------------------------------------------------------------
+
+
+def test_a_rail_does_not_set_the_scale_of_its_window() -> None:
+    """What the model sees of the measured samples is the same, wherever the rail lies."""
+    seen = []
+
+    def look(batch):  # type: ignore[no-untyped-def]
+        seen.append((batch.x, batch.valid))
+        return bundled()[1](batch)
+
+    x = 100 * clean_pulse(9)[:250]
+    for rail in (150.0, 400.0):
+        y = x.copy()
+        y[180:220] = rail
+        e = machine()
+        e.denoiser = look
+        through(e, y)
+    (a, valid), (b, valid_b) = seen
+    np.testing.assert_array_equal(valid, valid_b)
+    assert (~valid[0]).sum() == 40
+    np.testing.assert_array_equal(a[valid], b[valid])
+
+
+# ---- the cases that users sent -------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not beside this checkout")
+@pytest.mark.parametrize("name", ["one_zero", "fifo_zeros_0.01", "sentinel_-999"])
+def test_cases_of_impossible_values(name: str) -> None:
+    x = np.loadtxt(CASES / f"{name}.txt")
+    at = np.isin(x, [0, -999])
+    result = denoised(x)
+    assert ((result.flags & Flag.OUTLIER) != 0).tolist() == at.tolist()
+    known = np.interp(np.arange(len(x)), np.flatnonzero(~at), x[~at])
+    error = (result.denoised - denoised(known).denoised)[~at]
+    assert error.std() < 0.2 * known.std()
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not beside this checkout")
+@pytest.mark.parametrize("name", ["clean_5_counts", "clean_10_counts", "hold_x5"])
+def test_cases_of_coarse_converters(name: str) -> None:
+    x = np.loadtxt(CASES / f"{name}.txt")
+    tiny = x + 1e-6 * np.random.default_rng(1).standard_normal(len(x))
+    assert snr_db(denoised(x).denoised, x) > snr_db(denoised(tiny).denoised, x) - 1
+
+
+@pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not beside this checkout")
+@pytest.mark.parametrize(("name", "steps"), [("led_step_20000", 2), ("agc_gain_x4", 1), ("finger_off_3", 2)])
+def test_cases_of_steps(name: str, steps: int) -> None:
+    e = machine()
+    through(e, np.loadtxt(CASES / f"{name}.txt"))
+    found = [event.name for event in e.events].count("step")
+    assert found == steps
