@@ -11,12 +11,18 @@ a stretch waits until it is complete and is judged by its own statistics: no win
 Held. A run of equal values that is improbable for this recording: a rail, or a sensor that froze. A converter with few counts
 has long runs too, but enters them by one count; a sensor that repeats its values has many runs of one length.
 
+Nearly flat. After a step: a tenth of the range before it, or a few counts of the converter, and noise rather than a wave; or one count. Nothing is
+attached then, and no pulse may be made of it.
+
+Interference. A steady line of a frequency and height that no pulse has.
+
 Outlier. A value that was jumped to, and lies far outside the range; or a sentinel. If the samples stay out there, it was a step:
 the stretch ends, and the next one has its own statistics.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Literal, NamedTuple
@@ -43,6 +49,13 @@ FINE = 1e6  # quanta in the range: so fine a converter counts as continuous
 UNKNOWN_RUN = 25  # the same, where there are no statistics yet
 SLOW_RUNS = (60, 120)  # the same, where a run was entered by one count of the converter: least and most
 FAR_RUN = 50  # so many outliers in a row are outliers; more are a step
+IDLE_RANGE = 0.1  # of the range before a step: less is no pulse, if it is noise
+IDLE_CORRELATION = 0.5  # of neighbours: less is noise (a pulse has 0.98)
+IDLE_COUNTS = 8  # the same for a range of so few counts of the converter
+IDLE_LEVEL = 1e-5  # a range that is less of the level is rounding
+LINE_HZ = (4.0, 15.0)  # below, a line may be a pulse's own harmonic; above, the networks take it out
+LINE_HISTORY_S = 3.0
+LINE_GONE = 4
 LEAD_OFF_S = 1.0  # held for longer: nothing is attached
 
 
@@ -51,7 +64,8 @@ class Judged(NamedTuple):
 
     missing   `number` samples that are not there; `sent`: as NaN or infinity
     end       a held run has become so long that the stretch ends before it; its samples follow as held
-    held      samples of such a run: nothing was measured. `value` is the last one that was; `lead_off`: longer than 1 s
+    held      samples of such a run: nothing was measured. `value` is the last one that was; `lead_off`: longer than 1 s.
+              Or samples of a nearly flat stretch: then `value` is NaN
     step      the stretch ends here: the level or the gain jumped by `value`
     """
 
@@ -63,6 +77,7 @@ class Judged(NamedTuple):
     back: bool = False  # the sample before these belongs to their held run
     value: float = 0.0
     lead_off: bool = False
+    line_hz: float = 0.0  # of a steady line in the second before these samples; 0: none
 
 
 _NONE = np.empty(0)
@@ -123,12 +138,19 @@ class Judge:
         self._given: list[tuple[Float64, int]] = []  # samples and their state, not put together yet
         self._back = False  # of the first of them
         self._run_value = 0.0  # of a long held run
+        self._fs = fs
+        self._reference = 0.0  # the range of the last stretch that a step ended
+        self._idle = False  # the stretch is nearly flat
+        self._line_hz, self._line_seen = 0.0, 0.0  # a steady line; one that was seen once
         self._reset()
 
     def _reset(self) -> None:
         """A new stretch: nothing is known."""
         self._start: list[Float64 | tuple[int, bool]] | None = []  # the first second, until it is complete
         self._start_length = 0
+        self._idle = False
+        self._line_hz = self._line_seen = 0.0
+        self._line_missed = 0
         self._statistics: _Statistics | None = None
         self._history = _NONE
         self._fresh: list[Float64] = []  # measured since the statistics were made
@@ -209,7 +231,9 @@ class Judge:
                 near = np.abs(x - rough.median) <= FAR_EARLY * rough.range
                 near &= ~(np.isin(x, SENTINELS) & ((x < rough.low - rough.range) | (x > rough.high + rough.range)))
                 near &= ~np.isin(x, list(self._sentinels))
-                self._statistics = _statistics(x[near])
+                x = x[near]
+                self._statistics = _statistics(x)
+            self._idle = self._is_idle(x)
         for part in parts:
             if isinstance(part, tuple):
                 self._decide(out)
@@ -242,6 +266,7 @@ class Judge:
             else:
                 taken = self._look(block, out)
             if self._judged % self._grid == 0:
+                self._put_together(out)
                 self._update()
             x = x[taken:]
 
@@ -385,6 +410,8 @@ class Judge:
             step = bool(abs(x[0] - self._last) >= 3 * np.ptp(x) and inside <= JUMP * s.step)
         if step:
             self._put(out, Judged("step", _NONE, _NO_STATE, value=float(np.median(x)) - (s.median if s is not None else 0.0)))
+            if s is not None and not self._idle:
+                self._reference = s.range
             self._reset()
             out += self.feed(x)
             return
@@ -410,7 +437,10 @@ class Judge:
             return
         x = np.concatenate([part for part, _ in self._given])
         state = np.repeat(np.array([s for _, s in self._given], np.uint8), [len(part) for part, _ in self._given])
-        out.append(Judged("samples", x, state, back=self._back))
+        if self._idle:
+            out.append(Judged("held", x, np.full(len(x), HELD, np.uint8), value=np.nan, lead_off=True))
+        else:
+            out.append(Judged("samples", x, state, back=self._back, line_hz=self._line_hz))
         self._given, self._back = [], False
 
     def _update(self) -> None:
@@ -419,6 +449,57 @@ class Judge:
             self._history = np.concatenate([self._history, *self._fresh])[-self._history_length :]
             self._fresh = []
             self._statistics = _statistics(self._history) or self._statistics
+            self._idle = self._is_idle(self._history)
+            if len(self._history) >= LINE_HISTORY_S * self._fs:
+                self._watch_line(_steady_line(self._history, self._fs), 1.5 * self._fs / len(self._history))
+
+    def _watch_line(self, seen: float, tolerance: float) -> None:
+        """A line counts once it was seen at one frequency twice in a row, and until it was not seen `LINE_GONE` times in a row."""
+        if not seen:
+            self._line_missed += 1
+            if self._line_missed >= LINE_GONE:
+                self._line_hz = 0.0
+        else:
+            if abs(seen - self._line_seen) < tolerance:
+                self._line_hz = seen
+            self._line_missed = 0
+        self._line_seen = seen
+
+    def _is_idle(self, x: Float64) -> bool:
+        """Nearly flat: see the module."""
+        s = self._statistics
+        if s is None or len(x) < UNKNOWN_RUN:
+            return False
+        if s.high - s.low <= max(s.quantum if not s.continuous else 0.0, IDLE_LEVEL * abs(s.median)):
+            return True
+        few_counts = not s.continuous and s.range <= IDLE_COUNTS * s.quantum
+        if not few_counts and not s.range < IDLE_RANGE * self._reference:
+            return False
+        y = np.clip(x, s.low, s.high) - s.median
+        return float((y[1:] * y[:-1]).sum()) < IDLE_CORRELATION * float((y * y).sum())
+
+
+def _steady_line(x: Float64, fs: float) -> float:
+    """The frequency, Hz, of a line in the measured samples (n,) that no pulse makes; 0 if there is none. A pulse's harmonics fall off; the line is at
+    least half as strong as the strongest wave of the heart's frequencies, twice as strong as everything between, and most of its band."""
+    n = len(x)
+    with np.errstate(all="ignore"):
+        x = (x - x.mean()) / np.ptp(x)
+        x = x - np.linspace(x[: n // 4].mean(), x[-(n // 4) :].mean(), n)
+        power = np.abs(np.fft.rfft(x * np.hanning(n))) ** 2
+    strength = power.copy()
+    strength[1:-1] += power[:-2] + power[2:]
+    hz = fs / n
+    first, last = int(np.ceil(LINE_HZ[0] / hz)), min(int(LINE_HZ[1] / hz), len(power) - 2)
+    heart = slice(int(0.7 / hz), int(3.5 / hz) + 1)
+    if last <= first:
+        return 0.0
+    line = first + int(np.argmax(strength[first : last + 1]))
+    pulse = heart.start + int(np.argmax(strength[heart]))
+    between = strength[pulse + 2 if pulse * hz > 1.4 else int(1.5 / hz) : line - 2]
+    band = power[first - 2 : int(20 / hz)].sum()
+    steady = len(between) and strength[line] > max(0.5 * strength[pulse], 2 * between.max(), 0.6 * band)
+    return line * hz if steady else 0.0
 
 
 def states_of(x: Float64, fs: float, max_fill: int, sentinels: Sequence[float] = ()) -> tuple[States, list[int]]:
@@ -436,6 +517,7 @@ def states_of(x: Float64, fs: float, max_fill: int, sentinels: Sequence[float] =
             state[at - 1] = HELD
         if part.kind == "step":
             steps.append(at)
-        state[at : at + len(part.x)] = part.state
+        # A nearly flat stretch is one for the engine as well, which finds it again.
+        state[at : at + len(part.x)] = MEASURED if math.isnan(part.value) else part.state
         at += len(part.x) + part.number
     return state, steps

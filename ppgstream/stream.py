@@ -13,6 +13,7 @@ Each accepted sample is counted once when it comes and once when it is published
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from ppgstream.measured import HELD, INVALID, LOST, OUTLIER, Judge, Judged
 from ppgstream.sequence import HOLD, HOLD_S, Counts, Run, Sequencer
-from ppgstream.trust import HELD_CONFIDENCE, input_flags
+from ppgstream.trust import HELD_CONFIDENCE, INTERFERENCE_CONFIDENCE, input_flags
 from ppgstream.windowing import Geometry, Released, Segment, Window
 from ppgstream.wire import EMPTY, NO_CHECKPOINT, Chunk, Flag, Kind
 
@@ -51,12 +52,14 @@ class StreamRules:
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A part of a long held run, outside every segment: published as `value`, the last measured one."""
+    """A part of a long held run, outside every segment: published as `value`, the last measured one. Or of a nearly flat stretch,
+    published as it came (`value` is NaN)."""
 
     index: int
     x: NDArray[np.float64]
     value: float
     lead_off: bool
+    stepped: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,7 @@ class Stream:
         self._expected = 0  # index after the last sample, measured or not, of the current session
         self._judge = Judge(rules.fs, rules.max_fill, rules.sentinels)
         self._judged = 0  # index after the last sample that the judge gave back
+        self._line_hz = 0.0  # of a steady line that was told as an event
         self._stepped = False  # a step ended the last segment
         self._lead_off = False  # the long held run that goes on was told as an event
         self._taken_back = 0  # 1: its first sample was taken back from the segment, and is not on the timeline yet
@@ -324,7 +328,13 @@ class Stream:
                 lost = np.concatenate([np.full(count, not sent) for sent, count in self._run])
                 self._segment.bridge(lost, float(part.x[0]))
                 self._run = []
-        self._segment.append(part.x, part.state)
+        self._segment.append(part.x, part.state, Flag.INTERFERENCE if part.line_hz else 0)
+        if part.line_hz and not self._line_hz:
+            text = (
+                f"{self.name}: a steady line at {part.line_hz:.2f} Hz from index {self._judged} on: no pulse makes it (a lamp?)"
+            )
+            self.events.append(Event("interference", text))
+        self._line_hz = part.line_hz
         return windows
 
     def _hold(self, part: Judged) -> list[Window]:
@@ -332,10 +342,12 @@ class Stream:
         x = np.concatenate([np.full(self._taken_back, part.x[0]), part.x])
         index, self._taken_back = self._judged, 0
         self._judged += len(x)
-        self._timeline.append(_Held(index, x, part.value, part.lead_off))
+        self._timeline.append(_Held(index, x, part.value, part.lead_off, self._stepped))
+        self._stepped = False
         if part.lead_off and not self._lead_off:
             self._lead_off = True
-            text = f"{self.name}: {x[0]:.6g} without a change for more than 1 s before index {self._judged}: nothing is attached"
+            what = "nearly flat" if math.isnan(part.value) else f"{x[0]:.6g} without a change"
+            text = f"{self.name}: {what} for more than 1 s before index {self._judged}: nothing is attached"
             self.events.append(Event("lead_off", text))
         return windows
 
@@ -457,7 +469,9 @@ class Stream:
         self.ledger.passthrough += n
         self.ledger.held += n
         flags = np.full(n, Flag.FLAT | (Flag.LEAD_OFF if run.lead_off else 0), np.uint16)
-        return self._emit(run.index, np.full(n, run.value), run.x, np.zeros(n), flags)
+        flags[0] |= np.uint16(Flag.STEP * run.stepped)
+        values = run.x if math.isnan(run.value) else np.full(n, run.value)
+        return self._emit(run.index, values, run.x, np.zeros(n), flags)
 
     def _publish(self, r: Released, *, short: bool) -> list[Chunk]:
         values, confidence, flags, state = r.values, r.confidence, r.flags, r.state
@@ -468,6 +482,8 @@ class Stream:
         flags[outlier] |= np.uint16(Flag.OUTLIER)
         not_measured = held | outlier
         confidence[not_measured] = np.minimum(confidence[not_measured], HELD_CONFIDENCE)
+        lined = (flags & Flag.INTERFERENCE) != 0
+        confidence[lined] = np.minimum(confidence[lined], INTERFERENCE_CONFIDENCE)
         confidence[r.bare] = 0.0
         if invalid.any():
             confidence[invalid] = 0.0

@@ -9,6 +9,7 @@ from ppgstream.measured import CONTINUOUS_RUN, HELD, OUTLIER
 from ppgstream.wire import Flag
 
 FLAT_RUN = 25  # samples of a held run that no clipping of a pulse explains (0.2 s at 125 Hz)
+INTERFERENCE_CONFIDENCE = 0.4  # at most, where a steady line is in the signal
 HELD_CONFIDENCE = 0.3  # at most, of a sample that was sent and not measured
 
 

@@ -115,12 +115,13 @@ class Segment:
         self.flags = np.zeros(self._size, np.uint16)
         self._first_flags = first_flags
 
-    def append(self, x: Float64, state: NDArray[np.uint8] | None = None) -> None:
-        """Samples that were sent, and their states: measured ones if None."""
+    def append(self, x: Float64, state: NDArray[np.uint8] | None = None, flags: int = 0) -> None:
+        """Samples that were sent, their states (measured ones if None), and flags of all of them."""
         at = self._room(len(x))
         self.x[at : at + len(x)] = x
         if state is not None:
             self.state[at : at + len(x)] = state
+        self.flags[at : at + len(x)] = flags
 
     def mark_last_held(self) -> None:
         """The last sample belongs to the held run that follows."""

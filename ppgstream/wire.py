@@ -67,6 +67,7 @@ class Flag(enum.IntFlag):
     LEAD_OFF = 128  # flat for more than 1 s: nothing is attached
     OUTLIER = 256  # the sensor sent a value that no pulse has, or a sentinel; the value published is the model's
     STEP = 512  # the first sample after a jump of level or gain that no pulse makes
+    INTERFERENCE = 1024  # a steady line is in the signal that no pulse makes: a lamp's flicker, for one
 
 
 DTYPES: dict[int, np.dtype[np.generic]] = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<i2"), 4: np.dtype("<i4")}

@@ -343,7 +343,7 @@ def test_a_stream_of_another_rate_is_refused_by_name() -> None:
 def test_a_rate_that_is_not_what_it_says_is_an_event() -> None:
     e = engine()
     for k in range(0, 3000, 25):
-        e.feed(Chunk("a", 1, k, np.arange(25.0), t_ns=10**18 + round(k / 121 * 1e9)), k / 121)
+        e.feed(Chunk("a", 1, k, bumpy(25, k), t_ns=10**18 + round(k / 121 * 1e9)), k / 121)
     assert e.streams["a"].fs_measured == pytest.approx(121, rel=1e-3)
     assert e.events[0].name == "fs_off"
 

@@ -238,6 +238,57 @@ def test_a_step_ends_the_stretch_and_harms_no_neighbour(step: float) -> None:
     assert e.unaccounted == 0
 
 
+def test_a_finger_that_is_taken_off_leaves_no_pulse_and_harms_no_neighbour() -> None:
+    x = 124_000 + 900 * clean_pulse(8)
+    off = slice(1250, 2500)
+    y = x.copy()
+    y[off] = np.round(700 + 3 * np.random.default_rng(4).standard_normal(1250))
+    e = machine()
+    result = through(e, y)
+    assert [event.name for event in e.events] == ["step", "lead_off", "step"]
+    assert ((result.flags[off] & Flag.LEAD_OFF) != 0).all()
+    assert not (result.flags[:1250] & Flag.LEAD_OFF).any()
+    assert not (result.flags[2500:] & Flag.LEAD_OFF).any()
+    assert (result.confidence[off] == 0).all()
+    np.testing.assert_array_equal(result.denoised[off], y[off])
+    assert np.flatnonzero(result.flags & Flag.STEP).tolist() == [1250, 2500]
+    kept = (np.arange(len(x)) < 1000) | (np.arange(len(x)) >= 2750)
+    beside = np.where(kept, result.denoised, x)
+    assert snr_db(beside, x, kept) > snr_db(denoised(x).denoised, x, kept) - 3
+    assert e.unaccounted == 0
+
+
+@pytest.mark.parametrize("noise_counts", [0.0, 0.3, 1.0, 2.0])
+def test_a_nearly_flat_line_never_becomes_a_pulse(noise_counts: float) -> None:
+    y = np.round(512 + noise_counts * np.random.default_rng(4).standard_normal(2000))
+    result = denoised(y)
+    assert (result.confidence == 0).all()
+    assert ((result.flags & Flag.LEAD_OFF) != 0).all()
+    assert np.abs(result.denoised - y).max() <= np.ptp(y)
+
+
+# ---- interference --------------------------------------------------------------------------------------------------
+
+
+def test_a_lamp_s_alias_lowers_confidence_and_is_named() -> None:
+    x = clean_pulse(11)
+    lamp = 0.4 * np.sin(2 * np.pi * 120 * np.arange(len(x)) / FS)
+    e = machine()
+    result = through(e, x + lamp)
+    assert [event.name for event in e.events] == ["interference"]
+    assert "5.00 Hz" in e.events[0].text
+    assert ((result.flags[750:] & Flag.INTERFERENCE) != 0).all()
+    assert (result.confidence[750:] < 0.5).all()
+
+
+def test_no_pulse_and_no_noise_is_called_interference() -> None:
+    for seed in range(6):
+        x = clean_pulse(seed, 60)
+        for y in (x, synthetic.noisy_pulse(x, np.random.default_rng(seed))):
+            judge = Judge(FS, 50)
+            assert not any(part.line_hz for part in judge.feed(y) + judge.finish())
+
+
 # ---- in stream order -----------------------------------------------------------------------------------------------
 
 
