@@ -15,6 +15,7 @@ from __future__ import annotations
 import glob
 import hashlib
 import json
+import math
 import os
 import sys
 import tempfile
@@ -37,6 +38,7 @@ Tensor = NDArray[np.float32]
 FORMAT = 1
 BUNDLED = Path(__file__).parent / "checkpoints" / "default"
 MANIFEST, WEIGHTS = "checkpoint.json", "weights.safetensors"
+DEFAULT_HOP = 50  # samples from one window to the next, of a checkpoint that does not say
 DEFAULT_TILE = 64  # windows computed at once; see docs/decisions.md
 
 
@@ -54,6 +56,7 @@ class Checkpoint:
     sha256: str
     fs: float = 125.0
     tile: int = DEFAULT_TILE
+    hop: int = DEFAULT_HOP
     kind: str = "ppgstream"
     provenance: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
@@ -81,6 +84,7 @@ def save(
     arch: Architecture,
     *,
     fs: float = 125.0,
+    hop: int | None = None,
     provenance: Mapping[str, Any] | None = None,
     figures: Mapping[str, Any] | None = None,
 ) -> None:
@@ -97,6 +101,7 @@ def save(
         "fs": fs,
         "scaling": {"input": "min-max of each window", "answer": arch.answers},
         "tile": DEFAULT_TILE,
+        "hop": hop or hop_of(arch),
         "parameters": sum(t.size for t in tensors.values()),
         "provenance": dict(provenance or {}),
         "figures": dict(figures or {}),
@@ -105,6 +110,12 @@ def save(
     folder.mkdir(parents=True, exist_ok=True)
     _replace(folder / WEIGHTS, blob)
     _replace(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def hop_of(arch: Architecture) -> int:
+    """The hop for a new checkpoint: one that has no factor in common with the network's patch, or the patches' seams would lie on each other."""
+    patch = (DEFAULT_SIZES[arch.family] | arch.sizes).get("patch", 1)
+    return next(hop for hop in range(min(DEFAULT_HOP, arch.window), 0, -1) if math.gcd(hop, patch) == 1)
 
 
 def _replace(path: Path, content: bytes) -> None:
@@ -153,6 +164,7 @@ def _restore_ours(folder: Path) -> Checkpoint:
             sizes=dict(manifest["sizes"]),
         )
         fs, tile, sha256 = float(manifest["fs"]), int(manifest["tile"]), str(manifest["sha256"])
+        hop = int(manifest.get("hop", min(DEFAULT_HOP, arch.window)))
         provenance, figures = dict(manifest.get("provenance", {})), dict(manifest.get("figures", {}))
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"{manifest_path}: missing or bad field: {error}") from error
@@ -160,6 +172,8 @@ def _restore_ours(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{manifest_path}: fs must be 20 to 1000 Hz, got {fs}")
     if not 0 < tile <= 4096:
         raise CheckpointError(f"{manifest_path}: tile must be 1 to 4096 windows, got {tile}")
+    if arch.window > 0 and not 0 < hop <= arch.window:
+        raise CheckpointError(f"{manifest_path}: hop must be 1 to {arch.window} samples, got {hop}")
     if hashlib.sha256(blob).hexdigest() != sha256:
         raise CheckpointError(
             f"{weights_path}: its sha256 is not the one that {MANIFEST} states: the file was changed or cut short"
@@ -168,7 +182,7 @@ def _restore_ours(folder: Path) -> Checkpoint:
         tensors = load(blob)
     except SafetensorError as error:
         raise CheckpointError(f"{weights_path}: cannot read the tensors: {error}") from error
-    return Checkpoint(folder, arch, tensors, sha256, fs, tile, "ppgstream", provenance, figures)
+    return Checkpoint(folder, arch, tensors, sha256, fs, tile, hop, "ppgstream", provenance, figures)
 
 
 def _saver_prefix(path: Path) -> Path:

@@ -332,9 +332,14 @@ def denoise(
     ] = 125.0,
     column: Annotated[str | None, typer.Option(help="Of a csv: its name, or its number from 0.")] = None,
     checkpoint: CheckpointOption = None,
-    hop: Annotated[int | None, typer.Option(min=1, help="Samples from one window to the next. [default: 50]")] = None,
+    hop: Annotated[
+        int | None, typer.Option(min=1, help="Samples from one window to the next. [default: the checkpoint's]")
+    ] = None,
     lookahead: Annotated[
         int | None, typer.Option(min=0, help="Samples that must follow one before it is final. [default: all that help]")
+    ] = None,
+    polarity: Annotated[
+        str | None, typer.Option(help="up, down (an inverted sensor), or auto: found out from the pulse. [default: auto]")
     ] = None,
     scale: Annotated[
         str,
@@ -362,7 +367,9 @@ def denoise(
 
     if scale not in ("input", "model"):
         raise UsageError(f"--scale {scale!r}: must be input or model")
-    settings = _load(config, model__checkpoint=checkpoint)
+    if polarity not in (None, "auto", "up", "down"):
+        raise UsageError(f"--polarity {polarity!r}: must be auto, up or down")
+    settings = _load(config, model__checkpoint=checkpoint, streams__polarity=polarity)
     windows = msgspec.structs.replace(
         settings.windows,
         hop=hop or settings.windows.hop,

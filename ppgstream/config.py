@@ -51,7 +51,7 @@ class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Windows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    hop: Positive = 50
+    hop: Annotated[int, Meta(ge=0)] = 0
     lookahead: Annotated[int, Meta(ge=-1)] = -1
     overlap: Literal["hann", "uniform"] = "hann"
 
@@ -64,6 +64,7 @@ class Streams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     silence_s: Seconds = 2.0
     idle_s: Seconds = 30.0
     threshold: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    polarity: Literal["auto", "up", "down"] = "auto"
 
 
 class Overload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

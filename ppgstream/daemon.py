@@ -50,11 +50,12 @@ TOLD = 20  # events kept for the monitor
 def rules_of(config: Config, checkpoint: Checkpoint, **changes: Any) -> EngineRules:
     """The engine's rules for a configuration and a checkpoint. Raises ConfigError where the two do not fit."""
     window, w, s = checkpoint.arch.window, config.windows, config.streams
-    if w.hop > window:
-        raise ConfigError(f"windows.hop: {w.hop} is longer than the checkpoint's window of {window} samples")
+    hop = w.hop or checkpoint.hop
+    if hop > window:
+        raise ConfigError(f"windows.hop: {hop} is longer than the checkpoint's window of {window} samples")
     if w.lookahead >= window:
         raise ConfigError(f"windows.lookahead: {w.lookahead} is not below the checkpoint's window of {window} samples")
-    geometry = Geometry(window, w.hop, checkpoint.arch.context, None if w.lookahead < 0 else w.lookahead, w.overlap)
+    geometry = Geometry(window, hop, checkpoint.arch.context, None if w.lookahead < 0 else w.lookahead, w.overlap)
     stream = StreamRules(
         geometry,
         checkpoint.fs,
@@ -65,6 +66,8 @@ def rules_of(config: Config, checkpoint: Checkpoint, **changes: Any) -> EngineRu
         checkpoint=checkpoint.id,
         threshold=s.threshold,
         sentinels=tuple(config.in_.sentinels),
+        # The network's own answer is asked for as it is: turned over only by request.
+        polarity="up" if s.polarity == "auto" and changes.get("output") == "model" else s.polarity,
     )
     return EngineRules(stream, checkpoint.tile, checkpoint.arch.answers, max_streams=s.max_streams, **changes)
 

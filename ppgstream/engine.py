@@ -118,7 +118,8 @@ class Engine:
     def _answers(self, batch: list[Ready]) -> list[NDArray[np.float64] | None]:
         """The denoised windows in the sensor's units; None for one the model gave no finite answer to."""
         context = self.rules.stream.geometry.context
-        x = np.stack([r.window.x for r in batch])
+        sign = np.array([[r.window.sign] for r in batch])
+        x = sign * np.stack([r.window.x for r in batch])
         state = np.stack([r.window.state for r in batch])
         measured = state == MEASURED
         at = np.arange(x.shape[1])
@@ -137,7 +138,7 @@ class Engine:
         else:
             y = fit_to_input(answer, x, measured)
         if self.rules.output == "input":
-            y = np.where(scale.flat, x, y)  # nothing in, nothing out: no pulse is invented for a flat line
+            y = sign * np.where(scale.flat, x, y)  # nothing in, nothing out: no pulse is invented for a flat line
         fine: NDArray[np.bool_] = np.all(np.abs(y) <= LARGEST_ANSWER, axis=1)
         if not fine.all():
             odd = batch[int(np.argmin(fine))]

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.measured import HELD, INVALID, LOST, OUTLIER, Judge, Judged
+from ppgstream.polarity import Polarity, Watcher
 from ppgstream.sequence import HOLD, HOLD_S, Counts, Run, Sequencer
 from ppgstream.trust import HELD_CONFIDENCE, INTERFERENCE_CONFIDENCE, input_flags
 from ppgstream.windowing import Geometry, Released, Segment, Window
@@ -48,6 +49,7 @@ class StreamRules:
     checkpoint: bytes = NO_CHECKPOINT
     threshold: float = 0.5
     sentinels: tuple[float, ...] = ()  # values that mean "no value"
+    polarity: Polarity = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +160,7 @@ class Stream:
         self._run: list[tuple[bool, int]] = []  # missing samples not decided yet: (sent, count)
         self._expected = 0  # index after the last sample, measured or not, of the current session
         self._judge = Judge(rules.fs, rules.max_fill, rules.sentinels)
+        self._polarity = Watcher(rules.polarity, rules.fs)
         self._judged = 0  # index after the last sample that the judge gave back
         self._line_hz = 0.0  # of a steady line that was told as an event
         self._stepped = False  # a step ended the last segment
@@ -227,6 +230,8 @@ class Stream:
         resumed_at = None if known is None else known.next
         self._expected = self._judged = -1 if resumed_at is None else resumed_at
         self._judge = Judge(self.rules.fs, self.rules.max_fill, self.rules.sentinels)
+        self._judge = Judge(self.rules.fs, self.rules.max_fill, self.rules.sentinels)
+        self._polarity = Watcher(self.rules.polarity, self.rules.fs)
         self._stepped = False
         self.sessions[chunk.session] = known or Sequencer(self.rules.hold, self.rules.hold_s)
         self._timeline.append(_Session(chunk.session, self._generation, resumed_at))
@@ -279,8 +284,23 @@ class Stream:
                 for a, b in zip([0, *edges], [*edges, len(x)], strict=True):
                     judged = self._judge.feed(x[a:b]) if finite[a] else self._judge.missing(int(b - a), sent=True)
                     windows += self._take(judged)
-        if self._segment is not None:
-            windows += self._segment.cut()
+        return windows + self._cut()
+
+    def _cut(self, *, close: bool = False) -> list[Window]:
+        """The windows that are full, or all if the segment ends here, each the right way up."""
+        if self._segment is None:
+            return []
+        windows = self._segment.cut() + (self._segment.close() if close else [])
+        for k, window in enumerate(windows):
+            before = self._polarity.decided
+            if self._polarity.look(window.x, window.state, self.rules.geometry.hop) and (before or self._polarity.sign < 0):
+                way = (
+                    "points down (an inverted sensor): the model sees it turned over"
+                    if self._polarity.sign < 0
+                    else "points up after all"
+                )
+                self.events.append(Event("polarity", f"{self.name}: the pulse at index {window.start} {way}"))
+            windows[k] = window._replace(sign=self._polarity.sign)
         return windows
 
     def _take(self, judged: list[Judged]) -> list[Window]:
@@ -297,11 +317,10 @@ class Stream:
                 if self._segment is None or sum(n for _, n in self._run) > self.rules.max_fill:
                     windows += self._break()
             elif part.kind == "end":
-                if self._segment is not None:
-                    windows += self._segment.cut()
-                    if part.back and not self._run and self._segment.take_back_last():
-                        self._judged -= 1
-                        self._taken_back = 1
+                windows += self._cut()
+                if self._segment is not None and part.back and not self._run and self._segment.take_back_last():
+                    self._judged -= 1
+                    self._taken_back = 1
                 windows += self._break()
                 self._lead_off = False
             elif part.kind == "held":
@@ -322,7 +341,7 @@ class Stream:
             self._timeline.append(self._segment)
         else:
             if part.back:
-                windows = self._segment.cut()  # what is full by now does not know of the run
+                windows = self._cut()  # what is full by now does not know of the run
                 self._segment.mark_last_held()
             if self._run:
                 lost = np.concatenate([np.full(count, not sent) for sent, count in self._run])
@@ -353,10 +372,8 @@ class Stream:
 
     def _break(self) -> list[Window]:
         """The segment, if one is open, ends before the undecided run, and the run goes on the timeline."""
-        windows: list[Window] = []
-        if self._segment is not None:
-            windows = self._segment.cut() + self._segment.close()
-            self._segment = None
+        windows = self._cut(close=True)
+        self._segment = None
         self._put_run()
         return windows
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ppgstream.measured import HELD, INVALID, LOST
 
 Float64 = NDArray[np.float64]
-FIRST_AGREEMENT = 0.5  # confidence of a window with no earlier one to compare with
+FIRST_AGREEMENT = 0.3  # confidence of a window with no earlier one to compare with: below the threshold, so it is flagged
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,13 @@ class Geometry:
 
 class Window(NamedTuple):
     """One window, ready for the model. x: (context + window,) in the sensor's units, missing samples filled; state: the same,
-    each sample's as in `measured`."""
+    each sample's as in `measured`. sign: -1 if the model should see it upside down."""
 
     segment: Segment
     start: int
     x: Float64
     state: NDArray[np.uint8]
+    sign: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ def test_a_config_toml_in_the_working_folder_is_read_unless_another_is_named(
     (tmp_path / "config.toml").write_text("[windows]\nhop = 7\n")
     other = written(tmp_path, "[model]\nthreads = 2\n")
     assert load().windows.hop == 7
-    assert (load(other).windows.hop, load(other).model.threads) == (50, 2)
+    assert (load(other).windows.hop, load(other).model.threads) == (0, 2)
 
 
 def test_a_file_wins_over_a_default_and_an_override_over_a_file(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_value_of_the_wrong_type_is_one_line_that_names_the_file_the_key_and_t
         ("model", "threads", "true"),
         ("model", "max_delay_ms", "-0.1"),
         ("model", "max_delay_ms", "10001"),
-        ("windows", "hop", "0"),
+        ("windows", "hop", "-1"),
         ("windows", "hop", "2.5"),
         ("windows", "lookahead", "-2"),
         ("windows", "overlap", '"box"'),

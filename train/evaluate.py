@@ -73,7 +73,7 @@ def by_lookahead(path: Path) -> list[dict[str, Any]]:
     before = float(np.mean([metrics.snr_b_db(noisy, clean, found.fs) for clean, noisy in people]))
     rows = []
     for lookahead in LOOKAHEADS:
-        geometry = Geometry(found.arch.window, 50, found.arch.context, lookahead)
+        geometry = Geometry(found.arch.window, found.hop, found.arch.context, lookahead)
         after, seam, amplitude = [], [], []
         for clean, noisy in people:
             rules = EngineRules(StreamRules(geometry, found.fs), found.tile, found.arch.answers)

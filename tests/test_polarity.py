@@ -1,0 +1,101 @@
+"""A sensor that is upside down costs nothing, and is told of once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_measured import FS, bundled, clean_pulse, machine, through
+
+from ppgstream import checkpoint, metrics, noise, offline, synthetic
+from ppgstream.config import Config, Streams
+from ppgstream.daemon import rules_of
+from ppgstream.engine import Engine
+from ppgstream.polarity import Watcher
+from ppgstream.trust import held_rows
+
+
+def snr(x: np.ndarray, clean: np.ndarray, **streams: object) -> tuple[float, Engine]:
+    found, denoiser = bundled()
+    e = Engine(denoiser, rules_of(Config(streams=Streams(**streams)), found))  # type: ignore[arg-type]
+    y = offline.denoise(x, e, fs=FS, dtype="f8").denoised
+    return metrics.snr_b_db(y, clean, FS), e
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_an_inverted_sensor_costs_less_than_half_a_db(noisy: bool) -> None:
+    lost = []
+    for seed in range(8):
+        clean = clean_pulse(seed)
+        x = synthetic.noisy_pulse(clean, np.random.default_rng(seed)) if noisy else clean
+        upright, e = snr(x, clean)
+        assert not e.events
+        inverted, e = snr(-x, -clean)
+        assert [event.name for event in e.events] == ["polarity"]
+        assert "inverted" in e.events[0].text
+        lost.append(upright - inverted)
+    assert np.mean(lost) < 0.2
+    assert max(lost) < (1.5 if noisy else 0.5)
+
+
+def test_what_is_set_is_not_decided() -> None:
+    clean = clean_pulse(3)
+    up, e = snr(-clean, -clean, polarity="up")
+    assert not e.events
+    down, e = snr(-clean, -clean, polarity="down")
+    assert not e.events
+    assert down > up + 2
+    y = offline.denoise(clean, machine(), fs=FS, dtype="f8").denoised
+    found, denoiser = bundled()
+    turned = Engine(denoiser, rules_of(Config(streams=Streams(polarity="down")), found))
+    np.testing.assert_array_equal(offline.denoise(-clean, turned, fs=FS, dtype="f8").denoised, -y)
+
+
+def test_one_noisy_window_is_hardly_ever_turned_over() -> None:
+    rng = np.random.default_rng(8)
+    rows = np.concatenate([noise.n1(clean_pulse(seed).reshape(-1, 250), rng).noisy for seed in range(30)])
+    turned = 0
+    for row, held in zip(rows, held_rows(rows), strict=True):
+        watcher = Watcher("auto", FS)
+        watcher.look(row, held.astype(np.uint8), 50)
+        turned += watcher.sign < 0
+    assert turned <= 0.02 * len(rows)
+
+
+def test_the_decision_changes_at_most_once() -> None:
+    clean = clean_pulse(4, 60)
+    x = np.concatenate([clean, -clean, clean])
+    e = machine()
+    through(e, x)
+    told = [event.text for event in e.events if event.name == "polarity"]
+    assert len(told) == 1
+    assert "inverted" in told[0]
+
+
+# ---- seams ---------------------------------------------------------------------------------------------------------
+
+
+def test_no_comb_at_the_hop_or_the_patch() -> None:
+    found, _ = bundled()
+    patch = found.arch.sizes["patch"]
+    assert np.gcd(found.hop, patch) == 1
+    at_hop, at_patch = [], []
+    for seed in range(6):
+        x = synthetic.noisy_pulse(clean_pulse(seed, 60), np.random.default_rng(seed))
+        y = offline.denoise(x, machine(), fs=FS, dtype="f8").denoised
+        at_hop.append(metrics.seam_index(y, hop=found.hop))
+        at_patch.append([metrics.seam_index(y, hop=patch, offset=k) for k in range(patch)])
+    assert np.mean(at_hop) < 1.1
+    assert np.max(np.mean(at_patch, axis=0)) < 1.1
+
+
+def test_the_checkpoint_s_hop_is_taken_unless_another_is_set() -> None:
+    found = checkpoint.restore(checkpoint.BUNDLED)
+    assert found.hop == 49
+    assert rules_of(Config(), found).stream.geometry.hop == 49
+
+
+def test_what_one_window_alone_has_seen_is_flagged() -> None:
+    result = through(machine(), clean_pulse(5))
+    hop = bundled()[0].hop
+    np.testing.assert_allclose(result.confidence[:hop], 0.3, atol=1e-6)
+    assert ((result.flags[:hop] & 64) != 0).all()
