@@ -67,12 +67,18 @@ app = typer.Typer(
 checkpoint_app = typer.Typer(no_args_is_help=True, help="Look at checkpoints.")
 app.add_typer(checkpoint_app, name="checkpoint")
 
+WIRE_FS = 125.0  # Hz, of what `replay` sends: it does not know which checkpoint listens
 GONE_S = 10.0  # a daemon publishes a STATUS a second for each live stream
 
 CheckpointOption = Annotated[
     str | None,
     typer.Option(help="A checkpoint folder, or a TensorFlow 1 Saver prefix, .index file or folder. Default: the bundled one."),
 ]
+ColumnOption = Annotated[str | None, typer.Option(help="Of a table: the PPG's column, by its name or its number from 0.")]
+FieldOption = Annotated[
+    str | None, typer.Option(metavar="KEY", help="Of lines like IR=512 or S512: the key, or the prefix, before the value.")
+]
+TransposeOption = Annotated[bool, typer.Option("--transpose", help="Of a 2-D npy: its columns are the recordings, not its rows.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="Settings (TOML). Default: ./config.toml if there is one.")]
 
 
@@ -194,9 +200,13 @@ def replay(
     bind: Annotated[bool, typer.Option("--bind", help="Bind the endpoint, for a daemon that connects.")] = False,
     speed: Annotated[str, typer.Option(help="Times real time, or max.")] = "1",
     fs: Annotated[
-        float, typer.Option(help="The recordings' sampling rate, Hz; files of another than 125 are resampled to it.")
-    ] = 125.0,
-    column: Annotated[str | None, typer.Option(help="Of a csv: its name, or its number from 0.")] = None,
+        float | None,
+        typer.Option(
+            help="The recordings' sampling rate, Hz, if they do not tell it; others than 125 are resampled to it. [default: 125]"
+        ),
+    ] = None,
+    column: ColumnOption = None,
+    field: FieldOption = None,
     from_: Annotated[float, typer.Option("--from", help="Start here, seconds.")] = 0.0,
     until: Annotated[float | None, typer.Option(help="End here, seconds.")] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Start over at the end, until stopped.")] = False,
@@ -218,29 +228,33 @@ def replay(
     from ppgstream.tools import replay as tool
 
     speed_value = _speed(speed)
-    if not 20 <= fs <= 1000:
+    if fs is not None and not 20 <= fs <= 1000:
         raise UsageError(f"--fs {fs:g}: must be 20 to 1000 Hz")
     if not (0 <= from_ < math.inf and (until is None or 0 <= until < math.inf)):
         raise UsageError(f"--from {from_:g}, --until {until}: must be seconds from 0 on")
     outages = tuple(_outage(text) for text in outage or [])
     stop = Stop()
     if "-" in files:
-        altered = loop or copies != 1 or speed_value != 1.0 or column or from_ or until is not None
+        altered = loop or copies != 1 or speed_value != 1.0 or column or field or from_ or until is not None
         if files != ["-"] or altered or drop or dup or reorder or jitter_ms or outages:
             raise UsageError(
                 "replay -: a live pipe comes alone, once, whole and at its own pace: only --to, --stream, --chunk and --wait go with it"
             )
-        if fs != 125.0:
-            raise UsageError(f"replay -: a live stream must come at 125 Hz, not {fs:g}; a file of another rate is resampled")
+        if fs not in (None, WIRE_FS):
+            raise UsageError(
+                f"replay -: a live stream must come at {WIRE_FS:g} Hz, not {fs:g}; a file of another rate is resampled"
+            )
         publisher = Publisher(to, bind=bind, stopped=stop)
         publisher.wait_for_subscriber(wait)
         report = tool.pipe(
-            sys.stdin.fileno(), publisher, stream=_name(stream or "stdin"), fs=fs, chunk=chunk, stopped=stop, say=say
+            sys.stdin.fileno(), publisher, stream=_name(stream or "stdin"), fs=WIRE_FS, chunk=chunk, stopped=stop, say=say
         )
     else:
-        tracks = _tracks(files, column=column, fs=fs, part=(from_, until), stream=stream, copies=copies)
+        tracks, told = _tracks(files, column=column, key=field, fs=fs, part=(from_, until), stream=stream, copies=copies)
         publisher = Publisher(to, bind=bind, stopped=stop)
         publisher.wait_for_subscriber(wait)
+        for line in told:
+            say(line)
         faults = tool.Faults(drop, dup, reorder, jitter_ms, outages, seed)
         report = tool.Replay(
             tracks,
@@ -294,30 +308,39 @@ def _name(text: str) -> str:
 
 
 def _tracks(
-    files: list[str], *, column: str | None, fs: float, part: tuple[float, float | None], stream: str | None, copies: int
-) -> list[Any]:
+    files: list[str],
+    *,
+    column: str | None,
+    key: str | None,
+    fs: float | None,
+    part: tuple[float, float | None],
+    stream: str | None,
+    copies: int,
+) -> tuple[list[Any], list[str]]:
+    """What to send, and what was understood of the files."""
     from ppgstream import offline, recording
     from ppgstream.tools.replay import Track
 
-    tracks = []
+    tracks: list[Any] = []
+    told: list[str] = []
     for file in files:
         path = Path(file)
-        found = recording.read(path, column=column)
-        if found.bad:
-            say(f"{found.first_bad}; {found.bad} such line(s), sent as invalid samples")
+        found = recording.read(path, column=column, key=key)
+        rate = found.rate(file, fs, WIRE_FS)
+        told += filter(None, (found.understood(file, rate), found.first_bad, found.first_text))
         rows = [found.samples] if found.samples.ndim == 1 else list(found.samples)
         for number, row in enumerate(rows):
-            cut = row[int(part[0] * fs) : None if part[1] is None else int(part[1] * fs)]
+            cut = row[int(part[0] * rate) : None if part[1] is None else int(part[1] * rate)]
             if not len(cut):
                 end = "" if part[1] is None else f" until {part[1]:g} s"
-                raise DataError(f"{path}: nothing from {part[0]:g} s on{end}: it is {len(row) / fs:g} s long")
-            samples = cut if fs == 125.0 else offline.resample(cut, fs, 125.0)
+                raise DataError(f"{path}: nothing from {part[0]:g} s on{end}: it is {len(row) / rate:g} s long")
+            samples = cut if rate == WIRE_FS else offline.resample(cut, rate, WIRE_FS)
             base = _name(stream or path.stem) + (f"-{number}" if len(rows) > 1 else "")
             tracks += [Track(base if copies == 1 else f"{base[:26]}-{copy}", samples) for copy in range(copies)]
     names = [t.stream for t in tracks]
     if len(set(names)) != len(names) or any(len(n) > 32 for n in names):
         tracks = [t._replace(stream=f"{t.stream[:25]}.{i}") for i, t in enumerate(tracks)]
-    return tracks
+    return tracks, told
 
 
 @app.command()
@@ -325,12 +348,16 @@ def denoise(
     source: Annotated[
         str, typer.Argument(metavar="IN", help="A recording (one value a line, csv, npy), or - for lines from a pipe.")
     ],
-    output: Annotated[str, typer.Option("-o", "--output", metavar="OUT", help="txt, npy or npz; - is stdout.")] = "-",
+    output: Annotated[str, typer.Option("-o", "--output", metavar="OUT", help="txt, csv, npy or npz; - is stdout.")] = "-",
     fs: Annotated[
-        float,
-        typer.Option(help="Sampling rate of the recording, Hz, 20 to 1000; other than the checkpoint's is resampled and back."),
-    ] = 125.0,
-    column: Annotated[str | None, typer.Option(help="Of a csv: its name, or its number from 0.")] = None,
+        float | None,
+        typer.Option(
+            help="Sampling rate, Hz, 20 to 1000, if the file does not tell it; another than the checkpoint's is resampled and back."
+        ),
+    ] = None,
+    column: ColumnOption = None,
+    field: FieldOption = None,
+    transpose: TransposeOption = False,
     checkpoint: CheckpointOption = None,
     hop: Annotated[
         int | None, typer.Option(min=1, help="Samples from one window to the next. [default: the checkpoint's]")
@@ -351,9 +378,11 @@ def denoise(
         list[float] | None, typer.Option(help='A value that means "no value"; may be given again. 0, -1, -999, -9999 are found.')
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 65 at the first bad line.")] = False,
-    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw before and after.")] = None,
-    plot_from: Annotated[float, typer.Option(min=0, help="Start of the drawing, seconds.")] = 0.0,
-    plot_seconds: Annotated[float, typer.Option(min=0.5, max=600, help="Length of the drawing.")] = 8.0,
+    plot: Annotated[Path | None, typer.Option(metavar="PICTURE", help="Also draw before and after: png, svg or pdf.")] = None,
+    plot_from: Annotated[float | None, typer.Option(min=0, help="Start of the drawing, seconds. [default: 0]")] = None,
+    plot_seconds: Annotated[
+        float | None, typer.Option(min=0.5, max=600, help="Length of the drawing, seconds. [default: 8]")
+    ] = None,
     config: ConfigOption = None,
 ) -> None:
     """Denoise a recording, by the same path as live. `sensor | ppgstream denoise - | plot` works line by line."""
@@ -377,57 +406,91 @@ def denoise(
     )
     in_ = msgspec.structs.replace(settings.in_, sentinels=sentinel or settings.in_.sentinels)
     settings = msgspec.structs.replace(settings, windows=windows, in_=in_)
+    suffix = Path(output).suffix.lower()
+    if output != "-" and suffix not in offline.SUFFIXES:
+        raise UsageError(f"-o {output}: {suffix} is not written: txt, csv, npy or npz")
+    if plot is None and (plot_from is not None or plot_seconds is not None):
+        raise UsageError("--plot-from and --plot-seconds: nothing is drawn without --plot")
+    if plot is not None and plot.suffix.lower() not in plots.SUFFIXES:
+        raise UsageError(f"--plot {plot}: must end in {', '.join(plots.SUFFIXES)}")
+    if fs is not None and not 20 <= fs <= 1000:
+        raise UsageError(f"--fs {fs:g}: must be 20 to 1000 Hz")
     for target in filter(None, (None if output == "-" else Path(output), plot)):
         recording.check_writable(target)
 
-    def engine() -> Engine:
+    def engine() -> tuple[Engine, float]:
         found = _restore(settings.model.checkpoint)
         rules = rules_of(settings, found, output=scale)
-        return Engine(checkpoints.denoiser(found, threads=settings.model.threads), rules)
+        return Engine(checkpoints.denoiser(found, threads=settings.model.threads), rules), found.fs
 
     if source == "-":
-        if fs != 125.0:
-            raise UsageError(f"denoise -: a live pipe must come at 125 Hz, not {fs:g}; a file of another rate is resampled")
-        if plot is not None or Path(output).suffix in (".npy", ".npz"):
-            raise UsageError("denoise -: lines in, lines out: give a file as IN for npy, npz or --plot")
-        _denoise_pipe(engine(), output, strict=strict, dtype=settings.out.dtype)
+        if plot is not None or suffix in (".csv", ".npy", ".npz") or transpose:
+            raise UsageError("denoise -: lines in, lines out: give a file as IN for csv, npy, npz, --plot or --transpose")
+        if column is not None and field is not None:
+            raise UsageError("--column and --field: give one of them")
+        machine, target_fs = engine()
+        if fs is not None and fs != target_fs:
+            raise UsageError(
+                f"denoise -: a live pipe must come at {target_fs:g} Hz, not {fs:g}; a file of another rate is resampled"
+            )
+        _denoise_pipe(machine, output, strict=strict, dtype=settings.out.dtype, column=column, key=field)
         return
-    found = recording.read(Path(source), column=column)
-    if found.bad:
-        if strict:
-            raise DataError(found.first_bad)
-        say(f"{found.first_bad}; {found.bad} such line(s), kept as invalid samples")
-    suffix = Path(output).suffix
+    found = recording.read(Path(source), column=column, key=field, transpose=transpose)
+    if strict and Path(source).suffix in (".npy", ".npz"):
+        raise UsageError(f"--strict: {source} has no lines")
+    told = "; ".join(filter(None, (found.first_bad, found.first_text)))
+    if told and strict:
+        raise DataError(told)
     if found.samples.ndim == 2 and suffix not in (".npy", ".npz"):
         raise UsageError(f"{source}: {len(found.samples)} recordings: write them to .npy or .npz with -o")
-    machine = engine()
-    result = offline.denoise(found.samples, machine, fs=fs, dtype="f4" if suffix == ".npy" else settings.out.dtype)
+    machine, target_fs = engine()
+    rate = found.rate(source, fs, target_fs)
+    window = machine.rules.stream.geometry.window
+    if found.samples.ndim == 2 and found.samples.shape[1] * target_fs / rate < window:
+        n, m = found.samples.shape
+        raise UsageError(
+            f"{source}: {n} recordings of {m} samples, each shorter than a window: --transpose if columns are recordings, or --column for one"
+        )
+    say(found.understood(source, rate))
+    if told:
+        say(told)
+    result = offline.denoise(found.samples, machine, fs=rate, dtype="f4" if suffix == ".npy" else settings.out.dtype)
+    if found.rows is not None:
+        result = offline.Denoised(result.denoised[found.rows], result.confidence[found.rows], result.flags[found.rows])
     for event in machine.events:
-        say(event.text)
-    content = offline.content_of(result, suffix)
+        say(event.text.removeprefix("row0: ") if found.samples.ndim == 1 else event.text)
+    content = offline.content_of(result, suffix, fs=rate, stream=_name(Path(source).stem))
     if output == "-":
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
     else:
         recording.write_whole(Path(output), content)
     if plot is not None:
-        part = slice(int(plot_from * fs), int((plot_from + plot_seconds) * fs))
-        raw, clean = np.atleast_2d(found.samples)[0, part], np.atleast_2d(result.denoised)[0, part]
-        confidence = np.atleast_2d(result.confidence)[0, part]
+        samples = found.samples if found.rows is None else found.samples[found.rows]
+        start = plot_from or 0.0
+        part = slice(int(start * rate), int((start + (plot_seconds or 8.0)) * rate))
+        raw, clean, confidence, flags = (np.atleast_2d(a)[0, part] for a in (samples, *result))
         if len(raw) < 2:
-            raise UsageError(f"--plot-from {plot_from:g}: the recording is {found.samples.shape[-1] / fs:g} s long")
-        flags = np.atleast_2d(result.flags)[0, part]
-        recording.write_whole(plot, plots.before_after(raw, clean, confidence, flags, fs=fs, start_s=plot_from))
+            raise UsageError(f"--plot-from {start:g}: the recording is {samples.shape[-1] / rate:g} s long")
+        title = found.understood(source, rate).split(",")[0]
+        recording.write_whole(
+            plot,
+            plots.before_after(raw, clean, confidence, flags, fs=rate, start_s=start, title=title, suffix=plot.suffix.lower()),
+        )
+    if not machine.ledger.denoised:
+        short = found.samples.shape[-1] * target_fs / rate < window
+        why = f"shorter than {window / target_fs:g} s" if short else f"no stretch of {window / target_fs:g} s with a signal"
+        raise DataError(f"{source}: 0 of {result.denoised.size} samples denoised: {why}; they are written as they came")
 
 
-def _denoise_pipe(engine: Engine, output: str, *, strict: bool, dtype: str) -> None:
+def _denoise_pipe(engine: Engine, output: str, *, strict: bool, dtype: str, column: str | None, key: str | None) -> None:
     from ppgstream import offline, recording
 
     try:
         out = sys.stdout if output == "-" else Path(output).open("w")  # noqa: SIM115 (stdout must stay open)
     except OSError as error:
         raise OutputError(f"{output}: cannot write: {error.strerror}") from error
-    lines = offline.LineFilter(engine, strict=strict, dtype=dtype)
+    lines = offline.LineFilter(engine, strict=strict, dtype=dtype, column=column, key=key)
     interrupted = False
 
     def blocks() -> Any:
@@ -445,10 +508,16 @@ def _denoise_pipe(engine: Engine, output: str, *, strict: bool, dtype: str) -> N
         out.close()
     if lines.bad:
         say(f"{lines.bad} of {lines.index} lines were no number and kept their place as invalid samples")
+    if lines.text:
+        say(f"{lines.text} lines of text were dropped")
+    for event in engine.events:
+        say(event.text)
     if interrupted:
         raise typer.Exit(EX_SIGINT)
     if not lines.valid:
         raise DataError("stdin: no valid sample")
+    if not engine.ledger.denoised:
+        raise DataError(f"stdin: 0 of {lines.index} samples denoised; they are written as they came")
 
 
 @app.command()
@@ -466,6 +535,7 @@ def tap(
     """Published samples as lines on stdout."""
     import time
 
+    from ppgstream import recording
     from ppgstream import tap as taps
 
     shapes = {"csv": taps.csv_lines, "ndjson": taps.ndjson_lines, "values": taps.value_lines}
@@ -476,7 +546,7 @@ def tap(
     messages = 0
     started = heard = time.monotonic()
     if format == "csv":
-        print(taps.CSV_HEAD, flush=True)
+        print(recording.CSV_HEAD, flush=True)
     while not stop():
         lines = [line for chunk in receiver.poll(0.2) for line in shapes[format](chunk)]
         if lines:

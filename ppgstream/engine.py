@@ -158,6 +158,11 @@ class Engine:
             stream.events.clear()
         return stream.release()
 
+    def forget_ended(self) -> None:
+        """Forget every stream that has ended, keeping its sums."""
+        while self._make_room():
+            pass
+
     def _make_room(self) -> bool:
         """Forget the stream that ended longest ago, keeping its sums."""
         over = [s for s in self.streams.values() if s.session is None and not s.in_flight]

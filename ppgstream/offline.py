@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from ppgstream.engine import Engine
 from ppgstream.errors import DataError, UsageError
 from ppgstream.measured import HELD, INVALID, OUTLIER, states_of
-from ppgstream.recording import SHOWN, is_number, number, text_of
+from ppgstream.recording import CSV_HEAD, text_of
+from ppgstream.table import ARROW, NO_VALUE, SHOWN, cells_of, is_number, is_text, key_pattern, number
 from ppgstream.trust import HELD_CONFIDENCE
 from ppgstream.wire import EMPTY, Chunk, Flag, Kind
 
@@ -73,6 +74,7 @@ def _denoise_resampled(x: NDArray[np.float64], engine: Engine, fs: float) -> Den
     rules = dataclasses.replace(rules, sentinels=(*rules.sentinels, _OUTLIER))
     machine = dataclasses.replace(engine, rules=dataclasses.replace(engine.rules, stream=rules), streams={}, ready=deque())
     parts = Denoised(*(p[0] for p in _denoise_rows(y[None, :], machine)))
+    engine.departed, engine.departed_ledger = machine.departed, machine.departed_ledger
     out = np.full(n, np.nan)
     for a, b in stretches:
         new = np.flatnonzero((there >= a) & (there < b))
@@ -138,7 +140,7 @@ def _denoise_rows(rows: NDArray[np.float64], engine: Engine) -> Denoised:
             if chunk.confidence is not None and chunk.flags is not None:
                 out.confidence[number_, at] = chunk.confidence
                 out.flags[number_, at] = chunk.flags
-        engine.streams.clear()
+        engine.forget_ended()
     return out
 
 
@@ -167,34 +169,75 @@ def resample(x: NDArray[np.float64], fs_from: float, fs_to: float) -> NDArray[np
 
 
 class LineFilter:
-    """One line in, one line out: `sensor | ppgstream denoise -`."""
+    """One sample's line in, one line out: `sensor | ppgstream denoise -`. The same rules as for files: `column` of each line's cells, or the value
+    behind `key`; a line of text is no sample."""
 
-    def __init__(self, engine: Engine, *, strict: bool = False, dtype: str = "f4") -> None:
+    def __init__(
+        self, engine: Engine, *, strict: bool = False, dtype: str = "f4", column: str | None = None, key: str | None = None
+    ) -> None:
         self.engine, self.strict, self.dtype = engine, strict, dtype
-        self.index = self.valid = self.bad = 0
+        self.index = self.valid = self.bad = self.text = self.lines = 0
+        self._column, self._key = column, None if key is None else key_pattern(key)
+        self._at: int | None = int(column) if column is not None and column.isascii() and column.isdigit() else None
+        self._shown = ""
 
     def run(self, blocks: Iterable[list[str]]) -> Iterator[list[str]]:
-        """Denoised lines for blocks of lines, as soon as they are final. Raises DataError under `strict` at a bad line."""
+        """Denoised lines for blocks of lines, as soon as they are final. Raises DataError under `strict` at a bad line, and after a second's
+        worth of lines without any number."""
         for lines in blocks:
             yield self._out(self._feed(lines))
         end = Chunk("stdin", 0, self.index, EMPTY, Kind.END, self.engine.rules.stream.fs)
         yield self._out(self.engine.feed(end, 0.0))
 
     def _feed(self, lines: list[str]) -> list[Chunk]:
-        for offset, line in enumerate(lines):
-            if is_number(line):
-                continue
-            self.bad += 1
-            told = f"line {self.index + offset + 1} is no number: {line[:SHOWN]!r}"
-            if self.strict:
-                raise DataError(told)
-            if self.bad <= 3:
-                print(f"ppgstream: {told}; kept as an invalid sample", file=sys.stderr)
-        samples = np.array([number(line) for line in lines])
+        values = []
+        for line in lines:
+            self.lines += 1
+            self._shown = self._shown or line
+            cell = self._cell(line)
+            if cell is None:
+                self.text += 1
+                self._say(line, "is text", "dropped", self.text)
+            else:
+                value = number(cell)
+                values.append(value)
+                if not is_number(cell) and cell.lower() not in NO_VALUE - {""}:
+                    self.bad += 1
+                    self._say(line, "is no number", "kept as an invalid sample", self.bad)
+        samples = np.array(values, np.float64)
         self.valid += int(np.isfinite(samples).sum())
+        if not self.valid and self.lines >= self.engine.rules.stream.fs and self._shown:
+            raise DataError(
+                f"stdin: no number in {self.lines} lines, of which one is {self._shown[:SHOWN]!r}: --column or --field?"
+            )
+        if not len(samples):
+            return []
         chunks = self.engine.feed(Chunk("stdin", 0, self.index, samples, fs=self.engine.rules.stream.fs), 0.0)
         self.index += len(samples)
         return chunks
+
+    def _cell(self, line: str) -> str | None:
+        """The text of a line's sample; None if the line is text."""
+        if self._key is not None:
+            found = self._key.search(line)
+            return None if found is None else found[1]
+        line = line.split(ARROW, 1)[-1]
+        if self._column is None:
+            return None if not is_number(line) and is_text(line) else line
+        cells = cells_of(line, next((d for d in "\t;," if d in line), " "))
+        if self._at is None and self._column in cells:
+            self._at = cells.index(self._column)
+            return None
+        if self._at is None or not any(is_number(c) for c in cells):
+            return None
+        return cells[self._at] if self._at < len(cells) else ""
+
+    def _say(self, line: str, what: str, then: str, times: int) -> None:
+        told = f"line {self.lines} {what}: {line[:SHOWN]!r}"
+        if self.strict:
+            raise DataError(told)
+        if times <= 3:
+            print(f"ppgstream: {told}; {then}", file=sys.stderr)
 
     def _out(self, chunks: list[Chunk]) -> list[str]:
         while self.engine.ready:
@@ -202,13 +245,25 @@ class LineFilter:
         return [text for c in chunks if c.kind is Kind.DATA for text in text_of(c.samples.astype(self.dtype))]
 
 
-def content_of(result: Denoised, suffix: str) -> bytes:
-    """A file's content for `suffix`: .npy the wave, .npz wave, confidence and flags, anything else one value a line."""
+SUFFIXES = ("", ".txt", ".csv", ".npy", ".npz")
+
+
+def content_of(result: Denoised, suffix: str, *, fs: float, stream: str = "") -> bytes:
+    """A file's content for `suffix`: .npy the wave; .npz wave, confidence, flags and `fs`; .csv the columns of `tap`, time from 0; else one
+    value a line."""
     buffer = io.BytesIO()
     if suffix == ".npy":
         np.save(buffer, result.denoised, allow_pickle=False)
     elif suffix == ".npz":
-        np.savez_compressed(buffer, **result._asdict())
+        np.savez_compressed(buffer, **result._asdict(), fs=np.float64(fs))
+    elif suffix == ".csv":
+        lines = [
+            f"{stream},{0:016x},{i},{round(i * 1e9 / fs)},{value},{confidence},{flags}"
+            for i, (value, confidence, flags) in enumerate(
+                zip(text_of(result.denoised), result.confidence, result.flags, strict=True)
+            )
+        ]
+        buffer.write(("\n".join([CSV_HEAD, *lines]) + "\n").encode())
     else:
         buffer.write(("\n".join(text_of(result.denoised)) + "\n").encode())
     return buffer.getvalue()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import csv
-import math
 import os
 import re
 import tokenize
@@ -18,127 +16,146 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.errors import DataError, OutputError, SourceError, UsageError
+from ppgstream.table import SHOWN, by_clock, read_text
 
 Float64 = NDArray[np.float64]
-SHOWN = 40  # characters of a bad line that are shown
+CSV_HEAD = "stream,session,index,t_ns,value,confidence,flags"  # of what `tap` and `denoise -o x.csv` write
+RATE_TOLERANCE = 0.02  # by which --fs may differ from what a file says
 MAX_LINE = 65_536  # bytes; without a newline in sight these are no lines, and not to be collected without bound
 
 
 class Recording(NamedTuple):
-    """samples: (n,) or (rows, n) float64, NaN where invalid. bad: how many lines were no number; first_bad: where, and the text."""
+    """samples: (n,) or (rows, n) float64, NaN where invalid.
+
+    bad: how many lines were no number; text: how many were text, and dropped. fs: the rate that the file tells, Hz, or None; `said`: by what. rows: where
+    the file's rows lie in `samples` (m,), if that has gaps between them or lacks repeated rows. name: of the column.
+    """
 
     samples: Float64
     bad: int = 0
     first_bad: str = ""
+    fs: float | None = None
+    said: str = ""
+    rows: NDArray[np.int64] | None = None
+    gaps: int = 0
+    repeats: int = 0
+    text: int = 0
+    first_text: str = ""
+    name: str = ""
+
+    def rate(self, path: str, asked: float | None, default: float) -> float:
+        """The sampling rate, Hz: what the file tells, or `asked`, or else `default`. Raises DataError if the two contradict each other."""
+        if self.fs is None:
+            return default if asked is None else asked
+        if asked is not None and abs(asked / self.fs - 1) > RATE_TOLERANCE:
+            raise DataError(f"{path}: --fs {asked:g}, but {self.said} says {self.fs:.6g} Hz")
+        if not 20 <= self.fs <= 1000:
+            raise DataError(f"{path}: {self.fs:.4g} Hz by {self.said}: must be 20 to 1000 Hz")
+        return self.fs
+
+    def understood(self, path: str, fs: float) -> str:
+        """What was read, in one line."""
+        n = self.samples.shape[-1] if self.rows is None else len(self.rows)
+        what = f"{self.name or 'PPG'} of {Path(path).name}: {fs:.6g} Hz"
+        parts = [what + (f" from {self.said}" if self.fs is not None else "")]
+        parts.append(f"{n:,} samples" if self.samples.ndim == 1 else f"{len(self.samples)} recordings of {n:,} samples")
+        for count, word in ((self.gaps, "gap"), (self.repeats, "repeated row"), (self.bad, "invalid line"), (self.text, "line")):
+            if count:
+                parts.append(f"{count:,} {word}{'s' * (count > 1)}{' of text dropped' if word == 'line' else ''}")
+        times = repeated(self.samples) if self.samples.ndim == 1 else 1
+        if times > 1:
+            parts.append(f"each value comes {times} times: looks like {fs / times:.4g} Hz")
+        return ", ".join(parts)
 
 
-def number(text: str) -> float:
-    """A line's value; NaN for what is no number. "nan" and "inf" are what a sensor may say, and not finite."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
+def repeated(x: Float64) -> int:
+    """How many times a sensor repeats each of its values in `x` (n,); 1 if it does not."""
+    edges = np.flatnonzero(np.diff(x) != 0)
+    runs = np.diff(edges)
+    if len(runs) < 20:
+        return 1
+    return next((k for k in range(20, 1, -1) if (runs % k == 0).mean() > 0.98), 1)
 
 
-def is_number(text: str) -> bool:
-    """Whether a line says a sample, `nan` included."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def read(path: Path, *, column: str | None = None) -> Recording:
-    """A recording from .npy, or from text: one value a line, or a column of a table (csv, tsv), by name or number from 0.
+def read(path: Path, *, column: str | None = None, key: str | None = None, transpose: bool = False) -> Recording:
+    """A recording from .npy, an .npz that `denoise` wrote, or text (docs/formats.md). `column`: by name or number from 0; `key`: of lines like `IR=512`.
 
     Raises SourceError if it cannot be opened, DataError if it holds no valid sample, UsageError if the column is not clear.
     """
     try:
-        if path.suffix == ".npy":
-            return _read_npy(path)
+        if path.suffix in (".npy", ".npz"):
+            if key is not None:
+                raise UsageError(f"--field {key!r}: {path} holds no lines of text")
+            return _read_npy(path, column, transpose=transpose)
         content = path.read_bytes()
     except OSError as error:
         raise SourceError(f"{path}: cannot read: {error.strerror or error}") from error
+    if transpose:
+        raise UsageError(f"--transpose: {path} is no array of rows (npy)")
+    if column is not None and key is not None:
+        raise UsageError("--column and --field: give one of them")
+    table = read_text(str(path), _text(path, content), column=column, key=key, table=path.suffix in (".csv", ".tsv"))
+    found = Recording(
+        table.samples, table.bad, table.first_bad, table.fs, table.said, None, 0, 0, table.text, table.first_text, table.name
+    )
+    clocked = by_clock(table.samples, table.times) if table.times is not None and table.fs is None else None
+    if clocked is not None:
+        rows = None if not clocked.repeats and len(clocked.rows) == len(clocked.samples) else clocked.rows
+        found = found._replace(
+            samples=clocked.samples, fs=clocked.fs, said="its times", rows=rows, gaps=clocked.gaps, repeats=clocked.repeats
+        )
+    return _checked(path, found)
+
+
+def _text(path: Path, content: bytes) -> str:
     head = content[:4096]
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace")
+    if len(head) > 8 and len(head) % 2 == 0 and not any(head[1::2]) and all(head[::2]):
+        return content.decode("utf-16-le", "replace")
     if head.count(0) * 100 > len(head):  # one stray zero byte costs its own line, as any other bad character
         raise DataError(f"{path}: a binary file, not text: it starts with {content[:8]!r}")
-    lines = content.decode("utf-8-sig", "replace").splitlines()
-    delimiter = next((d for d in "\t;," if lines and d in lines[0]), None)
-    if column is not None or path.suffix in (".csv", ".tsv") or delimiter:
-        recording = _read_table(path, lines, delimiter or ",", column)
-    else:
-        if len(lines) == 1:
-            lines = lines[0].split()  # all values on one line, as the course's scripts save them
-        recording = _read_values(path, lines, first_line=1)
-    return _checked(path, recording)
+    return content.decode("utf-8-sig", "replace")
 
 
 def _checked(path: Path, recording: Recording) -> Recording:
     if not np.isfinite(recording.samples).any():
-        raise DataError(f"{path}: no valid sample" + (f" ({recording.first_bad})" if recording.bad else ""))
+        raise DataError(
+            f"{path}: no valid sample"
+            + (f" ({recording.first_bad or recording.first_text})" if recording.bad or recording.text else "")
+        )
     return recording
 
 
-def _read_npy(path: Path) -> Recording:
+def _read_npy(path: Path, column: str | None, *, transpose: bool) -> Recording:
+    fs = None
     try:
         array = np.load(path, allow_pickle=False)
+        if not isinstance(array, np.ndarray):
+            with array as archive:
+                if "denoised" not in archive.files:
+                    raise DataError(f"{path}: an npz without `denoised`: only those that `ppgstream denoise` wrote are read")
+                fs = float(archive["fs"]) if "fs" in archive.files else None
+                array = archive["denoised"]
     except _NOT_NPY as error:
         raise DataError(f"{path}: not an array of numbers: {error}") from error
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{path}: an archive of arrays (npz), not one array (npy)")
     if array.dtype.kind not in "iuf" or array.ndim not in (1, 2):
         raise DataError(
             f"{path}: an array of {array.dtype} with {array.ndim} dimensions: must be numbers, 1-D or 2-D (rows are recordings)"
         )
-    return _checked(path, Recording(array.astype(np.float64)))
+    if transpose:
+        if array.ndim != 2:
+            raise UsageError(f"--transpose: {path} has 1 dimension")
+        array = array.T
+    if column is not None:
+        if array.ndim != 2 or not re.fullmatch("[0-9]{1,6}", column) or int(column) >= array.shape[1]:
+            raise UsageError(f"{path}: no column {column!r:.100}: an array of shape {array.shape}; the first is 0")
+        array = array[:, int(column)]
+    return _checked(path, Recording(array.astype(np.float64), fs=fs, said="the file"))
 
 
 # What NumPy's reader raises for a file that is no array: its header is parsed as Python, its size is taken on trust.
 _NOT_NPY = (ValueError, EOFError, SyntaxError, OverflowError, MemoryError, tokenize.TokenError, zipfile.BadZipFile)
-
-
-def _read_values(path: Path, texts: list[str], *, first_line: int) -> Recording:
-    try:
-        return Recording(np.array(texts, np.float64))
-    except ValueError:
-        pass  # some line is no number: look at each
-    samples = np.array([number(t) for t in texts], np.float64)
-    bad = [i for i, t in enumerate(texts) if not is_number(t)]
-    first = f"line {bad[0] + first_line} of {path} is no number: {texts[bad[0]][:SHOWN]!r}"
-    return Recording(samples, len(bad), first)
-
-
-def _read_table(path: Path, lines: list[str], delimiter: str, column: str | None) -> Recording:
-    rows = [_cells(line, delimiter) for line in lines]
-    head = rows[0] if rows else []
-    named = column is not None and column in head and not is_number(column)
-    if column is None and len(head) > 1:
-        listed = "0 is the first" if any(is_number(cell) for cell in head) else ", ".join(head)
-        raise UsageError(f"{path}: {len(head)} columns: say which with --column ({listed:.200})")
-    at = (
-        head.index(column)
-        if named and column is not None
-        else int(column)
-        if column and re.fullmatch("[0-9]{1,4}", column)
-        else 0
-    )
-    if column is not None and not named and (not re.fullmatch("[0-9]{1,4}", column) or at >= len(head)):
-        raise UsageError(f"{path}: no column {column!r:.100}: it has {len(head)} ({', '.join(head):.200}); the first is 0")
-    # Without a name to go by: words only, and none of them a sample.
-    header = named or (bool(head) and not any(is_number(cell) for cell in head))
-    cells = [row[at] if at < len(row) else "" for row in (rows[1:] if header else rows)]
-    return _read_values(path, cells, first_line=2 if header else 1)
-
-
-def _cells(line: str, delimiter: str) -> list[str]:
-    """A line's cells. Each line by itself: a stray quote must not swallow the lines after it."""
-    if '"' not in line:
-        return [cell.strip() for cell in line.split(delimiter)]
-    try:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter), [])]
-    except csv.Error:
-        return []
 
 
 def lines_of(fd: int) -> Iterator[list[str]]:

@@ -14,8 +14,6 @@ from ppgstream.errors import PpgStreamError, WireError
 from ppgstream.recording import text_of
 from ppgstream.wire import Chunk, Flag, Kind, decode
 
-CSV_HEAD = "stream,session,index,t_ns,value,confidence,flags"
-
 
 @dataclass(slots=True)
 class Account:

@@ -25,7 +25,7 @@ from safetensors.numpy import save as to_bytes
 
 from ppgstream import __version__
 from ppgstream.checkpoint import BUNDLED
-from ppgstream.tap import CSV_HEAD
+from ppgstream.recording import CSV_HEAD
 
 PATIENCE_S = 60.0
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("PPGSTREAM")} | {"PYTHONUNBUFFERED": "", "COLUMNS": "200"}
@@ -157,7 +157,7 @@ FILES = {
     "words.txt": b"hello\nworld\n",
     "empty.txt": b"",
     "bad.txt": lines(wave(300)).encode() + b"oops \x1b[2J\n" + lines(wave(10)).encode(),
-    "table.csv": b"t,ppg\n1,2\n3,4\n",
+    "table.csv": b"t,ppg,acc\n1,2,9\n3,4,9\n",
     "unknown.toml": b"[in]\nendpiont = 'tcp://127.0.0.1:5600'\n",
     "section.toml": b"in = 5\n",
     "value.toml": b"[windows]\nhop = -1\n",
@@ -184,7 +184,7 @@ ERRORS = {
     "a bad line under --strict": (65, ["denoise", "bad.txt", "--strict"], ["line 301", r"\x1b[2J"]),
     "a file that is missing": (69, ["denoise", "missing.txt"], ["missing.txt", "No such file"]),
     "a folder for a file": (69, ["denoise", "."], ["directory"]),
-    "a table without a choice": (2, ["denoise", "table.csv"], ["--column", "t, ppg"]),
+    "a table without a choice": (2, ["denoise", "table.csv"], ["--column", "t, ppg, acc"]),
     "a scale that is none": (2, ["denoise", "bad.txt", "--scale", "grams"], ["grams"]),
     "a pipe of another rate": (2, ["denoise", "-", "--fs", "250"], ["250"]),
     "lines into an npy": (2, ["denoise", "-", "-o", "x.npy"], ["npy"]),
@@ -374,7 +374,11 @@ def test_a_recording_shorter_than_a_window_comes_out_as_it_went_in(tmp_path: Pat
     x = wave(249)
     (tmp_path / "short.txt").write_text(lines(x))
     result = ppgstream(tmp_path, "denoise", "short.txt")
-    assert (result.returncode, result.stderr) == (0, "")
+    assert result.returncode == 65
+    assert result.stderr.splitlines() == [
+        "ppgstream: PPG of short.txt: 125 Hz, 249 samples",
+        "ppgstream: short.txt: 0 of 249 samples denoised: shorter than 2 s; they are written as they came",
+    ]
     assert result.stdout == "".join(f"{v!s}\n" for v in x.astype(np.float32))
 
 
@@ -384,7 +388,8 @@ def test_denoise_makes_files_of_the_input_s_shape_in_float32(tmp_path: Path) -> 
     np.save(tmp_path / "rows.npy", x)
     np.save(tmp_path / "one.npy", x[0].astype(np.float16).astype(">f4"))
     result = ppgstream(tmp_path, "denoise", "rows.npy", "-o", "out.npy")
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    understood = "ppgstream: PPG of rows.npy: 125 Hz, 3 recordings of 1,000 samples\n"
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", understood)
     rows = np.load(tmp_path / "out.npy")
     assert (rows.shape, rows.dtype) == ((3, 1000), np.float32)
     assert np.isfinite(rows).all()
@@ -392,7 +397,8 @@ def test_denoise_makes_files_of_the_input_s_shape_in_float32(tmp_path: Path) -> 
     assert np.corrcoef(rows[0], np.sin(np.arange(1000) * 2 * np.pi * 1.2 / 125))[0, 1] > 0.9
 
     result = ppgstream(tmp_path, "denoise", "one.npy", "-o", "out.npz")
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    understood = "ppgstream: PPG of one.npy: 125 Hz, 1,000 samples\n"
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", understood)
     with np.load(tmp_path / "out.npz") as archive:
         assert set(archive) >= {"denoised", "confidence", "flags"}
         assert {name: (archive[name].shape, str(archive[name].dtype)) for name in ("denoised", "confidence", "flags")} == {
@@ -400,6 +406,7 @@ def test_denoise_makes_files_of_the_input_s_shape_in_float32(tmp_path: Path) -> 
             "confidence": ((1000,), "float32"),
             "flags": ((1000,), "uint16"),
         }
+        assert archive["fs"] == 125.0
         assert archive["confidence"].min() >= 0
         assert archive["confidence"].max() <= 1
         np.testing.assert_allclose(archive["denoised"], rows[0], atol=0.02)
@@ -407,17 +414,19 @@ def test_denoise_makes_files_of_the_input_s_shape_in_float32(tmp_path: Path) -> 
     assert sorted(p.name for p in tmp_path.iterdir()) == ["one.npy", "out.npy", "out.npz", "rows.npy"]
 
 
-def test_bad_lines_of_a_file_keep_their_places_and_are_told_in_one_line(tmp_path: Path) -> None:
+def test_bad_lines_of_a_file_keep_their_places_text_is_dropped_and_both_are_told(tmp_path: Path) -> None:
     texts = [f"{v!r}" for v in wave(600).tolist()]
-    texts[100], texts[300], texts[301] = "oops\x1b[2J", "nan", "-"
+    texts[100], texts[300], texts[301] = "1.2.3\x1b[2J", "nan", "-"
+    texts.insert(200, "BPM 72")
     (tmp_path / "x.txt").write_text("\n".join(texts) + "\n")
     result = ppgstream(tmp_path, "denoise", "x.txt", "-o", "y.txt")
     assert result.returncode == 0
     told = result.stderr.splitlines()
-    assert len(told) == 1
-    assert told[0].startswith("ppgstream: line 101 of x.txt")
-    assert "2 such line(s)" in told[0]
-    assert told[0].isprintable()
+    assert told[0] == "ppgstream: PPG of x.txt: 125 Hz, 600 samples, 1 invalid line, 1 line of text dropped"
+    assert told[1].startswith("ppgstream: line 101 of x.txt is no number")
+    assert "line 201 of x.txt is text: 'BPM 72'" in told[1]
+    assert len(told) == 2
+    assert told[1].isprintable()
     y = np.array((tmp_path / "y.txt").read_text().split(), float)
     assert len(y) == 600
     assert np.isfinite(y).all()
@@ -437,7 +446,8 @@ def read_lines(pipe: IO[bytes], at_least: int) -> list[bytes]:
 
 def test_lines_of_a_pipe_come_out_as_they_go_in_and_before_its_end(tmp_path: Path) -> None:
     texts = lines(wave(600)).splitlines()
-    texts[50] = "oops"
+    texts[50] = "1.2.3"
+    texts.insert(70, "Initializing...")
     with subprocess.Popen(
         command("denoise", "-"),
         cwd=tmp_path,
@@ -464,9 +474,12 @@ def test_lines_of_a_pipe_come_out_as_they_go_in_and_before_its_end(tmp_path: Pat
     assert len(y) == 600
     assert np.isfinite(y).all()
     assert y[50] == y[49]
-    assert [t.startswith("ppgstream: ") for t in told] == [True, True]
-    assert "line 51 is no number: 'oops'" in told[0]
-    assert told[1] == "ppgstream: 1 of 600 lines were no number and kept their place as invalid samples"
+    assert told == [
+        "ppgstream: line 51 is no number: '1.2.3'; kept as an invalid sample",
+        "ppgstream: line 71 is text: 'Initializing...'; dropped",
+        "ppgstream: 1 of 600 lines were no number and kept their place as invalid samples",
+        "ppgstream: 1 lines of text were dropped",
+    ]
 
 
 def test_a_pipe_ends_at_a_bad_line_under_strict_and_one_of_words_at_its_end(start: Callable[..., Running]) -> None:
@@ -476,11 +489,11 @@ def test_a_pipe_ends_at_a_bad_line_under_strict_and_one_of_words_at_its_end(star
         running.process.stdin.write(text)
         running.process.stdin.flush()
     assert strict.wait() == 65
-    assert (strict.out, strict.err) == ([], ["ppgstream: line 3 is no number: 'oops'"])
+    assert (strict.out, strict.err) == ([], ["ppgstream: line 3 is text: 'oops'"])
     assert words.process.stdin is not None
     words.process.stdin.close()
     assert words.wait() == 65
-    assert words.out == ["0.0"]
+    assert words.out == []
     assert all(t.startswith("ppgstream: ") for t in words.err)
     assert words.err[-1] == "ppgstream: stdin: no valid sample"
 
@@ -500,7 +513,7 @@ def test_a_reader_that_leaves_ends_denoise_quietly(tmp_path: Path) -> None:
         try:
             assert process.stdout.readline().endswith(b"\n")
             process.stdout.close()
-            assert process.stderr.read() == b""
+            assert process.stderr.read() == b"ppgstream: PPG of long.txt: 125 Hz, 20,000 samples\n"
             assert process.wait(PATIENCE_S) == 141
         finally:
             process.kill()
@@ -581,13 +594,15 @@ def test_what_is_replayed_and_tapped_is_what_denoise_makes_of_the_file(
     tap = tapping(live, start, tmp_path, "--stream", "pulse", "--format", "values", "--until-end")
     sent = ppgstream(tmp_path, "replay", "pulse.npy", "--speed", "max", "--to", live.endpoints["in"])
     assert (sent.returncode, sent.stdout) == (0, "")
-    assert sent.stderr.startswith("ppgstream: sent 5,000 samples of 1 stream(s) in ")
+    told = sent.stderr.splitlines()
+    assert told[0] == "ppgstream: PPG of pulse.npy: 125 Hz, 5,000 samples"
+    assert told[1].startswith("ppgstream: sent 5,000 samples of 1 stream(s) in ")
     assert tap.wait() == 0
     assert tap.err == [
         "ppgstream: received 5000 samples; lost here 0, gaps before the daemon 0, sessions without END 0, damaged 0"
     ]
     offline = ppgstream(tmp_path, "denoise", "pulse.npy", "-o", "out.npy")
-    assert (offline.returncode, offline.stdout, offline.stderr) == (0, "", "")
+    assert (offline.returncode, offline.stdout, offline.stderr) == (0, "", told[0] + "\n")
     y = np.load(tmp_path / "out.npy")
     assert (y.shape, y.dtype) == ((5000,), np.float32)
     assert tap.out == [str(v) for v in y]
@@ -720,8 +735,8 @@ def test_a_replay_that_is_terminated_ends_its_streams(live: Live, start: Callabl
     assert tap.wait() == 0
     told = [json.loads(line) for line in tap.out]
     assert sorted((t["stream"], t["end"]) for t in told if "end" in t) == [(f"loop-{k}", "clean") for k in range(3)]
-    assert len(replay.err) == 1
-    assert replay.err[0].endswith(", stopped before the end")
+    assert len(replay.err) == 2
+    assert replay.err[1].endswith(", stopped before the end")
 
 
 def test_a_replay_of_many_streams_that_nobody_hears_stops_when_told(start: Callable[..., Running], tmp_path: Path) -> None:
@@ -778,3 +793,40 @@ def test_an_interrupted_daemon_drains_and_says_so_by_its_exit_code(own: Live, tm
     assert own.running.wait() == 130
     assert len(own.running.err) == 2
     assert final(own.running.err[-1])["denoised"] == 320
+
+
+def test_an_output_is_written_by_its_suffix_and_any_other_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.txt").write_text(lines(wave(600)))
+    assert ppgstream(tmp_path, "denoise", "x.txt", "-o", "y.csv", "--plot", "y.svg").returncode == 0
+    rows = (tmp_path / "y.csv").read_text().splitlines()
+    assert rows[0] == CSV_HEAD
+    assert len(rows) == 601
+    assert rows[126].split(",")[:4] == ["x", "0" * 16, "125", "1000000000"]
+    assert (tmp_path / "y.svg").read_bytes().startswith(b"<?xml")
+    for options, named in ((["-o", "y.dat"], "y.dat"), (["--plot", "y.jpeg2"], "y.jpeg2"), (["--plot-from", "1"], "--plot")):
+        refused = ppgstream(tmp_path, "denoise", "x.txt", *options)
+        assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+        assert named in refused.stderr
+        assert not (tmp_path / "y.dat").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [(["--field", "S"], "S{}"), (["--column", "2"], "72,833,{}"), (["--column", "ir"], "1,{}"), ([], "16:40:00.000 -> {}")],
+)
+def test_a_pipe_follows_the_rules_of_files(tmp_path: Path, options: list[str], line: str) -> None:
+    head = "red,ir\n" if "ir" in options else "Initializing...\n"
+    text = head + "".join(line.format(round(v)) + "\nB72\n" for v in 500 + 100 * wave(600))
+    result = ppgstream(tmp_path, "denoise", "-", *options, stdin=text)
+    assert result.returncode == 0, result.stderr
+    y = np.array(result.stdout.split(), float)
+    assert len(y) == 600
+    assert np.corrcoef(y, wave(600))[0, 1] > 0.9
+    assert "601 lines of text were dropped" in result.stderr
+
+
+def test_a_pipe_without_a_number_in_its_first_second_stops_and_shows_a_line(tmp_path: Path) -> None:
+    result = ppgstream(tmp_path, "denoise", "-", stdin="S512\n" * 1000)
+    assert result.returncode == 65
+    assert "'S512'" in result.stderr
+    assert "--field" in result.stderr

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppgstream.tap import CSV_HEAD, Account, csv_lines, ndjson_lines, value_lines
+from ppgstream.recording import CSV_HEAD
+from ppgstream.tap import Account, csv_lines, ndjson_lines, value_lines
 from ppgstream.wire import EMPTY, Chunk, Flag, Kind
 
 relaxed = settings(deadline=None, max_examples=200)

@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from ppgstream.errors import DataError
 from ppgstream.publisher import Publisher
-from ppgstream.recording import MAX_LINE, SHOWN, is_number, number
+from ppgstream.recording import MAX_LINE
+from ppgstream.table import SHOWN, is_number, number
 from ppgstream.wire import EMPTY, Chunk, Kind
 
 Float64 = NDArray[np.float64]
