@@ -44,12 +44,17 @@ TICK_S = 1.0
 LAST_READ_S = 1.0  # after the stop, for reading what is in the input socket
 WATCHED = 8  # streams whose waves are kept for monitors
 WATCH_S = 10.0  # for how long after a monitor last asked
+TOLD_KINDS = 50_000  # of events by stream that are counted; then the counts begin anew
 TOLD = 20  # events kept for the monitor
 
 
 def rules_of(config: Config, checkpoint: Checkpoint, **changes: Any) -> EngineRules:
     """The engine's rules for a configuration and a checkpoint. Raises ConfigError where the two do not fit."""
     window, w, s = checkpoint.arch.window, config.windows, config.streams
+    if config.in_.format != "ppgstream" and abs(config.in_.fs / checkpoint.fs - 1) > 0.01:
+        raise ConfigError(
+            f"in.fs: {config.in_.fs:g} Hz, but this checkpoint takes {checkpoint.fs:g} Hz: streams are not resampled"
+        )
     hop = w.hop or checkpoint.hop
     if hop > window:
         raise ConfigError(f"windows.hop: {hop} is longer than the checkpoint's window of {window} samples")
@@ -66,6 +71,7 @@ def rules_of(config: Config, checkpoint: Checkpoint, **changes: Any) -> EngineRu
         checkpoint=checkpoint.id,
         threshold=s.threshold,
         sentinels=tuple(config.in_.sentinels),
+        clocked_by_arrival=config.in_.format != "ppgstream",
         # The network's own answer is asked for as it is: turned over only by request.
         polarity="up" if s.polarity == "auto" and changes.get("output") == "model" else s.polarity,
     )
@@ -144,6 +150,7 @@ class Daemon:
         self._inbox = Inbox(config.in_.queue_samples)
         self._messages: Counter[str] = Counter(received=0, malformed=0, published=0)
         self._events: Counter[str] = Counter()
+        self._told_times: Counter[tuple[str, str]] = Counter()  # events by kind and stream
         self._told: deque[str] = deque(maxlen=TOLD)
         self._events_lock = threading.Lock()
         self._lags: deque[float] = deque(maxlen=4096)
@@ -253,6 +260,8 @@ class Daemon:
                 size = sum(len(p) for p in parts)
                 self._tell(Event("malformed", f"malformed message of {size} bytes: {error}"))
                 continue
+            if foreign is not None and foreign.doubt:
+                self._tell(Event("doubtful", foreign.doubt, found[-1].stream))
             chunks += [(chunk, received) for chunk in found]
             room -= sum(len(chunk.samples) + MESSAGE_COST for chunk in found)
         return chunks
@@ -338,10 +347,13 @@ class Daemon:
     # ---- what people hear ----------------------------------------------------------------------------------------
 
     def _tell(self, event: Event) -> None:
-        """Say an event the first time, then the 10th, the 100th ...: a flood of them must not become a flood of lines."""
+        """Say an event of a kind and stream the first times, then the 10th, the 100th ...: a flood of them must not become a flood of lines."""
         with self._events_lock:
             self._events[event.name] += 1
-            times = self._events[event.name]
+            if len(self._told_times) > TOLD_KINDS:
+                self._told_times.clear()
+            self._told_times[event.name, event.stream] += 1
+            times = self._told_times[event.name, event.stream]
             self._told.append(event.text)
         if times < 4 or str(times).strip("0") == "1":
             self._say(event.text + (f" ({event.name}: {times} times so far)" if times > 3 else ""))

@@ -68,7 +68,9 @@ class Engine:
             if len(self.streams) >= self.rules.max_streams and not self._make_room():
                 self.refused += len(chunk.samples)
                 self.events.append(
-                    Event("too_many_streams", f"{chunk.stream}: one more than max_streams = {self.rules.max_streams}")
+                    Event(
+                        "too_many_streams", f"{chunk.stream}: one more than max_streams = {self.rules.max_streams}", chunk.stream
+                    )
                 )
                 return []
             stream = self.streams[chunk.stream] = Stream(chunk.stream, self.rules.stream)
@@ -88,7 +90,11 @@ class Engine:
         for stream in self.streams.values():
             if stream.session is not None and now - stream.seen_at >= idle_s:
                 self.events.append(
-                    Event("idle", f"{stream.name}: session {stream.session:016x} silent for {idle_s:g} s without an END: ended")
+                    Event(
+                        "idle",
+                        f"{stream.name}: session {stream.session:016x} silent for {idle_s:g} s without an END: ended",
+                        stream.name,
+                    )
                 )
                 chunks += self._queue(stream, stream.flush(), now)
         return chunks
@@ -143,7 +149,11 @@ class Engine:
         if not fine.all():
             odd = batch[int(np.argmin(fine))]
             self.events.append(
-                Event("bad_answer", f"{odd.stream.name}: the model's answer at index {odd.window.start} is not finite: shed")
+                Event(
+                    "bad_answer",
+                    f"{odd.stream.name}: the model's answer at index {odd.window.start} is not finite: shed",
+                    odd.stream.name,
+                )
             )
         return [row if ok else None for row, ok in zip(y, fine, strict=True)]
 

@@ -9,6 +9,8 @@ had been given up it moves from gap to rejected, else it is a duplicate. So at a
 
 from __future__ import annotations
 
+import zlib
+from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -123,6 +125,11 @@ class Sequencer:
             runs += self._give_up()
         return runs
 
+    def is_lost(self, start: int, stop: int) -> bool:
+        """Whether these indexes were given up: what comes for them is late, and no repeat."""
+        assert self.first is not None
+        return stop <= self.first or any(low <= start and stop <= high for low, high in self._gaps)
+
     def close(self, index: int | None = None) -> list[Run]:
         """The session is over, at `index` if it said so: wait no longer for anything."""
         runs: list[Run] = []
@@ -194,3 +201,44 @@ class Sequencer:
         self.gap -= moved
         self.rejected += moved
         self.duplicates += max(stop - start, 0) - moved
+
+
+class Counter:
+    """Tells a message that comes again from a sensor that starts to count anew under its old session.
+
+    A message at an old index is a repeat if it is one of the last `REMEMBERED_MESSAGES`. If not, it waits: after `RISING` of them in a row,
+    each behind the last, the sensor has restarted.
+    """
+
+    REMEMBERED_MESSAGES, RISING = 64, 3
+
+    def __init__(self) -> None:
+        self._seen: deque[int] = deque(maxlen=self.REMEMBERED_MESSAGES)
+        self._waiting: list[tuple[int, Samples]] = []
+        self._steps = 0  # messages in a row whose index was one above the last, whatever their length
+        self._last = -1
+        self.counts_messages = False
+        self.restarted = False
+
+    def feed(self, index: int, samples: Samples, sequencer: Sequencer) -> list[tuple[int, Samples]]:
+        """What is to go on to the sequencer now: this message, or none, or those that waited before it. `restarted` says that they begin a new count."""
+        crc = zlib.crc32(np.ascontiguousarray(samples).tobytes(), index & 0xFFFFFFFF)
+        repeat = crc in self._seen
+        self._seen.append(crc)
+        self._steps = self._steps + 1 if index == self._last + 1 and len(samples) > 1 and not repeat else 0
+        self._last = index
+        self.counts_messages = self._steps == self.RISING
+        back = sequencer.first is not None and index + len(samples) <= sequencer.next and len(samples) > 0
+        if not back or repeat or sequencer.is_lost(index, index + len(samples)):
+            return [*self.give_up(), (index, samples)]
+        given = []
+        if self._waiting and index != self._waiting[-1][0] + len(self._waiting[-1][1]):
+            given = self.give_up()
+        self._waiting.append((index, samples))
+        self.restarted = len(self._waiting) == self.RISING
+        return self.give_up() if self.restarted else given
+
+    def give_up(self) -> list[tuple[int, Samples]]:
+        """What waits was a repeat after all."""
+        waiting, self._waiting = self._waiting, []
+        return waiting

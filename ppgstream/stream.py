@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ppgstream.measured import HELD, INVALID, LOST, OUTLIER, Judge, Judged
 from ppgstream.polarity import Polarity, Watcher
-from ppgstream.sequence import HOLD, HOLD_S, Counts, Run, Sequencer
+from ppgstream.sequence import HOLD, HOLD_S, Counter, Counts, Run, Sequencer
 from ppgstream.trust import HELD_CONFIDENCE, INTERFERENCE_CONFIDENCE, input_flags
 from ppgstream.windowing import Geometry, Released, Segment, Window
 from ppgstream.wire import EMPTY, NO_CHECKPOINT, Chunk, Flag, Kind
@@ -50,6 +50,7 @@ class StreamRules:
     threshold: float = 0.5
     sentinels: tuple[float, ...] = ()  # values that mean "no value"
     polarity: Polarity = "auto"
+    clocked_by_arrival: bool = False  # the senders say no time
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,7 @@ class Event(NamedTuple):
 
     name: str
     text: str
+    stream: str = ""
 
 
 @dataclass(slots=True)
@@ -166,6 +168,13 @@ class Stream:
         self._stepped = False  # a step ended the last segment
         self._lead_off = False  # the long held run that goes on was told as an event
         self._taken_back = 0  # 1: its first sample was taken back from the segment, and is not on the timeline yet
+        self._counter = Counter()
+        self._renamed: tuple[int | None, int] = (
+            None,
+            0,
+        )  # a sensor's session, and the one it goes on under since its counter restarted
+        self._heard_at = 0.0
+        self._arrived = (-1.0, 0)  # when the measuring of the rate by arrival began, and samples since
         self._publishing = 0  # session of what stands at the timeline's head
         self._generation = 0  # counts sessions opened; `_publishing_generation` is the one at the timeline's head
         self._publishing_generation = 0
@@ -183,6 +192,8 @@ class Stream:
         if abs(chunk.fs / self.rules.fs - 1) > 0.01:
             self._refuse(chunk, "wrong_fs", f"it says {chunk.fs:g} Hz, this checkpoint takes {self.rules.fs:g} Hz")
             return windows
+        if chunk.session == self._renamed[0]:
+            chunk = replace(chunk, session=self._renamed[1])
         if chunk.session != self.session:
             known = self.sessions.get(chunk.session)
             if known is not None and known.ended:
@@ -197,13 +208,15 @@ class Stream:
         sequencer = self.sessions[chunk.session]
         if chunk.kind is Kind.DATA:
             self._watch_fs(chunk)
-            windows += self._accept(sequencer.feed(chunk.index, chunk.samples, now))
+            self._watch_arrival(chunk, now)
+            windows += self._count(chunk, now)
         elif chunk.kind is Kind.STATUS:
             sequencer.notice(chunk.index, now)
         elif chunk.kind is Kind.GAP:  # a relay that knows of a loss: no reason to wait for it
             sequencer.notice(chunk.index + chunk.missing, now - self.rules.hold_s)
             windows += self.expire(now)
         else:
+            windows += self._give_up_waiting(now)
             windows += self._accept(sequencer.close(chunk.index))
             windows += self._end(unclean=False)
         return windows
@@ -218,11 +231,48 @@ class Stream:
         """Nothing more comes: end the current session, unclean since it did not end itself. Gives back the last windows."""
         if self.session is None:
             return []
-        windows = self._accept(self.sessions[self.session].close())
+        windows = self._give_up_waiting(self.seen_at) + self._accept(self.sessions[self.session].close())
         return windows + self._end(unclean=True)
+
+    def _count(self, chunk: Chunk, now: float) -> list[Window]:
+        """A DATA chunk of the current session, whose index may have fallen back."""
+        sequencer = self.sessions[chunk.session]
+        first = sequencer.first
+        messages = self._counter.feed(chunk.index, chunk.samples, sequencer)
+        windows: list[Window] = []
+        if self._counter.counts_messages:
+            text = f"the index rises by 1 from one message of {len(chunk.samples)} samples to the next: it must count samples, not messages"
+            self._event("index_counts_messages", text)
+        if self._counter.restarted:
+            original = self._renamed[0] if chunk.session == self._renamed[1] and self._renamed[0] is not None else chunk.session
+            renamed = (chunk.session + 1) % 2**64
+            text = f"the index fell from {sequencer.next} to {messages[0][0]} with new samples: the sensor restarted; session {renamed:016x} begins"
+            self._event("restart", text)
+            windows += self._accept(sequencer.close())
+            windows += self._end(unclean=True)
+            self._renamed = (original, renamed)
+            self._open(replace(chunk, session=renamed))
+            sequencer = self.sessions[renamed]
+        for index, samples in messages:
+            windows += self._accept(sequencer.feed(index, samples, now))
+        if first is None and sequencer.first:
+            self._event("late_join", f"joined at index {sequencer.first}: the samples before it did not reach this daemon")
+        return windows
+
+    def _give_up_waiting(self, now: float) -> list[Window]:
+        windows: list[Window] = []
+        for index, samples in self._counter.give_up():
+            if self.session is not None:
+                windows += self._accept(self.sessions[self.session].feed(index, samples, now))
+        return windows
+
+    def _event(self, name: str, text: str) -> None:
+        self.events.append(Event(name, f"{self.name}: {text}", self.name))
 
     def _open(self, chunk: Chunk) -> None:
         self.session = chunk.session
+        self._counter = Counter()
+        self._arrived = (-1.0, 0)
         self._fs_from = self._fs_last = None
         self._generation += 1
         known = self.sessions.pop(chunk.session, None)
@@ -247,14 +297,12 @@ class Stream:
                 sequencer.feed(chunk.index, chunk.samples[:late], now)
             if late < len(chunk.samples):
                 self.ledger.refused += len(chunk.samples) - late
-                self.events.append(
-                    Event("after_end", f"{self.name}: samples from index {chunk.index} after session {chunk.session:016x} ended")
-                )
+                self._event("after_end", f"samples from index {chunk.index} after session {chunk.session:016x} ended")
 
     def _refuse(self, chunk: Chunk, name: str, why: str) -> None:
         if len(chunk.samples):
             self.ledger.refused += len(chunk.samples)
-            self.events.append(Event(name, f"{self.name}: refused {len(chunk.samples)} samples: {why}"))
+            self._event(name, f"refused {len(chunk.samples)} samples: {why}")
 
     def _end(self, *, unclean: bool) -> list[Window]:
         assert self.session is not None
@@ -299,7 +347,7 @@ class Stream:
                     if self._polarity.sign < 0
                     else "points up after all"
                 )
-                self.events.append(Event("polarity", f"{self.name}: the pulse at index {window.start} {way}"))
+                self._event("polarity", f"the pulse at index {window.start} {way}")
             windows[k] = window._replace(sign=self._polarity.sign)
         return windows
 
@@ -328,8 +376,8 @@ class Stream:
             else:
                 windows += self._break()
                 self._stepped = True
-                text = f"{self.name}: the level jumps by {part.value:+.6g} at index {self._judged} and stays there: a new stretch"
-                self.events.append(Event("step", text))
+                text = f"the level jumps by {part.value:+.6g} at index {self._judged} and stays there: a new stretch"
+                self._event("step", text)
         return windows
 
     def _grow(self, part: Judged) -> list[Window]:
@@ -352,7 +400,7 @@ class Stream:
             text = (
                 f"{self.name}: a steady line at {part.line_hz:.2f} Hz from index {self._judged} on: no pulse makes it (a lamp?)"
             )
-            self.events.append(Event("interference", text))
+            self._event("interference", text)
         self._line_hz = part.line_hz
         return windows
 
@@ -366,8 +414,8 @@ class Stream:
         if part.lead_off and not self._lead_off:
             self._lead_off = True
             what = "nearly flat" if math.isnan(part.value) else f"{x[0]:.6g} without a change"
-            text = f"{self.name}: {what} for more than 1 s before index {self._judged}: nothing is attached"
-            self.events.append(Event("lead_off", text))
+            text = f"{what} for more than 1 s before index {self._judged}: nothing is attached"
+            self._event("lead_off", text)
         return windows
 
     def _break(self) -> list[Window]:
@@ -400,9 +448,23 @@ class Stream:
             self.fs_measured = (chunk.index - self._fs_from[0]) / elapsed
             self._fs_from = (chunk.index, chunk.t_ns)
             if abs(self.fs_measured / self.rules.fs - 1) > 0.01:
-                self.events.append(
-                    Event("fs_off", f"{self.name}: samples come at {self.fs_measured:.2f} Hz, not {self.rules.fs:g} Hz")
-                )
+                self._event("fs_off", f"samples come at {self.fs_measured:.2f} Hz, not {self.rules.fs:g} Hz")
+
+    def _watch_arrival(self, chunk: Chunk, now: float) -> None:
+        """The same by the arrival of samples, for senders that say no time (JSON, raw): 5 %."""
+        if not self.rules.clocked_by_arrival or chunk.t_ns:
+            return
+        since, n = self._arrived
+        if since < 0 or now - self._heard_at > CLOCK_STEP_S:
+            self._arrived = (now, 0)  # what comes with the first message was measured before
+        elif now - since >= FS_SPAN_S:
+            self.fs_measured = (n + len(chunk.samples)) / (now - since)
+            self._arrived = (now, 0)
+            if abs(self.fs_measured / self.rules.fs - 1) > 0.05:
+                self._event("fs_off", f"samples arrive at {self.fs_measured:.1f} Hz, not {self.rules.fs:g} Hz: is [in] fs right?")
+        else:
+            self._arrived = (since, n + len(chunk.samples))
+        self._heard_at = now
 
     # ---- out -----------------------------------------------------------------------------------------------------
 

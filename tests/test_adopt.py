@@ -45,6 +45,9 @@ def values(chunk: Chunk) -> list[float | None]:
         (b"null", [None]),
         (b"[]", []),
         (b"[1, null, 2.5]", [1.0, None, 2.5]),
+        (b"NaN", [None]),
+        (b"[1, NaN, 2.5]", [1.0, None, 2.5]),
+        (b'{"samples": [Infinity, -Infinity]}', [np.inf, -np.inf]),
         (b' {"samples": 4} ', [4.0]),
         (b'{"samples": [1, null]}', [1.0, None]),
         (b'{"samples": null, "t": "ignored"}', [None]),
@@ -87,8 +90,6 @@ def test_the_id_part_names_the_stream_before_the_document_and_the_default_come()
         b"",
         b"{",
         b"1 2",
-        b"NaN",
-        b"Infinity",
         b"1e999",
         b"1" * 400,
         b"1" * 5000,
@@ -225,13 +226,30 @@ def test_streams_are_numbered_each_for_itself() -> None:
     assert first[0].session != first[1].session
 
 
-def test_a_refused_message_takes_no_index_and_breaks_no_session() -> None:
+def test_a_refused_message_leaves_a_gap_as_long_as_the_time_since_the_last_and_breaks_no_session() -> None:
     adopter = Adopter("raw", dtype="f4")
     before = only(adopter, b"a", bytes(8))
+    for now in (0.1, 1.1):
+        with pytest.raises(WireError):
+            adopter.adopt([b"a", bytes(5)], now)
+    after = only(adopter, b"a", bytes(8), now=1.2)
+    assert (after.session, after.index) == (before.session, 2 + 51 + 125)
     with pytest.raises(WireError):
-        adopter.adopt([b"a", bytes(5)], 0.5)
-    after = only(adopter, b"a", bytes(8), now=1.0)
-    assert (after.session, after.index) == (before.session, 2)
+        adopter.adopt([b"unknown", bytes(5)], 1.2)
+    assert only(adopter, b"unknown", bytes(8), now=1.3).index == 0
+    adopter = Adopter("json")
+    only(adopter, b'{"stream": "b", "samples": [1, 2]}')
+    with pytest.raises(WireError):
+        adopter.adopt([b'{"stream": "b", "samples": "words"}'], 0.1)
+    assert only(adopter, b'{"stream": "b", "samples": [1, 2]}', now=0.2).index == 2 + 51
+
+
+def test_raw_samples_of_another_type_raise_a_doubt() -> None:
+    adopter = Adopter("raw", dtype="f4")
+    adopter.adopt([np.arange(500, 550).astype("<i2").tobytes()], 0.0)
+    assert "raw_dtype 'f4'" in adopter.doubt
+    adopter.adopt([np.arange(500, 550).astype("<f4").tobytes()], 0.1)
+    assert adopter.doubt == ""
 
 
 def test_after_silence_the_session_ends_and_a_new_one_begins_at_0() -> None:

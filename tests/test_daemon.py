@@ -33,6 +33,7 @@ from ppgstream.engine import Engine
 from ppgstream.errors import ConfigError, SourceError
 from ppgstream.models import Architecture
 from ppgstream.monitor import StatusClient
+from ppgstream.stream import Event
 from ppgstream.tap import Receiver
 
 ANY_PORT = "tcp://127.0.0.1:*"
@@ -1207,3 +1208,26 @@ def test_two_daemons_in_one_process_do_not_meet() -> None:
         until(lambda: one.ledger()["accepted"] == 30, "the samples")
         assert other.ledger()["seen"] == 0
         assert one.ask()["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("format", ["json", "raw"])
+def test_a_rate_that_the_checkpoint_cannot_take_is_a_configuration_error(format: str) -> None:
+    with pytest.raises(ConfigError, match=r"in\.fs: 64 Hz.*125 Hz"):
+        Daemon(config(in_=In(endpoint=ANY_PORT, format=format, fs=64.0)), checkpoint())  # type: ignore[arg-type]
+
+
+def test_the_second_broken_sensor_is_named_too() -> None:
+    said: list[str] = []
+    daemon = Daemon(config(), checkpoint(), say=said.append)
+    for number in range(200):
+        daemon._tell(Event("fs_off", f"first: event {number}", "first"))
+    daemon._tell(Event("fs_off", "second: another event", "second"))
+    assert len(said) < 10
+    assert said[-1].startswith("second: ")
+    assert daemon._events["fs_off"] == 201
+
+
+def test_raw_samples_of_another_type_are_said() -> None:
+    with serving(in_=In(endpoint=ANY_PORT, format="raw", raw_dtype="f4")) as served:
+        served.sensor().raw([b"a", np.arange(500, 550).astype("<i2").tobytes()])
+        until(lambda: any("raw_dtype 'f4'" in line for line in served.said), "the doubt")

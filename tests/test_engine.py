@@ -368,3 +368,85 @@ def test_the_oldest_ended_stream_makes_room_and_live_ones_do_not() -> None:
     assert "max_streams" in e.events[-1].text
     assert e.counts.accepted == 900
     assert e.unaccounted == 0
+
+
+def chunks_of(x: np.ndarray, at: int, *, session: int = 1, size: int = 25) -> list[Chunk]:
+    return [Chunk("a", session, at + k, x[k : k + size]) for k in range(0, len(x), size)]
+
+
+def feed_all(e: Engine, chunks: list[Chunk]) -> list[Chunk]:
+    published = []
+    for number, chunk in enumerate(chunks):
+        published += e.feed(chunk, number * 0.2) + settle(e)
+        assert e.unaccounted == 0
+    return published
+
+
+def test_a_sensor_that_counts_anew_goes_on_as_another_session() -> None:
+    e = engine()
+    first, second = bumpy(2500, 1), bumpy(2500, 2)
+    published = feed_all(e, [*chunks_of(first, 0), *chunks_of(second, 0)])
+    published += e.flush(0.0) + settle(e)
+    assert [event.name for event in e.events if event.name == "restart"] == ["restart"]
+    assert "fell from 2500 to 0" in next(event.text for event in e.events if event.name == "restart")
+    data = [c for c in published if c.kind is Kind.DATA]
+    for session, x in ((1, first), (2, second)):
+        index = np.concatenate([np.arange(c.index, c.stop) for c in data if c.session == session])
+        np.testing.assert_array_equal(index, np.arange(len(x)))
+        values = np.concatenate([c.samples for c in data if c.session == session])
+        np.testing.assert_allclose(values, x, rtol=1e-5, atol=1e-4)
+    assert (e.counts.duplicates, e.unaccounted) == (0, 0)
+    third = bumpy(500, 3)
+    published = feed_all(e, [*chunks_of(third, 5000), *chunks_of(third, 0)]) + e.flush(0.0) + settle(e)
+    assert sum(event.name == "restart" for event in e.events) >= 1
+
+
+def test_messages_that_come_again_are_repeats_and_no_restart() -> None:
+    e = engine()
+    x = chunks_of(bumpy(2500, 1), 0)
+    feed_all(e, [*x, *x[40:90], *x[90:]])
+    assert not [event for event in e.events if event.name == "restart"]
+    assert e.counts.duplicates == 60 * 25
+
+
+def test_late_messages_of_a_gap_are_no_restart() -> None:
+    e = engine()
+    x = chunks_of(bumpy(2500, 1), 0)
+    feed_all(e, [*x[:20], *x[60:], *x[20:60]])
+    assert not [event for event in e.events if event.name == "restart"]
+    assert e.counts.rejected == 40 * 25
+
+
+def test_old_samples_of_unknown_content_are_repeats_unless_three_messages_rise() -> None:
+    e = engine()
+    x = chunks_of(bumpy(2500, 1), 0)
+    feed_all(e, [*x[:90], *chunks_of(bumpy(50, 5), 0), *x[90:]])
+    assert not [event for event in e.events if event.name == "restart"]
+    assert e.counts.duplicates == 50
+    assert e.unaccounted == 0
+
+
+def test_an_index_that_counts_messages_is_said() -> None:
+    e = engine()
+    x = bumpy(2500, 1)
+    feed_all(e, [Chunk("a", 1, k, x[25 * k : 25 * k + 25]) for k in range(100)])
+    assert "must count samples" in next(event.text for event in e.events if event.name == "index_counts_messages")
+
+
+def test_a_session_joined_late_is_said() -> None:
+    e = engine()
+    feed_all(e, chunks_of(bumpy(500, 1), 2500))
+    assert [event.text for event in e.events if event.name == "late_join"] == [
+        "a: joined at index 2500: the samples before it did not reach this daemon"
+    ]
+    assert all(event.stream == "a" for event in e.events)
+
+
+def test_a_sender_without_a_clock_is_clocked_by_arrival() -> None:
+    for rate, told in ((55.0, 1), (125.0, 0), (122.0, 0)):
+        e = engine(clocked_by_arrival=True)
+        x = bumpy(4000, 1)
+        for k in range(0, 4000, 25):
+            e.feed(Chunk("a", 1, k, x[k : k + 25]), k / rate)
+        assert min(sum(event.name == "fs_off" for event in e.events), 1) == told
+        assert e.streams["a"].fs_measured == pytest.approx(rate, rel=0.02)

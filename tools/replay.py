@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ppgstream.errors import DataError
 from ppgstream.publisher import Publisher
 from ppgstream.recording import MAX_LINE
-from ppgstream.table import SHOWN, is_number, number
+from ppgstream.table import SHOWN, is_number, is_text, number
 from ppgstream.wire import EMPTY, Chunk, Kind
 
 Float64 = NDArray[np.float64]
@@ -208,7 +208,7 @@ def pipe(
     """Lines from a live pipe, sent as they come: when `chunk` samples are there, or the oldest has waited a chunk's time."""
     report, session, started = Report(streams=1), secrets.randbits(64), time.monotonic()
     pending: list[float] = []
-    oldest, oldest_ns, rest, bad = 0.0, 0, b"", 0
+    oldest, oldest_ns, rest, bad, text = 0.0, 0, b"", 0, 0
 
     def send() -> bool:
         if pending and publisher.send(Chunk(stream, session, report.samples, np.array(pending), fs=fs, t_ns=oldest_ns)):
@@ -233,6 +233,11 @@ def pipe(
             if not block and rest:
                 lines.append(rest)
             for line in (raw.decode("utf-8", "replace").strip() for raw in lines):
+                if not is_number(line) and is_text(line):
+                    text += 1
+                    if text <= 3:
+                        say(f"line of text dropped: {line[:SHOWN]!r}")
+                    continue
                 if not is_number(line):
                     bad += 1
                     if bad <= 3:
