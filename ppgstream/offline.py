@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 
 from ppgstream.engine import Engine
 from ppgstream.errors import DataError, UsageError
-from ppgstream.measured import HELD, INVALID, OUTLIER, states_of
+from ppgstream.measured import HELD, INVALID, MEASURED, OUTLIER, states_of
 from ppgstream.recording import CSV_HEAD, text_of
 from ppgstream.table import ARROW, NO_VALUE, SHOWN, cells_of, is_number, is_text, key_pattern, number
 from ppgstream.trust import HELD_CONFIDENCE
 from ppgstream.wire import EMPTY, Chunk, Flag, Kind
 
+MAX_FILL = 50  # samples that the daemon bridges, by default
 CHUNK = 10_000  # samples fed at once
 _OUTLIER = -8.7654321e36  # stands for an outlier on its way through the engine at another rate
 
@@ -55,21 +56,9 @@ def _denoise_resampled(x: NDArray[np.float64], engine: Engine, fs: float) -> Den
     rules = engine.rules.stream
     target, n = rules.fs, len(x)
     state, steps = states_of(x, fs, round(rules.max_fill * fs / target), rules.sentinels)
-    there = np.minimum(
-        np.round(np.arange(round(n * target / fs)) * fs / target).astype(int), n - 1
-    )  # each new sample's nearest old one
+    y, there = _at_rate(x, state, steps, fs, target)
     back = np.minimum(np.round(np.arange(n) * target / fs).astype(int), len(there) - 1)
-    stretches = _stretches(state < INVALID, steps)
-    at, measured = np.arange(n), state <= HELD
-    y = np.full(len(there), np.nan)
-    for a, b in stretches:
-        part = slice(a, b)
-        if measured[part].any():
-            filled = np.interp(at[part], at[part][measured[part]], x[part][measured[part]])
-            new = (there >= a) & (there < b)
-            y[new] = _resampled(filled, a, np.flatnonzero(new), fs, target)
-    held = state[there] == HELD
-    y[held] = x[there[held]]  # a rail stays a rail
+    at, stretches = np.arange(n), _stretches(state < INVALID, steps)
     y[state[there] == OUTLIER] = _OUTLIER
     rules = dataclasses.replace(rules, sentinels=(*rules.sentinels, _OUTLIER))
     machine = dataclasses.replace(engine, rules=dataclasses.replace(engine.rules, stream=rules), streams={}, ready=deque())
@@ -77,7 +66,7 @@ def _denoise_resampled(x: NDArray[np.float64], engine: Engine, fs: float) -> Den
     engine.departed, engine.departed_ledger = machine.departed, machine.departed_ledger
     out = np.full(n, np.nan)
     for a, b in stretches:
-        new = np.flatnonzero((there >= a) & (there < b))
+        new = np.arange(*np.searchsorted(there, [a, b]))
         if len(new):
             out[a:b] = _resampled(parts.denoised[new].astype(np.float64), int(new[0]), at[a:b], target, fs)
         else:
@@ -157,15 +146,30 @@ def denoised_chunks(samples: NDArray[np.float64], engine: Engine, *, stream: str
     return (c for c in chunks if c.kind is Kind.DATA)
 
 
-def resample(x: NDArray[np.float64], fs_from: float, fs_to: float) -> NDArray[np.float64]:
-    """A record (n,) at another rate, each stretch between invalid samples by itself; NaN where the nearest sample is invalid."""
+def _at_rate(
+    x: NDArray[np.float64], state: NDArray[np.uint8], steps: list[int], fs: float, target: float
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """A recording (n,) at another rate, and each new sample's nearest old one. Each stretch between invalid samples and steps by itself; held samples and
+    outliers keep their values and reach no other sample; NaN where the nearest sample is invalid."""
     n = len(x)
-    nearest = np.minimum(np.round(np.arange(round(n * fs_to / fs_from)) * fs_from / fs_to).astype(int), n - 1)
-    y = np.full(len(nearest), np.nan)
-    for a, b in _stretches(np.isfinite(x), []):
-        new = (nearest >= a) & (nearest < b)
-        y[new] = _resampled(x[a:b], a, np.flatnonzero(new), fs_from, fs_to)
-    return y
+    there = np.minimum(np.round(np.arange(round(n * target / fs)) * fs / target).astype(np.int64), n - 1)
+    at, measured = np.arange(n), state == MEASURED
+    y = np.full(len(there), np.nan)
+    for a, b in _stretches(state < INVALID, steps):
+        part, known = slice(a, b), state[a:b] <= HELD
+        if known.any():
+            filled = np.interp(at[part], at[part][known], x[part][known])
+            first, last = np.searchsorted(there, [a, b])
+            y[first:last] = _resampled(filled, a, np.arange(first, last), fs, target)
+    odd = ~measured[there] & (state[there] < INVALID)
+    y[odd] = x[there[odd]]  # a rail stays a rail
+    return y, there
+
+
+def resample(x: NDArray[np.float64], fs_from: float, fs_to: float) -> NDArray[np.float64]:
+    """A record (n,) at another rate: nothing rings across invalid samples, steps and outliers."""
+    state, steps = states_of(x, fs_from, round(MAX_FILL * fs_from / fs_to))
+    return _at_rate(x, state, steps, fs_from, fs_to)[0]
 
 
 class LineFilter:

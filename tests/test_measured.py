@@ -343,6 +343,45 @@ def test_chunking_changes_no_output() -> None:
         assert e.in_flight == 0
 
 
+# ---- at other rates ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fs", [64.0, 100.0, 250.0])
+def test_impossible_values_at_another_rate_harm_no_other_sample(fs: float) -> None:
+    rng = np.random.default_rng(3)
+    x, _ = synthetic.pulse(int(30 * fs), synthetic.Person(offset=120_000, amplitude=180), rng, fs=fs)
+    at = rng.uniform(size=len(x)) < 0.01
+    y = np.where(at, 0.0, x)
+    clean, spoiled = (offline.denoise(v, machine(), fs=fs, dtype="f8") for v in (x, y))
+    assert ((spoiled.flags & Flag.OUTLIER) != 0).tolist() == at.tolist()
+    assert (spoiled.confidence[at] <= np.float32(0.3)).all()
+    assert np.abs(spoiled.denoised - clean.denoised)[~at].std() < 0.15 * x.std()
+
+
+@given(
+    st.integers(0, 1000),
+    st.sampled_from([25.0, 64.0, 100.0, 117.3, 250.0]),
+    st.lists(st.tuples(st.integers(0, 700), st.integers(1, 90)), max_size=4),
+)
+@settings(max_examples=40, deadline=None)
+def test_resampling_stays_within_each_stretch_and_its_range(seed: int, fs: float, invalid: list[tuple[int, int]]) -> None:
+    rng = np.random.default_rng(seed)
+    x = 1000 + np.cumsum(rng.standard_normal(800))
+    for start, length in invalid:
+        x[start : start + length] = np.nan
+        x[start + length :] += rng.uniform(-500, 500)
+    y = offline.resample(x, fs, FS)
+    assert abs(len(y) - 800 * FS / fs) <= 1
+    nearest = np.minimum(np.round(np.arange(len(y)) * fs / FS).astype(int), 799)
+    np.testing.assert_array_equal(np.isnan(y), np.isnan(x[nearest]))
+    finite = np.isfinite(x)
+    edges = np.flatnonzero(np.diff(finite.astype(int), prepend=0, append=0)).reshape(-1, 2)
+    for a, b in edges:
+        inside = (nearest >= a) & (nearest < b)
+        assert (y[inside] >= x[a:b].min()).all()
+        assert (y[inside] <= x[a:b].max()).all()
+
+
 # ---- the scale -----------------------------------------------------------------------------------------------------
 
 
