@@ -145,6 +145,8 @@ def _ledger(s: Snapshot) -> Text:
         "passthrough",
         "invalid",
         "shed",
+        "held",
+        "outliers",
         "in_flight",
         "refused",
     ):

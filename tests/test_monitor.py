@@ -28,6 +28,8 @@ ROW: dict[str, Any] = {
     "passthrough": 0,
     "invalid": 3,
     "shed": 0,
+    "held": 12,
+    "outliers": 5,
     "in_flight": 197,
     "refused": 0,
     "unclean_sessions": 0,
@@ -44,7 +46,20 @@ SNAPSHOT: dict[str, Any] = {
     "lag_ms": {"p50": 20.1, "p99": 31.9, "max": 40.0},
     "ledger": {
         k: ROW[k]
-        for k in ("seen", "accepted", "gap", "rejected", "duplicates", "denoised", "passthrough", "invalid", "shed", "in_flight")
+        for k in (
+            "seen",
+            "accepted",
+            "gap",
+            "rejected",
+            "duplicates",
+            "denoised",
+            "passthrough",
+            "invalid",
+            "shed",
+            "held",
+            "outliers",
+            "in_flight",
+        )
     }
     | {"refused": 0, "unaccounted": 0},
     "unclean_sessions": 0,
