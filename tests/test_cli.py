@@ -634,7 +634,7 @@ def test_a_live_pipe_is_replayed_line_by_line(live: Live, start: Callable[..., R
     x = wave(300)
     replay = start("replay", "-", "--stream", "belt", "--to", live.endpoints["in"], stdin=True)
     assert replay.process.stdin is not None
-    replay.process.stdin.write(lines(x) + "oops\n1.5\n")
+    replay.process.stdin.write(lines(x) + "1.2.3\n1.5\n")
     replay.process.stdin.flush()
     until(lambda: len(tap.out) >= 50, "the first samples, while the pipe is open")
     replay.process.stdin.close()
@@ -645,7 +645,7 @@ def test_a_live_pipe_is_replayed_line_by_line(live: Live, start: Callable[..., R
     assert told[-1]["end"] == "clean"
     assert told[300]["flags"] == ["nonfinite", "low_confidence"]
     assert replay.out == []
-    assert "line 301 is no number: 'oops'" in replay.err[0]
+    assert "line 301 is no number: '1.2.3'" in replay.err[0]
 
 
 def test_monitor_tells_the_documented_fields(live: Live, tmp_path: Path) -> None:
