@@ -299,6 +299,8 @@ def _seconds(texts: list[str], name: str, unit: str) -> Float64 | None:
     """A column of times in seconds, NaN where one cannot be read; None if most cannot, or they do not rise."""
     values = np.array([number(t) for t in texts], np.float64)
     numbers = np.isfinite(values).mean() > 0.9
+    if numbers and _told_unit(name, unit) is None and np.median(np.diff(values)) == 1 and np.nanmax(values) < 1e8:
+        return None  # a counter of samples
     times = values * _unit_of(values, name, unit) if numbers else np.array([_clock(t) for t in texts], np.float64)
     there = times[np.isfinite(times)]
     if len(there) < max(0.9 * len(times), 3) or (np.diff(there) >= 0).mean() < 0.95 or not there[-1] > there[0]:
@@ -307,8 +309,7 @@ def _seconds(texts: list[str], name: str, unit: str) -> Float64 | None:
 
 
 def _unit_of(values: Float64, name: str, unit: str) -> float:
-    words = re.findall("[a-zµ]+", f"{unit} {name}".lower().replace("_", " "))
-    told = next((UNITS[w] for w in words if w in UNITS), None)
+    told = _told_unit(name, unit)
     if told is not None:
         return told
     there = values[np.isfinite(values)]
@@ -319,6 +320,11 @@ def _unit_of(values: Float64, name: str, unit: str) -> float:
     steps = np.diff(there)
     step = float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
     return 1.0 if step < 0.5 else 1e-3 if step < 500 else 1e-6  # no sensor here is slower than 2 Hz
+
+
+def _told_unit(name: str, unit: str) -> float | None:
+    words = re.findall("[a-zµ]+", f"{unit} {name}".lower().replace("_", " "))
+    return next((UNITS[w] for w in words if w in UNITS), None)
 
 
 def _clock(text: str) -> float:

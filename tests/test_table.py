@@ -79,6 +79,12 @@ def table(times: np.ndarray, values: np.ndarray) -> str:
     return "time,ppg\n" + "".join(f"{t:.4f},{v}\n" for t, v in zip(times, values, strict=True))
 
 
+def test_a_counter_of_samples_is_no_clock(tmp_path: Path) -> None:
+    content = "time,ppg\n" + "".join(f"{k},{k * 2}\n" for k in range(50))
+    assert read(tmp_path, content).fs is None
+    assert read(tmp_path, content.replace("time", "time_ms")).fs == pytest.approx(1000)
+
+
 def test_a_gap_in_the_times_is_a_gap(tmp_path: Path) -> None:
     t = np.arange(500) / 100
     kept = (t < 2) | (t >= 3.4)
