@@ -810,21 +810,6 @@ def test_an_output_is_written_by_its_suffix_and_any_other_refused(tmp_path: Path
         assert not (tmp_path / "y.dat").exists()
 
 
-@pytest.mark.parametrize(
-    ("options", "line"),
-    [(["--field", "S"], "S{}"), (["--column", "2"], "72,833,{}"), (["--column", "ir"], "1,{}"), ([], "16:40:00.000 -> {}")],
-)
-def test_a_pipe_follows_the_rules_of_files(tmp_path: Path, options: list[str], line: str) -> None:
-    head = "red,ir\n" if "ir" in options else "Initializing...\n"
-    text = head + "".join(line.format(round(v)) + "\nB72\n" for v in 500 + 100 * wave(600))
-    result = ppgstream(tmp_path, "denoise", "-", *options, stdin=text)
-    assert result.returncode == 0, result.stderr
-    y = np.array(result.stdout.split(), float)
-    assert len(y) == 600
-    assert np.corrcoef(y, wave(600))[0, 1] > 0.9
-    assert "601 lines of text were dropped" in result.stderr
-
-
 def test_a_pipe_without_a_number_in_its_first_second_stops_and_shows_a_line(tmp_path: Path) -> None:
     result = ppgstream(tmp_path, "denoise", "-", stdin="S512\n" * 1000)
     assert result.returncode == 65

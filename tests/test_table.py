@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ppgstream import recording
+from ppgstream.denoiser import identity
+from ppgstream.engine import Engine, EngineRules
 from ppgstream.errors import DataError, UsageError
+from ppgstream.offline import LineFilter
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 cases = pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not beside this checkout")
@@ -155,13 +156,26 @@ def test_one_line_says_what_was_understood(tmp_path: Path) -> None:
     assert recording.Recording(x).understood("a.txt", 125.0).endswith("each value comes 5 times: looks like 25 Hz")
 
 
-# ---- the cases that users sent, through the program ----------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("options", "head", "line"),
+    [
+        ({"key": "S"}, "Initializing...", "S{}"),
+        ({"column": "2"}, "Initializing...", "72,833,{}"),
+        ({"column": "ir"}, "red,ir", "1,{}"),
+        ({}, "Initializing...", "16:40:00.000 -> {}"),
+    ],
+)
+def test_a_pipe_follows_the_rules_of_files(options: dict[str, str], head: str, line: str) -> None:
+    x = 500 + np.round(np.cumsum(np.random.default_rng(1).standard_normal(600)) * 10)
+    lines = [head, *(text for v in x for text in (line.format(int(v)), "B72"))]
+    engine = Engine(identity(250), EngineRules(answers="input"))
+    pipe = LineFilter(engine, **options)  # type: ignore[arg-type]
+    out = [text for block in pipe.run([lines[:100], lines[100:101], lines[101:]]) for text in block]
+    np.testing.assert_allclose(np.array(out, float), x, rtol=1e-5)
+    assert (pipe.text, pipe.bad, pipe.valid) == (601, 0, 600)
 
 
-def denoise(*arguments: str, stdin: bytes = b"") -> tuple[int, str, bytes]:
-    program = [sys.executable, "-c", "from ppgstream.cli import main; main()", "denoise", *arguments]
-    done = subprocess.run(program, input=stdin, capture_output=True, timeout=120, check=False)
-    return done.returncode, done.stderr.decode(), done.stdout
+# ---- the cases that users sent ------------------------------------------------------------------------------------
 
 
 @cases
