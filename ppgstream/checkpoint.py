@@ -2,8 +2,8 @@
 
 Two kinds are restored, told apart by what is on disk:
 
-- ours, a folder of `checkpoint.json` (readable: family, sizes, window, fs, provenance, figures, sha256) and
-  `weights.safetensors` (tensors by name);
+- ours, a folder of `checkpoint.json` (readable: network, fs, hop, scaling, provenance, figures, id) and
+  `weights.safetensors` (tensors by name). Format 2 is written; format 1, whose id covers the weights alone, is still read;
 - a TensorFlow 1 Saver checkpoint as the course's scripts write it (a prefix, its `.index` file, or the folder), recognised
   by the names and shapes of its tensors alone; the optimizer's slots are passed over.
 
@@ -29,13 +29,13 @@ from numpy.typing import NDArray
 
 from ppgstream.denoiser import Answer, Batch, Denoiser
 from ppgstream.errors import CheckpointError
-from ppgstream.models import DEFAULT_SIZES, Architecture, build
+from ppgstream.models import Architecture, Sizes, build
 
 if TYPE_CHECKING:
     import keras
 
 Tensor = NDArray[np.float32]
-FORMAT = 1
+FORMAT = 2
 BUNDLED = Path(__file__).parent / "checkpoints" / "default"
 MANIFEST, WEIGHTS = "checkpoint.json", "weights.safetensors"
 DEFAULT_HOP = 50  # samples from one window to the next, of a checkpoint that does not say
@@ -46,8 +46,9 @@ DEFAULT_TILE = 64  # windows computed at once; see docs/decisions.md
 class Checkpoint:
     """A restored checkpoint: the network's plan, its tensors by name, and where they came from.
 
-    `fs` is the sampling rate the network was trained for, Hz. `sha256` names the weights, and its first 8 bytes travel
-    in the header of everything they denoised.
+    `fs` is the sampling rate the network was trained for, Hz; `hop` and `lookahead` (None: all that help) are in samples and meant
+    for the daemon, whose settings may override them. `sha256` covers everything that decides the output (`_identity`), and its
+    first 8 bytes travel in the header of everything that was denoised with it. `calibration` is kept as it was found.
     """
 
     path: Path
@@ -57,6 +58,8 @@ class Checkpoint:
     fs: float = 125.0
     tile: int = DEFAULT_TILE
     hop: int = DEFAULT_HOP
+    lookahead: int | None = None
+    calibration: Mapping[str, Any] = field(default_factory=dict)
     kind: str = "ppgstream"
     provenance: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
@@ -85,40 +88,71 @@ def save(
     *,
     fs: float = 125.0,
     hop: int | None = None,
+    lookahead: int | None = None,
+    calibration: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
     figures: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a network's weights as a checkpoint folder. The files are replaced whole, the manifest last."""
+    """Write a network's weights as a checkpoint folder of format 2. The files are replaced whole, the manifest last."""
     from safetensors.numpy import save as to_bytes
 
     trainable = [w for w in model.weights if w.trainable]
-    tensors = {name: np.array(w, np.float32) for name, w in zip(names_of(model), trainable, strict=True)}
+    tensors = {name: array_of(w) for name, w in zip(names_of(model), trainable, strict=True)}
     blob = to_bytes(tensors)
+    decides = {
+        "network": arch.to_json(),
+        "fs": fs,
+        "hop": hop or hop_of(arch),
+        "lookahead": lookahead,
+        "scaling": _scaling(arch),
+        "calibration": dict(calibration or {}) or None,
+    }
+    decides = {key: value for key, value in decides.items() if value is not None}
+    weights = hashlib.sha256(blob).hexdigest()
     manifest = {
         "format": FORMAT,
-        **arch.to_json(),
-        "sizes": DEFAULT_SIZES[arch.family] | arch.sizes,
-        "fs": fs,
-        "scaling": {"input": "min-max of each window", "answer": arch.answers},
+        "sha256": _identity(weights, decides),
+        "weights_sha256": weights,
+        **decides,
         "tile": DEFAULT_TILE,
-        "hop": hop or hop_of(arch),
         "parameters": sum(t.size for t in tensors.values()),
         "provenance": dict(provenance or {}),
         "figures": dict(figures or {}),
-        "sha256": hashlib.sha256(blob).hexdigest(),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / WEIGHTS, blob)
-    _replace(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    replace_file(folder / WEIGHTS, blob)
+    replace_file(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+DECIDES = ("network", "fs", "hop", "lookahead", "scaling", "calibration")
+
+
+def _identity(weights_sha256: str, decides: Mapping[str, Any]) -> str:
+    """The sha256 of a checkpoint: over the sha256 of its weights and the canonical JSON (keys sorted, no spaces) of all else that
+    decides the output. A key that is absent counts as absent, so that later keys leave earlier checkpoints' ids as they are."""
+    canonical = json.dumps(dict(decides), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(f"{weights_sha256} {canonical}".encode()).hexdigest()
+
+
+def _scaling(arch: Architecture) -> dict[str, str]:
+    return {"input": "min-max", "answer": arch.answers}
+
+
+def array_of(variable: Any) -> Tensor:
+    """A Keras variable's value, whichever backend holds it."""
+    from keras import ops
+
+    return np.array(ops.convert_to_numpy(variable), np.float32)
 
 
 def hop_of(arch: Architecture) -> int:
     """The hop for a new checkpoint: one that has no factor in common with the network's patch, or the patches' seams would lie on each other."""
-    patch = (DEFAULT_SIZES[arch.family] | arch.sizes).get("patch", 1)
+    patch = arch.size("patch") if "patch" in arch.sizes else 1
     return next(hop for hop in range(min(DEFAULT_HOP, arch.window), 0, -1) if math.gcd(hop, patch) == 1)
 
 
-def _replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file whole: whoever reads it meanwhile, or after a crash, finds the old content or the new."""
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_bytes(content)
     temporary.replace(path)
@@ -154,19 +188,33 @@ def _restore_ours(folder: Path) -> Checkpoint:
         blob = weights_path.read_bytes()
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{folder}: cannot read the checkpoint: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{manifest_path}: not a ppgstream checkpoint of format {FORMAT}")
+    if not isinstance(manifest, dict) or manifest.get("format") not in (1, FORMAT):
+        raise CheckpointError(f"{manifest_path}: not a ppgstream checkpoint of format 1 or {FORMAT}")
+    weights = hashlib.sha256(blob).hexdigest()
     try:
+        plan = manifest if manifest["format"] == 1 else manifest["network"]
         arch = Architecture(
-            family=str(manifest["family"]),
-            window=int(manifest["window"]),
-            context=int(manifest["context"]),
-            sizes=dict(manifest["sizes"]),
+            family=str(plan["family"]),
+            window=int(plan["window"]),
+            context=int(plan["context"]),
+            sizes=_sizes(plan["sizes"]),
+            hidden_activation=str(plan.get("hidden_activation", "")),
+            output_activation=str(plan.get("output_activation", "linear")),
+            outputs=tuple(plan.get("outputs", ("wave",))),
         )
         fs, tile, sha256 = float(manifest["fs"]), int(manifest["tile"]), str(manifest["sha256"])
         hop = int(manifest.get("hop", min(DEFAULT_HOP, arch.window)))
+        lookahead = int(manifest["lookahead"]) if "lookahead" in manifest else None
+        calibration = dict(manifest.get("calibration", {}))
         provenance, figures = dict(manifest.get("provenance", {})), dict(manifest.get("figures", {}))
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        if manifest["format"] == 1:
+            stated, expected = sha256, weights
+        else:
+            stated, expected = str(manifest["weights_sha256"]), weights
+            decides = {key: manifest[key] for key in DECIDES if key in manifest}
+            if manifest["scaling"] != _scaling(arch):
+                raise CheckpointError(f"{manifest_path}: scaling {manifest['scaling']!r} is not known for {arch.family!r}")
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise CheckpointError(f"{manifest_path}: missing or bad field: {error}") from error
     if not 20 <= fs <= 1000:
         raise CheckpointError(f"{manifest_path}: fs must be 20 to 1000 Hz, got {fs}")
@@ -174,15 +222,28 @@ def _restore_ours(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{manifest_path}: tile must be 1 to 4096 windows, got {tile}")
     if arch.window > 0 and not 0 < hop <= arch.window:
         raise CheckpointError(f"{manifest_path}: hop must be 1 to {arch.window} samples, got {hop}")
-    if hashlib.sha256(blob).hexdigest() != sha256:
+    if lookahead is not None and not 0 <= lookahead < arch.window:
+        raise CheckpointError(f"{manifest_path}: lookahead must be 0 to {arch.window - 1} samples, got {lookahead}")
+    if stated != expected:
         raise CheckpointError(
             f"{weights_path}: its sha256 is not the one that {MANIFEST} states: the file was changed or cut short"
+        )
+    if manifest["format"] != 1 and _identity(weights, decides) != sha256:
+        raise CheckpointError(
+            f"{manifest_path}: its sha256 does not fit its content: {', '.join(decides)} or the weights were changed"
         )
     try:
         tensors = load(blob)
     except SafetensorError as error:
         raise CheckpointError(f"{weights_path}: cannot read the tensors: {error}") from error
-    return Checkpoint(folder, arch, tensors, sha256, fs, tile, hop, "ppgstream", provenance, figures)
+    return Checkpoint(folder, arch, tensors, sha256, fs, tile, hop, lookahead, calibration, "ppgstream", provenance, figures)
+
+
+def _sizes(stated: Mapping[str, Any]) -> Sizes:
+    """Sizes of a manifest. Format 1 named three hidden layers hidden1, hidden2 and hidden3."""
+    sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()}
+    layers = [sizes.pop(name) for name in ("hidden1", "hidden2", "hidden3") if name in sizes]
+    return sizes | {"hidden": tuple(layers)} if layers else sizes
 
 
 def _saver_prefix(path: Path) -> Path:
@@ -253,7 +314,7 @@ def from_saver(raw: Mapping[str, Tensor]) -> tuple[Architecture, dict[str, Tenso
         (out, kernel) = next(iter(dense.items()))
         if kernel.shape[0] != units * len(cells):
             raise unknown
-        family, window, sizes = ("brae" if backward else "rae"), kernel.shape[1], {"units": units}
+        family, window, sizes = ("brae" if backward else "rae"), kernel.shape[1], Sizes(units=units)
         tensors = _lstm(cells[forward[0]], raw[f"{forward[0]}/bias"], "forward")
         if backward:
             tensors |= _lstm(cells[backward[0]], raw[f"{backward[0]}/bias"], "backward")
@@ -270,8 +331,8 @@ def from_saver(raw: Mapping[str, Tensor]) -> tuple[Architecture, dict[str, Tenso
         tensors |= _dense(dense[name], raw[f"{name}/bias"], f"hidden{number}")
     tensors |= _dense(dense[chain[-1]], raw[f"{chain[-1]}/bias"], "output")
     if len(hidden) == 1:
-        return Architecture("ae", window, 0, {"hidden": hidden[0]}), tensors
-    return Architecture("ae3", window, 0, {f"hidden{i}": h for i, h in enumerate(hidden, start=1)}), tensors
+        return Architecture("ae", window, 0, {"hidden": tuple(hidden)}), tensors
+    return Architecture("ae3", window, 0, {"hidden": tuple(hidden)}), tensors
 
 
 def _dense_chain(kernels: Mapping[str, Tensor]) -> list[str] | None:
@@ -308,8 +369,14 @@ def _lstm(kernel: Tensor, bias: Tensor, name: str) -> dict[str, Tensor]:
 
 def network(checkpoint: Checkpoint) -> keras.Model:
     """The Keras network of a checkpoint with its weights in. Raises CheckpointError unless names and shapes match exactly."""
-    import_tensorflow()
+    import_keras()
     model = build(checkpoint.arch)
+    load_into(model, checkpoint)
+    return model
+
+
+def load_into(model: keras.Model, checkpoint: Checkpoint) -> None:
+    """Put a checkpoint's weights into a network. Raises CheckpointError, and changes nothing, unless names and shapes match exactly."""
     names = names_of(model)
     if set(names) != set(checkpoint.tensors):
         odd = sorted(set(names) ^ set(checkpoint.tensors))
@@ -325,7 +392,6 @@ def network(checkpoint: Checkpoint) -> keras.Model:
             )
     for name, weight in zip(names, trainable, strict=True):
         weight.assign(checkpoint.tensors[name])
-    return model
 
 
 def denoiser(checkpoint: Checkpoint, *, threads: int = 1) -> Denoiser:
@@ -384,3 +450,15 @@ def import_tensorflow() -> Any:
                 os.dup2(real, 2)
                 os.close(real)
     return sys.modules["tensorflow"]
+
+
+def import_keras() -> Any:
+    """Keras, on the backend that KERAS_BACKEND names: tensorflow (the default), torch or jax. Raises CheckpointError where it is missing."""
+    backend = os.environ.get("KERAS_BACKEND", "tensorflow")
+    if backend == "tensorflow":
+        import_tensorflow()
+    try:
+        import keras
+    except ImportError as error:
+        raise CheckpointError(f"Keras cannot be imported on the backend KERAS_BACKEND={backend}: {error}") from error
+    return keras

@@ -60,7 +60,8 @@ def rules_of(config: Config, checkpoint: Checkpoint, **changes: Any) -> EngineRu
         raise ConfigError(f"windows.hop: {hop} is longer than the checkpoint's window of {window} samples")
     if w.lookahead >= window:
         raise ConfigError(f"windows.lookahead: {w.lookahead} is not below the checkpoint's window of {window} samples")
-    geometry = Geometry(window, hop, checkpoint.arch.context, None if w.lookahead < 0 else w.lookahead, w.overlap)
+    lookahead = checkpoint.lookahead if w.lookahead < 0 else w.lookahead
+    geometry = Geometry(window, hop, checkpoint.arch.context, lookahead, w.overlap)
     stream = StreamRules(
         geometry,
         checkpoint.fs,

@@ -3,8 +3,8 @@
 Each maps normalised windows `x` (batch, window) in 0..1 to (batch, window). The course's five answer in the clean
 signal's own 0..1; the patch transformer answers in the scale of its input.
 
-    ae      x -> Dense(40, sigmoid) -> dropout -> Dense(window)
-    ae3     the same with three hidden layers (125, 40, 125)
+    ae      x -> Dense(40, sigmoid) -> dropout -> Dense(window); any number of hidden layers
+    ae3     ae with three hidden layers (125, 40, 125)
     dae     ae, trained noisy -> clean
     rae     x as a sequence -> LSTM(40), last output -> dropout -> Dense(window)
     brae    x as a sequence -> forward LSTM(40) over all of it, backward LSTM(40) over the LAST sample only
@@ -28,50 +28,101 @@ if TYPE_CHECKING:
     import keras
 
 Family = Literal["ae", "ae3", "dae", "rae", "brae", "patch"]
+Sizes = dict[str, int | tuple[int, ...]]
+DENSE = ("ae", "ae3", "dae")
+COURSE = (*DENSE, "rae", "brae")
+DEFAULT_SIZES: dict[str, Sizes] = {
+    "ae": {"hidden": (40,)},
+    "ae3": {"hidden": (125, 40, 125)},
+    "dae": {"hidden": (40,)},
+    "rae": {"units": 40},
+    "brae": {"units": 40},
+    "patch": {"patch": 10, "width": 64, "depth": 4, "heads": 4},
+}
+HIDDEN_ACTIVATION = {"ae": "sigmoid", "ae3": "sigmoid", "dae": "sigmoid", "rae": "tanh", "brae": "tanh", "patch": "silu"}
+ACTIVATIONS = ("linear", "sigmoid", "tanh", "relu", "elu", "selu", "silu", "softplus", "softsign")
+LARGEST_SIZE, MOST_LAYERS = 4096, 16
 
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """What rebuilds a network: its family and its sizes. `window` and `context` are in samples."""
+    """What rebuilds a network. Lengths `window` and `context` are in samples; what is left out is the family's own default.
+
+    sizes: of its parts, named as in `DEFAULT_SIZES`; `hidden` is a width for each hidden layer.
+    hidden_activation: of the hidden layers, or of an LSTM's cell. output_activation: of the last layer.
+    outputs: what the network answers for each sample.
+    """
 
     family: str
     window: int = 250
     context: int = 0
-    sizes: dict[str, int] = field(default_factory=dict)
+    sizes: Sizes = field(default_factory=dict)
+    hidden_activation: str = ""
+    output_activation: str = "linear"
+    outputs: tuple[str, ...] = ("wave",)
+
+    def __post_init__(self) -> None:
+        own: dict[str, Any] = dict(self.sizes)
+        if isinstance(width := own.get("hidden"), int):
+            own["hidden"] = (width,)
+        object.__setattr__(self, "sizes", DEFAULT_SIZES.get(self.family, {}) | own)
+        object.__setattr__(self, "hidden_activation", self.hidden_activation or HIDDEN_ACTIVATION.get(self.family, ""))
 
     @property
     def answers(self) -> Answers:
         """The domain of the answer: the clean signal's own 0..1, or the scale of the noisy input."""
         return "input" if self.family == "patch" else "clean"
 
+    def size(self, name: str) -> int:
+        value = self.sizes[name]
+        assert isinstance(value, int)
+        return value
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def build(arch: Architecture, *, dropout: float = 0.0) -> keras.Model:
-    """The untrained network of an architecture. Raises CheckpointError for an unknown family or a size that is not its own."""
-    builder = _BUILDERS.get(arch.family)
-    if builder is None:
-        raise CheckpointError(f"unknown network family {arch.family!r}: known are {', '.join(_BUILDERS)}")
-    defaults = DEFAULT_SIZES[arch.family]
-    unknown = set(arch.sizes) - set(defaults)
+def check(arch: Architecture) -> None:
+    """Raises CheckpointError for an unknown family or activation, or a size that is not the family's own or out of range."""
+    family = arch.family
+    if family not in DEFAULT_SIZES:
+        raise CheckpointError(f"unknown network family {family!r}: known are {', '.join(DEFAULT_SIZES)}")
+    unknown = set(arch.sizes) - set(DEFAULT_SIZES[family])
     if unknown:
-        raise CheckpointError(f"network family {arch.family!r} has no size {sorted(unknown)[0]!r}: it has {sorted(defaults)}")
-    sizes = defaults | arch.sizes
-    bad = [f"{k} = {v!r}" for k, v in sizes.items() if type(v) is not int or not 0 < v <= 4096]
-    if bad or not 0 < arch.window <= 10_000 or not 0 <= arch.context <= 100_000:
-        raise CheckpointError(f"network family {arch.family!r}: sizes must be whole numbers from 1 to 4096, got {bad or arch}")
-    return builder(arch, sizes, dropout)
+        raise CheckpointError(
+            f"network family {family!r} has no size {min(unknown)!r}: it has {', '.join(sorted(DEFAULT_SIZES[family]))}"
+        )
+    bad = [f"{k} = {v!r}" for k, v in arch.sizes.items() if not _is_size(v, DEFAULT_SIZES[family][k])]
+    if bad:
+        raise CheckpointError(
+            f"network family {family!r}: sizes must be whole numbers from 1 to {LARGEST_SIZE}, got {', '.join(bad)}"
+        )
+    if not 0 < arch.window <= 10_000 or not 0 <= arch.context <= 100_000:
+        raise CheckpointError(f"window must be 1 to 10000 samples and context 0 to 100000, got {arch.window} and {arch.context}")
+    for role, name in (("hidden", arch.hidden_activation), ("output", arch.output_activation)):
+        if name not in ACTIVATIONS:
+            raise CheckpointError(f"{role} activation {name!r}: known are {', '.join(ACTIVATIONS)}")
+    if family == "patch" and (arch.hidden_activation, arch.output_activation) != ("silu", "linear"):
+        raise CheckpointError("network family 'patch': its activations are fixed; they can be chosen for the course's families")
+    if arch.outputs != ("wave",):
+        raise CheckpointError(f"network family {family!r} answers wave, not {', '.join(map(str, arch.outputs))}")
+    if arch.context and family in COURSE:
+        raise CheckpointError(f"network family {family!r} takes no context, got {arch.context} samples")
 
 
-DEFAULT_SIZES: dict[str, dict[str, int]] = {
-    "ae": {"hidden": 40},
-    "ae3": {"hidden1": 125, "hidden2": 40, "hidden3": 125},
-    "dae": {"hidden": 40},
-    "rae": {"units": 40},
-    "brae": {"units": 40},
-    "patch": {"patch": 10, "width": 64, "depth": 4, "heads": 4},
-}
+def _is_size(value: Any, like: int | tuple[int, ...]) -> bool:
+    values = value if isinstance(value, tuple) else (value,)
+    return (
+        isinstance(value, tuple) == isinstance(like, tuple)
+        and 0 < len(values) <= MOST_LAYERS
+        and all(type(v) is int and 0 < v <= LARGEST_SIZE for v in values)
+    )
+
+
+def build(arch: Architecture, *, dropout: float = 0.0) -> keras.Model:
+    """The untrained network of an architecture. Raises CheckpointError as `check` does."""
+    check(arch)
+    return _BUILDERS[arch.family](arch, dropout)
 
 
 def _course_dense(units: int, name: str, activation: str | None = None) -> keras.layers.Layer:
@@ -87,38 +138,41 @@ def _course_dense(units: int, name: str, activation: str | None = None) -> keras
     )
 
 
-def _dense_autoencoder(arch: Architecture, sizes: dict[str, int], dropout: float) -> keras.Model:
+def _dense_autoencoder(arch: Architecture, dropout: float) -> keras.Model:
     import keras
 
+    widths = arch.sizes["hidden"]
+    assert isinstance(widths, tuple)
     x = keras.Input((arch.window,), name="x")
     h = x
-    for number, units in enumerate(sizes.values(), start=1):
-        h = _course_dense(units, f"hidden{number}", "sigmoid")(h)
+    for number, units in enumerate(widths, start=1):
+        h = _course_dense(units, f"hidden{number}", arch.hidden_activation)(h)
         h = keras.layers.Dropout(dropout)(h)
-    return keras.Model(x, _course_dense(arch.window, "output")(h), name=arch.family)
+    return keras.Model(x, _course_dense(arch.window, "output", arch.output_activation)(h), name=arch.family)
 
 
-def _recurrent_autoencoder(arch: Architecture, sizes: dict[str, int], dropout: float) -> keras.Model:
+def _recurrent_autoencoder(arch: Architecture, dropout: float) -> keras.Model:
     import keras
 
+    units, activation = arch.size("units"), arch.hidden_activation
     x = keras.Input((arch.window,), name="x")
     sequence = keras.layers.Reshape((arch.window, 1))(x)
-    h = keras.layers.LSTM(sizes["units"], name="forward")(sequence)  # (batch, units)
+    h = keras.layers.LSTM(units, activation=activation, name="forward")(sequence)  # (batch, units)
     if arch.family == "brae":
         last = sequence[:, -1:, :]
-        h = keras.layers.Concatenate()([h, keras.layers.LSTM(sizes["units"], name="backward")(last)])
+        h = keras.layers.Concatenate()([h, keras.layers.LSTM(units, activation=activation, name="backward")(last)])
     h = keras.layers.Dropout(dropout)(h)
-    return keras.Model(x, _course_dense(arch.window, "output")(h), name=arch.family)
+    return keras.Model(x, _course_dense(arch.window, "output", arch.output_activation)(h), name=arch.family)
 
 
-def _patch_transformer(arch: Architecture, sizes: dict[str, int], dropout: float) -> keras.Model:
+def _patch_transformer(arch: Architecture, dropout: float) -> keras.Model:
     import keras
     from keras import layers, ops
 
-    length, patch, width = arch.context + arch.window, sizes["patch"], sizes["width"]
-    if length % patch or width % sizes["heads"]:
+    length, patch, width, heads = arch.context + arch.window, arch.size("patch"), arch.size("width"), arch.size("heads")
+    if length % patch or width % heads:
         raise CheckpointError(
-            f"patch transformer: {length} samples must be whole patches of {patch}, width {width} whole heads of {sizes['heads']}"
+            f"patch transformer: {length} samples must be whole patches of {patch}, width {width} whole heads of {heads}"
         )
     tokens = length // patch
     x = keras.Input((length,), name="x")
@@ -128,9 +182,9 @@ def _patch_transformer(arch: Architecture, sizes: dict[str, int], dropout: float
     h = layers.Reshape((tokens, 2 * patch))(h)
     h = layers.Dense(width, name="embed")(h)
     h = _Position(tokens, width, name="position")(h)
-    for block in range(sizes["depth"]):
+    for block in range(arch.size("depth")):
         a = layers.LayerNormalization(epsilon=1e-5, name=f"norm_a{block}")(h)
-        a = _Attention(sizes["heads"], width // sizes["heads"], dropout, name=f"attention{block}")(a)
+        a = _Attention(heads, width // heads, dropout, name=f"attention{block}")(a)
         h = h + a
         m = layers.LayerNormalization(epsilon=1e-5, name=f"norm_m{block}")(h)
         m = layers.Dense(2 * width, activation="silu", name=f"up{block}")(m)
@@ -197,7 +251,7 @@ def _Position(tokens: int, width: int, name: str) -> keras.layers.Layer:  # noqa
     return Position(name=name)
 
 
-_BUILDERS: dict[str, Callable[[Architecture, dict[str, int], float], keras.Model]] = {
+_BUILDERS: dict[str, Callable[[Architecture, float], keras.Model]] = {
     "ae": _dense_autoencoder,
     "ae3": _dense_autoencoder,
     "dae": _dense_autoencoder,

@@ -14,7 +14,7 @@ from ppgstream import checkpoint as checkpoints
 from ppgstream import metrics, noise, synthetic
 from ppgstream.denoiser import Batch
 from ppgstream.errors import CheckpointError
-from ppgstream.models import DEFAULT_SIZES, Architecture, build
+from ppgstream.models import Architecture, build
 from ppgstream.trust import held_rows
 
 SHARED = Path(os.environ.get("PPGSTREAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -128,7 +128,7 @@ def test_save_and_restore_give_the_same_network_back(family: str, tmp_path: Path
     model = build(arch)
     checkpoints.save(tmp_path, model, arch, provenance={"seed": 3}, figures={"g": 1.5})
     found = checkpoints.restore(tmp_path)
-    assert found.arch.sizes == DEFAULT_SIZES[family] | arch.sizes
+    assert found.arch == arch
     assert (found.arch.family, found.arch.window, found.fs) == (family, 40, 125.0)
     assert (found.provenance, found.figures) == ({"seed": 3}, {"g": 1.5})
     assert found.parameters == model.count_params()
@@ -175,24 +175,101 @@ def test_nan_weights_are_refused_by_name(tmp_path: Path) -> None:
         checkpoints.restore(tmp_path)
 
 
+NETWORK = {"family": "ae", "window": 40, "context": 0, "sizes": {"hidden": [3]}}
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"format": 2}, "format 1"),
-        ({"family": "gan"}, "gan"),
-        ({"sizes": {"hidden": 4}}, "shape"),
-        ({"sizes": {"nodes": 3}}, "nodes"),
-        ({"sizes": {"hidden": 10**9}}, "sizes"),
-        ({"window": 50}, "shape"),
-        ({"window": "wide"}, "field"),
-        ({"family": "ae3", "sizes": {}}, "match"),
+        ({"format": 3}, "format 1 or 2"),
+        ({"network": NETWORK | {"family": "gan"}}, "gan"),
+        ({"network": NETWORK | {"sizes": {"hidden": [4]}}}, "shape"),
+        ({"network": NETWORK | {"sizes": {"nodes": 3}}}, "nodes"),
+        ({"network": NETWORK | {"sizes": {"hidden": [10**9]}}}, "sizes"),
+        ({"network": NETWORK | {"sizes": {"hidden": []}}}, "sizes"),
+        ({"network": NETWORK | {"sizes": [3]}}, "field"),
+        ({"network": NETWORK | {"window": 50}}, "shape"),
+        ({"network": NETWORK | {"window": "wide"}}, "field"),
+        ({"network": NETWORK | {"family": "ae3", "sizes": {}}}, "match"),
+        ({"network": NETWORK | {"hidden_activation": "gelu"}}, "hidden activation 'gelu'"),
+        ({"network": NETWORK | {"output_activation": "softmax"}}, "output activation 'softmax'"),
+        ({"network": NETWORK | {"outputs": ["wave", "beats"]}}, "answers wave, not wave, beats"),
+        ({"network": NETWORK | {"context": 50}}, "takes no context"),
+        ({"network": "ae"}, "field"),
+        ({"scaling": {"input": "none", "answer": "clean"}}, "scaling"),
         ({"tile": 0}, "tile"),
+        ({"lookahead": 40}, "lookahead must be 0 to 39"),
+        ({"calibration": [1]}, "field"),
     ],
 )
 def test_a_manifest_that_does_not_fit_its_weights_is_refused(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
-    rewrite(tmp_path, small(tmp_path), **changes)
+    manifest = small(tmp_path) | changes
+    decides = {key: manifest[key] for key in checkpoints.DECIDES if key in manifest}
+    rewrite(tmp_path, manifest, sha256=checkpoints._identity(manifest["weights_sha256"], decides))
     with pytest.raises(CheckpointError, match=told):
         checkpoints.network(checkpoints.restore(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"fs": 100.0},
+        {"hop": 20},
+        {"lookahead": 13},
+        {"calibration": {"slope": 1.0}},
+        {"network": NETWORK | {"hidden_activation": "tanh", "output_activation": "linear", "outputs": ["wave"]}},
+        {"network": NETWORK | {"hidden_activation": "sigmoid", "output_activation": "sigmoid", "outputs": ["wave"]}},
+    ],
+)
+def test_whatever_decides_the_output_is_under_the_id(changes: dict[str, Any], tmp_path: Path) -> None:
+    manifest = small(tmp_path)
+    rewrite(tmp_path, manifest, **changes)
+    with pytest.raises(CheckpointError, match="sha256 does not fit"):
+        checkpoints.restore(tmp_path)
+    rewrite(tmp_path, manifest, tile=16, figures={"g": 1}, provenance={"by": "hand"}, files={"onnx": "..."})
+    assert checkpoints.restore(tmp_path).sha256 == manifest["sha256"]
+
+
+def test_options_of_a_checkpoint_survive_saving_and_change_its_id(tmp_path: Path) -> None:
+    arch = Architecture("ae", 40, sizes={"hidden": (6, 3, 6)}, hidden_activation="tanh", output_activation="sigmoid")
+    model = build(arch)
+    checkpoints.save(tmp_path / "a", model, arch, hop=11, lookahead=13, calibration={"slope": 2.0})
+    checkpoints.save(tmp_path / "b", model, arch, hop=11)
+    a, b = checkpoints.restore(tmp_path / "a"), checkpoints.restore(tmp_path / "b")
+    assert (a.arch, a.hop, a.lookahead, a.calibration) == (arch, 11, 13, {"slope": 2.0})
+    assert (b.lookahead, b.calibration) == (None, {})
+    assert a.id != b.id
+    x = np.random.default_rng(1).uniform(0, 1, (3, 40)).astype(np.float32)
+    t = {k: v.astype(np.float64) for k, v in a.tensors.items()}
+    h = x.astype(np.float64)
+    for layer in ("hidden1", "hidden2", "hidden3"):
+        h = np.tanh(h @ t[f"{layer}/kernel"] + t[f"{layer}/bias"])
+    expected = sigmoid(h @ t["output/kernel"] + t["output/bias"])
+    np.testing.assert_allclose(checkpoints.denoiser(a)(everything_valid(x)).y, expected, atol=1e-5)
+
+
+def test_format_1_is_still_read(tmp_path: Path) -> None:
+    arch = Architecture("ae3", 40, sizes={"hidden": (5, 3, 5)})
+    checkpoints.save(tmp_path, build(arch), arch)
+    manifest = json.loads((tmp_path / checkpoints.MANIFEST).read_text())
+    old = {
+        "format": 1,
+        "family": "ae3",
+        "window": 40,
+        "context": 0,
+        "sizes": {"hidden1": 5, "hidden2": 3, "hidden3": 5},
+        "fs": 125.0,
+        "tile": 64,
+        "sha256": manifest["weights_sha256"],
+    }
+    rewrite(tmp_path, old)
+    found = checkpoints.restore(tmp_path)
+    assert (found.arch, found.sha256, found.hop, found.lookahead) == (arch, manifest["weights_sha256"], 40, None)
+    rewrite(tmp_path, old, family="ae", sizes={"hidden": 5})
+    assert checkpoints.restore(tmp_path).arch.sizes == {"hidden": (5,)}
+    rewrite(tmp_path, old, sha256="0" * 64)
+    with pytest.raises(CheckpointError, match="sha256"):
+        checkpoints.restore(tmp_path)
 
 
 def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
