@@ -8,7 +8,7 @@ demo: .venv/runtime
 	@$(BIN)/ppgstream demo
 
 test: .venv/dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
 
 check: .venv/dev
 	$(BIN)/ruff check .

@@ -120,8 +120,7 @@ def save(
         "figures": dict(figures or {}),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    replace_file(folder / WEIGHTS, blob)
-    replace_file(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    replace_files({folder / WEIGHTS: blob, folder / MANIFEST: (json.dumps(manifest, indent=2) + "\n").encode()})
 
 
 DECIDES = ("network", "fs", "hop", "lookahead", "scaling", "calibration")
@@ -151,11 +150,18 @@ def hop_of(arch: Architecture) -> int:
     return next(hop for hop in range(min(DEFAULT_HOP, arch.window), 0, -1) if math.gcd(hop, patch) == 1)
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file whole: whoever reads it meanwhile, or after a crash, finds the old content or the new."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+def replace_files(contents: Mapping[Path, bytes]) -> None:
+    """Write files whole, and all of them or none: each is written beside its place first, so that a full disk leaves the old ones."""
+    temporary = {path: path.with_name(path.name + ".tmp") for path in contents}
+    try:
+        for path, content in contents.items():
+            temporary[path].write_bytes(content)
+    except OSError:
+        for name in temporary.values():
+            name.unlink(missing_ok=True)
+        raise
+    for path, name in temporary.items():
+        name.replace(path)
 
 
 def restore(path: Path) -> Checkpoint:

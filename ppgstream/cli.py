@@ -654,24 +654,176 @@ def checkpoint_show(
     Console(highlight=False, markup=False).print(table)
 
 
+@checkpoint_app.command("probe")
+def checkpoint_probe(
+    path: Annotated[str | None, typer.Argument(help="A checkpoint of either kind. Default: the bundled one.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Also a picture (png) of the inputs and answers.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """What a checkpoint answers to constants, a ramp, white noise and sines: how much pulse it invents."""
+    import msgspec
+
+    from ppgstream import probe, recording
+
+    if plot is not None:
+        if plot.suffix.lower() != ".png":
+            raise UsageError(f"--plot {plot}: must end in .png")
+        recording.check_writable(plot)
+    found = _restore(path)
+    answered = probe.probe(found)
+    if plot is not None:
+        recording.write_whole(plot, probe.picture(answered, probe.title_of(found)))
+    if json:
+        print(msgspec.json.encode([a.row() for a in answered]).decode())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=probe.title_of(found), title_justify="left")
+    for heading in ("input", "mean", "SD", "pulse", "share in 0.6..3.5 Hz", "follows its input"):
+        table.add_column(heading, justify="left" if heading == "input" else "right")
+    for a in answered:
+        values = [f"{v:.3f}" for v in (a.mean, a.sd, a.pulse, a.share)]
+        table.add_row(a.name, *values, "-" if math.isnan(a.follows) else f"{a.follows:.2f}")
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    console.print(
+        "pulse: RMS of the answer in 0.6..3.5 Hz over that of a clean pulse: 1 is a whole pulse, 0 none. follows: correlation of answer and input."
+    )
+
+
 @app.command()
 def train(
-    family: Annotated[str, typer.Argument(help="ae, ae3, dae, rae, brae or patch.")],
-    data: Annotated[Path, typer.Option(help="Folder of recordings, laid out as docs/training.md says.")] = Path("../shared/data"),
-    out: Annotated[Path | None, typer.Option(help="Where the checkpoint goes. Default: runs/FAMILY.")] = None,
-    epochs: Annotated[int, typer.Option(min=1)] = 66,
-    steps: Annotated[int, typer.Option(min=1, help="Batches an epoch.")] = 500,
-    batch: Annotated[int, typer.Option(min=1, help="Windows a batch.")] = 256,
-    learning_rate: Annotated[float, typer.Option(min=0)] = 2e-3,
-    dropout: Annotated[float, typer.Option(min=0, max=0.95)] = 0.0,
-    seed: int = 1,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on after the last finished epoch.")] = False,
+    family: Annotated[str | None, typer.Argument(metavar="[FAMILY]", help="ae, ae3, dae, rae, brae or patch.")] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A TOML file of the same keys as the options and more; options win.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the public recordings. [default: ../shared/data]", rich_help_panel="Data")
+    ] = None,
+    recordings: Annotated[Path | None, typer.Option(help="Folder of recordings of your own.", rich_help_panel="Data")] = None,
+    fs: Annotated[float | None, typer.Option(help="Of recordings that do not say, Hz.", rich_help_panel="Data")] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Of tables: the PPG's column, by name or number.", rich_help_panel="Data")
+    ] = None,
+    field: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Of lines like IR=512: the key before the value.", rich_help_panel="Data")
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Finds the person in a file's name: a person is on one side of the split.",
+            rich_help_panel="Data",
+        ),
+    ] = None,
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="Train on synthetic people alone: needs no recordings.", rich_help_panel="Data")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. [default: runs/FAMILY]", rich_help_panel="Run")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="CHECKPOINT", help="Go on from these weights, the course's too.", rich_help_panel="Run"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder, with its own recipe.", rich_help_panel="Run")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew in a folder that holds a run.", rich_help_panel="Run")
+    ] = False,
+    epochs: Annotated[int | None, typer.Option(help="[default: 300; patch 66]", rich_help_panel="Run")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Batches an epoch; 0: one pass over the training windows. [default: 0; patch 500]", rich_help_panel="Run"
+        ),
+    ] = None,
+    batch: Annotated[int | None, typer.Option(help="Windows a batch. [default: 9000; patch 256]", rich_help_panel="Run")] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of wall clock: end this call before an epoch that would not fit.", rich_help_panel="Run"),
+    ] = None,
+    early_stop: Annotated[
+        int | None,
+        typer.Option(help="Epochs without a lower validation loss after which to stop; 0: never.", rich_help_panel="Run"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="[default: 1]", rich_help_panel="Run")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Of computation.", rich_help_panel="Run")] = 2,
+    optimizer: Annotated[
+        str | None, typer.Option(help="adam, adamw or sgd. [default: adam; patch adamw]", rich_help_panel="Recipe")
+    ] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="[default: 0.001; rae and brae 0.01; patch 0.002, falling]", rich_help_panel="Recipe")
+    ] = None,
+    loss: Annotated[
+        str | None, typer.Option(help="l2, l1 or shape. [default: l2; patch shape]", rich_help_panel="Recipe")
+    ] = None,
+    noise: Annotated[
+        str | None,
+        typer.Option(
+            help="none, white, slope, saturation, n1 (all three), or several joined by commas. [default: n1; ae and ae3 none]",
+            rich_help_panel="Recipe",
+        ),
+    ] = None,
+    hidden: Annotated[
+        str | None,
+        typer.Option(
+            help="Hidden nodes of ae, ae3, dae: 40, or 125,40,125 for three layers. [default: 40]", rich_help_panel="Recipe"
+        ),
+    ] = None,
+    hidden_activation: Annotated[
+        str | None, typer.Option(help="[default: sigmoid; rae and brae tanh]", rich_help_panel="Recipe")
+    ] = None,
+    output_activation: Annotated[
+        str | None, typer.Option(help="linear, sigmoid, ... [default: linear]", rich_help_panel="Recipe")
+    ] = None,
+    units: Annotated[
+        int | None, typer.Option(help="Of the LSTM of rae and brae. [default: 40]", rich_help_panel="Recipe")
+    ] = None,
+    dropout: Annotated[float | None, typer.Option(help="[default: 0; rae and brae 0.5]", rich_help_panel="Recipe")] = None,
 ) -> None:
-    """Train a checkpoint on clean recordings under the course's noise. See docs/training.md."""
-    from ppgstream.train.fit import Recipe, fit
+    """Train a checkpoint, or go on from one. See docs/training.md, and docs/course.md for the exercises of the 2019 course."""
+    from ppgstream.train import command
 
-    folder = out or Path("runs") / family
-    fit(Recipe(family, epochs, steps, batch, learning_rate, dropout, seed), data, folder, resume=resume)
+    try:
+        widths = None if hidden is None else [int(width) for width in hidden.split(",")]
+    except ValueError:
+        raise UsageError(f"--hidden {hidden!r}: must be whole numbers joined by commas, as in 125,40,125") from None
+    command.train(
+        family,
+        recipe=recipe,
+        options={
+            "epochs": epochs,
+            "steps": steps,
+            "batch": batch,
+            "early_stop": early_stop,
+            "seed": seed,
+            "optimizer": optimizer,
+            "learning_rate": learning_rate,
+            "loss": loss,
+            "noise": None if noise is None else noise.split(","),
+            "hidden": widths,
+            "hidden_activation": hidden_activation,
+            "output_activation": output_activation,
+            "units": units,
+            "dropout": dropout,
+        },
+        sources={
+            "data": None if data is None else str(data),
+            "recordings": None if recordings is None else str(recordings),
+            "fs": fs,
+            "column": column,
+            "field": field,
+            "group": group,
+            "synthetic_only": synthetic,
+        },
+        out=out,
+        start=start,
+        resume=resume,
+        overwrite=overwrite,
+        minutes=minutes,
+        threads=threads,
+    )
 
 
 @app.command()

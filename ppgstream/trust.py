@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,7 +30,7 @@ def input_flags(x: NDArray[np.float64], state: NDArray[np.uint8]) -> NDArray[np.
     return flags
 
 
-def run_lengths(x: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.int64]:
+def run_lengths(x: NDArray[np.floating[Any]], valid: NDArray[np.bool_]) -> NDArray[np.int64]:
     """For each sample of the rows of `x` (n, m): how many equal, valid neighbours in a row it is one of, itself included."""
     new = np.ones(x.shape, np.bool_)
     new[:, 1:] = (x[:, 1:] != x[:, :-1]) | ~valid[:, 1:] | ~valid[:, :-1]
@@ -37,7 +39,7 @@ def run_lengths(x: NDArray[np.float64], valid: NDArray[np.bool_]) -> NDArray[np.
     return lengths
 
 
-def held_rows(x: NDArray[np.float64]) -> NDArray[np.bool_]:
+def held_rows(x: NDArray[np.floating[Any]]) -> NDArray[np.bool_]:
     """Which samples of the windows `x` (n, m) of continuous values are clipped: 3 or more equal ones in a row. For made-up noise,
     a whole batch at once; what a sensor sends is judged by `measured.Judge`."""
     held: NDArray[np.bool_] = run_lengths(x, np.ones(x.shape, np.bool_)) >= CONTINUOUS_RUN

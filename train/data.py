@@ -1,37 +1,65 @@
-"""Clean windows to train and test on, from the recordings of `../shared/data` (or any folder laid out like it).
+"""Clean recordings to train and test on: the public ones of `../shared/data` (or any folder laid out like it), and synthetic people.
 
-Splits are by recording, and for BIDMC by patient: the splits of docs/bench.md, fixed here.
+Splits are by recording, and for BIDMC by patient: the splits of docs/bench.md, fixed here. Recordings of one's own: `own.py`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import io
 import zipfile
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.errors import SourceError
+from ppgstream import clean as clean_rule
+from ppgstream import synthetic
+from ppgstream.errors import DataError, SourceError
 
-Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
 FS = 125.0
 SNIPPET = 1000  # samples: 8 s, the length of a course row and of a judged BIDMC window
 COURSE_COPIES = 42  # rows of one recording in the course's file, each shifted by 3 samples
 COURSE_SPLIT = {"train": range(0, 102), "validation": range(102, 117), "test": range(117, 146)}
 BIDMC_HELD_OUT = 4  # patients of BIDMC's train split kept for validation
+SIDES = ("train", "validation", "test")
+SYNTHETIC_S, SYNTHETIC_PEOPLE = 20.0, {"train": 300, "validation": 40, "test": 40}
+ATTRIBUTION = {
+    "course": "PPG_1000samples of the 2019 KOSOMBE summer school (joonnyong/Deep-Learning-based-Biosignal-Processing); no licence stated",
+    "bidmc": "BIDMC PPG and Respiration Dataset 1.0.0, PhysioNet, Open Data Commons Attribution: Pimentel et al. 2016, "
+    "10.1109/TBME.2016.2613124; Goldberger et al. 2000, 10.1161/01.CIR.101.23.e215",
+    "synthetic": "ppgstream's own generator (ppgstream/synthetic.py)",
+    "own": "recordings of one's own, not distributed",
+}
 
 
 class Clean(NamedTuple):
-    """Clean 8 s snippets (n, 1000) and the recording each comes from, (n,)."""
+    """Clean stretches, each (samples,) float64 at 125 Hz, and the recording each comes from."""
 
-    snippets: Float32
-    recording: NDArray[np.str_]
+    stretches: list[Float64]
+    recording: list[str]
+
+    @property
+    def seconds(self) -> float:
+        return sum(len(s) for s in self.stretches) / FS
+
+
+class Set(NamedTuple):
+    """A data set with its split: clean stretches by side ("train", "validation", "test"; a side may be empty)."""
+
+    name: str
+    sides: dict[str, Clean]
+
+    def recordings(self, side: str) -> list[str]:
+        return sorted(set(self.sides[side].recording))
 
 
 def course(folder: Path, split: str) -> Clean:
-    """Snippets of the course's recordings: the first and the last copy of each, which together hold all its samples."""
+    """The course's recordings, 8 s each: the first copy; to train on, the last one too, since together they hold all samples."""
     path = folder / "course" / "PPG_1000samples.zip"
     try:
         with zipfile.ZipFile(path) as archive:
@@ -39,14 +67,13 @@ def course(folder: Path, split: str) -> Clean:
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise SourceError(f"{path}: cannot read the course's recordings: {error}") from error
     rows = np.loadtxt(io.BytesIO(text), dtype=np.float32, delimiter="," if b"," in text[:4000] else None)
-    numbers = np.arange(len(rows)) // COURSE_COPIES
-    copy = np.arange(len(rows)) % COURSE_COPIES
-    keep = np.isin(numbers, list(COURSE_SPLIT[split])) & ((copy == 0) | ((copy == COURSE_COPIES - 1) & (split == "train")))
-    return Clean(rows[keep], np.array([f"course_{n}" for n in numbers[keep]]))
+    copies = (0, COURSE_COPIES - 1) if split == "train" else (0,)
+    chosen = [(number, number * COURSE_COPIES + copy) for number in COURSE_SPLIT[split] for copy in copies]
+    return Clean([rows[row].astype(np.float64) for _, row in chosen], [f"course_{number}" for number, _ in chosen])
 
 
 def bidmc(folder: Path, split: str) -> Clean:
-    """8 s stretches of BIDMC judged clean, by patient."""
+    """What BIDMC's judges called clean, by patient: overlapping clean windows joined to stretches of 8 s and more."""
     path = folder / "bidmc" / "bidmc_public.npz"
     try:
         with np.load(path, allow_pickle=False) as archive:
@@ -61,21 +88,91 @@ def bidmc(folder: Path, split: str) -> Clean:
         "validation": (record_split == "train") & np.isin(patient, held_out),
         "test": record_split == "public_test",
     }[split]
-    snippets, names = [], []
+    stretches, names = [], []
     for record in np.flatnonzero(chosen):
-        for start in (t0[clean[record]] * FS).astype(int):
-            snippets.append(ppg[record, start : start + SNIPPET])
-            names.append(str(subject[record]))
-    return Clean(np.stack(snippets).astype(np.float32), np.array(names))
+        starts = (t0[clean[record]] * FS).astype(int)
+        for part in clean_rule.joined(starts):
+            stretches.append(ppg[record, part[0] : part[-1] + SNIPPET].astype(np.float32).astype(np.float64))
+            names.append(f"bidmc_{subject[record]}_{patient[record]}")
+    return Clean(stretches, names)
 
 
-def scored_windows(clean: Clean, *, window: int = 250, hop: int = 125) -> NDArray[np.float64]:
+def synthetic_people(people: int, seed: int) -> Clean:
+    """`people` of the generator, 20 s each, with rhythms wider than its own: 35 to 200 bpm, one in five irregular."""
+    rng = np.random.default_rng([seed, people])
+    stretches = []
+    for _ in range(people):
+        who = synthetic.person(rng)
+        rate = float(35 * (200 / 35) ** rng.uniform())
+        who = replace(who, heart_rate=rate, variability=0.2 if rng.uniform() < 0.2 else who.variability)
+        stretches.append(synthetic.pulse(int(SYNTHETIC_S * FS), who, rng)[0])
+    return Clean(stretches, [f"synthetic_{seed}_{i}" for i in range(people)])
+
+
+def public_sets(folder: Path) -> list[Set]:
+    """The course's recordings and BIDMC, whichever lie under `folder`. Raises SourceError if neither does."""
+    readers = {"course": course, "bidmc": bidmc}
+    there = [name for name in readers if (folder / name).is_dir()]
+    if not there:
+        raise SourceError(f"{folder}: no recordings: neither course/ nor bidmc/ is in it (docs/training.md)")
+    return [Set(name, {side: readers[name](folder, side) for side in SIDES}) for name in there]
+
+
+def synthetic_set(seed: int) -> Set:
+    """Synthetic people with other seeds on each side."""
+    people = SYNTHETIC_PEOPLE.items()
+    return Set("synthetic", {side: synthetic_people(n, seed * 10 + k) for k, (side, n) in enumerate(people)})
+
+
+def window_starts(clean: Clean, window: int, hop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """All windows of `window` samples every `hop` samples: the stretch of each, and where it starts there. Flat ones are left out."""
+    found = [
+        (number, start)
+        for number, stretch in enumerate(clean.stretches)
+        for start in range(0, len(stretch) - window + 1, hop)
+        if np.ptp(stretch[start : start + window]) > 0
+    ]
+    both = np.array(found, np.int64).reshape(-1, 2)
+    return both[:, 0], both[:, 1]
+
+
+def scored_windows(clean: Clean, *, window: int = 250, hop: int = 125) -> Float64:
     """The windows (n, window) a test is scored on: every `hop` samples, each once, flat ones left out."""
-    starts = range(0, SNIPPET - window + 1, hop)
-    seen: dict[bytes, NDArray[np.float64]] = {}
-    for snippet in clean.snippets:
-        for start in starts:
-            cut = snippet[start : start + window]
-            if np.ptp(cut) > 0:
-                seen.setdefault(cut.tobytes(), cut.astype(np.float64))
+    which, starts = window_starts(clean, window, hop)
+    seen: dict[bytes, Float64] = {}
+    for k, a in zip(which, starts, strict=True):
+        cut = clean.stretches[k][a : a + window]
+        seen.setdefault(cut.tobytes(), cut)
     return np.stack(list(seen.values()))
+
+
+def fingerprint(stretch: Float64) -> str:
+    """Of a stretch, whatever its scale: two copies of one recording have the same."""
+    low, span = stretch.min(), max(float(np.ptp(stretch)), 1e-12)
+    # Whole numbers fall on halves after scaling, and might be rounded up here and down there; nothing falls on 1 / pi.
+    levels = np.floor((stretch - low) / span * 1e4 + 1 / np.pi).astype(np.int32)
+    return hashlib.sha256(levels.tobytes()).hexdigest()
+
+
+def refuse_leak(sets: Sequence[Set]) -> None:
+    """Raises DataError, naming the recording, if one is on two sides of a split: by its name, or by its content under another name."""
+    seen: dict[str, tuple[str, str]] = {}
+    for side in SIDES:
+        for data_set in sets:
+            for name, stretch in zip(data_set.sides[side].recording, data_set.sides[side].stretches, strict=True):
+                for key in (name, fingerprint(stretch)):
+                    where, other = seen.setdefault(key, (side, name))
+                    if where != side:
+                        same = name if other == name else f"{other} = {name}"
+                        raise DataError(f"recording {same} is in {where} and in {side}: a test on it would prove nothing")
+
+
+def fingerprint_of(sets: Sequence[Set]) -> str:
+    """Of all that a run trains and validates on: a resumed run must have the same."""
+    digest = hashlib.sha256()
+    for data_set in sets:
+        for side in ("train", "validation"):
+            for name, stretch in zip(data_set.sides[side].recording, data_set.sides[side].stretches, strict=True):
+                digest.update(f"{data_set.name} {side} {name}".encode())
+                digest.update(stretch.tobytes())
+    return digest.hexdigest()

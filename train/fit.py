@@ -1,198 +1,529 @@
-"""The trainer: one recipe for every family, read in one sitting.
+"""The trainer, on Keras' own `fit`: one recipe, read in one sitting. What a run leaves in its folder, after every epoch:
 
-Clean 8 s snippets -> random windows, time-warped -> the course's noise, fresh every batch -> the network -> a checkpoint folder.
-A run writes `log.csv`, and after every epoch its last state, so that a killed run goes on where it was (`--resume`).
+    checkpoint.json, weights.safetensors   the checkpoint (with `early_stop` the best so far, else the latest)
+    README.md                              its model card
+    state.npz                              everything that `resume` needs: weights, optimizer, what dropout will draw next
+    log.csv, loss.png, examples.png        the course of the run
+    tensorboard/                           the same for TensorBoard, where TensorFlow is the backend
+
+Files are replaced whole, so a kill or a full disk leaves the last good ones.
 """
 
 from __future__ import annotations
 
 import csv
-import datetime
+import io
+import json
+import math
 import time
-from dataclasses import dataclass
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream import checkpoint, noise
-from ppgstream.denoiser import Answer, Batch
-from ppgstream.errors import ConfigError
-from ppgstream.models import Architecture, build
+from ppgstream import checkpoint as checkpoints
+from ppgstream import metrics
+from ppgstream.checkpoint import Checkpoint, replace_files
+from ppgstream.errors import CheckpointError, ConfigError, OutputError, UsageError
+from ppgstream.models import DENSE, Architecture, build
 from ppgstream.trust import held_rows
 
-from . import data, evaluate
+from . import batches, card, data, pictures
+from .losses import LOSSES
+from .progress import Progress
+from .recipe import Recipe, differences
 
-N1_SHARE = 0.75  # of a batch gets the course's noise at full strength, the rest milder draws of it, down to none
-WARP = 1.25  # windows are stretched or squeezed in time by up to this factor
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """Everything a run depends on. Batches are of `batch` windows, an epoch is `steps` batches."""
-
-    family: str
-    epochs: int = 60
-    steps: int = 500
-    batch: int = 256
-    learning_rate: float = 2e-3
-    dropout: float = 0.0
-    seed: int = 1
+Float32 = NDArray[np.float32]
+Float64 = NDArray[np.float64]
+STATE = "state.npz"
+OURS = (checkpoints.MANIFEST, checkpoints.WEIGHTS, STATE, "log.csv")  # files that make a folder one of a run
+AVERAGE_WARM_UP = (
+    10.0  # steps: the average's decay at step n is at most 1 - 1 / (n / 10 + 1), so that random weights are forgotten
+)
+MEASURED_BATCHES = 3  # of generator and network, before the first epoch
+PICTURES_EVERY_S = 15.0
+CHUNK = 500  # windows in a validation call
 
 
-class WindowSource:
-    """An endless supply of (inputs, targets) batches for one architecture."""
+def fit(
+    recipe: Recipe,
+    sets: Sequence[data.Set],
+    out: Path,
+    *,
+    about: Mapping[str, Any] | None = None,
+    start: Checkpoint | None = None,
+    resume: bool = False,
+    overwrite: bool = False,
+    minutes: float | None = None,
+    threads: int = 2,
+) -> None:
+    """Train by `recipe` on the training sides of `sets`; `out` becomes a checkpoint folder.
 
-    def __init__(self, clean: list[data.Clean], arch: Architecture, batch: int, seed: int) -> None:
-        if not all(len(c.snippets) for c in clean):
-            raise ConfigError("no clean recordings to train on")
-        self._sets = [c.snippets for c in clean]
-        self._arch, self._batch = arch, batch
-        self._rng = np.random.default_rng(seed)
+    about: what the state should keep of where the data came from, for the next `resume`. start: weights to begin from. minutes: of wall clock, after
+    which this call ends with the epoch that it is in, or before one that would not end in time.
 
-    def cut(self, n: int) -> NDArray[np.float64]:
-        """`n` random windows, equally many from each set, time-warped."""
-        rng, window = self._rng, self._arch.window
-        parts = []
-        for number, snippets in enumerate(self._sets):
-            share = n // len(self._sets) + (number < n % len(self._sets))
-            rate = WARP ** rng.uniform(-1, 1, (share, 1))
-            start = rng.uniform(0, 1, (share, 1)) * (snippets.shape[1] - 1 - rate * window)
-            at = start + rate * np.arange(window)
-            floor = at.astype(int)
-            rows = snippets[rng.integers(0, len(snippets), share)]
-            left = np.take_along_axis(rows, floor, 1)
-            right = np.take_along_axis(rows, floor + 1, 1)
-            parts.append(left + (at - floor) * (right - left))
-        return np.concatenate(parts).astype(np.float64)
+    Raises UsageError for a folder that already holds a run, ConfigError for a recipe that differs from the one to resume, and for a loss that is
+    no longer finite; CheckpointError if `start` is of another architecture; DataError for a leak or too little data; OutputError for a disk
+    that takes no more.
+    """
+    refuse_folder(out, resume=resume, overwrite=overwrite)
+    data.refuse_leak(sets)
+    stored = _read_state(out) if resume else None
+    fingerprint = data.fingerprint_of(sets)
+    if stored is not None:
+        _refuse_other_run(stored, recipe, fingerprint, start, out)
+    arch = recipe.architecture
+    source = batches.Source(sets, recipe)
+    validation = batches.validation_of(sets, recipe)
 
-    def draw(self) -> tuple[tuple[NDArray[np.float32], ...], NDArray[np.float32]]:
-        """One batch: the network's inputs, and its targets as `loss_of` reads them."""
-        rng, n = self._rng, self._batch
-        mild = rng.uniform(0, 1, (n, 1)) > N1_SHARE
-        strength = np.where(mild, rng.uniform(0, 1, (n, 1)) ** 2, 1.0)
-        noisy = noise.n1(
-            self.cut(n),
-            rng,
-            white_sd=noise.N1_WHITE_SD * strength,
-            ramp=noise.N1_RAMP * strength,
-            clip=~mild | (rng.uniform(0, 1, (n, 1)) < 0.3),
+    keras = checkpoints.import_keras()
+    _use_threads(threads)
+    keras.utils.set_random_seed(recipe.seed)
+    model = build(arch, dropout=recipe.dropout)
+    if start is not None:
+        checkpoints.load_into(model, start)
+    optimizer = _optimizer(recipe, recipe.epochs * source.steps)
+    model.compile(optimizer=optimizer, loss=LOSSES[recipe.loss])
+    optimizer.build(model.trainable_variables)
+    run = Run(recipe, arch, model, out, sets, fingerprint, dict(about or {}), start)
+    with _disk(out):
+        out.mkdir(parents=True, exist_ok=True)
+        if overwrite and not resume:
+            for name in (*OURS, "README.md"):
+                (out / name).unlink(missing_ok=True)
+    if stored is not None:
+        run.load(stored)
+    progress = Progress(recipe.epochs, source.steps, [v.name for v in validation])
+    progress.say(_facts(run, source))
+    if run.done >= recipe.epochs or run.stopped:
+        why = "stopped early" if run.stopped else "is finished"
+        progress.say(f"{out}: the run {why} after {run.done} epochs; go on from it with --from {out} --out ANOTHER")
+        return
+    drawn_s, trained_s = _speeds(run, source)
+    with run.averaged():
+        scores = _scores(model, arch, recipe, validation)
+    began = time.perf_counter()
+    _scores(model, arch, recipe, validation)  # again: the first call traces the network
+    epoch_s = source.steps * max(drawn_s, trained_s) + time.perf_counter() - began
+    progress.say(
+        f"batches: the generator makes {recipe.batch / drawn_s:,.0f} windows/s, the network takes {recipe.batch / trained_s:,.0f}; "
+        f"about {(recipe.epochs - run.done) * epoch_s / 60:.1f} min to go"
+    )
+    if not run.done:
+        progress.before(scores)
+
+    callbacks = _callbacks(run, source, validation, progress, minutes)
+    dataset = _dataset(source, run.done)
+    callbacks.insert(0, _epoch_setter(dataset))
+    with _disk(out), progress:
+        model.fit(dataset, epochs=recipe.epochs, initial_epoch=run.done, callbacks=callbacks, verbose=0, shuffle=False)
+    if run.done < recipe.epochs and not run.stopped:
+        progress.say(f"{minutes:g} minutes are over after epoch {run.done} of {recipe.epochs}: go on with --resume")
+
+
+class Run:
+    """One run's network with all its state, and its folder."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        arch: Architecture,
+        model: Any,
+        out: Path,
+        sets: Sequence[data.Set],
+        fingerprint: str,
+        about: dict[str, Any],
+        start: Checkpoint | None,
+    ) -> None:
+        self.recipe, self.arch, self.model, self.out, self.sets = recipe, arch, model, out, sets
+        self.fingerprint, self.about, self.start = fingerprint, about, start
+        self.done, self.stopped = 0, False
+        self.best, self.wait = math.inf, 0  # of early stopping
+        self.minutes = 0.0
+
+    @property
+    def variables(self) -> list[Any]:
+        """Everything that changes in training: weights, what dropout will draw next, optimizer with its average."""
+        return [*self.model.variables, *self.model.optimizer.variables]
+
+    def values(self) -> list[NDArray[Any]]:
+        from keras import ops
+
+        return [np.array(ops.convert_to_numpy(v)) for v in self.variables]
+
+    def put(self, values: Sequence[NDArray[Any]]) -> None:
+        for variable, value in zip(self.variables, values, strict=True):
+            variable.assign(value)
+
+    @contextmanager
+    def averaged(self) -> Iterator[None]:
+        """With the weights that are saved: the average, if the recipe has one."""
+        if not self.recipe.ema:
+            yield
+            return
+        weights = self.model.get_weights()
+        self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        try:
+            yield
+        finally:
+            self.model.set_weights(weights)
+
+    def save_state(self) -> None:
+        arrays = {f"v{number}": value for number, value in enumerate(self.values())}
+        facts = {
+            "recipe": msgspec.to_builtins(self.recipe),
+            "data": self.fingerprint,
+            "about": self.about,
+            "from": self.start.sha256 if self.start else None,
+            "done": self.done,
+            "stopped": self.stopped,
+            "best": self.best if math.isfinite(self.best) else None,
+            "wait": self.wait,
+            "minutes": self.minutes,
+        }
+        buffer = io.BytesIO()
+        np.savez(buffer, facts=np.array(json.dumps(facts)), **arrays)  # type: ignore[arg-type]
+        replace_files({self.out / STATE: buffer.getvalue()})
+
+    def load(self, stored: dict[str, Any]) -> None:
+        values, there = stored["values"], self.values()
+        if len(values) != len(there) or any(a.shape != b.shape for a, b in zip(values, there, strict=True)):
+            raise ConfigError(f"{self.out / STATE}: not the state of this network and optimizer; start anew with --overwrite")
+        self.put(values)
+        self.done, self.stopped, self.wait, self.minutes = (stored[k] for k in ("done", "stopped", "wait", "minutes"))
+        self.best = math.inf if stored["best"] is None else stored["best"]
+        _trim_log(self.out / "log.csv", self.done)
+
+    def save_checkpoint(self, epoch: int, figures: Mapping[str, float]) -> None:
+        provenance = card.provenance_of(self.recipe, self.sets, epoch, self.minutes, self.start)
+        checkpoints.save(self.out, self.model, self.arch, provenance=provenance, figures=figures)
+        replace_files({self.out / "README.md": card.text(checkpoints.restore(self.out)).encode()})
+
+
+def state_of(out: Path) -> dict[str, Any] | None:
+    """What a run's state says without its arrays: recipe, data, about, done. None if there is none."""
+    if not (out / STATE).is_file():
+        return None
+    stored = _read_state(out)
+    return {key: value for key, value in stored.items() if key != "values"}
+
+
+def architecture_from(start: Checkpoint, recipe: Recipe, path: Path | str) -> Recipe:
+    """The recipe with the sizes of a checkpoint to go on from, where the recipe leaves them open.
+
+    Raises CheckpointError if the checkpoint is of another family, or of other sizes or activations than the recipe asks for. The dense families
+    (ae, ae3, dae) are one.
+    """
+    there = start.arch
+    if there.family != recipe.family and not {there.family, recipe.family} <= set(DENSE):
+        raise CheckpointError(f"{path}: a checkpoint of the family {there.family!r}; --from needs one of {recipe.family!r}")
+    found = msgspec.structs.replace(
+        recipe,
+        window=there.window,
+        **{name: list(v) if isinstance(v, tuple) else v for name, v in there.sizes.items() if getattr(recipe, name) is None},
+        hidden_activation=recipe.hidden_activation or there.hidden_activation,
+    )
+    asked = found.architecture
+    odd = [
+        f"{name} {there.sizes[name]} there, {value} asked" for name, value in asked.sizes.items() if there.sizes[name] != value
+    ]
+    if asked.hidden_activation != there.hidden_activation:
+        odd.append(f"hidden activation {there.hidden_activation} there, {asked.hidden_activation} asked")
+    if odd:
+        raise CheckpointError(f"{path}: a checkpoint of another architecture: {'; '.join(odd)}")
+    return found
+
+
+def refuse_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
+    """Raises UsageError for a folder that holds a run, unless it is to be resumed or overwritten; OutputError if it is a file."""
+    there = [name for name in OURS if (out / name).exists()]
+    if resume and overwrite:
+        raise UsageError("--resume and --overwrite: give one of them")
+    if resume and STATE not in there:
+        raise UsageError(f"--resume: {out / STATE} is not there: nothing to go on from")
+    if there and not (resume or overwrite):
+        raise UsageError(f"{out}: holds a run already ({there[0]}): --resume goes on with it, --overwrite begins anew")
+    if out.exists() and not out.is_dir():
+        raise OutputError(f"{out}: cannot be the folder of a run: it is a file")
+
+
+def _read_state(out: Path) -> dict[str, Any]:
+    path = out / STATE
+    try:
+        with np.load(path, allow_pickle=False) as state:
+            facts = json.loads(str(state["facts"]))
+            facts["values"] = [state[f"v{number}"] for number in range(len(state.files) - 1)]
+            facts["recipe"] = msgspec.convert(facts["recipe"], Recipe)
+    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, msgspec.ValidationError) as error:
+        raise ConfigError(f"{path}: not the state of a run: {error}; begin anew with --overwrite") from error
+    return dict(facts)
+
+
+def _refuse_other_run(stored: Mapping[str, Any], recipe: Recipe, fingerprint: str, start: Checkpoint | None, out: Path) -> None:
+    odd = differences(recipe, stored["recipe"])
+    if stored["data"] != fingerprint:
+        odd.append("data: other recordings there")
+    if start is not None and stored["from"] != start.sha256:
+        odd.append(f"from: {(stored['from'] or 'nothing')[:16]} there, {start.sha256[:16]} asked")
+    if odd:
+        raise ConfigError(f"{out}: --resume needs the settings that the run began with: {'; '.join(odd)}")
+
+
+def _use_threads(threads: int) -> None:
+    import keras
+
+    if keras.backend.backend() == "tensorflow":
+        tf = checkpoints.import_tensorflow()
+        try:
+            tf.config.threading.set_intra_op_parallelism_threads(threads)
+            tf.config.threading.set_inter_op_parallelism_threads(1)
+        except RuntimeError:
+            pass  # TensorFlow has run already in this process and keeps the threads it has
+    elif keras.backend.backend() == "torch":
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def _optimizer(recipe: Recipe, steps: int) -> Any:
+    import keras
+
+    rate: Any = recipe.learning_rate
+    warm_up = min(recipe.warm_up, steps // 10)
+    if warm_up or recipe.final_rate < 1:
+        rate = keras.optimizers.schedules.CosineDecay(
+            recipe.learning_rate * (0.02 if warm_up else 1.0),
+            max(steps - warm_up, 1),
+            alpha=recipe.final_rate,
+            warmup_target=recipe.learning_rate if warm_up else None,
+            warmup_steps=warm_up,
         )
-        x = noisy.noisy.astype(np.float32)
-        if self._arch.family in ("ae", "ae3"):  # plain autoencoders learn the clean wave from itself; dae is the denoising one
-            x = noisy.clean.astype(np.float32)
-        if self._arch.answers == "clean":
-            return (x,), noisy.clean.astype(np.float32)
-        packed = np.concatenate([noisy.target, noisy.clean, np.maximum(noisy.gain, 0.1)], axis=1).astype(np.float32)
-        return (x, (~held_rows(noisy.noisy)).astype(np.float32)), packed
+    base = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "sgd": keras.optimizers.SGD}[recipe.optimizer]
+    options: dict[str, Any] = {"learning_rate": rate, "clipnorm": recipe.clip_norm or None}
+    if recipe.optimizer != "sgd":
+        options |= {"beta_1": recipe.beta_1, "beta_2": recipe.beta_2}
+    if recipe.optimizer == "adamw":
+        options["weight_decay"] = recipe.weight_decay
+    if recipe.ema:
+        options |= {"use_ema": True, "ema_momentum": recipe.ema}
+        return _with_warm_average(base)(**options)
+    return base(**options)
 
 
-def loss_of(arch: Architecture) -> Any:
-    """MSE for a network that answers in 0..1. For one that answers in the input's scale: the error in units of the clean
-    pulse, plus the error once both are min-maxed, which is what G judges."""
+def _with_warm_average(base: Any) -> Any:
+    """An optimizer whose average forgets the random weights that it starts from, however short the run."""
     from keras import ops
 
-    if arch.answers == "clean":
-        return "mse"
-    window = arch.window
+    class WarmAverage(base):  # type: ignore[misc]  # Keras is untyped
+        @property
+        def ema_momentum(self) -> Any:
+            step = ops.cast(self.iterations, "float32")
+            return ops.minimum(self._largest_momentum, 1.0 - 1.0 / (step / AVERAGE_WARM_UP + 1.0))
 
-    def loss(packed: Any, answer: Any) -> Any:
-        target, clean, gain = packed[:, :window], packed[:, window : 2 * window], packed[:, 2 * window :]
-        low = ops.min(answer, axis=1, keepdims=True)
-        span = ops.max(answer, axis=1, keepdims=True) - low
-        shape = (answer - low) / ops.maximum(span, 0.02)
-        return ops.mean(ops.square((answer - target) / gain), axis=1) + ops.mean(ops.square(shape - clean), axis=1)
+        @ema_momentum.setter
+        def ema_momentum(self, value: float) -> None:
+            self._largest_momentum = value
 
-    return loss
-
-
-def _score(model: Any, clean: data.Clean, seeds: range) -> float:
-    """G under N1, dB, of a network in training."""
-
-    def answer(batch: Batch) -> Answer:
-        inputs = [batch.x, batch.valid.astype(np.float32)] if len(model.inputs) == 2 else batch.x
-        return Answer(np.asarray(model.predict(inputs, batch_size=512, verbose=0), np.float32))
-
-    return evaluate.g_n1(evaluate.windows_through(answer), data.scored_windows(clean), seeds=seeds)
+    return WarmAverage
 
 
-def fit(recipe: Recipe, folder: Path, out: Path, *, resume: bool = False) -> None:
-    """Train by `recipe` on the recordings under `folder`; `out` becomes a checkpoint folder with `log.csv` beside it."""
-    checkpoint.import_tensorflow()
+def _dataset(source: batches.Source, epoch: int) -> Any:
     import keras
-    from rich.console import Console
 
-    say = Console(stderr=True).print
-    keras.utils.set_random_seed(recipe.seed)
-    arch = Architecture(recipe.family)
-    train = [data.course(folder, "train"), data.bidmc(folder, "train")]
-    validation = [data.course(folder, "validation"), data.bidmc(folder, "validation")]
-    test = [data.course(folder, "test"), data.bidmc(folder, "test")]
-    out.mkdir(parents=True, exist_ok=True)
+    class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras is untyped
+        """Drawn ahead of the network, on a thread of tf.data's or of two of Keras' own."""
 
-    model = build(arch, dropout=recipe.dropout)
-    total = recipe.epochs * recipe.steps
-    warmup = min(1000, total // 10)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        recipe.learning_rate * 0.05, total - warmup, warmup_target=recipe.learning_rate, warmup_steps=warmup, alpha=0.01
+        def __init__(self) -> None:
+            super().__init__(workers=1 if keras.backend.backend() == "tensorflow" else 2, max_queue_size=8)
+            self.epoch = epoch
+
+        def __len__(self) -> int:
+            return source.steps
+
+        def __getitem__(self, number: int) -> Any:
+            drawn = source.batch(self.epoch, number)
+            return (tuple(drawn.inputs) if len(drawn.inputs) > 1 else drawn.inputs[0]), drawn.packed
+
+    return Batches()
+
+
+def _epoch_setter(dataset: Any) -> Any:
+    import keras
+
+    class SetEpoch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            dataset.epoch = epoch
+
+    return SetEpoch()
+
+
+def _callbacks(
+    run: Run, source: batches.Source, validation: list[batches.Validation], progress: Progress, minutes: float | None
+) -> list[Any]:
+    import keras
+
+    recipe, out = run.recipe, run.out
+    began = time.monotonic()
+
+    class Watch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
+        """Each batch: is the loss finite? Each epoch: how good is what would be saved?"""
+
+        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            self.epoch, self.since = epoch + 1, time.monotonic()
+            progress.epoch(epoch + 1)
+
+        def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
+            loss = float((logs or {}).get("loss", math.nan))
+            if not math.isfinite(loss):
+                _no_longer_finite(run, self.epoch, batch + 1)
+            progress.batch(batch + 1, loss)
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            with run.averaged():
+                if not all(bool(np.isfinite(w).all()) for w in self.model.get_weights()):
+                    _no_longer_finite(run, epoch + 1, source.steps)
+                logs.update(_scores(run.model, run.arch, recipe, validation))
+            logs["minutes"] = run.minutes + (time.monotonic() - self.since) / 60
+
+    class Log(keras.callbacks.CSVLogger):  # type: ignore[misc]  # Keras is untyped
+        """Epochs are counted from 1."""
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            super().on_epoch_end(epoch + 1, {k: f"{v:.6g}" for k, v in (logs or {}).items()})
+
+    class Save(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
+        """After early stopping has looked: checkpoint, state, pictures; and whether there is time for another epoch."""
+
+        drawn_at = -math.inf
+
+        def on_train_begin(self, logs: Any = None) -> None:
+            if early is not None:
+                early.best, early.wait = run.best, run.wait
+
+        def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
+            took = logs["minutes"] - run.minutes
+            run.done, run.minutes = epoch + 1, logs["minutes"]
+            if early is not None:
+                run.best, run.wait, run.stopped = float(early.best), early.wait, self.model.stop_training
+            last = run.stopped or run.done == recipe.epochs
+            if minutes is not None and (time.monotonic() - began) / 60 + took > minutes:
+                last = self.model.stop_training = True
+            with run.averaged():
+                if early is None or early.wait == 0:
+                    run.save_checkpoint(run.done, figures_of(logs))
+                now = time.monotonic()
+                if last or now - self.drawn_at > PICTURES_EVERY_S:
+                    self.drawn_at = now
+                    pictures.curves(out / "log.csv", out / "loss.png")
+                    pictures.examples(validation, lambda x: answers(run.model, run.arch, x), run.arch, out / "examples.png")
+            run.save_state()
+            progress.row(run.done, logs)
+
+    early = None
+    if recipe.early_stop:
+        early = keras.callbacks.EarlyStopping("val_loss", patience=recipe.early_stop, mode="min")
+    found = [Watch(), Log(str(out / "log.csv"), append=True)]
+    if keras.backend.backend() == "tensorflow":
+        found.append(keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False, profile_batch=0))
+    return [*found, *([early] if early is not None else []), Save()]
+
+
+def figures_of(logs: Mapping[str, float]) -> dict[str, float]:
+    """Of an epoch's logs, what the checkpoint states: only what was evaluated."""
+    return {key: round(float(value), 5) for key, value in logs.items() if key in ("loss", "val_loss") or key.startswith("val_g_")}
+
+
+def _no_longer_finite(run: Run, epoch: int, step: int) -> None:
+    good = f"the last good state, after epoch {run.done}, is in {run.out}" if run.done else "nothing was saved"
+    raise ConfigError(
+        f"epoch {epoch}, step {step}: the loss is no longer finite; {good}. "
+        f"A lower --learning-rate than {run.recipe.learning_rate:g} may help"
     )
-    optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.01, clipnorm=1.0)
-    model.compile(optimizer=optimizer, loss=loss_of(arch))
-    average = [w.copy() for w in model.get_weights()]
-    state_path, done = out / "state.npz", 0
-    if resume and state_path.exists():
-        with np.load(state_path, allow_pickle=False) as state:
-            done = int(state["epoch"])
-            average = [state[f"average_{i}"] for i in range(len(average))]
-            model.set_weights([state[f"weight_{i}"] for i in range(len(average))])
-            optimizer.build(model.trainable_variables)
-            for i, variable in enumerate(optimizer.variables):
-                variable.assign(state[f"optimizer_{i}"])
-        say(f"resuming after epoch {done}")
-    source = WindowSource(train, arch, recipe.batch, recipe.seed + done)
-    say(
-        f"{arch.family}: {model.count_params():,} parameters, {sum(len(c.snippets) for c in train)} clean snippets, epochs of {recipe.steps}"
-    )
 
-    started = time.monotonic()
-    for epoch in range(done + 1, recipe.epochs + 1):
-        loss = 0.0
-        for step in range(recipe.steps):
-            inputs, target = source.draw()
-            loss += float(model.train_on_batch(inputs[0] if len(inputs) == 1 else list(inputs), target))
-            if step % 10 == 9:
-                keep = 0.99 if epoch < 3 else 0.995
-                average = [keep * a + (1 - keep) * w for a, w in zip(average, model.get_weights(), strict=True)]
-        weights = model.get_weights()
-        model.set_weights(average)
-        scores = [_score(model, c, range(1)) for c in validation]
-        minutes = (time.monotonic() - started) / 60
-        left = minutes / (epoch - done) * (recipe.epochs - epoch)
-        say(
-            f"epoch {epoch}/{recipe.epochs}  loss {loss / recipe.steps:.5f}  "
-            f"G course {scores[0]:.2f}  bidmc {scores[1]:.2f} dB (validation)  {minutes:.1f} min, {left:.0f} left"
+
+def answers(model: Any, arch: Architecture, noisy: Float64) -> Float64:
+    """What a network in training makes of noisy windows (n, window) in 0..1: (n, window), in the scale that it answers in."""
+    x = noisy.astype(np.float32)
+    inputs = [x] if arch.answers == "clean" else [x, (~held_rows(noisy)).astype(np.float32)]
+    return _predict(model, inputs).astype(np.float64)
+
+
+def _predict(model: Any, inputs: list[Float32]) -> Float32:
+    parts = []
+    for a in range(0, len(inputs[0]), CHUNK):
+        chunk = [x[a : a + CHUNK] for x in inputs]
+        short = CHUNK - len(chunk[0])
+        padded = [np.concatenate([x, np.repeat(x[-1:], short, axis=0)]) for x in chunk]  # one shape: one trace
+        parts.append(np.asarray(model.predict_on_batch(padded if len(padded) > 1 else padded[0]))[: CHUNK - short])
+    return np.concatenate(parts)
+
+
+def _scores(model: Any, arch: Architecture, recipe: Recipe, validation: list[batches.Validation]) -> dict[str, float]:
+    """Validation loss over all sets together, and G of each, dB."""
+    from keras import ops
+
+    losses, found = [], {}
+    for v in validation:
+        answer = _predict(model, v.drawn.inputs)
+        losses.append(
+            ops.convert_to_numpy(LOSSES[recipe.loss](ops.convert_to_tensor(v.drawn.packed), ops.convert_to_tensor(answer)))
         )
-        with (out / "log.csv").open("a", newline="") as log:
-            csv.writer(log).writerow([epoch, loss / recipe.steps, *scores, minutes])
-        figures = {"g_n1_course_validation_db": scores[0], "g_n1_bidmc_validation_db": scores[1]}
-        if epoch == recipe.epochs or epoch % 10 == 0:
-            figures |= {
-                "g_n1_course_test_db": _score(model, test[0], evaluate.NOISE_SEEDS),
-                "g_n1_bidmc_test_db": _score(model, test[1], evaluate.NOISE_SEEDS),
-            }
-            say(f"  test: {figures}")
-        provenance = {
-            "recipe": {k: getattr(recipe, k) for k in recipe.__slots__},
-            "epochs_done": epoch,
-            "data": "course PPG_1000samples recordings 0..101; BIDMC train patients but 4 held out (clean windows)",
-            "noise": "N1",
-            "date": datetime.date.today().isoformat(),
-        }
-        checkpoint.save(out, model, arch, provenance=provenance, figures=figures)
-        model.set_weights(weights)
-        state = {f"weight_{i}": w for i, w in enumerate(weights)} | {f"average_{i}": w for i, w in enumerate(average)}
-        state |= {f"optimizer_{i}": np.asarray(v) for i, v in enumerate(optimizer.variables)}
-        temporary = out / "state.tmp.npz"
-        np.savez(temporary, epoch=epoch, **state)
-        temporary.replace(state_path)
+        denoised = answer.astype(np.float64) if recipe.parts else answers(model, arch, v.noisy)
+        found[f"val_g_{v.name}_db"] = metrics.gain_db(v.noisy, denoised, v.clean)
+    return ({"val_loss": float(np.concatenate(losses).mean())} if losses else {}) | found
+
+
+def _speeds(run: Run, source: batches.Source) -> tuple[float, float]:
+    """Seconds that the generator and the network need for a batch, from a few that change nothing."""
+    before = run.values()
+    drawn = []
+    began = time.perf_counter()
+    for number in range(MEASURED_BATCHES):
+        drawn.append(source.batch(run.done, min(number, source.steps - 1)))
+    generator = (time.perf_counter() - began) / MEASURED_BATCHES
+    network = math.inf
+    for batch in drawn:
+        began = time.perf_counter()
+        run.model.train_on_batch(batch.inputs if len(batch.inputs) > 1 else batch.inputs[0], batch.packed)
+        network = min(network, time.perf_counter() - began)
+    run.put(before)
+    run.model.reset_metrics()
+    return generator, network
+
+
+def _facts(run: Run, source: batches.Source) -> str:
+    counts = {side: sum(len(s.recordings(side)) for s in run.sets) for side in data.SIDES}
+    seconds = sum(s.sides["train"].seconds for s in run.sets)
+    recipe = run.recipe
+    return (
+        f"{recipe.family}: {run.model.count_params():,} parameters; {seconds / 60:.0f} min of clean signal; recordings: "
+        + ", ".join(f"{n} {side}" for side, n in counts.items())
+        + f"; an epoch is {source.steps} batches of {recipe.batch}"
+        + ("" if recipe.steps else f", one pass over {len(source.windows):,} windows")
+        + (f"; going on after epoch {run.done}" if run.done else "")
+    )
+
+
+def _trim_log(path: Path, done: int) -> None:
+    """Take rows out that the state does not know: of an epoch whose state was not written before the kill."""
+    if not path.is_file():
+        return
+    with path.open(newline="") as lines:
+        rows = list(csv.reader(lines))
+    kept = rows[:1] + [r for r in rows[1:] if r and r[0].isdigit() and int(r[0]) <= done]
+    buffer = io.StringIO()
+    csv.writer(buffer).writerows(kept)
+    replace_files({path: buffer.getvalue().encode()})
+
+
+@contextmanager
+def _disk(out: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{out}: cannot write the run: {error}; what was saved before is still good") from error

@@ -1,0 +1,87 @@
+"""The commands of the docs run as they stand there, with training cut to three steps."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ppgstream.train import data, pictures
+from typer.testing import CliRunner
+
+from ppgstream import checkpoint as checkpoints
+from ppgstream import synthetic
+from ppgstream.cli import app
+from ppgstream.daemon import Daemon
+
+ROOT = Path(__file__).parents[1]
+SHARED = Path(os.environ.get("PPGSTREAM_DATA", ROOT.parent / "shared" / "data"))
+CUT = ["--epochs", "1", "--steps", "3", "--batch", "16"]  # of options given twice the last counts
+
+
+def commands(page: str) -> list[str]:
+    """The ppgstream commands of a page's shell blocks."""
+    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("ppgstream ")]
+
+
+@pytest.fixture
+def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder as the docs have it: recordings of four people, the bundled checkpoint, the public recordings where they are."""
+    work = tmp_path / "work"
+    (work / "recordings").mkdir(parents=True)
+    monkeypatch.chdir(work)
+    for person in range(1, 7):
+        rng = np.random.default_rng(person)
+        pulse, _ = synthetic.pulse(4000, synthetic.person(rng), rng, fs=100.0)
+        rows = np.column_stack([np.arange(4000), pulse])
+        name = work / "recordings" / f"person{person:02d}_rest.csv"
+        np.savetxt(name, rows, delimiter=",", header="sample,ppg", comments="", fmt="%.6g")
+    (work / "ppgstream").symlink_to(ROOT / "ppgstream")
+    if SHARED.is_dir():
+        (tmp_path / "shared").mkdir()
+        (tmp_path / "shared" / "data").symlink_to(SHARED)
+    ends = "\n".join(f'[{name}]\nendpoint = "ipc://{tmp_path}/{name}"' for name in ("in", "out", "status"))
+    (work / "config.toml").write_text(ends)
+    real = Daemon.run
+
+    def ends_at_once(self: Daemon, denoiser: object) -> object:
+        self.stop.set()
+        return real(self, denoiser)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Daemon, "run", ends_at_once)
+    monkeypatch.setattr(pictures, "examples", lambda *_: None)
+    monkeypatch.setattr(data, "SYNTHETIC_PEOPLE", {"train": 6, "validation": 2, "test": 2})
+    return work
+
+
+def test_the_walk_through_training_goes_from_a_folder_of_files_to_a_daemon(at: Path) -> None:
+    ran = 0
+    for line in commands("training.md"):
+        arguments = shlex.split(line)[1:]
+        if not SHARED.is_dir() and "../shared/data" in line:
+            continue
+        if arguments[0] == "evaluate":
+            continue  # minutes of work; tests of its own
+        result = CliRunner().invoke(app, arguments + (CUT if arguments[0] == "train" else []))
+        assert result.exit_code == 0, f"{line}\n{result.output}"
+        ran += 1
+    assert ran >= 6
+    assert (at / "runs" / "mine" / "recordings.png").read_bytes().startswith(b"\x89PNG")
+    assert (at / "runs" / "mine" / "probe.png").read_bytes().startswith(b"\x89PNG")
+    found = checkpoints.restore(at / "runs" / "mine2")
+    split = found.provenance["split"]
+    assert sorted(name for side in split.values() for name in side) == [f"person{p:02d}_rest.csv" for p in range(1, 7)]
+    assert all(split[side] for side in data.SIDES)
+    clean = np.genfromtxt(at / "clean.csv", delimiter=",", names=True)
+    assert len(clean) == 4000
+
+
+def test_every_training_command_of_the_docs_states_its_epochs() -> None:
+    for page in ("training.md", "course.md"):
+        for line in commands(page):
+            if line.startswith("ppgstream train") and "--help" not in line:
+                assert "--epochs" in line, line

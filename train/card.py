@@ -1,0 +1,133 @@
+"""The model card: what a checkpoint's manifest says, as a page for people."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import msgspec
+
+from ppgstream.checkpoint import Checkpoint
+from ppgstream.models import Architecture
+
+from . import data
+from .recipe import Recipe
+
+LIMITS = (
+    "Not a medical device.",
+    "Trained at 125 Hz; other rates are resampled.",
+    "It may answer noise without any pulse with a pulse: `ppgstream checkpoint probe` shows how much.",
+)
+
+
+def provenance_of(
+    recipe: Recipe, sets: Sequence[data.Set], epoch: int, minutes: float, start: Checkpoint | None
+) -> dict[str, Any]:
+    """What the manifest keeps of a run: recipe, split by recording, data and their sources, where the weights began, date."""
+    return {
+        "recipe": msgspec.to_builtins(recipe),
+        "epochs_done": epoch,
+        "minutes": round(minutes, 2),
+        "from": None if start is None else {"name": start.path.name, "sha256": start.sha256},
+        "data": {s.name: data.ATTRIBUTION[s.name] for s in sets},
+        "split": {side: [n for s in sets for n in _names(s, side)] for side in data.SIDES},
+        "date": datetime.date.today().isoformat(),
+    }
+
+
+def _names(data_set: data.Set, side: str) -> list[str]:
+    names = data_set.recordings(side)
+    return [f"{len(names)} synthetic people"] if data_set.name == "synthetic" and names else names
+
+
+def text(found: Checkpoint) -> str:
+    """The card of a checkpoint, Markdown."""
+    p = found.provenance
+    recipe = dict(p.get("recipe", {}))
+    title = f"{found.arch.family}, {found.parameters:,} parameters"
+    began = p.get("from")
+    lines = [
+        f"# {title}",
+        "",
+        f"A ppgstream checkpoint: `ppgstream run --checkpoint {'FOLDER'}`. Windows of {found.arch.window} samples at {found.fs:g} Hz, "
+        f"hop {found.hop}; id {found.id.hex()}.",
+        "",
+        *(
+            [f"Trained {p['date']}, {p['epochs_done']} of {recipe.get('epochs')} epochs in {p['minutes']:g} minutes."]
+            if {"date", "epochs_done", "minutes"} <= set(p)
+            else []
+        ),
+        *([f"It began from the weights of {began['name']} (sha256 {began['sha256'][:16]})."] if began else []),
+        "",
+        "## Figures",
+        "",
+        *_table("figure", "value", found.figures),
+        "",
+        "G: how much less squared error the answer has than its input, dB, each min-maxed per window; under the recipe's noise (N1 where it has none).",
+        "",
+        "## Cost",
+        "",
+        f"{found.parameters:,} parameters, {mflop(found.arch):.2f} MFLOP a window.",
+        "",
+        "## Data",
+        "",
+        *_sources(p.get("data", {})),
+        "",
+        *(f"- {side}: {_listed(names)}" for side, names in dict(p.get("split", {})).items()),
+        "",
+        "## Recipe",
+        "",
+        "```toml",
+        *(_toml(key, value) for key, value in recipe.items() if value is not None),
+        "```",
+        "",
+        "## Limits",
+        "",
+        *(f"- {limit}" for limit in LIMITS),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _sources(stated: Any) -> list[str]:
+    """What a manifest says of the data: a source by name, or (before format 2) a sentence."""
+    return [f"- {name}: {source}" for name, source in stated.items()] if isinstance(stated, Mapping) else [f"- {stated}"]
+
+
+def _table(left: str, right: str, rows: Mapping[str, Any]) -> list[str]:
+    return [f"| {left} | {right} |", "|---|---|", *(f"| {key} | {value} |" for key, value in rows.items())]
+
+
+def _listed(names: list[str]) -> str:
+    return f"{len(names)}: {', '.join(names)}" if names else "none"
+
+
+def _toml(key: str, value: Any) -> str:
+    if isinstance(value, dict):
+        return f"{key} = {{ {', '.join(f'{k} = {v}' for k, v in value.items())} }}"
+    if isinstance(value, list):
+        return f"{key} = [{', '.join(_scalar(v) for v in value)}]"
+    return f"{key} = {_scalar(value)}"
+
+
+def _scalar(value: Any) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def mflop(arch: Architecture) -> float:
+    """Multiplications and additions of one window, in millions (two for each product of a matrix; activations not counted)."""
+    n = arch.window
+    if "hidden" in arch.sizes:
+        hidden = arch.sizes["hidden"]
+        assert isinstance(hidden, tuple)
+        widths = [n, *hidden, n]
+        return 2e-6 * sum(a * b for a, b in pairwise(widths))
+    if "units" in arch.sizes:
+        units = arch.size("units")
+        steps = n + (arch.family == "brae")
+        return 2e-6 * (steps * 4 * units * (units + 1) + n * units * (2 if arch.family == "brae" else 1))
+    patch, width, depth = arch.size("patch"), arch.size("width"), arch.size("depth")
+    tokens = (n + arch.context) // patch
+    block = 4 * width * width + 2 * 2 * width * width + 2 * tokens * width
+    return 2e-6 * tokens * (2 * patch * width + depth * block + 2 * patch * width)

@@ -1,0 +1,147 @@
+"""Recordings of one's own: a folder of them, their clean stretches (`ppgstream.clean`), and which recording is for what.
+
+Training adds noise to what it takes for clean and asks for it back, so a noisy stretch taken for clean would teach the network to keep its noise.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ppgstream import recording
+from ppgstream.clean import Report, choose
+from ppgstream.errors import DataError, SourceError, UsageError
+
+from .data import FS, SIDES, Clean, Set
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SUFFIXES = (".txt", ".csv", ".tsv", ".npy", ".npz", ".log", ".dat")
+SHARES = {"test": 0.15, "validation": 0.15}  # of the groups
+LEAST_TRAIN_S, LEAST_VALIDATION_S = 30.0, 8.0
+
+
+class Judged(NamedTuple):
+    """One recording: what was found in it, and the side it is on ("" if it has nothing clean)."""
+
+    report: Report
+    side: str
+
+
+def read(
+    folder: Path, *, fs: float | None, column: str | None = None, key: str | None = None, group: str | None = None
+) -> tuple[Set, list[Judged]]:
+    """The clean stretches of all recordings in `folder`, split by recording, or by what `group` finds in the file's name.
+
+    fs: of the files that do not state their rate, Hz. Raises SourceError for a folder without recordings, UsageError for a `group` that does not fit,
+    DataError for a file that cannot be read or has another rate, and for too little clean signal.
+    """
+    if not folder.is_dir():
+        raise SourceError(f"--recordings {folder}: no such folder")
+    if fs is not None and not 20 <= fs <= 1000:
+        raise UsageError(f"--fs {fs:g}: must be 20 to 1000 Hz")
+    paths = sorted(p for p in folder.rglob("*") if p.is_file() and p.suffix.lower() in SUFFIXES and not p.name.startswith("."))
+    if not paths:
+        raise SourceError(f"--recordings {folder}: no recordings in it (files ending in {', '.join(SUFFIXES)})")
+    groups = _groups([str(p.relative_to(folder)) for p in paths], group)
+    chosen: dict[str, list[tuple[Clean, Report]]] = {}
+    for path in paths:
+        name = str(path.relative_to(folder))
+        found = recording.read(path, column=column, key=key)
+        rate = found.rate(str(path), fs, FS)
+        if found.fs is None and fs is None:
+            raise UsageError(f"--fs: {path} does not state its sampling rate; say it in Hz")
+        rows = np.atleast_2d(found.samples)
+        for number, row in enumerate(rows):
+            own_name = name if len(rows) == 1 else f"{name}[{number}]"
+            stretches, report = choose(row, rate, own_name)
+            chosen.setdefault(groups[name], []).append((Clean(stretches, [own_name] * len(stretches)), report))
+    sides = split({g: [clean for clean, _ in found] for g, found in chosen.items()})
+    judged = [Judged(report, sides[g] if report.chosen else "") for g, found in chosen.items() for _, report in found]
+    parts = {side: [clean for g, found in chosen.items() if sides.get(g) == side for clean, _ in found] for side in SIDES}
+    return Set("own", {side: _together(parts[side]) for side in SIDES}), judged
+
+
+def _together(parts: list[Clean]) -> Clean:
+    return Clean([x for c in parts for x in c.stretches], [n for c in parts for n in c.recording])
+
+
+def _groups(names: list[str], group: str | None) -> dict[str, str]:
+    if group is None:
+        return {name: name for name in names}
+    try:
+        pattern = re.compile(group)
+    except re.error as error:
+        raise UsageError(f"--group {group!r}: not a regular expression: {error}") from error
+    found = {}
+    for name in names:
+        match = pattern.search(name)
+        if match is None:
+            raise UsageError(f"--group {group!r}: not found in the file name {name!r}")
+        found[name] = match.group(1) if pattern.groups and match.group(1) is not None else match.group(0)
+    return found
+
+
+def split(groups: dict[str, list[Clean]]) -> dict[str, str]:
+    """The side of each group that has clean signal. By a hash of the group's name, so that more recordings leave the earlier ones where they are;
+    but the groups of the lowest and second lowest hash validate and test if no other does.
+
+    Raises DataError with the numbers for one group only, or for too little signal on a side that is needed.
+    """
+    seconds = {g: sum(c.seconds for c in clean) for g, clean in groups.items()}
+    usable = sorted((g for g, s in seconds.items() if s > 0), key=_place)
+    total = sum(seconds.values())
+    if len(usable) < 2:
+        raise DataError(
+            f"{total:.0f} s of clean signal in {len(usable)} of {len(groups)} recordings: training needs at least two recordings with "
+            "clean signal, one of them to validate on (see recordings.png and the table for what was refused)"
+        )
+    sides = {}
+    for g in usable:
+        place = _place(g)
+        sides[g] = (
+            "validation" if place < SHARES["validation"] else "test" if place < SHARES["validation"] + SHARES["test"] else "train"
+        )
+    if "validation" not in sides.values():
+        sides[usable[0]] = "validation"
+    if "test" not in sides.values() and len(usable) > 2:
+        sides[next(g for g in usable if sides[g] != "validation")] = "test"
+    if "train" not in sides.values():
+        sides[usable[-1]] = "train"
+    if "validation" not in sides.values():
+        sides[usable[0]] = "validation"
+    for side, least in (("train", LEAST_TRAIN_S), ("validation", LEAST_VALIDATION_S)):
+        there = sum(seconds[g] for g in usable if sides[g] == side)
+        if there < least:
+            raise DataError(
+                f"{total:.0f} s of clean signal, {there:.0f} s of it to {side.replace('validation', 'validate')} on: {least:.0f} s are needed there; "
+                "record more at rest"
+            )
+    return sides
+
+
+def _place(group: str) -> float:
+    """Where a group lies in 0..1, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
+
+
+def table(judged: list[Judged]) -> Table:
+    """For the terminal: a recording a row, and all of them."""
+    from rich.table import Table
+
+    shown = Table(title="clean signal chosen by rule", title_justify="left")
+    for heading in ("recording", "s", "clean, s", "windows", "side", "refused"):
+        shown.add_column(heading, justify="left" if heading in ("recording", "side", "refused") else "right", overflow="fold")
+    reports = [report for report, _ in judged]
+    total = Report("all", sum(r.seconds for r in reports), sum(r.chosen for r in reports), sum(r.windows for r in reports))
+    for report in reports:
+        total.refused.update(report.refused)
+    for r, side in [*judged, (total, "")]:
+        why = ", ".join(f"{count} {reason}" for reason, count in r.refused.most_common())
+        shown.add_row(r.name, f"{r.seconds:.0f}", f"{r.chosen:.0f}", str(r.windows), side, why)
+    return shown
