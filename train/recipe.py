@@ -28,13 +28,14 @@ SIZES = ("hidden", "units", "patch", "width", "depth", "heads")
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that a run depends on beside its data. A run is `epochs` epochs of `steps` batches of `batch` windows.
 
-    Network: `hidden` (a width for each hidden layer), `units` of an LSTM, `patch`, `width`, `depth`, `heads` of the transformer; None: the
+    Network: `hidden` (a width for each hidden layer), `units` of an LSTM, `patch`, `width`, `depth`, `heads` of a transformer; None: the
     family's own. `window` in samples. `dropout`: the share of hidden values that is dropped in training.
     Noise: `noise` names parts of N1, added one after the other; `shares` says how much of a batch gets which kind: "full" strength,
     "mild" (each part weaker or absent), "clean". `stretch`: windows are stretched or squeezed in time by up to this factor.
     `synthetic`: the share of windows from synthetic people.
     Steps: 0 makes an epoch one pass over all training windows, every `PASS_HOP` samples.
-    Learning rate: rises over `warm_up` steps (at most a tenth of all) to `learning_rate`, and falls on a cosine to `final_rate` times that over all planned steps; 1 keeps it.
+    Learning rate: rises over `warm_up` steps (at most a tenth of all) to `learning_rate`, then falls on a cosine to `final_rate` times that over all
+    planned steps; 1 keeps it.
     `ema`: the saved weights are an exponential average over about 1 / (1 - ema) steps, fewer at the start; 0: the last weights.
     `early_stop`: epochs without a lower validation loss after which the run ends, with the best weights; 0: never.
     """
