@@ -134,7 +134,7 @@ def _identity(weights_sha256: str, decides: Mapping[str, Any]) -> str:
 
 
 def _scaling(arch: Architecture) -> dict[str, str]:
-    return {"input": "min-max", "answer": arch.answers}
+    return {"input": arch.scaling, "answer": arch.answers}
 
 
 def array_of(variable: Any) -> Tensor:
@@ -206,7 +206,7 @@ def _restore_ours(folder: Path) -> Checkpoint:
             sizes=_sizes(plan["sizes"]),
             hidden_activation=str(plan.get("hidden_activation", "")),
             output_activation=str(plan.get("output_activation", "linear")),
-            outputs=tuple(plan.get("outputs", ("wave",))),
+            outputs=tuple(plan.get("outputs", ())),
         )
         fs, tile, sha256 = float(manifest["fs"]), int(manifest["tile"]), str(manifest["sha256"])
         hop = int(manifest.get("hop", min(DEFAULT_HOP, arch.window)))
@@ -425,7 +425,7 @@ def denoiser(checkpoint: Checkpoint, *, threads: int = 1) -> Denoiser:
 
     def run(batch: Batch) -> Answer:
         n = len(batch.x)
-        y = np.empty((n, arch.window), np.float32)
+        y = np.empty((n, arch.window * len(arch.outputs)), np.float32)
         for start in range(0, n, tile):
             stop = min(start + tile, n)
             x = np.full((tile, length), 0.5, np.float32)
@@ -433,7 +433,7 @@ def denoiser(checkpoint: Checkpoint, *, threads: int = 1) -> Denoiser:
             x[: stop - start] = batch.x[start:stop]
             valid[: stop - start] = batch.valid[start:stop]
             y[start:stop] = compiled(tf.constant(x), tf.constant(valid)).numpy()[: stop - start]
-        return Answer(y)
+        return Answer(y[:, : arch.window], y[:, arch.window :] if "log_var" in arch.outputs else None)
 
     run(Batch(np.full((1, length), 0.5, np.float32), np.ones((1, length), np.bool_)))
     return run
@@ -460,6 +460,7 @@ def import_tensorflow() -> Any:
 
 def import_keras() -> Any:
     """Keras, on the backend that KERAS_BACKEND names: tensorflow (the default), torch or jax. Raises CheckpointError where it is missing."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Keras may import TensorFlow on its other backends too
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if backend == "tensorflow":
         import_tensorflow()

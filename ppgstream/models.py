@@ -10,6 +10,9 @@ signal's own 0..1; the patch transformer answers in the scale of its input.
     brae    x as a sequence -> forward LSTM(40) over all of it, backward LSTM(40) over the LAST sample only
             -> concatenate -> dropout -> Dense(window)
     patch   25 patches of 10 samples -> transformer -> per sample a gate on the input and a correction
+    transformer
+            the same on standardised samples (mean 0, SD 1 of what was measured) with each patch's shape apart from its level;
+            per sample a gate, a correction and the log variance of its error, in units of the clean pulse's variance
 
 The backward half of brae looks odd and is right: the course reads `outputs[-1]` of a static bidirectional RNN, and at the last
 step the backward cell has seen one sample. `keras.layers.Bidirectional` computes another function.
@@ -21,13 +24,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from ppgstream.denoiser import Answers
+from ppgstream.denoiser import Answers, Scaling
 from ppgstream.errors import CheckpointError
 
 if TYPE_CHECKING:
     import keras
 
-Family = Literal["ae", "ae3", "dae", "rae", "brae", "patch"]
+Family = Literal["ae", "ae3", "dae", "rae", "brae", "patch", "transformer"]
 Sizes = dict[str, int | tuple[int, ...]]
 DENSE = ("ae", "ae3", "dae")
 COURSE = (*DENSE, "rae", "brae")
@@ -38,8 +41,18 @@ DEFAULT_SIZES: dict[str, Sizes] = {
     "rae": {"units": 40},
     "brae": {"units": 40},
     "patch": {"patch": 10, "width": 64, "depth": 4, "heads": 4},
+    "transformer": {"patch": 10, "width": 64, "depth": 4, "heads": 4},
 }
-HIDDEN_ACTIVATION = {"ae": "sigmoid", "ae3": "sigmoid", "dae": "sigmoid", "rae": "tanh", "brae": "tanh", "patch": "silu"}
+HIDDEN_ACTIVATION = {
+    "ae": "sigmoid",
+    "ae3": "sigmoid",
+    "dae": "sigmoid",
+    "rae": "tanh",
+    "brae": "tanh",
+    "patch": "silu",
+    "transformer": "silu",
+}
+OUTPUTS = {"transformer": ("wave", "log_var")}  # of the other families: the wave alone
 ACTIVATIONS = ("linear", "sigmoid", "tanh", "relu", "elu", "selu", "silu", "softplus", "softsign")
 LARGEST_SIZE, MOST_LAYERS = 4096, 16
 
@@ -59,19 +72,25 @@ class Architecture:
     sizes: Sizes = field(default_factory=dict)
     hidden_activation: str = ""
     output_activation: str = "linear"
-    outputs: tuple[str, ...] = ("wave",)
+    outputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         own: dict[str, Any] = dict(self.sizes)
         if isinstance(width := own.get("hidden"), int):
             own["hidden"] = (width,)
         object.__setattr__(self, "sizes", DEFAULT_SIZES.get(self.family, {}) | own)
+        object.__setattr__(self, "outputs", self.outputs or OUTPUTS.get(self.family, ("wave",)))
         object.__setattr__(self, "hidden_activation", self.hidden_activation or HIDDEN_ACTIVATION.get(self.family, ""))
 
     @property
     def answers(self) -> Answers:
         """The domain of the answer: the clean signal's own 0..1, or the scale of the noisy input."""
-        return "input" if self.family == "patch" else "clean"
+        return "clean" if self.family in COURSE else "input"
+
+    @property
+    def scaling(self) -> Scaling:
+        """How a window is brought to the network: min-max, or mean 0 and SD 1 of its measured samples."""
+        return "standard" if self.family == "transformer" else "min-max"
 
     def size(self, name: str) -> int:
         value = self.sizes[name]
@@ -102,10 +121,13 @@ def check(arch: Architecture) -> None:
     for role, name in (("hidden", arch.hidden_activation), ("output", arch.output_activation)):
         if name not in ACTIVATIONS:
             raise CheckpointError(f"{role} activation {name!r}: known are {', '.join(ACTIVATIONS)}")
-    if family == "patch" and (arch.hidden_activation, arch.output_activation) != ("silu", "linear"):
-        raise CheckpointError("network family 'patch': its activations are fixed; they can be chosen for the course's families")
-    if arch.outputs != ("wave",):
-        raise CheckpointError(f"network family {family!r} answers wave, not {', '.join(map(str, arch.outputs))}")
+    if family not in COURSE and (arch.hidden_activation, arch.output_activation) != ("silu", "linear"):
+        raise CheckpointError(
+            f"network family {family!r}: its activations are fixed; they can be chosen for the course's families"
+        )
+    own = OUTPUTS.get(family, ("wave",))
+    if arch.outputs != own:
+        raise CheckpointError(f"network family {family!r} answers {', '.join(own)}, not {', '.join(map(str, arch.outputs))}")
     if arch.context and family in COURSE:
         raise CheckpointError(f"network family {family!r} takes no context, got {arch.context} samples")
 
@@ -198,6 +220,51 @@ def _patch_transformer(arch: Architecture, dropout: float) -> keras.Model:
     return keras.Model([x, valid], y, name="patch")
 
 
+CLIPPED_AT = 6.0  # SD: what lies beyond is shown to the network as this
+FARTHEST = 60.0  # SD: of a sample that is passed on
+LOG_VAR = (-8.0, 4.0)
+
+
+def _transformer(arch: Architecture, dropout: float) -> keras.Model:
+    import keras
+    from keras import layers, ops
+
+    length, patch, width, heads = arch.context + arch.window, arch.size("patch"), arch.size("width"), arch.size("heads")
+    if length % patch or width % heads:
+        raise CheckpointError(
+            f"transformer: {length} samples must be whole patches of {patch}, width {width} whole heads of {heads}"
+        )
+    tokens, size = length // patch, width // heads
+    x = keras.Input((length,), name="x")
+    valid = keras.Input((length,), name="valid")
+
+    known = ops.reshape(valid, (-1, tokens, patch))
+    measured = ops.clip(x, -FARTHEST, FARTHEST) * valid
+    seen = ops.reshape(measured, (-1, tokens, patch))
+    level = ops.sum(seen, axis=-1, keepdims=True) / ops.maximum(ops.sum(known, axis=-1, keepdims=True), 1.0)
+    shape = ops.clip((seen - level) * known, -CLIPPED_AT, CLIPPED_AT)
+    h = ops.concatenate([ops.clip(seen, -CLIPPED_AT, CLIPPED_AT) / 2, shape, 1.0 - known], axis=-1)
+    h = layers.Dense(width, name="embed")(h)
+    h = _Position(tokens, width, name="position")(h)
+    for block in range(arch.size("depth")):
+        z = layers.LayerNormalization(epsilon=1e-5, name=f"norm_a{block}")(h)
+        z = ops.reshape(layers.Dense(3 * width, name=f"qkv{block}")(z), (-1, tokens, 3, heads, size))
+        query, key, value = (ops.transpose(z[:, :, part], (0, 2, 1, 3)) for part in range(3))
+        score = ops.matmul(query * size**-0.5, ops.transpose(key, (0, 1, 3, 2)))
+        weight = ops.exp(score - ops.max(score, axis=-1, keepdims=True))  # no softmax: see `Attention`
+        mixed = ops.matmul(weight, value) / ops.sum(weight, axis=-1, keepdims=True)
+        mixed = ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (-1, tokens, width))
+        h = h + layers.Dropout(dropout)(layers.Dense(width, name=f"mix{block}")(mixed))
+        z = layers.LayerNormalization(epsilon=1e-5, name=f"norm_m{block}")(h)
+        z = layers.Dense(2 * width, activation="silu", name=f"up{block}")(z)
+        h = h + layers.Dropout(dropout)(layers.Dense(width, name=f"down{block}")(z))
+    h = layers.LayerNormalization(epsilon=1e-5, name="norm_out")(h)
+    h = ops.reshape(layers.Dense(3 * patch, name="head")(h), (-1, tokens, 3, patch))
+    gate, correction, log_var = (ops.reshape(h[:, :, part], (-1, length))[:, arch.context :] for part in range(3))
+    y = ops.sigmoid(gate) * measured[:, arch.context :] + correction
+    return keras.Model([x, valid], ops.concatenate([y, ops.clip(log_var, *LOG_VAR)], axis=1), name="transformer")
+
+
 def _Attention(heads: int, size: int, dropout: float, name: str) -> keras.layers.Layer:  # noqa: N802 (as `_Position`)
     import keras
     from keras import layers, ops
@@ -258,4 +325,5 @@ _BUILDERS: dict[str, Callable[[Architecture, float], keras.Model]] = {
     "rae": _recurrent_autoencoder,
     "brae": _recurrent_autoencoder,
     "patch": _patch_transformer,
+    "transformer": _transformer,
 }

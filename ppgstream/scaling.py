@@ -45,6 +45,27 @@ def scale_of(x: Float64, valid: Bool) -> Scale:
     return Scale(np.where(flat, low - 0.5, low), np.where(flat, 1.0, gain), flat)
 
 
+def standard_scale_of(x: Float64, valid: Bool) -> Scale:
+    """Scale of each row of `x` (n, m) from its valid samples: offset their mean, gain their root mean square once a straight line (least squares) is taken
+    out of them. A row that is flat but for that line, or has less than 3 valid samples, is `flat` and has gain 1.
+    """
+    w = valid.astype(np.float64)
+    total = w.sum(axis=1, keepdims=True)
+    t = np.arange(x.shape[1], dtype=np.float64)
+    anchor = np.where(valid, x, 0.0).sum(axis=1, keepdims=True) / np.maximum(
+        total, 1.0
+    )  # so that no square overflows for a large offset
+    known = np.where(valid, x - anchor, 0.0)
+    mean = known.sum(axis=1, keepdims=True) / np.maximum(total, 1.0)
+    tc = (t - (w * t).sum(axis=1, keepdims=True) / np.maximum(total, 1.0)) * w
+    slope = (tc * known).sum(axis=1, keepdims=True) / np.maximum((tc * tc).sum(axis=1, keepdims=True), 1e-12)
+    rest = (known - mean) * w - slope * tc
+    gain = np.sqrt((rest * rest).sum(axis=1, keepdims=True) / np.maximum(total, 1.0))
+    resolution = np.spacing(np.abs(anchor) + np.abs(known).max(axis=1, keepdims=True)) * 4
+    flat = ~(gain > resolution) | ~np.isfinite(gain) | (total < 3)
+    return Scale(anchor + mean, np.where(flat, 1.0, gain), flat)
+
+
 def normalise(x: Float64, scale: Scale) -> Float32:
     """Rows of `x` (n, m) in the sensor's units to the model's domain, float32. What the scale was not made from may lie outside 0..1."""
     return np.clip((x - scale.offset) / scale.gain, -FARTHEST, FARTHEST).astype(np.float32)

@@ -15,6 +15,7 @@ from ppgstream import metrics, noise, synthetic
 from ppgstream.denoiser import Batch
 from ppgstream.errors import CheckpointError
 from ppgstream.models import Architecture, build
+from ppgstream.scaling import denormalise, normalise, standard_scale_of
 from ppgstream.trust import held_rows
 
 SHARED = Path(os.environ.get("PPGSTREAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
@@ -122,9 +123,11 @@ def test_a_prefix_an_index_file_and_a_folder_all_mean_the_same_checkpoint(tmp_pa
     assert checkpoints.restore(tmp_path).sha256 == checkpoints.restore(tmp_path / "net-9").sha256 != newest
 
 
-@pytest.mark.parametrize("family", ["ae", "ae3", "dae", "rae", "brae", "patch"])
+@pytest.mark.parametrize("family", ["ae", "ae3", "dae", "rae", "brae", "patch", "transformer"])
 def test_save_and_restore_give_the_same_network_back(family: str, tmp_path: Path) -> None:
-    arch = Architecture(family, window=40, sizes={"patch": 8, "width": 16, "depth": 1, "heads": 2} if family == "patch" else {})
+    arch = Architecture(
+        family, window=40, sizes={"patch": 8, "width": 16, "depth": 1, "heads": 2} if family in ("patch", "transformer") else {}
+    )
     model = build(arch)
     checkpoints.save(tmp_path, model, arch, provenance={"seed": 3}, figures={"g": 1.5})
     found = checkpoints.restore(tmp_path)
@@ -134,7 +137,9 @@ def test_save_and_restore_give_the_same_network_back(family: str, tmp_path: Path
     assert found.parameters == model.count_params()
     x = np.random.default_rng(4).uniform(0, 1, (3, 40)).astype(np.float32)
     direct = np.asarray(model(x if len(model.inputs) == 1 else [x, np.ones_like(x)]))
-    np.testing.assert_allclose(checkpoints.denoiser(found)(everything_valid(x)).y, direct, atol=1e-5)
+    answer = checkpoints.denoiser(found)(everything_valid(x))
+    np.testing.assert_allclose(answer.y, direct[:, :40], atol=1e-5)
+    assert (answer.log_var is None) == (family != "transformer")
 
 
 def test_a_course_network_starts_from_the_course_initial_values() -> None:
@@ -326,6 +331,41 @@ def test_the_course_checkpoints_agree_with_their_original_graphs_to_1e_5(name: s
         x, expected = original["noisy"], original[name]
     found = checkpoints.restore(SHARED / "course" / f"{name.upper()}_tensorboard" / "checkpoints")
     np.testing.assert_allclose(checkpoints.denoiser(found)(everything_valid(x)).y, expected, atol=1e-5, rtol=0)
+
+
+def prototype_tensors(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The prototype's weights under the names of the family `transformer`."""
+    names = {"e": "embed", "n": "norm_out", "out": "head"}
+    for b in range(4):
+        parts = {"n1": "norm_a", "qkv": "qkv", "o": "mix", "n2": "norm_m", "u": "up", "d": "down"}
+        names |= {f"b.{b}.{short}": f"{name}{b}" for short, name in parts.items()}
+    tensors = {"position/table": weights["pos"]}
+    for short, name in names.items():
+        kernel, bias = weights[f"{short}.weight"], weights[f"{short}.bias"]
+        of_norm = name.startswith("norm")
+        tensors[f"{name}/{'gamma' if of_norm else 'kernel'}"] = kernel if of_norm else np.ascontiguousarray(kernel.T)
+        tensors[f"{name}/{'beta' if of_norm else 'bias'}"] = bias
+    return tensors
+
+
+@pytest.mark.skipif(not (SHARED / "prototype").is_dir(), reason="the prototype's weights are not here")
+def test_the_transformer_answers_as_the_prototype_did_with_its_weights() -> None:
+    with np.load(SHARED / "prototype" / "weights.npz") as archive:
+        tensors = prototype_tensors(dict(archive))
+    found = checkpoints.Checkpoint(SHARED / "prototype", Architecture("transformer"), tensors, "0" * 64)
+    assert found.parameters == 139_550
+    denoise = checkpoints.denoiser(found)
+    with np.load(SHARED / "prototype" / "golden.npz") as golden:
+        answer = denoise(Batch(golden["normalised"], golden["known"] > 0))
+        np.testing.assert_allclose(answer.y, golden["answer"], atol=1e-5)
+        np.testing.assert_allclose(answer.log_var, golden["log_var"], atol=2e-5)
+        raw, known = golden["raw"].astype(np.float64), golden["raw_known"] > 0
+        scale = standard_scale_of(raw, known)
+        np.testing.assert_allclose(scale.offset, golden["raw_mean"], rtol=1e-6)
+        np.testing.assert_allclose(scale.gain, golden["raw_sd"], rtol=1e-6)
+        answer = denoise(Batch(normalise(raw, scale), known))
+        np.testing.assert_allclose(denormalise(answer.y, scale), golden["raw_answer"], atol=1e-5 * np.ptp(raw))
+        np.testing.assert_allclose(answer.log_var, golden["raw_log_var"], atol=1e-4)
 
 
 def test_attention_is_the_multi_head_attention_of_keras() -> None:

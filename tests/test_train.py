@@ -38,6 +38,7 @@ TINY: dict[str, dict[str, Any]] = {
     "rae": {"units": 3},
     "brae": {"units": 3},
     "patch": {"patch": 10, "width": 8, "depth": 1, "heads": 2},
+    "transformer": {"patch": 10, "width": 8, "depth": 1, "heads": 2},
 }
 
 
@@ -113,7 +114,7 @@ def test_options_win_over_the_file_and_the_file_over_the_family(tmp_path: Path) 
         ("learning_rate = -1", "recipe.toml: learning-rate: expected `float` > 0.0, got -1"),
         ("batch = 'many'", "recipe.toml: batch: expected `int`, got 'many'"),
         ("colour = 3", "recipe.toml: 'colour' is no key of a recipe"),
-        ("loss = 'l3'", "recipe.toml: loss: known are l2, l1, shape, got 'l3'"),
+        ("loss = 'l3'", "recipe.toml: loss: known are l2, l1, shape, robust, got 'l3'"),
         ("noise = ['pink']", "recipe.toml: noise: must be none, white, slope, saturation, n1, got ['pink']"),
         ("noise = ['none', 'white']", "recipe.toml: noise: none cannot be joined"),
         ("noise = []", "recipe.toml: noise: name one"),
@@ -169,8 +170,8 @@ def test_one_pass_shows_every_training_window_once_and_in_another_order_each_epo
 
 
 def test_random_windows_come_from_the_sets_by_their_shares_and_are_stretched_within_bounds() -> None:
-    slow = data.Clean([np.sin(np.arange(400) / 10)], ["sine"])
-    ramp = data.Clean([5 + np.arange(300) / 300], ["ramp"])
+    slow = data.Set("a", {"train": data.Clean([np.sin(np.arange(400) / 10)], ["sine"])})
+    ramp = data.Set("b", {"train": data.Clean([5 + np.arange(300) / 300], ["ramp"])})
     drawn = batches.Windows([slow, ramp], [0.25, 0.75], 50, 1.5).random(4000, np.random.default_rng(1))
     ramps = drawn.min(axis=1) > 2
     assert ramps.mean() == pytest.approx(0.75, abs=0.03)
@@ -184,7 +185,7 @@ def test_random_windows_come_from_the_sets_by_their_shares_and_are_stretched_wit
 def test_the_packed_target_is_the_clean_pulse_as_it_lies_in_what_the_network_answers(family: str, sets: list[data.Set]) -> None:
     recipe = small(family, noise=["slope"], shares={"full": 1.0}, batch=200)
     drawn = batches.Source(sets, recipe).batch(0, 0)
-    clean, gain, level = drawn.packed[:, :50], drawn.packed[:, 50:51], drawn.packed[:, 51:]
+    clean, gain, level = drawn.packed[:, :50], drawn.packed[:, 50:51], drawn.packed[:, 51:52]
     assert clean.min() == 0
     assert clean.max() == 1
     if family == "dae":
@@ -210,7 +211,7 @@ def test_losses_are_what_their_names_say() -> None:
     keras = checkpoints.import_keras()
     rng = np.random.default_rng(1)
     clean, answer = noise.minmax(rng.uniform(0, 1, (5, 30))), rng.uniform(0, 1, (5, 30))
-    packed = np.concatenate([clean, np.full((5, 1), 0.5), np.full((5, 1), 0.2)], axis=1).astype(np.float32)
+    packed = np.concatenate([clean, np.full((5, 1), 0.5), np.full((5, 1), 0.2), np.ones((5, 2))], axis=1).astype(np.float32)
     error = (answer - (0.5 * clean + 0.2)) / 0.5
     both = [np.asarray(keras.ops.convert_to_tensor(a.astype(np.float32))) for a in (packed, answer)]
     np.testing.assert_allclose(losses.l2(*both), (error**2).mean(axis=1), rtol=1e-4)
@@ -593,7 +594,7 @@ def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Path) -> Path:
         ("gan", 2, "FAMILY 'gan': known are ae, ae3"),
         ("", 2, "FAMILY: name one of ae"),
         ("dae --hidden 3,x", 2, "--hidden '3,x': must be whole numbers"),
-        ("dae --loss l3", 78, "loss: known are l2, l1, shape, got 'l3'"),
+        ("dae --loss l3", 78, "loss: known are l2, l1, shape, robust, got 'l3'"),
         ("dae --noise pink", 78, "noise: must be none, white, slope, saturation, n1, got ['pink']"),
         ("dae --learning-rate 0", 78, "learning-rate: expected `float` > 0.0, got 0"),
         ("dae --optimizer lion", 78, "optimizer: must be adam, adamw, sgd, got 'lion'"),

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,11 @@ from numpy.typing import NDArray
 from ppgstream import noise
 from ppgstream.errors import DataError
 from ppgstream.models import Architecture
+from ppgstream.noise import Floats
+from ppgstream.scaling import Scale, normalise, standard_scale_of
 from ppgstream.trust import held_rows
 
-from . import data
+from . import data, mix
 from .recipe import Recipe
 
 Float32 = NDArray[np.float32]
@@ -24,24 +26,33 @@ MOST_SCORED = 1000  # validation windows of one set
 
 
 class Drawn(NamedTuple):
-    """A batch of `n` windows. inputs: what the network takes, each (n, window). packed: (n, window + 2), what a loss compares the answer with: the
-    clean window in its own 0..1, and gain and level, with which it becomes the right answer in the scale that the network answers in."""
+    """A batch of `n` windows. inputs: what the network takes, each (n, window). packed: (n, window + 4), for the loss (`losses`)."""
 
     inputs: list[Float32]
     packed: Float32
 
 
 class Windows:
-    """Windows of clean stretches: a given one, or random ones, the sets having the shares that they are to have."""
+    """Windows of clean stretches: a given one, or random ones, the sets having the shares that they are to have.
 
-    def __init__(self, sets: Sequence[data.Clean], shares: Sequence[float], window: int, stretch: float) -> None:
-        stretches = [x for clean in sets for x in clean.stretches]
-        self.window, self.stretch = window, stretch
-        self._all = np.concatenate(stretches or [np.zeros(0)]).astype(np.float32)
+    Real pulses are stretched in time by up to `stretch`, and a share of them (`reshape`) comes from behind one of `SENSORS`; synthetic ones are not.
+    """
+
+    def __init__(
+        self, sets: Sequence[data.Set], shares: Sequence[float], window: int, stretch: float = 1.0, reshape: float = 0.0
+    ) -> None:
+        trained = [s.sides["train"] for s in sets]
+        stretches = [x for clean in trained for x in clean.stretches]
+        self.window, self._reshape = window, reshape
+        variants = [stretches, *([_filtered(x, sensor) for x in stretches] for sensor in (SENSORS if reshape else ()))]
+        self._all = np.concatenate([np.zeros(0), *(x for variant in variants for x in variant)]).astype(np.float32)
+        self._variants = len(variants)
         sizes = np.array([len(x) for x in stretches], np.int64)
         self._stop = np.cumsum(sizes)
         self._begin = self._stop - sizes
-        joined = data.Clean(stretches, [name for clean in sets for name in clean.recording])
+        real = np.array([s.name != "synthetic" for s in sets for _ in s.sides["train"].stretches], np.bool_)
+        self._real, self._stretch = real, np.where(real, stretch, 1.0)
+        joined = data.Clean(stretches, [name for clean in trained for name in clean.recording])
         which, starts = data.window_starts(joined, window, PASS_HOP)
         if not len(which):
             raise DataError(f"no clean stretch is as long as a window of {window} samples ({window / data.FS:g} s)")
@@ -49,7 +60,7 @@ class Windows:
         # A stretch is drawn by its length, within its set's share.
         room, chances = np.maximum(sizes - window + 1, 0).astype(np.float64), np.zeros(len(sizes))
         at = 0
-        for clean, share in zip(sets, shares, strict=True):
+        for clean, share in zip(trained, shares, strict=True):
             own = slice(at, at + len(clean.stretches))
             chances[own] = share * room[own] / max(room[own].sum(), 1.0)
             at += len(clean.stretches)
@@ -64,49 +75,124 @@ class Windows:
         return np.asarray(np.lib.stride_tricks.sliding_window_view(self._all, self.window)[self._pass[numbers]])
 
     def random(self, n: int, rng: np.random.Generator) -> Float32:
-        """`n` windows from anywhere, stretched in time: (n, window)."""
+        """`n` windows from anywhere: (n, window)."""
         which = np.minimum(np.searchsorted(self._cumulative, rng.uniform(0, 1, n), side="right"), len(self._begin) - 1)
         begin, length = self._begin[which, None], (self._stop - self._begin)[which, None]
-        fastest = np.minimum(self.stretch, (length - 1) / self.window)
-        low = -np.log(self.stretch)
+        most = self._stretch[which, None]
+        fastest = np.minimum(most, (length - 1) / self.window)
+        low = -np.log(most)
         rate = np.exp(low + rng.uniform(0, 1, (n, 1)) * (np.log(np.maximum(fastest, 1e-9)) - low))
         at = rng.uniform(0, 1, (n, 1)) * np.maximum(length - 1 - rate * (self.window - 1), 0) + rate * np.arange(self.window)
         floor = np.minimum(at.astype(np.int64), length - 2)
+        share = (at - floor).astype(np.float32)
+        if self._variants > 1:
+            changed = self._real[which] & (rng.uniform(0, 1, n) < self._reshape)
+            begin = begin + (self._stop[-1] * np.where(changed, rng.integers(1, self._variants, n), 0))[:, None]
         left, right = self._all[begin + floor], self._all[begin + floor + 1]
-        return np.asarray(left + (at - floor).astype(np.float32) * (right - left))
+        x = np.asarray(left + share * (right - left))
+        return mix.bent(rng, x, self._reshape) if self._reshape else x
+
+
+# Sensors shape the pulse: AC coupling turns its slow fall into an undershoot; smoothing rounds it. (type, order, Hz)
+Sensor = tuple[Literal["highpass", "lowpass"], int, float]
+SENSORS: tuple[Sensor, ...] = (
+    ("highpass", 1, 0.3),
+    ("highpass", 1, 0.8),
+    ("highpass", 2, 0.5),
+    ("highpass", 2, 1.0),
+    ("lowpass", 1, 2.0),
+    ("lowpass", 1, 4.0),
+    ("lowpass", 2, 4.0),
+    ("lowpass", 2, 6.0),
+)
+
+
+def _filtered(x: Float64, sensor: Sensor) -> Float64:
+    """A stretch as it would come from a sensor with that analogue filter, settled at its start."""
+    from scipy.signal import butter, sosfilt, sosfilt_zi
+
+    kind, order, hz = sensor
+    sos = butter(order, hz, btype=kind, fs=data.FS, output="sos")
+    return np.asarray(sosfilt(sos, x, zi=sosfilt_zi(sos) * x[0])[0])
 
 
 def draw(clean: Float32, recipe: Recipe, arch: Architecture, rng: np.random.Generator) -> Drawn:
     """Noise on clean windows (n, window), as the recipe has it, and what the network should make of them."""
-    n = len(clean)
+    n, window = clean.shape
     kinds = list(recipe.shares)
     chances = np.array([recipe.shares[k] for k in kinds])
-    kind = rng.choice(len(kinds), n, p=chances / chances.sum())[:, None]
-    full, mild = (np.isin(kind, [k for k, name in enumerate(kinds) if name == wanted]) for wanted in ("full", "mild"))
-    weak = rng.uniform(0, 1, (n, 1)) ** 2
-    strength = np.where(full, 1.0, np.where(mild, weak, 0.0))
+    kind = np.array(kinds)[rng.choice(len(kinds), n, p=chances / chances.sum())]
+    of_course = np.isin(kind, ("full", "mild", "clean"))
+    if of_course.all():
+        return pack(_course(clean, kind, recipe, rng), arch)
+    s = noise.minmax(clean)
+    noisy, gain, level = np.empty_like(s), np.ones((n, 1), np.float32), np.zeros((n, 1), np.float32)
+    own = _course(clean[of_course], kind[of_course], recipe, rng)
+    noisy[of_course], gain[of_course], level[of_course] = own.noisy, own.gain, own.level
+    makers: dict[str, Callable[[Float32], mix.Added]] = {
+        "mixed": lambda x: mix.mixed(rng, x),
+        "motion": lambda x: mix.moving(rng, x, recipe.motion_db),
+        "nearly_clean": lambda x: mix.nearly_clean(rng, x),
+        "nothing": lambda x: mix.nothing(rng, len(x), window),
+    }
+    for name, make in makers.items():
+        at = np.flatnonzero(kind == name)
+        if len(at):
+            added = make(s[at])
+            noisy[at], level[at] = mix.clipped(rng, added.noisy), added.level
+    gain[kind == "nothing"] = 0.0
+    held = held_rows(noisy)
+    quantised = mix.quantised(rng, noisy)
+    noisy = np.where(of_course[:, None], noisy, quantised)
+    return pack(noise.Noisy(noisy, s, gain, level), arch, held=held)
+
+
+def _course(clean: Float32, kind: NDArray[np.str_], recipe: Recipe, rng: np.random.Generator) -> noise.Noisy[np.float32]:
+    """The recipe's parts of N1 on clean windows (n, window), each window at the strength that its kind (n,) has."""
+    n = len(clean)
+    full, mild = (kind == "full")[:, None], (kind == "mild")[:, None]
+    strength = np.where(full, 1.0, np.where(mild, rng.uniform(0, 1, (n, 1)) ** 2, 0.0))
     parts = recipe.parts
-    drawn = noise.n1(
+    return noise.n1(
         clean,
         rng,
         white_sd=noise.N1_WHITE_SD * strength * ("white" in parts),
         ramp=noise.N1_RAMP * strength * ("slope" in parts),
         clip=(full | (mild & (rng.uniform(0, 1, (n, 1)) < 0.3))) & ("saturation" in parts),
     )
-    return pack(drawn, arch)
 
 
-def pack(drawn: noise.Noisy[Any], arch: Architecture) -> Drawn:
-    """A noisy batch as the network of `arch` and its loss take it."""
+def inputs_of(noisy: Floats, arch: Architecture, held: NDArray[np.bool_] | None = None) -> tuple[list[Float32], Scale | None]:
+    """Noisy windows (n, window) as the network of `arch` takes them, and the scale that was taken out (None: they were in 0..1 already).
+
+    held: (n, window), where nothing was measured; by default where 3 or more values are equal."""
+    if arch.answers == "clean" and arch.scaling == "min-max":
+        return [noisy.astype(np.float32, copy=False)], None
+    known = ~(held_rows(noisy) if held is None else held)
+    if arch.scaling == "min-max":
+        return [noisy.astype(np.float32, copy=False), known.astype(np.float32)], None
+    x = noisy.astype(np.float64)
+    scale = standard_scale_of(x, known)
+    return [normalise(x, scale), known.astype(np.float32)], scale
+
+
+def pack(drawn: noise.Noisy[Any], arch: Architecture, held: NDArray[np.bool_] | None = None) -> Drawn:
+    """A noisy batch as the network of `arch` and its loss take it. A gain of 0 says that there is no pulse, and the level is the right answer."""
     n, window = drawn.noisy.shape
-    x = drawn.noisy.astype(np.float32, copy=False)
-    packed = np.empty((n, window + 2), np.float32)
+    packed = np.empty((n, window + 4), np.float32)
     packed[:, :window] = drawn.clean
+    inputs, scale = inputs_of(drawn.noisy, arch, held)
+    pulse = drawn.gain > 0
     if arch.answers == "clean":
-        packed[:, window:] = (1.0, 0.0)
-        return Drawn([x], packed)
-    packed[:, window:] = np.concatenate([drawn.gain, drawn.level], axis=1)
-    return Drawn([x, (~held_rows(drawn.noisy)).astype(np.float32)], packed)
+        packed[:, window:] = (1.0, 0.0, 1.0, 1.0)
+        packed[:, window:] = np.where(pulse, packed[:, window:], np.array((0.0, 0.5, 1.0, 0.0), np.float32))
+        return Drawn(inputs, packed)
+    gain, level = drawn.gain, drawn.level
+    if scale is not None:
+        gain, level = gain / scale.gain, (level - scale.offset) / scale.gain
+    unit = gain * drawn.clean.std(axis=1, keepdims=True)
+    packed[:, window:] = np.concatenate([gain, level, np.where(pulse, unit, 1.0), pulse], axis=1)
+    return Drawn(inputs, packed)
 
 
 class Source:
@@ -114,8 +200,7 @@ class Source:
 
     def __init__(self, sets: Sequence[data.Set], recipe: Recipe) -> None:
         self.recipe, self.arch = recipe, recipe.architecture
-        train = [s.sides["train"] for s in sets]
-        self.windows = Windows(train, shares_of(sets, recipe.synthetic), recipe.window, recipe.stretch)
+        self.windows = Windows(sets, shares_of(sets, recipe.synthetic), recipe.window, recipe.stretch, recipe.reshape)
         self.steps = recipe.steps or -(-len(self.windows) // recipe.batch)
 
     def batch(self, epoch: int, number: int) -> Drawn:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from ppgstream import checkpoint as checkpoints
 from ppgstream import metrics, noise, offline, synthetic
-from ppgstream.denoiser import Batch, Denoiser
+from ppgstream.denoiser import Batch, Denoiser, Scaling
 from ppgstream.engine import Engine, EngineRules
+from ppgstream.scaling import normalise, standard_scale_of
 from ppgstream.stream import StreamRules
 from ppgstream.trust import held_rows
 from ppgstream.windowing import Geometry
@@ -32,11 +33,13 @@ def g_n1(denoise: Callable[[Float64], Float64], windows: Float64, *, seeds: rang
     return metrics.gain_db(np.concatenate(noisy), np.concatenate(answers), np.tile(windows, (len(seeds), 1)))
 
 
-def windows_through(denoiser: Denoiser) -> Callable[[Float64], Float64]:
+def windows_through(denoiser: Denoiser, scaling: Scaling = "min-max") -> Callable[[Float64], Float64]:
     """A `Denoiser` as `g_n1` wants it: what the engine gives it, window by window."""
 
     def denoise(x: Float64) -> Float64:
-        return denoiser(Batch(x.astype(np.float32), ~held_rows(x))).y.astype(np.float64)
+        known = ~held_rows(x)
+        scaled = x.astype(np.float32) if scaling == "min-max" else normalise(x, standard_scale_of(x, known))
+        return denoiser(Batch(scaled, known)).y.astype(np.float64)
 
     return denoise
 
@@ -51,7 +54,9 @@ def table(paths: list[Path], folder: Path) -> list[dict[str, Any]]:
     }
     for path in paths:
         found = checkpoints.restore(path)
-        methods[f"{path.name} ({found.arch.family}, {found.parameters:,})"] = windows_through(checkpoints.denoiser(found))
+        methods[f"{path.name} ({found.arch.family}, {found.parameters:,})"] = windows_through(
+            checkpoints.denoiser(found), found.arch.scaling
+        )
     return [{"method": name} | {s: round(g_n1(method, w), 2) for s, w in windows.items()} for name, method in methods.items()]
 
 

@@ -31,7 +31,6 @@ from ppgstream import metrics
 from ppgstream.checkpoint import Checkpoint, replace_files
 from ppgstream.errors import CheckpointError, ConfigError, OutputError, UsageError
 from ppgstream.models import DENSE, Architecture, build
-from ppgstream.trust import held_rows
 
 from . import batches, card, data, pictures
 from .losses import LOSSES
@@ -47,6 +46,7 @@ AVERAGE_WARM_UP = (
 )
 MEASURED_BATCHES = 3  # of generator and network, before the first epoch
 PICTURES_EVERY_S = 15.0
+TRACED_STEPS, COMPILED_STEPS = 20, 2000  # planned, from which on tracing and compiling pay
 CHUNK = 500  # windows in a validation call
 
 
@@ -88,7 +88,7 @@ def fit(
     if start is not None:
         checkpoints.load_into(model, start)
     optimizer = _optimizer(recipe, recipe.epochs * source.steps)
-    model.compile(optimizer=optimizer, loss=LOSSES[recipe.loss])
+    model.compile(optimizer=optimizer, loss=LOSSES[recipe.loss], **_how(arch, recipe.epochs * source.steps))
     optimizer.build(model.trainable_variables)
     run = Run(recipe, arch, model, out, sets, fingerprint, dict(about or {}), start)
     with _disk(out):
@@ -290,6 +290,19 @@ def _use_threads(threads: int) -> None:
         torch.set_num_threads(threads)
 
 
+def _how(arch: Architecture, steps: int) -> dict[str, bool]:
+    """How Keras is to run a network for so many steps: XLA makes a transformer a third faster but takes a quarter of a minute to compile, and makes
+    an LSTM slower; for a handful of steps of another network even tracing takes longer than the run."""
+    import keras
+
+    backend = keras.backend.backend()
+    if backend == "jax":
+        return {}
+    if steps < TRACED_STEPS and "units" not in arch.sizes:
+        return {"run_eagerly": True, "jit_compile": False}
+    return {"jit_compile": backend == "tensorflow" and "depth" in arch.sizes and steps >= COMPILED_STEPS}
+
+
 def _optimizer(recipe: Recipe, steps: int) -> Any:
     import keras
 
@@ -460,9 +473,8 @@ def _no_longer_finite(run: Run, epoch: int, step: int) -> None:
 
 def answers(model: Any, arch: Architecture, noisy: Float64) -> Float64:
     """What a network in training makes of noisy windows (n, window) in 0..1: (n, window), in the scale that it answers in."""
-    x = noisy.astype(np.float32)
-    inputs = [x] if arch.answers == "clean" else [x, (~held_rows(noisy)).astype(np.float32)]
-    return _predict(model, inputs).astype(np.float64)
+    inputs, _ = batches.inputs_of(noisy, arch)
+    return _predict(model, inputs)[:, : arch.window].astype(np.float64)
 
 
 def _predict(model: Any, inputs: list[Float32]) -> Float32:
@@ -485,7 +497,7 @@ def _scores(model: Any, arch: Architecture, recipe: Recipe, validation: list[bat
         losses.append(
             ops.convert_to_numpy(LOSSES[recipe.loss](ops.convert_to_tensor(v.drawn.packed), ops.convert_to_tensor(answer)))
         )
-        denoised = answer.astype(np.float64) if recipe.parts else answers(model, arch, v.noisy)
+        denoised = answer[:, : arch.window].astype(np.float64) if recipe.parts else answers(model, arch, v.noisy)
         found[f"val_g_{v.name}_db"] = metrics.gain_db(v.noisy, denoised, v.clean)
     return ({"val_loss": float(np.concatenate(losses).mean())} if losses else {}) | found
 

@@ -1,7 +1,8 @@
-"""What a network is trained to make small, by name. Each takes the packed target of `batches.pack` and the answer, and gives a value a window.
+"""What a network is trained to make small, by name. Each takes `packed` and the answer, and gives a value a window.
 
-The answer is compared with the clean pulse as it lies in the network's input (families that answer in the input's scale), or with the clean
-window in its own 0..1 (the course's); errors are in units of the clean pulse's height.
+packed: (n, window + 4): the clean window in its own 0..1; gain and level, with which `gain * clean + level` is the right answer in the scale that the
+network answers in; the clean pulse's SD in that scale; and 1 where there is a pulse, 0 where there is none. answer: (n, window), or (n, 2 * window)
+from a network that adds the log variance of its error.
 """
 
 from __future__ import annotations
@@ -10,39 +11,71 @@ from collections.abc import Callable
 from typing import Any
 
 LEAST_HEIGHT = 0.1  # of the clean pulse in the network's input: lower ones count as if they were so high
+LEAST_SD = 0.1  # the same of its SD, where a window has SD 1
+LARGE = 3.0  # errors beyond, in SD of the pulse, count by their size and no longer by their square
+STEPS, SHAPE, LIKELIHOOD = 20.0, 4.0, 0.1  # weights of the parts of `robust`
+NOTHING, NOTHING_ERROR = 0.4, 1.5  # weight of a window without a pulse, and the squared error that it is to be told
 
 
-def _error(packed: Any, answer: Any) -> Any:
-    from keras import ops
-
-    window = answer.shape[1]
-    clean, gain, level = packed[:, :window], packed[:, window : window + 1], packed[:, window + 1 :]
-    return (answer - gain * clean - level) / ops.maximum(gain, LEAST_HEIGHT)
+def _parts(packed: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """Clean window, right answer, gain, SD and whether there is a pulse."""
+    window = packed.shape[1] - 4
+    clean = packed[:, :window]
+    gain, level, sd, pulse = (packed[:, window + k : window + k + 1] for k in range(4))
+    return clean, gain * clean + level, gain, sd, pulse
 
 
 def l2(packed: Any, answer: Any) -> Any:
-    """Mean squared error: the course's loss."""
+    """Mean squared error, in units of the clean pulse's height: the course's loss."""
     from keras import ops
 
-    return ops.mean(ops.square(_error(packed, answer)), axis=1)
+    _, target, gain, _, _ = _parts(packed)
+    return ops.mean(ops.square((answer[:, : target.shape[1]] - target) / ops.maximum(gain, LEAST_HEIGHT)), axis=1)
 
 
 def l1(packed: Any, answer: Any) -> Any:
-    """Mean absolute error: the course's exercise 3."""
+    """Mean absolute error, in units of the clean pulse's height: the course's exercise 3."""
     from keras import ops
 
-    return ops.mean(ops.abs(_error(packed, answer)), axis=1)
+    _, target, gain, _, _ = _parts(packed)
+    return ops.mean(ops.abs((answer[:, : target.shape[1]] - target) / ops.maximum(gain, LEAST_HEIGHT)), axis=1)
 
 
 def shape(packed: Any, answer: Any) -> Any:
     """Mean squared error, plus that after both waves are min-maxed: what G judges."""
     from keras import ops
 
-    window = answer.shape[1]
-    clean = packed[:, :window]
-    low = ops.min(answer, axis=1, keepdims=True)
-    span = ops.max(answer, axis=1, keepdims=True) - low
-    return l2(packed, answer) + ops.mean(ops.square((answer - low) / ops.maximum(span, 0.02) - clean), axis=1)
+    clean = _parts(packed)[0]
+    return l2(packed, answer) + ops.mean(ops.square(_minmax(answer[:, : clean.shape[1]], 0.02) - clean), axis=1)
 
 
-LOSSES: dict[str, Callable[[Any, Any], Any]] = {"l2": l2, "l1": l1, "shape": shape}
+def _minmax(x: Any, least: float) -> Any:
+    from keras import ops
+
+    low = ops.min(x, axis=1, keepdims=True)
+    return (x - low) / ops.maximum(ops.max(x, axis=1, keepdims=True) - low, least)
+
+
+def robust(packed: Any, answer: Any) -> Any:
+    """Squared error in SD of the clean pulse, large ones by their size; that of the first difference; that of the min-maxed waves; and the
+    Gaussian negative log likelihood of the log variance, which learns to tell the error and does not change the wave."""
+    from keras import ops
+
+    clean, target, _, sd, pulse = _parts(packed)
+    window = clean.shape[1]
+    y = answer[:, :window]
+    error = (y - target) / ops.maximum(sd, LEAST_SD)
+    size = ops.abs(error)
+    loss = ops.mean(ops.where(size < LARGE, error * error, 2 * LARGE * size - LARGE * LARGE), axis=1)
+    extra = STEPS * ops.mean(ops.square(error[:, 1:] - error[:, :-1]), axis=1)
+    extra = extra + SHAPE * ops.mean(ops.square(_minmax(y, 0.1) - clean), axis=1)
+    there = pulse[:, 0]
+    loss = loss + there * extra
+    if answer.shape[1] > window:
+        log_var = answer[:, window:]
+        seen = ops.where(pulse > 0, ops.square(ops.stop_gradient(error)), NOTHING_ERROR)
+        loss = loss + LIKELIHOOD * 0.5 * ops.mean(log_var + seen * ops.exp(-log_var), axis=1)
+    return loss * (there + NOTHING * (1 - there))
+
+
+LOSSES: dict[str, Callable[[Any, Any], Any]] = {"l2": l2, "l1": l1, "shape": shape, "robust": robust}

@@ -19,7 +19,7 @@ Size = Annotated[int, Meta(ge=1, le=4096)]
 Share = Annotated[float, Meta(ge=0, le=1)]
 Noise = Literal["none", "white", "slope", "saturation", "n1"]
 Optimizer = Literal["adam", "adamw", "sgd"]
-Kind = Literal["full", "mild", "clean"]
+Kind = Literal["full", "mild", "clean", "nearly_clean", "mixed", "motion", "nothing"]
 CHOICES = {"noise": get_args(Noise), "optimizer": get_args(Optimizer), "shares": get_args(Kind)}
 PARTS = ("white", "slope", "saturation")  # of N1, in its order
 SIZES = ("hidden", "units", "patch", "width", "depth", "heads")
@@ -31,7 +31,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Network: `hidden` (a width for each hidden layer), `units` of an LSTM, `patch`, `width`, `depth`, `heads` of a transformer; None: the
     family's own. `window` in samples. `dropout`: the share of hidden values that is dropped in training.
     Noise: `noise` names parts of N1, added one after the other; `shares` says how much of a batch gets which kind: "full" strength,
-    "mild" (each part weaker or absent), "clean". `stretch`: windows are stretched or squeezed in time by up to this factor.
+    "mild" (each part weaker or absent), "clean", and the kinds of `mix`: "nearly_clean", "mixed", "motion" (`motion_db` dB over the pulse, from and
+    to), "nothing" (no pulse). `stretch`: windows are stretched or squeezed in time by up to this factor. `reshape`: the share of real pulses whose
+    shape is changed.
     `synthetic`: the share of windows from synthetic people.
     Steps: 0 makes an epoch one pass over all training windows, every `PASS_HOP` samples.
     Learning rate: rises over `warm_up` steps (at most a tenth of all) to `learning_rate`, then falls on a cosine to `final_rate` times that over all
@@ -54,6 +56,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     noise: list[Noise] = msgspec.field(default_factory=lambda: ["n1"])
     shares: dict[Kind, Share] = msgspec.field(default_factory=lambda: {"full": 1.0})
     stretch: Annotated[float, Meta(ge=1, le=4)] = 1.0
+    motion_db: tuple[float, float] = (-6.0, 20.0)
+    reshape: Share = 0.0
     synthetic: Share = 0.0
     optimizer: Optimizer = "adam"
     learning_rate: Annotated[float, Meta(gt=0, le=1000)] = 0.001
@@ -111,6 +115,24 @@ FAMILY: dict[str, dict[str, Any]] = {
         "loss": "shape",
         "batch": 256,
         "epochs": 66,
+        "steps": 500,
+        "ema": 0.999,
+    },
+    "transformer": {
+        "shares": {"full": 0.4, "mixed": 0.27, "motion": 0.19, "nothing": 0.08, "nearly_clean": 0.06},
+        "synthetic": 0.15,
+        "stretch": 1.6,
+        "reshape": 0.5,
+        "optimizer": "adamw",
+        "learning_rate": 2e-3,
+        "beta_2": 0.99,
+        "weight_decay": 0.01,
+        "clip_norm": 1.0,
+        "warm_up": 300,
+        "final_rate": 0.02,
+        "loss": "robust",
+        "batch": 128,
+        "epochs": 64,
         "steps": 500,
         "ema": 0.999,
     },

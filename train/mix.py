@@ -1,0 +1,165 @@
+"""Noises beyond the course's, for training: baselines that walk, coloured bursts, motion in a rhythm, clipping, and inputs without any pulse.
+
+All work on `s` (n, window) float32, clean pulses in 0..1, and return what is added, in the same units. Recipe: docs/training.md.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from ppgstream import noise
+
+Float32 = NDArray[np.float32]
+
+FS = 125.0
+WHITE_P, WHITE_SD = 0.8, 0.6  # how often, and at most how much (SD over the pulse's height)
+BASELINE_P, RAMP, WALK = 0.6, 2.0, 1.0  # heights over the window, of the pulse's height
+BURST_P = 0.5
+BURST_SLOPE, BURST_SHAPE, BURST_SCALE = (
+    (-25.0, 7.0),
+    1.4,
+    2.2,
+)  # dB a decade; Gamma law of its SD over the pulse's (Paliakaite et al. 2021)
+BURST_S, SHORTEST_BURST_S, FILLING, FILLING_MOST = 2.0, 0.5, 0.25, 2.0
+MOTION_HZ, HARMONICS, RATE_DRIFT, SIZE_DRIFT = (0.7, 3.2), (0.8, 0.5), 0.06, 0.3
+MOTION_WHITE_P, MOTION_WHITE = 0.7, 0.3
+NEARLY_CLEAN = 0.05
+CLIP_P, CLIP_LONGEST = 0.25, 50
+QUANTISED_P, LEVELS = 0.1, (6, 60)  # distinct values over the window
+
+
+class Added(NamedTuple):
+    """noisy: (n, window). level: (n, 1), what the noise does to the mean of the window, which is not to be undone."""
+
+    noisy: Float32
+    level: Float32
+
+
+def uniform(rng: Generator, n: int, low: float = 0.0, high: float = 1.0) -> Float32:
+    return (low + (high - low) * rng.random((n, 1), np.float32)).astype(np.float32)
+
+
+def white(rng: Generator, n: int, window: int) -> Float32:
+    return rng.standard_normal((n, window), np.float32)
+
+
+def baseline(rng: Generator, n: int, window: int) -> Float32:
+    """A ramp, or (half of them) a line that bends once somewhere, as a walk with knots 2 s apart does."""
+    t = np.arange(window, dtype=np.float32) / window
+    first = uniform(rng, n, -1, 1)
+    bends = rng.random((n, 1)) < 0.5
+    second = np.where(bends, uniform(rng, n, -1, 1), first)
+    height = np.where(bends, np.float32(WALK * 2), np.float32(RAMP))
+    knot = np.where(bends, uniform(rng, n), np.float32(1))
+    return np.asarray(height * (first * np.minimum(t, knot) + second * np.maximum(t - knot, 0)), np.float32)
+
+
+def coloured(rng: Generator, n: int, window: int, slope: NDArray[np.floating]) -> Float32:
+    """Gaussian noise of unit SD, its power flat to 1 Hz and then falling by -`slope` dB a decade; slope: (n, 1). Cut out of twice the length."""
+    m = 2 * window
+    hz = np.fft.rfftfreq(m, 1 / FS).astype(np.float32)
+    amplitude = np.maximum(hz, 1.0) ** (slope / 20).astype(np.float32)
+    amplitude[:, 0] = 0
+    spectrum = amplitude * (white(rng, n, len(hz)) + 1j * white(rng, n, len(hz)))
+    x = np.fft.irfft(spectrum.astype(np.complex64), m, axis=1)
+    return np.asarray((x / np.maximum(x.std(axis=1, keepdims=True), 1e-6))[:, :window], np.float32)
+
+
+def bursts(rng: Generator, n: int, window: int) -> Float32:
+    """Coloured noise over a part of the window or all of it, times its strength; in units of the pulse's SD."""
+    fills = rng.random((n, 1)) < FILLING
+    strength = rng.gamma(BURST_SHAPE, BURST_SCALE, (n, 1)).astype(np.float32)
+    strength = np.where(fills, np.minimum(strength, FILLING_MOST), strength)
+    length = np.maximum(rng.exponential(BURST_S * FS, (n, 1)), SHORTEST_BURST_S * FS)
+    start = rng.uniform(-1, 1, (n, 1)) * length + rng.uniform(0, 1, (n, 1)) * window
+    at = np.arange(window)
+    here = fills | ((at >= start) & (at < start + length))
+    return np.asarray(coloured(rng, n, window, rng.normal(*BURST_SLOPE, (n, 1))) * strength * here, np.float32)
+
+
+def motion(rng: Generator, n: int, window: int) -> Float32:
+    """A rhythm with harmonics whose rate and size drift; unit SD."""
+    t = np.arange(window, dtype=np.float32) / FS
+    rate, drift = uniform(rng, n, *MOTION_HZ), uniform(rng, n, -RATE_DRIFT, RATE_DRIFT)
+    phase = 2 * np.pi * (rate * t * (1 + drift * t)) + uniform(rng, n, 0, 2 * np.pi)
+    x = np.sin(phase)
+    for number, most in enumerate(HARMONICS, start=2):
+        x = x + uniform(rng, n, 0, most) * np.sin(number * phase + uniform(rng, n, 0, 2 * np.pi))
+    swell = np.sin(2 * np.pi * uniform(rng, n, 0.02, 0.3) * t + uniform(rng, n, 0, 2 * np.pi))
+    x = x * (1 + uniform(rng, n, 0, SIZE_DRIFT) * swell)
+    return np.asarray(x / np.maximum(x.std(axis=1, keepdims=True), 1e-6), np.float32)
+
+
+def mixed(rng: Generator, s: Float32) -> Added:
+    """White noise, a baseline and bursts, each with its own probability."""
+    n, window = s.shape
+    slow = baseline(rng, n, window) * (rng.random((n, 1)) < BASELINE_P)
+    slow = slow + s.std(axis=1, keepdims=True) * bursts(rng, n, window) * (rng.random((n, 1)) < BURST_P)
+    strength = uniform(rng, n, 0, WHITE_SD) * (rng.random((n, 1)) < WHITE_P)
+    return Added(s + slow + strength * white(rng, n, window), slow.mean(axis=1, keepdims=True))
+
+
+def moving(rng: Generator, s: Float32, over_db: tuple[float, float]) -> Added:
+    """Motion `over_db` dB over the pulse (from, to), with a baseline and often white noise."""
+    n, window = s.shape
+    size = s.std(axis=1, keepdims=True) * 10 ** (uniform(rng, n, *over_db) / 20)
+    slow = size * motion(rng, n, window) + baseline(rng, n, window) * (rng.random((n, 1)) < BASELINE_P)
+    strength = uniform(rng, n, 0, MOTION_WHITE) * (rng.random((n, 1)) < MOTION_WHITE_P)
+    return Added((s + slow + strength * white(rng, n, window)).astype(np.float32), slow.mean(axis=1, keepdims=True))
+
+
+def nearly_clean(rng: Generator, s: Float32) -> Added:
+    n, window = s.shape
+    return Added(s + uniform(rng, n, 0, NEARLY_CLEAN) * white(rng, n, window), np.zeros((n, 1), np.float32))
+
+
+def nothing(rng: Generator, n: int, window: int) -> Added:
+    """No pulse: white, coloured, smoothed, periodic, or a mixture, with or without a baseline. The right answer is its level."""
+    kinds = rng.integers(0, 5, (n, 1))
+    smooth = white(rng, n, window + 24)
+    total = np.cumsum(smooth, axis=1)
+    width = 8
+    smoothed = (total[:, width:] - total[:, :-width])[:, :window] / np.sqrt(np.float32(width))
+    of_kind = [
+        white(rng, n, window),
+        coloured(rng, n, window, rng.uniform(-40, -5, (n, 1))),
+        motion(rng, n, window),
+        smoothed,
+        bursts(rng, n, window) + uniform(rng, n, 0, 1) * white(rng, n, window),
+    ]
+    x = np.select([kinds == k for k in range(len(of_kind))], of_kind)
+    x = x + uniform(rng, n, 0, 0.5) * white(rng, n, window) * (rng.random((n, 1)) < 0.5)
+    slow = 3 * baseline(rng, n, window) * (rng.random((n, 1)) < BASELINE_P)
+    noisy = np.asarray(x + slow, np.float32)
+    return Added(noisy, noisy.mean(axis=1, keepdims=True))
+
+
+def clipped(rng: Generator, x: Float32) -> Float32:
+    """A run at the window's lowest or highest value, or far beyond it, in some windows."""
+    n, window = x.shape
+    low, high = x.min(axis=1, keepdims=True), x.max(axis=1, keepdims=True)
+    beyond = uniform(rng, n, 0, 2) * (rng.random((n, 1)) < 0.3) * (high - low)
+    rail = np.where(rng.random((n, 1)) < 0.5, high + beyond, low - beyond)
+    start, length = rng.integers(0, window, (n, 1)), rng.integers(3, CLIP_LONGEST, (n, 1))
+    at = np.arange(window)
+    here = (at >= start) & (at < start + length) & (rng.random((n, 1)) < CLIP_P)
+    return np.where(here, rail, x).astype(np.float32)
+
+
+def quantised(rng: Generator, x: Float32) -> Float32:
+    """In some windows only so many distinct values are left, as in a converter of few bits."""
+    n = len(x)
+    step = np.ptp(x, axis=1, keepdims=True) / rng.integers(*LEVELS, (n, 1)).astype(np.float32)
+    coarse = np.round(x / np.maximum(step, 1e-9)) * step
+    return np.where(rng.random((n, 1)) < QUANTISED_P, coarse, x).astype(np.float32)
+
+
+def bent(rng: Generator, s: Float32, share: float) -> Float32:
+    """Pulses of other shapes: heights bent by a power."""
+    n = len(s)
+    power = np.where(rng.random((n, 1)) < share, np.exp(uniform(rng, n, -0.35, 0.35)), np.float32(1))
+    return np.asarray(noise.minmax(s) ** power, np.float32)
