@@ -26,6 +26,10 @@ PATIENT = re.compile(r"matched wdb ID:\s*(s\d+)")
 TEST_SHARE = 0.15
 
 
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command()
 def main(
     folder: Annotated[Path, typer.Argument(help="PhysioNet's folder bidmc_csv.")],
     out: Annotated[Path, typer.Option("-o", help="The file to write.")] = Path("data/bidmc/bidmc_public.npz"),
@@ -83,4 +87,4 @@ def _patient(path: Path) -> str:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -51,12 +51,10 @@ def train(
     if stored is not None and not wanted:
         wanted = stored["about"]
     fit.refuse_folder(folder, resume=resume, overwrite=overwrite)
-    sets, reports, sheet = _sets(wanted, asked)
+    console = Console(stderr=True, highlight=False)
+    sets, sheet = _sets(wanted, asked, console)
     if found_start is not None:
         _refuse_known(found_start, sets)
-    console = Console(stderr=True, highlight=False)
-    if reports:
-        console.print(own.table(reports))
     if sheet is not None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -75,31 +73,29 @@ def _keys(recipe: Recipe) -> dict[str, Any]:
     return dict(msgspec.to_builtins(recipe))
 
 
-def _sets(wanted: Mapping[str, Any], recipe: Recipe) -> tuple[list[data.Set], list[own.Judged], data.Clean | None]:
-    """Data sets with their splits, reports on recordings of one's own, and what of those was chosen."""
+def _sets(wanted: Mapping[str, Any], recipe: Recipe, console: Console) -> tuple[list[data.Set], data.Clean | None]:
+    """Data sets with their splits, and what was chosen of recordings of one's own, after a table of it on the console."""
     if wanted.get("synthetic_only"):
         if wanted.get("data") or wanted.get("recordings"):
             raise UsageError("--synthetic: trains on nothing else; leave --data and --recordings out")
-        return [data.synthetic_set(SYNTHETIC_SEED)], [], None
+        return [data.synthetic_set(SYNTHETIC_SEED)], None
     sets: list[data.Set] = []
-    reports: list[own.Judged] = []
     sheet = None
     if wanted.get("recordings"):
-        found, reports = own.read(
-            Path(wanted["recordings"]),
-            fs=wanted.get("fs"),
-            column=wanted.get("column"),
-            key=wanted.get("field"),
-            group=wanted.get("group"),
-        )
-        sets.append(found)
-        chosen = [found.sides[side] for side in data.SIDES]
-        sheet = data.Clean([x for c in chosen for x in c.stretches], [n for c in chosen for n in c.recording])
+        names = {key: wanted.get(key) for key in ("fs", "column", "group")}
+        found = own.read(Path(wanted["recordings"]), key=wanted.get("field"), **names)
+        sides: dict[str, str] = {}
+        try:
+            chosen, sides = own.set_of(found)
+        finally:
+            console.print(own.table(found, sides))
+        sets.append(chosen)
+        sheet = own.together([f.clean for f in found])
     if wanted.get("data") or not sets:
         sets += data.public_sets(Path(wanted.get("data") or PUBLIC))
     if recipe.synthetic:
         sets.append(data.synthetic_set(SYNTHETIC_SEED))
-    return sets, reports, sheet
+    return sets, sheet
 
 
 def _refuse_known(start: checkpoints.Checkpoint, sets: list[data.Set]) -> None:

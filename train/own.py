@@ -26,20 +26,21 @@ SHARES = {"test": 0.15, "validation": 0.15}  # of the groups
 LEAST_TRAIN_S, LEAST_VALIDATION_S = 30.0, 8.0
 
 
-class Judged(NamedTuple):
-    """One recording: what was found in it, and the side it is on ("" if it has nothing clean)."""
+class Found(NamedTuple):
+    """What was found in one recording: its clean stretches, the report on it, and the group that it belongs to."""
 
+    clean: Clean
     report: Report
-    side: str
+    group: str
 
 
 def read(
     folder: Path, *, fs: float | None, column: str | None = None, key: str | None = None, group: str | None = None
-) -> tuple[Set, list[Judged]]:
-    """The clean stretches of all recordings in `folder`, split by recording, or by what `group` finds in the file's name.
+) -> list[Found]:
+    """The clean stretches of all recordings in `folder`. A recording is a group of its own, or of what `group` finds in its file's name.
 
     fs: of the files that do not state their rate, Hz. Raises SourceError for a folder without recordings, UsageError for a `group` that does not fit,
-    DataError for a file that cannot be read or has another rate, and for too little clean signal.
+    DataError for a file that cannot be read or has another rate.
     """
     if not folder.is_dir():
         raise SourceError(f"--recordings {folder}: no such folder")
@@ -49,31 +50,38 @@ def read(
     if not paths:
         raise SourceError(f"--recordings {folder}: no recordings in it (files ending in {', '.join(SUFFIXES)})")
     groups = _groups([str(p.relative_to(folder)) for p in paths], group)
-    chosen: dict[str, list[tuple[Clean, Report]]] = {}
+    found = []
     for path in paths:
-        name = str(path.relative_to(folder))
-        found = recording.read(path, column=column, key=key)
-        rate = found.rate(str(path), fs, FS)
-        if found.fs is None and fs is None:
+        file = str(path.relative_to(folder))
+        content = recording.read(path, column=column, key=key)
+        rate = content.rate(str(path), fs, FS)
+        if content.fs is None and fs is None:
             raise UsageError(f"--fs: {path} does not state its sampling rate; say it in Hz")
-        rows = np.atleast_2d(found.samples)
+        rows = np.atleast_2d(content.samples)
         for number, row in enumerate(rows):
-            own_name = name if len(rows) == 1 else f"{name}[{number}]"
-            stretches, report = choose(row, rate, own_name)
-            chosen.setdefault(groups[name], []).append((Clean(stretches, [own_name] * len(stretches)), report))
-    sides = split({g: [clean for clean, _ in found] for g, found in chosen.items()})
-    judged = [Judged(report, sides[g] if report.chosen else "") for g, found in chosen.items() for _, report in found]
-    parts = {side: [clean for g, found in chosen.items() if sides.get(g) == side for clean, _ in found] for side in SIDES}
-    return Set("own", {side: _together(parts[side]) for side in SIDES}), judged
+            name = file if len(rows) == 1 else f"{file}[{number}]"
+            stretches, report = choose(row, rate, name)
+            found.append(Found(Clean(stretches, [name] * len(stretches)), report, groups.get(file, name)))
+    return found
 
 
-def _together(parts: list[Clean]) -> Clean:
+def set_of(found: list[Found]) -> tuple[Set, dict[str, str]]:
+    """The data set with its split, and the side of each group. Raises DataError as `split` does."""
+    groups: dict[str, list[Clean]] = {}
+    for clean, _, group in found:
+        groups.setdefault(group, []).append(clean)
+    sides = split(groups)
+    parts = {side: [f.clean for f in found if sides.get(f.group) == side] for side in SIDES}
+    return Set("own", {side: together(parts[side]) for side in SIDES}), sides
+
+
+def together(parts: list[Clean]) -> Clean:
     return Clean([x for c in parts for x in c.stretches], [n for c in parts for n in c.recording])
 
 
 def _groups(names: list[str], group: str | None) -> dict[str, str]:
     if group is None:
-        return {name: name for name in names}
+        return {}
     try:
         pattern = re.compile(group)
     except re.error as error:
@@ -98,8 +106,8 @@ def split(groups: dict[str, list[Clean]]) -> dict[str, str]:
     total = sum(seconds.values())
     if len(usable) < 2:
         raise DataError(
-            f"{total:.0f} s of clean signal in {len(usable)} of {len(groups)} recordings: training needs at least two recordings with "
-            "clean signal, one of them to validate on (see recordings.png and the table for what was refused)"
+            f"{total:.0f} s of clean signal in {len(usable)} of {len(groups)} recordings: training needs clean signal of at least two "
+            "recordings (with --group: people), one of them to validate on"
         )
     sides = {}
     for g in usable:
@@ -130,18 +138,19 @@ def _place(group: str) -> float:
     return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
 
 
-def table(judged: list[Judged]) -> Table:
+def table(found: list[Found], sides: dict[str, str]) -> Table:
     """For the terminal: a recording a row, and all of them."""
     from rich.table import Table
 
     shown = Table(title="clean signal chosen by rule", title_justify="left")
     for heading in ("recording", "s", "clean, s", "windows", "side", "refused"):
         shown.add_column(heading, justify="left" if heading in ("recording", "side", "refused") else "right", overflow="fold")
-    reports = [report for report, _ in judged]
+    reports = [f.report for f in found]
     total = Report("all", sum(r.seconds for r in reports), sum(r.chosen for r in reports), sum(r.windows for r in reports))
     for report in reports:
         total.refused.update(report.refused)
-    for r, side in [*judged, (total, "")]:
+    rows = [(f.report, sides.get(f.group, "") if f.report.chosen else "") for f in found]
+    for r, side in [*rows, (total, "")]:
         why = ", ".join(f"{count} {reason}" for reason, count in r.refused.most_common())
         shown.add_row(r.name, f"{r.seconds:.0f}", f"{r.chosen:.0f}", str(r.windows), side, why)
     return shown
