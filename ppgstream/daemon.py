@@ -76,7 +76,8 @@ def rules_of(config: Config, checkpoint: Checkpoint, **changes: Any) -> EngineRu
         # The network's own answer is asked for as it is: turned over only by request.
         polarity="up" if s.polarity == "auto" and changes.get("output") == "model" else s.polarity,
     )
-    return EngineRules(stream, checkpoint.tile, checkpoint.arch.answers, max_streams=s.max_streams, **changes)
+    arch = checkpoint.arch
+    return EngineRules(stream, checkpoint.tile, arch.answers, arch.scaling, max_streams=s.max_streams, **changes)
 
 
 class Inbox:

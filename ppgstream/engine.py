@@ -17,12 +17,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.denoiser import Answers, Batch, Denoiser
+from ppgstream.denoiser import Answers, Batch, Denoiser, Scaling
 from ppgstream.measured import HELD, MEASURED, OUTLIER
-from ppgstream.scaling import denormalise, fit_to_input, normalise, scale_of
+from ppgstream.scaling import denormalise, fit_to_input, normalise, scale_of, standard_scale_of
 from ppgstream.sequence import Counts
 from ppgstream.stream import Event, Ledger, Stream, StreamRules
-from ppgstream.trust import input_flags
+from ppgstream.trust import confidence_of, input_flags
 from ppgstream.windowing import Window
 from ppgstream.wire import Chunk
 
@@ -31,14 +31,23 @@ LARGEST_ANSWER = 3e38  # float32's limit: what is published must fit it
 
 @dataclass(frozen=True, slots=True)
 class EngineRules:
-    """`tile`: windows a step. `answers`: the scale the network answers in. `output`: publish in the input's units, or the
-    network's own answer ("model", as the course's scripts save it)."""
+    """`tile`: windows a step. `answers`: the scale the network answers in; `scaling`: how windows are scaled for it.
+
+    `output`: publish in the input's units, or the network's own answer ("model", as the course's scripts save it)."""
 
     stream: StreamRules = field(default_factory=StreamRules)
     tile: int = 64
     answers: Answers = "clean"
+    scaling: Scaling = "min-max"
     output: Literal["input", "model"] = "input"
     max_streams: int = 10_000
+
+
+class Answered(NamedTuple):
+    """A denoised window, (window,) in the sensor's units; confidence: of each sample, from a network that tells its error."""
+
+    y: NDArray[np.float64]
+    confidence: NDArray[np.float64] | None
 
 
 class Ready(NamedTuple):
@@ -117,12 +126,13 @@ class Engine:
         state = np.stack([r.window.state[geometry.context :] for r in batch])
         flags = input_flags(x, state)
         chunks = []
-        for (stream, window, _), y, f in zip(batch, answers, flags, strict=True):
-            chunks += stream.finish(window, y, f)
+        for (stream, window, _), answer, f in zip(batch, answers, flags, strict=True):
+            y, confidence = (None, None) if answer is None else answer
+            chunks += stream.finish(window, y, f, confidence)
         return chunks
 
-    def _answers(self, batch: list[Ready]) -> list[NDArray[np.float64] | None]:
-        """The denoised windows in the sensor's units; None for one the model gave no finite answer to."""
+    def _answers(self, batch: list[Ready]) -> list[Answered | None]:
+        """The denoised windows; None for one the model gave no finite answer to."""
         context = self.rules.stream.geometry.context
         sign = np.array([[r.window.sign] for r in batch])
         x = sign * np.stack([r.window.x for r in batch])
@@ -133,8 +143,11 @@ class Engine:
             known = state[row] <= HELD
             x[row] = np.where(known, x[row], np.interp(at, at[known], x[row, known])) if known.any() else 0.0
         # The course's networks were trained on windows scaled by all their samples, clipped ones included.
-        scale = scale_of(x, measured if self.rules.answers == "input" else state <= HELD)
-        answer = self.denoiser(Batch(normalise(x, scale), measured)).y
+        if self.rules.scaling == "standard":
+            scale = standard_scale_of(x, measured)
+        else:
+            scale = scale_of(x, measured if self.rules.answers == "input" else state <= HELD)
+        answer, log_var = self.denoiser(Batch(normalise(x, scale), measured))
         self.windows += len(batch)
         x, measured = x[:, context:], measured[:, context:]
         if self.rules.output == "model":
@@ -155,7 +168,10 @@ class Engine:
                     odd.stream.name,
                 )
             )
-        return [row if ok else None for row, ok in zip(y, fine, strict=True)]
+        if log_var is None:
+            return [Answered(row, None) if ok else None for row, ok in zip(y, fine, strict=True)]
+        confidence = np.where(scale.flat, 0.0, confidence_of(log_var.astype(np.float64)))
+        return [Answered(row, c) if ok else None for row, c, ok in zip(y, confidence, fine, strict=True)]
 
     def _queue(self, stream: Stream, windows: list[Window], now: float) -> list[Chunk]:
         self.ready.extend(Ready(stream, window, now) for window in windows)

@@ -1,7 +1,8 @@
 """Noise for training, the demo and the bench. Everything is vectorised over a batch and takes its own `rng`.
 
 N1 is the noise of Joonnyong Lee's 2019 course: white noise of a third of the pulse, a ramp, and a short run clipped to the
-rail, with a min-max rescaling after each. The order matters, since every rescaling shrinks what came before.
+rail, with a min-max rescaling after each. The order matters, since every rescaling shrinks what came before. `n1_stream` is the same on a whole
+record. N2 are the wrist artefacts of Paliakaite et al. 2021 (10.1016/j.bspc.2021.102421), N3 motion locked to a rhythm.
 """
 
 from __future__ import annotations
@@ -88,3 +89,87 @@ def n1(
     at = np.arange(window)
     np.copyto(x, rail, where=(at >= start) & (at < start + length) & np.asarray(clip))
     return Noisy(x, clean, gain, level)
+
+
+def n1_stream(clean: Float64, rng: Generator, *, fs: float = 125.0) -> Float64:
+    """N1 on a whole record (m,), in its units: white noise of a third of its range; a baseline of `2 SD * running sum of U(-1, 1)` at knots 2 s apart,
+    straight between them; and in each 250 samples one clipped run, at the noisy record's lowest or highest value."""
+    m = len(clean)
+    x = clean + np.ptp(clean) * N1_WHITE_SD * rng.standard_normal(m) + walk(clean, rng, fs=fs)
+    low, high = x.min(), x.max()
+    for begin in range(0, m, N1_WINDOW):
+        start = begin + rng.integers(0, N1_WINDOW)
+        x[start : min(start + rng.integers(0, N1_CLIP), begin + N1_WINDOW)] = (low, high)[rng.integers(0, 2)]
+    return np.asarray(x, np.float64)
+
+
+N1_WINDOW = 250  # samples
+KNOT_S = 2.0
+
+
+def walk(clean: Float64, rng: Generator, *, fs: float = 125.0) -> Float64:
+    """The baseline of `n1_stream` for a record (m,)."""
+    m, step = len(clean), int(KNOT_S * fs)
+    knots = np.concatenate([[0.0], np.cumsum(rng.uniform(-1, 1, -(-m // step)))])
+    return np.asarray(2 * clean.std() * np.interp(np.arange(m), np.arange(len(knots)) * step, knots), np.float64)
+
+
+class Wrist(NamedTuple):
+    """One type of wrist artefact: mean and SD of the slope of its spectrum above 1 Hz, dB a decade, and its strength, Gamma(shape, scale) times the SD of
+    the clean pulse."""
+
+    slope_mean: float
+    slope_sd: float
+    shape: float
+    scale: float
+
+
+WRIST = {
+    "displacement": Wrist(-32.34, 6.03, 0.88277, 23.0128),
+    "forearm": Wrist(-29.39, 5.71, 1.43861, 3.19346),
+    "hand": Wrist(-25.45, 4.13, 1.40126, 2.19956),
+    "contact": Wrist(-18.12, 4.10, 2.00518, 0.80348),
+}
+ARTEFACT_S, FREE_S, FREE_DENSE_S, SHORTEST_S = 2.0, 15.0, 3.0, 1.0
+
+
+def coloured(m: int, slope_db: float, rng: Generator, *, fs: float = 125.0) -> Float64:
+    """Gaussian noise (m,) of mean 0 and SD 1, its power flat to 1 Hz and changing by `slope_db` dB a decade above, shaped in the frequency domain."""
+    hz = np.maximum(np.fft.rfftfreq(m, 1 / fs), 1.0)
+    x = np.fft.irfft(np.fft.rfft(rng.standard_normal(m)) * 10 ** (slope_db * np.log10(hz) / 20), m)
+    x -= x.mean()
+    return np.asarray(x / max(float(x.std()), 1e-12), np.float64)
+
+
+def wrist(clean: Float64, rng: Generator, kind: str, *, fs: float = 125.0, free_s: float = FREE_DENSE_S) -> Float64:
+    """N2 on a clean record (m,), in its units: free stretches and artefacts of `kind` alternate, their lengths exponential with means of `free_s` and
+    `ARTEFACT_S` seconds, at least `SHORTEST_S`."""
+    law, x, unit = WRIST[kind], clean.copy(), float(clean.std()) or 1.0
+    at, artefact = 0, False
+    while at < len(clean):
+        length = int(fs * max(rng.exponential(ARTEFACT_S if artefact else free_s), SHORTEST_S))
+        stop = min(at + length, len(clean))
+        if artefact:
+            noise = coloured(length, rng.normal(law.slope_mean, law.slope_sd), rng, fs=fs)
+            x[at:stop] += unit * rng.gamma(law.shape, law.scale) * noise[: stop - at]
+        at, artefact = stop, not artefact
+    return x
+
+
+STEPS_HZ, STEPS_HARMONICS, STEPS_RATE, STEPS_PERIOD_S, STEPS_SIZE, STEPS_WHITE = (1.2, 2.8), (1.0, 0.6, 0.3), 0.03, 20.0, 0.3, 0.1
+
+
+def steps(
+    clean: Float64, rng: Generator, *, fs: float = 125.0, over_db: float = 0.0, hz: tuple[float, float] = STEPS_HZ
+) -> Float64:
+    """N3 on a clean record (m,), in its units: a rhythm with harmonics, `over_db` dB over the pulse, its rate +-3 % and its size +-30 % drifting with a
+    period of 20 s, and white noise of a tenth of the record's range."""
+    m = len(clean)
+    t = np.arange(m) / fs
+    slow = 2 * np.pi * t / STEPS_PERIOD_S
+    rate = rng.uniform(*hz) * (1 + STEPS_RATE * np.sin(slow + rng.uniform(0, 2 * np.pi)))
+    phase = 2 * np.pi * np.cumsum(rate) / fs
+    x = sum(a * np.sin(k * phase + rng.uniform(0, 2 * np.pi)) for k, a in enumerate(STEPS_HARMONICS, start=1))
+    x = x * (1 + STEPS_SIZE * np.sin(slow + rng.uniform(0, 2 * np.pi)))
+    x *= clean.std() * 10 ** (over_db / 20) / np.std(x)
+    return np.asarray(clean + x + STEPS_WHITE * np.ptp(clean) * rng.standard_normal(m), np.float64)

@@ -468,9 +468,16 @@ class Stream:
 
     # ---- out -----------------------------------------------------------------------------------------------------
 
-    def finish(self, window: Window, y: NDArray[np.float64] | None, flags: NDArray[np.uint16]) -> list[Chunk]:
-        """The answer to a window, in the sensor's units (None: shed), and the flags of its samples; gives back what is final."""
-        window.segment.add(window.start, y, flags)
+    def finish(
+        self,
+        window: Window,
+        y: NDArray[np.float64] | None,
+        flags: NDArray[np.uint16],
+        confidence: NDArray[np.float64] | None = None,
+    ) -> list[Chunk]:
+        """The answer to a window, in the sensor's units (None: shed), the flags of its samples, and the confidence in each if the network tells it; gives
+        back what is final."""
+        window.segment.add(window.start, y, flags, confidence)
         return self.release()
 
     def release(self) -> list[Chunk]:

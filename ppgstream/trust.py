@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtr
 
 from ppgstream.measured import CONTINUOUS_RUN, HELD, OUTLIER
 from ppgstream.wire import Flag
@@ -13,6 +14,15 @@ from ppgstream.wire import Flag
 FLAT_RUN = 25  # samples of a held run that no clipping of a pulse explains (0.2 s at 125 Hz)
 INTERFERENCE_CONFIDENCE = 0.4  # at most, where a steady line is in the signal
 HELD_CONFIDENCE = 0.3  # at most, of a sample that was sent and not measured
+
+
+GOOD_ERROR = 0.25  # of the pulse's power: an SNR of 6 dB
+
+
+def confidence_of(log_var: NDArray[np.float64]) -> NDArray[np.float64]:
+    """How likely a sample's error power is at most a quarter of the pulse's, if it is log-normal (SD 1 of the natural logarithm) about what the network
+    says: `log_var`, the log of its squared error over the pulse's variance, any shape. NaN becomes 0."""
+    return np.nan_to_num(np.asarray(ndtr(np.log(GOOD_ERROR) - log_var), np.float64))
 
 
 def input_flags(x: NDArray[np.float64], state: NDArray[np.uint8]) -> NDArray[np.uint16]:

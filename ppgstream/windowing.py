@@ -160,14 +160,15 @@ class Segment:
             return []
         return [self._window(self.stop - g.window)]
 
-    def add(self, start: int, y: Float64 | None, flags: NDArray[np.uint16]) -> None:
-        """The answer to the window at `start`, or None if it was shed. Windows come back in the order they were cut."""
+    def add(self, start: int, y: Float64 | None, flags: NDArray[np.uint16], confidence: Float64 | None = None) -> None:
+        """The answer to the window at `start`, or None if it was shed. Windows come back in the order they were cut. confidence: (window,), the network's
+        own; without it, how well the answer agrees with those before it."""
         g = self.geometry
         a, b = start - self._base, start - self._base + g.window
         self.flags[a:b] |= flags
         if y is not None:
             weights = g.weights
-            trust = self._agreement(a, self._done - self._base, y)
+            trust = self._agreement(a, self._done - self._base, y) if confidence is None else confidence
             self.total[a:b] += weights * y
             self.weight[a:b] += weights
             self.trust[a:b] += weights * trust

@@ -58,6 +58,7 @@ def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return work
 
 
+@pytest.mark.timeout(600)  # ten commands, five of which train
 def test_the_walk_through_training_goes_from_a_folder_of_files_to_a_daemon(at: Path) -> None:
     ran = 0
     for line in commands("training.md"):

@@ -64,3 +64,19 @@ def test_the_command_prints_a_table_or_json_and_draws(tmp_path: Path) -> None:
     assert "white noise" in shown.stdout
     for asked, code in ((["--plot", "x.gif"], 2), (["--plot", str(tmp_path / "no" / "x.png")], 74)):
         assert CliRunner().invoke(app, ["checkpoint", "probe", str(tmp_path / "net"), *asked]).exit_code == code
+
+
+def test_curves_of_runs_are_drawn_and_what_is_no_run_is_refused(tmp_path: Path) -> None:
+    from ppgstream.tools import curves
+
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "log.csv").write_text("epoch,loss,val_loss\n1,0.5,0.4\n2,0.3,0.2\n")
+    out = tmp_path / "curves.png"
+    assert CliRunner().invoke(curves.app, [str(tmp_path / "a"), "-o", str(out)]).exit_code == 0
+    assert out.read_bytes().startswith(b"\x89PNG")
+    for asked, code, told in (
+        ([str(tmp_path)], 69, "no log of a run"),
+        ([str(tmp_path / "a"), "--column", "x"], 65, "column 'x'"),
+    ):
+        result = CliRunner().invoke(curves.app, asked)
+        assert (result.exit_code, told in result.stderr) == (code, True)

@@ -10,8 +10,9 @@ import io
 import zipfile
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,28 +61,31 @@ class Set(NamedTuple):
 
 def course(folder: Path, split: str) -> Clean:
     """The course's recordings, 8 s each: the first copy; to train on, the last one too, since together they hold all samples."""
-    path = folder / "course" / "PPG_1000samples.zip"
+    rows = _course_rows(folder / "course" / "PPG_1000samples.zip")
+    copies = (0, COURSE_COPIES - 1) if split == "train" else (0,)
+    chosen = [(number, number * COURSE_COPIES + copy) for number in COURSE_SPLIT[split] for copy in copies]
+    if len(rows) < COURSE_COPIES * COURSE_SPLIT["test"].stop or rows.shape[1] != SNIPPET:
+        raise DataError(f"{folder / 'course'}: {rows.shape[0]} rows of {rows.shape[1]} samples, not the course's 6132 of 1000")
+    return Clean([rows[row].astype(np.float64) for _, row in chosen], [f"course_{number}" for number, _ in chosen])
+
+
+@lru_cache(maxsize=1)
+def _course_rows(path: Path) -> NDArray[np.float32]:
     try:
         with zipfile.ZipFile(path) as archive:
             text = archive.read("PPG_1000samples.txt")
     except (OSError, KeyError, zipfile.BadZipFile) as error:
         raise SourceError(f"{path}: cannot read the course's recordings: {error}") from error
-    rows = np.loadtxt(io.BytesIO(text), dtype=np.float32, delimiter="," if b"," in text[:4000] else None)
-    copies = (0, COURSE_COPIES - 1) if split == "train" else (0,)
-    chosen = [(number, number * COURSE_COPIES + copy) for number in COURSE_SPLIT[split] for copy in copies]
-    return Clean([rows[row].astype(np.float64) for _, row in chosen], [f"course_{number}" for number, _ in chosen])
+    try:
+        return np.loadtxt(io.BytesIO(text), dtype=np.float32, delimiter="," if b"," in text[:4000] else None, ndmin=2)
+    except ValueError as error:
+        raise DataError(f"{path}: not numbers in rows: {error}") from error
 
 
 def bidmc(folder: Path, split: str) -> Clean:
     """What BIDMC's judges called clean, by patient: overlapping clean windows joined to stretches of 8 s and more."""
-    path = folder / "bidmc" / "bidmc_public.npz"
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            ppg, clean = archive["ppg"], archive["ppg_clean_win"].astype(bool)
-            t0, record_split = archive["win_t0"], archive["split"].astype(str)
-            patient, subject = archive["mimic_patient"].astype(str), archive["subject"].astype(str)
-    except (OSError, KeyError, ValueError) as error:
-        raise SourceError(f"{path}: cannot read the BIDMC recordings: {error}") from error
+    z = _bidmc_arrays(folder / "bidmc" / "bidmc_public.npz")
+    record_split, patient = z["split"].astype(str), z["mimic_patient"].astype(str)
     held_out = sorted(set(patient[record_split == "train"]))[-BIDMC_HELD_OUT:]
     chosen = {
         "train": (record_split == "train") & ~np.isin(patient, held_out),
@@ -90,11 +94,20 @@ def bidmc(folder: Path, split: str) -> Clean:
     }[split]
     stretches, names = [], []
     for record in np.flatnonzero(chosen):
-        starts = (t0[clean[record]] * FS).astype(int)
+        starts = (z["win_t0"][z["ppg_clean_win"][record].astype(bool)] * FS).astype(int)
         for part in clean_rule.joined(starts):
-            stretches.append(ppg[record, part[0] : part[-1] + SNIPPET].astype(np.float32).astype(np.float64))
-            names.append(f"bidmc_{subject[record]}_{patient[record]}")
+            stretches.append(z["ppg"][record, part[0] : part[-1] + SNIPPET].astype(np.float32).astype(np.float64))
+            names.append(f"{z['subject'][record]}_{patient[record]}")
     return Clean(stretches, names)
+
+
+@lru_cache(maxsize=1)
+def _bidmc_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for name in ("ppg", "ppg_clean_win", "win_t0", "split", "mimic_patient", "subject")}
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise SourceError(f"{path}: cannot read the BIDMC recordings: {error}") from error
 
 
 def synthetic_people(people: int, seed: int) -> Clean:

@@ -81,7 +81,7 @@ def by_lookahead(path: Path) -> list[dict[str, Any]]:
         geometry = Geometry(found.arch.window, found.hop, found.arch.context, lookahead)
         after, seam, amplitude = [], [], []
         for clean, noisy in people:
-            rules = EngineRules(StreamRules(geometry, found.fs), found.tile, found.arch.answers)
+            rules = EngineRules(StreamRules(geometry, found.fs), found.tile, found.arch.answers, found.arch.scaling)
             out = offline.denoise(noisy, Engine(denoiser, rules), fs=found.fs).denoised.astype(np.float64)
             after.append(metrics.snr_b_db(out, clean, found.fs))
             amplitude.append(metrics.bandpass(out, found.fs).std() / metrics.bandpass(clean, found.fs).std())
