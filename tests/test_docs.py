@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ppgstream.train import data, pictures
+from ppgstream.train import data, fit, pictures
 from typer.testing import CliRunner
 
 from ppgstream import checkpoint as checkpoints
@@ -86,3 +86,18 @@ def test_every_training_command_of_the_docs_states_its_epochs() -> None:
         for line in commands(page):
             if line.startswith("ppgstream train") and "--help" not in line:
                 assert "--epochs" in line, line
+
+
+def test_every_exercise_of_the_course_is_a_recipe_that_can_be(at: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    some = [data.synthetic_set(1)]
+    monkeypatch.setattr(data, "public_sets", lambda _: some)
+    monkeypatch.setattr(fit, "fit", lambda recipe, *_, **__: asked.append(recipe))
+    for line in commands("course.md"):
+        arguments = shlex.split(line)[1:]
+        if arguments[0] == "train" and ("--from" not in arguments or SHARED.is_dir()):
+            result = CliRunner().invoke(app, arguments)
+            assert result.exit_code == 0, f"{line}\n{result.output}"
+    assert {recipe.family for recipe in asked} == {"ae", "ae3", "dae", "rae", "brae"}
+    assert {recipe.optimizer for recipe in asked} == {"adam", "sgd"}
+    assert {recipe.parts for recipe in asked} >= {("white",), ("slope",), ("saturation",), ()}
