@@ -441,7 +441,7 @@ def denoiser(checkpoint: Checkpoint, *, threads: int = 1) -> Denoiser:
 
 def import_tensorflow() -> Any:
     """TensorFlow, imported without the banners that it prints to stderr even when told to be quiet."""
-    if "tensorflow" not in sys.modules:
+    if sys.modules.get("tensorflow") is None:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
         os.environ.setdefault("KERAS_BACKEND", "tensorflow")
         sys.stderr.flush()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import errno
+import io
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +20,9 @@ import msgspec
 import numpy as np
 import pytest
 from ppgstream.train import batches, card, command, data, evaluate, fit, losses, pictures
+from ppgstream.train.progress import Progress
 from ppgstream.train.recipe import FAMILY, Recipe, differences, make
+from rich.console import Console
 from typer.testing import CliRunner
 
 from ppgstream import checkpoint as checkpoints
@@ -269,6 +273,23 @@ def test_a_run_leaves_its_log_pictures_card_and_split(
         "3",
     ]
     assert "\x1b" not in "".join(said)
+
+
+def test_a_terminal_shows_a_bar_with_loss_and_time_left_over_a_row_an_epoch() -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=120, highlight=False)
+    shown = Progress(2, 10, ["own"], console)
+    with shown:
+        for epoch in (1, 2):
+            shown.epoch(epoch)
+            for step in range(1, 11):
+                shown.batch(step, 0.25)
+            console.print(shown.__rich__())
+            shown.row(epoch, {"loss": 0.25, "val_loss": 0.5, "val_g_own_db": 7.5, "minutes": 0.1})
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue())
+    for part in ("epoch 1/2", "epoch 2/2", "10/10", "loss 0.25000", "s left", "G own, dB", "7.50", "G 7.5 dB"):
+        assert part in text, text
+    assert text.count("val_loss") == 1
 
 
 @pytest.mark.usefixtures("no_pictures")

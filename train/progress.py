@@ -15,19 +15,19 @@ from rich.progress import Progress as Bar
 class Progress:
     """Of one run. Call `epoch`, `batch` and `row` as it goes; use it as a context so that the bar ends."""
 
-    def __init__(self, epochs: int, steps: int, sets: list[str]) -> None:
+    def __init__(self, epochs: int, steps: int, sets: list[str], console: Console | None = None) -> None:
         self._epochs, self._steps, self._sets = epochs, steps, sets
-        self._console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         columns = (
             TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.5f}  {task.fields[left]} left"),
+            TextColumn("loss {task.fields[loss]:.5f}  {task.fields[gains]}{task.fields[left]} left"),
         )
         self._bar = Bar(*columns, console=self._console, transient=True, disable=not self._console.is_terminal)
-        self._task = self._bar.add_task("train", total=steps, epoch=0, loss=0.0, left="?")
+        self._task = self._bar.add_task("train", total=steps, epoch=0, loss=0.0, left="?", gains="")
         self._began: float | None = None
-        self._first, self._epoch, self._headed = 0, 0, False
+        self._first, self._epoch, self._headed, self._gains = 0, 0, False, ""
 
     def __enter__(self) -> Progress:
         self._bar.start()
@@ -36,6 +36,9 @@ class Progress:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._bar.stop()
 
+    def __rich__(self) -> Bar:
+        return self._bar
+
     def say(self, line: str) -> None:
         self._console.print(line, markup=False)
 
@@ -43,7 +46,7 @@ class Progress:
         if self._began is None:
             self._began, self._first = time.monotonic(), number - 1
         self._epoch = number
-        self._bar.reset(self._task, epoch=number)
+        self._bar.reset(self._task, epoch=number, loss=0.0, left=self._left(number - 1 - self._first), gains=self._gains)
 
     def batch(self, number: int, loss: float) -> None:
         done = self._epoch - 1 - self._first + number / self._steps
@@ -55,6 +58,8 @@ class Progress:
         self.say(self._line("start", {"loss": None, **scores}, ""))
 
     def row(self, number: int, logs: Mapping[str, Any]) -> None:
+        gains = [f"{logs[f'val_g_{name}_db']:.1f}" for name in self._sets if f"val_g_{name}_db" in logs]
+        self._gains = f"G {', '.join(gains)} dB  " if gains else ""
         self._header()
         self.say(self._line(str(number), logs, self._left(number - self._first)))
 
