@@ -694,7 +694,9 @@ def checkpoint_probe(
 
 @app.command()
 def train(
-    family: Annotated[str | None, typer.Argument(metavar="[FAMILY]", help="ae, ae3, dae, rae, brae or patch.")] = None,
+    family: Annotated[
+        str | None, typer.Argument(metavar="[FAMILY]", help="ae, ae3, dae, rae, brae, patch or transformer.")
+    ] = None,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A TOML file of the same keys as the options and more; options win.")
     ] = None,
@@ -731,14 +733,17 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin anew in a folder that holds a run.", rich_help_panel="Run")
     ] = False,
-    epochs: Annotated[int | None, typer.Option(help="[default: 300; patch 66]", rich_help_panel="Run")] = None,
+    epochs: Annotated[int | None, typer.Option(help="[default: 300; patch 66; transformer 64]", rich_help_panel="Run")] = None,
     steps: Annotated[
         int | None,
         typer.Option(
-            help="Batches an epoch; 0: one pass over the training windows. [default: 0; patch 500]", rich_help_panel="Run"
+            help="Batches an epoch; 0: one pass over the training windows. [default: 0; patch and transformer 500]",
+            rich_help_panel="Run",
         ),
     ] = None,
-    batch: Annotated[int | None, typer.Option(help="Windows a batch. [default: 9000; patch 256]", rich_help_panel="Run")] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Windows a batch. [default: 9000; patch 256; transformer 128]", rich_help_panel="Run")
+    ] = None,
     minutes: Annotated[
         float | None,
         typer.Option(min=0, help="Of wall clock: end this call before an epoch that would not fit.", rich_help_panel="Run"),
@@ -750,13 +755,16 @@ def train(
     seed: Annotated[int | None, typer.Option(help="[default: 1]", rich_help_panel="Run")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of computation.", rich_help_panel="Run")] = 2,
     optimizer: Annotated[
-        str | None, typer.Option(help="adam, adamw or sgd. [default: adam; patch adamw]", rich_help_panel="Recipe")
+        str | None,
+        typer.Option(help="adam, adamw or sgd. [default: adam; patch and transformer adamw]", rich_help_panel="Recipe"),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="[default: 0.001; rae and brae 0.01; patch 0.002, falling]", rich_help_panel="Recipe")
+        float | None,
+        typer.Option(help="[default: 0.001; rae and brae 0.01; patch and transformer 0.002, falling]", rich_help_panel="Recipe"),
     ] = None,
     loss: Annotated[
-        str | None, typer.Option(help="l2, l1 or shape. [default: l2; patch shape]", rich_help_panel="Recipe")
+        str | None,
+        typer.Option(help="l2, l1, shape or robust. [default: l2; patch shape; transformer robust]", rich_help_panel="Recipe"),
     ] = None,
     noise: Annotated[
         str | None,

@@ -71,7 +71,7 @@ class Architecture:
     context: int = 0
     sizes: Sizes = field(default_factory=dict)
     hidden_activation: str = ""
-    output_activation: str = "linear"
+    output_activation: str = ""
     outputs: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -80,6 +80,7 @@ class Architecture:
             own["hidden"] = (width,)
         object.__setattr__(self, "sizes", DEFAULT_SIZES.get(self.family, {}) | own)
         object.__setattr__(self, "outputs", self.outputs or OUTPUTS.get(self.family, ("wave",)))
+        object.__setattr__(self, "output_activation", self.output_activation or "linear")
         object.__setattr__(self, "hidden_activation", self.hidden_activation or HIDDEN_ACTIVATION.get(self.family, ""))
 
     @property

@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from ppgstream.train import batches, card, command, data, evaluate, fit, losses, pictures
+from ppgstream.train import batches, card, data, evaluate, fit, losses, pictures
 from ppgstream.train.progress import Progress
 from ppgstream.train.recipe import FAMILY, Recipe, differences, make
 from rich.console import Console
@@ -86,7 +86,7 @@ def contents(run: Path) -> dict[str, bytes]:
 def test_the_course_s_values_are_the_defaults_of_its_families() -> None:
     for family in ("ae", "ae3", "dae", "rae", "brae"):
         recipe = make(family, None, {})
-        assert (recipe.optimizer, recipe.loss, recipe.output_activation, recipe.batch, recipe.epochs) == (
+        assert (recipe.optimizer, recipe.loss, recipe.architecture.output_activation, recipe.batch, recipe.epochs) == (
             "adam",
             "l2",
             "linear",
@@ -105,6 +105,9 @@ def test_the_course_s_values_are_the_defaults_of_its_families() -> None:
 def test_options_win_over_the_file_and_the_file_over_the_family(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text('family = "patch"\nwidth = 32\nlearning_rate = 1\nbatch = 7\nshares = { full = 0.5, clean = 0.5 }\n')
+    (tmp_path / "typed.toml").write_text('noise = "white,slope"\nhidden = "9,5"\nlearning-rate = 0.5\n')
+    typed = make("dae", tmp_path / "typed.toml", {})
+    assert (typed.parts, typed.hidden, typed.learning_rate) == (("white", "slope"), [9, 5], 0.5)
     recipe = make(None, path, {"batch": 9})
     assert (recipe.family, recipe.width, recipe.learning_rate, recipe.batch) == ("patch", 32, 1.0, 9)
     assert recipe.shares == {"full": 0.5, "clean": 0.5}
@@ -115,7 +118,9 @@ def test_options_win_over_the_file_and_the_file_over_the_family(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("text", "told"),
     [
-        ("learning_rate = -1", "recipe.toml: learning-rate: expected `float` > 0.0, got -1"),
+        ("learning_rate = -1", "recipe.toml: learning_rate: expected `float` > 0.0, got -1"),
+        ("shares = { full = 0.5, odd = 0.5 }", "recipe.toml: shares: must be full, mild, clean,"),
+        ("shares = { full = 0.5 }", "recipe.toml: shares: must add up to 1, got 0.5"),
         ("batch = 'many'", "recipe.toml: batch: expected `int`, got 'many'"),
         ("colour = 3", "recipe.toml: 'colour' is no key of a recipe"),
         ("loss = 'l3'", "recipe.toml: loss: known are l2, l1, shape, robust, got 'l3'"),
@@ -264,7 +269,7 @@ def test_a_run_leaves_its_log_pictures_card_and_split(
         "test": ["2 synthetic people"],
     }
     said = capfd.readouterr().err.splitlines()
-    assert any("the generator makes" in line and "min to go" in line for line in said)
+    assert any("the generator makes" in line and " to go" in line for line in said)
     assert [line.split()[0] for line in said if line.split()[0] in ("epoch", "start", "1", "2", "3")] == [
         "epoch",
         "start",
@@ -511,17 +516,69 @@ def test_from_refuses_another_family_or_architecture(finished: Path) -> None:
         (make("rae", None, {}), "of the family 'dae'; --from needs one of 'rae'"),
         (make("dae", None, {"hidden": [9]}), r"another architecture: hidden \(4,\) there, \(9,\) asked"),
         (make("ae", None, {"hidden_activation": "tanh"}), "hidden activation sigmoid there, tanh asked"),
+        (make("ae", None, {"output_activation": "sigmoid"}), "output activation linear there, sigmoid asked"),
+        (make("ae", None, {"window": 60}), "window 50 there, 60 asked"),
     ):
         with pytest.raises(CheckpointError, match=told):
             fit.architecture_from(start, recipe, finished)
     assert fit.architecture_from(start, make("ae3", None, {}), finished).architecture.sizes == {"hidden": (4,)}
+    odd = replace(start, arch=replace(start.arch, output_activation="sigmoid"))
+    assert fit.architecture_from(odd, make("ae", None, {}), finished).output_activation == "sigmoid"
 
 
-def test_a_recording_that_the_checkpoint_was_trained_on_is_no_test(finished: Path, sets: list[data.Set]) -> None:
+def test_a_recording_that_the_checkpoint_was_ever_trained_on_is_no_test(sets: list[data.Set], tmp_path: Path) -> None:
+    own = [data.Set("own", {"train": people(6, 1, "own"), "validation": people(2, 2, "own"), "test": data.Clean([], [])})]
+    fit.fit(small(epochs=1, steps=1), own, tmp_path / "first", threads=1)
+    first = checkpoints.restore(tmp_path / "first")
+    fit.fit(
+        small(epochs=1, steps=1), sets, tmp_path / "second", start=first, threads=1
+    )  # on other people: what was known stays known
+    second = checkpoints.restore(tmp_path / "second")
+    assert second.provenance["trained_on"]["recordings"] == [f"own_1_{k}" for k in range(6)]
+    copied = data.Clean([5 - 2 * -own[0].sides["train"].stretches[3]], ["another name"])
+    for known, told in ((people(6, 1, "own"), "own_1_0"), (copied, "another name")):
+        leaking = [data.Set("own", {"train": people(3, 8), "validation": known, "test": people(1, 9)})]
+        with pytest.raises(DataError, match=rf"recording {told} is in validation here, and second was trained on it"):
+            fit.fit(small(), leaking, tmp_path / "third", start=second, threads=1)
+    assert not (tmp_path / "third").exists()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_resumed_run_still_knows_the_checkpoint_that_it_began_from(
+    finished: Path, sets: list[data.Set], tmp_path: Path
+) -> None:
     start = checkpoints.restore(finished)
-    start = replace(start, provenance={"split": {"train": ["someone_3_1"]}})
-    with pytest.raises(DataError, match=r"recording someone_3_1 is in test here, and .* was trained on it"):
-        command._refuse_known(start, sets)
+    recipe = fit.architecture_from(start, small(epochs=2, steps=1, seed=4), finished)
+    fit.fit(recipe, sets, tmp_path / "next", start=start, minutes=1e-9, threads=1)
+    fit.fit(recipe, sets, tmp_path / "next", resume=True, threads=1)
+    assert checkpoints.restore(tmp_path / "next").provenance["from"] == {"name": "run", "sha256": start.sha256}
+    other = replace(start, sha256="f" * 64)
+    with pytest.raises(ConfigError, match=f"from: {start.sha256[:16]} there, ffffffffffffffff asked"):
+        fit.fit(recipe, sets, tmp_path / "next", start=other, resume=True, threads=1)
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("failure", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
+def test_an_overwritten_run_comes_back_if_the_new_one_never_saves_a_state(
+    failure: BaseException, run: Path, sets: list[data.Set], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    before = contents(run)
+
+    def fails(*_: Any) -> None:
+        raise failure
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fit.Run, "save_state", fails)
+        with pytest.raises((OutputError, KeyboardInterrupt)) as caught:
+            fit.fit(small(seed=7), sets, run, overwrite=True, threads=1)
+    assert contents(run) == before
+    assert not (run / fit.BEFORE).exists()
+    assert "still good" not in str(caught.value)
+    if isinstance(failure, KeyboardInterrupt):
+        assert "stopped in epoch" in capfd.readouterr().err
+    fit.fit(small(seed=7), sets, run, overwrite=True, threads=1)
+    assert not (run / fit.BEFORE).exists()
+    assert [row["epoch"] for row in log(run)] == ["1", "2"]
 
 
 @needs_course
@@ -624,6 +681,8 @@ def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Path) -> Path:
         ("dae --output-activation gelu", 78, "output activation 'gelu': known are"),
         ("patch --hidden-activation relu", 78, "network family 'patch': its activations are fixed"),
         ("dae --recipe nowhere.toml", 78, "nowhere.toml: cannot read the recipe"),
+        ("dae", 2, "no recordings: give --recordings FOLDER, --data FOLDER or --synthetic"),
+        ("dae --synthetic --column ppg", 2, "--column: is for --recordings"),
         ("dae --data nowhere", 69, "nowhere: no recordings: neither course/ nor bidmc/"),
         ("dae --recordings nowhere", 69, "--recordings nowhere: no such folder"),
         ("dae --recordings empty", 69, "--recordings empty: no recordings in it"),

@@ -200,7 +200,7 @@ class Source:
 
     def __init__(self, sets: Sequence[data.Set], recipe: Recipe) -> None:
         self.recipe, self.arch = recipe, recipe.architecture
-        self.windows = Windows(sets, shares_of(sets, recipe.synthetic), recipe.window, recipe.stretch, recipe.reshape)
+        self.windows = Windows(sets, shares_of(sets, recipe.synthetic), self.arch.window, recipe.stretch, recipe.reshape)
         self.steps = recipe.steps or -(-len(self.windows) // recipe.batch)
 
     def batch(self, epoch: int, number: int) -> Drawn:
@@ -235,9 +235,9 @@ def validation_of(sets: Sequence[data.Set], recipe: Recipe, side: str = "validat
     arch, found = recipe.architecture, []
     for data_set in sets:
         clean = data_set.sides[side]
-        if not any(len(x) >= recipe.window for x in clean.stretches):
+        if not any(len(x) >= arch.window for x in clean.stretches):
             continue
-        windows = data.scored_windows(clean, window=recipe.window, hop=max(recipe.window // 2, 1))
+        windows = data.scored_windows(clean, window=arch.window, hop=max(arch.window // 2, 1))
         windows = windows[np.linspace(0, len(windows) - 1, min(len(windows), MOST_SCORED)).astype(int)]
         parts = recipe.parts or ("white", "slope", "saturation")
         noisy = noise.n1(

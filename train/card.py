@@ -23,16 +23,18 @@ LIMITS = (
 
 
 def provenance_of(
-    recipe: Recipe, sets: Sequence[data.Set], epoch: int, minutes: float, start: Checkpoint | None
+    recipe: Recipe, sets: Sequence[data.Set], epoch: int, minutes: float, start: Mapping[str, Any] | None
 ) -> dict[str, Any]:
-    """What the manifest keeps of a run: recipe, split by recording, data and their sources, where the weights began, date."""
+    """What the manifest keeps of a run: recipe, split by recording, data and their sources, where the weights began (`start`: name, sha256, trained_on),
+    all that they ever were trained on, date."""
     return {
         "recipe": msgspec.to_builtins(recipe),
         "epochs_done": epoch,
         "minutes": round(minutes, 2),
-        "from": None if start is None else {"name": start.path.name, "sha256": start.sha256},
+        "from": None if start is None else {key: start[key] for key in ("name", "sha256")},
         "data": {s.name: data.ATTRIBUTION[s.name] for s in sets},
         "split": {side: [n for s in sets for n in _names(s, side)] for side in data.SIDES},
+        "trained_on": data.trained_on(sets, None if start is None else start["trained_on"]),
         "date": datetime.date.today().isoformat(),
     }
 
@@ -51,7 +53,7 @@ def text(found: Checkpoint) -> str:
     lines = [
         f"# {title}",
         "",
-        f"A ppgstream checkpoint: `ppgstream run --checkpoint {'FOLDER'}`. Windows of {found.arch.window} samples at {found.fs:g} Hz, "
+        f"A ppgstream checkpoint: `ppgstream run --checkpoint {found.path.name}`. Windows of {found.arch.window} samples at {found.fs:g} Hz, "
         f"hop {found.hop}; id {found.id.hex()}.",
         "",
         *(
@@ -80,7 +82,7 @@ def text(found: Checkpoint) -> str:
         "## Recipe",
         "",
         "```toml",
-        *(_toml(key, value) for key, value in recipe.items() if value is not None),
+        *(_toml(key, value) for key, value in recipe.items() if value not in (None, "")),
         "```",
         "",
         "## Limits",

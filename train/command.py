@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from ppgstream import checkpoint as checkpoints
-from ppgstream.errors import DataError, OutputError, UsageError
+from ppgstream.errors import OutputError, UsageError
 
 from . import data, fit, own, pictures
 from .recipe import Recipe, make
@@ -47,24 +47,42 @@ def train(
     folder = out or Path("runs") / asked.family
     if found_start is not None and stored is None:
         asked = fit.architecture_from(found_start, asked, str(start))
-    wanted = {key: value for key, value in sources.items() if value not in (None, False)}
-    if stored is not None and not wanted:
-        wanted = stored["about"]
+    wanted = _wanted(sources, {} if stored is None else stored["about"])
     fit.refuse_folder(folder, resume=resume, overwrite=overwrite)
     console = Console(stderr=True, highlight=False)
     sets, sheet = _sets(wanted, asked, console)
-    if found_start is not None:
-        _refuse_known(found_start, sets)
-    if sheet is not None:
+    data.refuse_leak(sets)
+    if stored is not None:
+        fit.refuse_other_run(stored, asked, sets, found_start, folder)
+    elif found_start is not None:
+        data.refuse_known(sets, fit.origin_of(found_start)["trained_on"], str(start))
+    if sheet is not None and stored is None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             pictures.contact_sheet(sheet, folder / "recordings.png", "what counts as clean")
         except OSError as error:
             raise OutputError(f"{folder}: cannot write: {error}") from error
         console.print(f"the clean stretches: {folder / 'recordings.png'}", markup=False, soft_wrap=True)
+    # A run may be gone on with from another working directory.
+    about = wanted | {key: str(Path(wanted[key]).absolute()) for key in ("data", "recordings") if key in wanted}
     fit.fit(
-        asked, sets, folder, about=wanted, start=found_start, resume=resume, overwrite=overwrite, minutes=minutes, threads=threads
+        asked, sets, folder, about=about, start=found_start, resume=resume, overwrite=overwrite, minutes=minutes, threads=threads
     )
+
+
+def _wanted(sources: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:
+    """The data sources asked for, over those of the run that is gone on with."""
+    wanted = dict(stored) | {key: value for key, value in sources.items() if value not in (None, False)}
+    if wanted.get("synthetic_only") and ("data" in wanted or "recordings" in wanted):
+        raise UsageError("--synthetic: trains on nothing else; leave --data and --recordings out")
+    alone = [key for key in ("fs", "column", "field", "group") if key in wanted]
+    if alone and "recordings" not in wanted:
+        raise UsageError(f"--{alone[0]}: is for --recordings, which is not given")
+    if not wanted.keys() & {"data", "recordings", "synthetic_only"}:
+        if not PUBLIC.is_dir():
+            raise UsageError(f"no recordings: give --recordings FOLDER, --data FOLDER or --synthetic ({PUBLIC} is not there)")
+        wanted["data"] = str(PUBLIC)
+    return wanted
 
 
 def _keys(recipe: Recipe) -> dict[str, Any]:
@@ -76,8 +94,6 @@ def _keys(recipe: Recipe) -> dict[str, Any]:
 def _sets(wanted: Mapping[str, Any], recipe: Recipe, console: Console) -> tuple[list[data.Set], data.Clean | None]:
     """Data sets with their splits, and what was chosen of recordings of one's own, after a table of it on the console."""
     if wanted.get("synthetic_only"):
-        if wanted.get("data") or wanted.get("recordings"):
-            raise UsageError("--synthetic: trains on nothing else; leave --data and --recordings out")
         return [data.synthetic_set(SYNTHETIC_SEED)], None
     sets: list[data.Set] = []
     sheet = None
@@ -91,20 +107,8 @@ def _sets(wanted: Mapping[str, Any], recipe: Recipe, console: Console) -> tuple[
             console.print(own.table(found, sides))
         sets.append(chosen)
         sheet = own.together([f.clean for f in found])
-    if wanted.get("data") or not sets:
-        sets += data.public_sets(Path(wanted.get("data") or PUBLIC))
+    if wanted.get("data"):
+        sets += data.public_sets(Path(wanted["data"]))
     if recipe.synthetic:
         sets.append(data.synthetic_set(SYNTHETIC_SEED))
     return sets, sheet
-
-
-def _refuse_known(start: checkpoints.Checkpoint, sets: list[data.Set]) -> None:
-    """Raises DataError, naming it, if a recording to validate or test on is one that the checkpoint was trained on."""
-    trained = set(dict(start.provenance.get("split", {})).get("train", []))
-    for data_set in sets:
-        for side in ("validation", "test"):
-            known = sorted(trained & set(data_set.recordings(side)))
-            if known:
-                raise DataError(
-                    f"recording {known[0]} is in {side} here, and {start.path} was trained on it: a test on it would prove nothing"
-                )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -165,6 +165,30 @@ def fingerprint(stretch: Float64) -> str:
     # Whole numbers fall on halves after scaling, and might be rounded up here and down there; nothing falls on 1 / pi.
     levels = np.floor((stretch - low) / span * 1e4 + 1 / np.pi).astype(np.int32)
     return hashlib.sha256(levels.tobytes()).hexdigest()
+
+
+def trained_on(sets: Sequence[Set], before: Mapping[str, Any] | None) -> dict[str, list[str]]:
+    """Recordings and fingerprints of stretches of the training sides, synthetic people left out, and those of `before`: what the weights that a run
+    begins from were trained on."""
+    known: dict[str, set[str]] = {key: set((before or {}).get(key, ())) for key in ("recordings", "stretches")}
+    for data_set in sets:
+        if data_set.name != "synthetic":
+            known["recordings"].update(data_set.sides["train"].recording)
+            known["stretches"].update(fingerprint(x)[:16] for x in data_set.sides["train"].stretches)
+    return {key: sorted(values) for key, values in known.items()}
+
+
+def refuse_known(sets: Sequence[Set], known: Mapping[str, Any], where: str) -> None:
+    """Raises DataError, naming it, if a recording to validate or test on is one of `known`, by name or by content."""
+    names, stretches = set(known.get("recordings", ())), set(known.get("stretches", ()))
+    for data_set in sets:
+        for side in ("validation", "test"):
+            own = data_set.sides[side]
+            for name, stretch in zip(own.recording, own.stretches, strict=True):
+                if name in names or fingerprint(stretch)[:16] in stretches:
+                    raise DataError(
+                        f"recording {name} is in {side} here, and {where} was trained on it: a test on it would prove nothing"
+                    )
 
 
 def refuse_leak(sets: Sequence[Set]) -> None:

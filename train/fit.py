@@ -15,6 +15,7 @@ import csv
 import io
 import json
 import math
+import shutil
 import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,13 +35,15 @@ from ppgstream.models import DENSE, Architecture, build
 
 from . import batches, card, data, pictures
 from .losses import LOSSES
-from .progress import Progress
+from .progress import Progress, duration
 from .recipe import Recipe, differences
 
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 STATE = "state.npz"
-OURS = (checkpoints.MANIFEST, checkpoints.WEIGHTS, STATE, "log.csv")  # files that make a folder one of a run
+RUN = (STATE, checkpoints.MANIFEST, checkpoints.WEIGHTS)  # files that make a folder one of a run
+LEFT = (*RUN, "README.md", "log.csv", "loss.png", "examples.png", "tensorboard")
+BEFORE = "before"  # where an overwritten run waits until the new one has a state
 AVERAGE_WARM_UP = (
     10.0  # steps: the average's decay at step n is at most 1 - 1 / (n / 10 + 1), so that random weights are forgotten
 )
@@ -74,9 +77,11 @@ def fit(
     refuse_folder(out, resume=resume, overwrite=overwrite)
     data.refuse_leak(sets)
     stored = _read_state(out) if resume else None
-    fingerprint = data.fingerprint_of(sets)
     if stored is not None:
-        _refuse_other_run(stored, recipe, fingerprint, start, out)
+        refuse_other_run(stored, recipe, sets, start, out)
+    began_from = stored["from"] if stored is not None else None if start is None else origin_of(start)
+    if began_from is not None:
+        data.refuse_known(sets, began_from["trained_on"], began_from["name"])
     arch = recipe.architecture
     source = batches.Source(sets, recipe)
     validation = batches.validation_of(sets, recipe)
@@ -85,17 +90,14 @@ def fit(
     _use_threads(threads)
     keras.utils.set_random_seed(recipe.seed)
     model = build(arch, dropout=recipe.dropout)
-    if start is not None:
+    if start is not None and stored is None:
         checkpoints.load_into(model, start)
     optimizer = _optimizer(recipe, recipe.epochs * source.steps)
     model.compile(optimizer=optimizer, loss=LOSSES[recipe.loss], **_how(arch, recipe.epochs * source.steps))
     optimizer.build(model.trainable_variables)
-    run = Run(recipe, arch, model, out, sets, fingerprint, dict(about or {}), start)
-    with _disk(out):
+    run = Run(recipe, arch, model, out, sets, dict(about or {}), began_from)
+    with _disk(run):
         out.mkdir(parents=True, exist_ok=True)
-        if overwrite and not resume:
-            for name in (*OURS, "README.md"):
-                (out / name).unlink(missing_ok=True)
     if stored is not None:
         run.load(stored)
     progress = Progress(recipe.epochs, source.steps, [v.name for v in validation])
@@ -112,18 +114,56 @@ def fit(
     epoch_s = source.steps * max(drawn_s, trained_s) + time.perf_counter() - began
     progress.say(
         f"batches: the generator makes {recipe.batch / drawn_s:,.0f} windows/s, the network takes {recipe.batch / trained_s:,.0f}; "
-        f"about {(recipe.epochs - run.done) * epoch_s / 60:.1f} min to go"
+        f"about {duration((recipe.epochs - run.done) * epoch_s)} to go"
     )
+    if began_from is not None and not began_from["trained_on"].get("recordings") and not run.done:
+        progress.say(
+            f"{began_from['name']} does not state what it was trained on: its figures on these recordings may flatter it"
+        )
     if not run.done:
         progress.before(scores)
 
     callbacks = _callbacks(run, source, validation, progress, minutes)
     dataset = _dataset(source, run.done)
     callbacks.insert(0, _epoch_setter(dataset))
-    with _disk(out), progress:
-        model.fit(dataset, epochs=recipe.epochs, initial_epoch=run.done, callbacks=callbacks, verbose=0, shuffle=False)
+    with _disk(run), _kept_until_there_is_a_state(run), progress:
+        try:
+            model.fit(dataset, epochs=recipe.epochs, initial_epoch=run.done, callbacks=callbacks, verbose=0, shuffle=False)
+        except KeyboardInterrupt:
+            what = f"the state after epoch {run.done} is in {out}: go on with --resume" if run.done else "nothing was saved yet"
+            progress.say(f"stopped in epoch {run.done + 1} of {recipe.epochs}; {what}")
+            raise
     if run.done < recipe.epochs and not run.stopped:
         progress.say(f"{minutes:g} minutes are over after epoch {run.done} of {recipe.epochs}: go on with --resume")
+
+
+def origin_of(start: Checkpoint) -> dict[str, Any]:
+    """What a run keeps of the checkpoint that it begins from. Before `trained_on` was written, a manifest's split says it."""
+    known = start.provenance.get("trained_on") or {"recordings": dict(start.provenance.get("split", {})).get("train", [])}
+    return {"name": start.path.name, "sha256": start.sha256, "trained_on": dict(known)}
+
+
+@contextmanager
+def _kept_until_there_is_a_state(run: Run) -> Iterator[None]:
+    """A run that is overwritten waits in a folder of its own until the new one has saved its first state, and comes back if that never happens."""
+    aside = run.out / BEFORE
+    old = [name for name in LEFT if (run.out / name).exists()] if not run.done else []
+    if old:
+        aside.mkdir(exist_ok=True)
+        for name in old:
+            (run.out / name).replace(aside / name)
+    try:
+        yield
+    finally:
+        if old and run.done:
+            shutil.rmtree(aside)
+        elif old:
+            for name in old:
+                here = run.out / name
+                if here.is_dir():
+                    shutil.rmtree(here)
+                (aside / name).replace(here)
+            aside.rmdir()
 
 
 class Run:
@@ -136,12 +176,11 @@ class Run:
         model: Any,
         out: Path,
         sets: Sequence[data.Set],
-        fingerprint: str,
         about: dict[str, Any],
-        start: Checkpoint | None,
+        start: dict[str, Any] | None,
     ) -> None:
         self.recipe, self.arch, self.model, self.out, self.sets = recipe, arch, model, out, sets
-        self.fingerprint, self.about, self.start = fingerprint, about, start
+        self.fingerprint, self.about, self.start = data.fingerprint_of(sets), about, start
         self.done, self.stopped = 0, False
         self.best, self.wait = math.inf, 0  # of early stopping
         self.minutes = 0.0
@@ -173,14 +212,14 @@ class Run:
         finally:
             self.model.set_weights(weights)
 
-    def save_state(self) -> None:
+    def save_state(self, done: int) -> None:
         arrays = {f"v{number}": value for number, value in enumerate(self.values())}
         facts = {
             "recipe": msgspec.to_builtins(self.recipe),
             "data": self.fingerprint,
             "about": self.about,
-            "from": self.start.sha256 if self.start else None,
-            "done": self.done,
+            "from": self.start,
+            "done": done,
             "stopped": self.stopped,
             "best": self.best if math.isfinite(self.best) else None,
             "wait": self.wait,
@@ -189,6 +228,7 @@ class Run:
         buffer = io.BytesIO()
         np.savez(buffer, facts=np.array(json.dumps(facts)), **arrays)  # type: ignore[arg-type]
         replace_files({self.out / STATE: buffer.getvalue()})
+        self.done = done
 
     def load(self, stored: dict[str, Any]) -> None:
         values, there = stored["values"], self.values()
@@ -224,7 +264,8 @@ def architecture_from(start: Checkpoint, recipe: Recipe, path: Path | str) -> Re
         raise CheckpointError(f"{path}: a checkpoint of the family {there.family!r}; --from needs one of {recipe.family!r}")
     found = msgspec.structs.replace(
         recipe,
-        window=there.window,
+        window=recipe.window or there.window,
+        output_activation=recipe.output_activation or there.output_activation,
         **{name: list(v) if isinstance(v, tuple) else v for name, v in there.sizes.items() if getattr(recipe, name) is None},
         hidden_activation=recipe.hidden_activation or there.hidden_activation,
     )
@@ -232,8 +273,9 @@ def architecture_from(start: Checkpoint, recipe: Recipe, path: Path | str) -> Re
     odd = [
         f"{name} {there.sizes[name]} there, {value} asked" for name, value in asked.sizes.items() if there.sizes[name] != value
     ]
-    if asked.hidden_activation != there.hidden_activation:
-        odd.append(f"hidden activation {there.hidden_activation} there, {asked.hidden_activation} asked")
+    for name in ("window", "hidden_activation", "output_activation"):
+        if getattr(asked, name) != getattr(there, name):
+            odd.append(f"{name.replace('_', ' ')} {getattr(there, name)} there, {getattr(asked, name)} asked")
     if odd:
         raise CheckpointError(f"{path}: a checkpoint of another architecture: {'; '.join(odd)}")
     return found
@@ -241,13 +283,14 @@ def architecture_from(start: Checkpoint, recipe: Recipe, path: Path | str) -> Re
 
 def refuse_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
     """Raises UsageError for a folder that holds a run, unless it is to be resumed or overwritten; OutputError if it is a file."""
-    there = [name for name in OURS if (out / name).exists()]
+    there = [name for name in RUN if (out / name).exists()]
     if resume and overwrite:
         raise UsageError("--resume and --overwrite: give one of them")
     if resume and STATE not in there:
         raise UsageError(f"--resume: {out / STATE} is not there: nothing to go on from")
     if there and not (resume or overwrite):
-        raise UsageError(f"{out}: holds a run already ({there[0]}): --resume goes on with it, --overwrite begins anew")
+        onward = "--resume goes on with it, " if STATE in there else ""
+        raise UsageError(f"{out}: holds a run already ({there[0]}): {onward}--overwrite begins anew")
     if out.exists() and not out.is_dir():
         raise OutputError(f"{out}: cannot be the folder of a run: it is a file")
 
@@ -264,12 +307,15 @@ def _read_state(out: Path) -> dict[str, Any]:
     return dict(facts)
 
 
-def _refuse_other_run(stored: Mapping[str, Any], recipe: Recipe, fingerprint: str, start: Checkpoint | None, out: Path) -> None:
+def refuse_other_run(
+    stored: Mapping[str, Any], recipe: Recipe, sets: Sequence[data.Set], start: Checkpoint | None, out: Path
+) -> None:
+    """Raises ConfigError, naming what differs, if a run to go on with had another recipe, other data or began from other weights."""
     odd = differences(recipe, stored["recipe"])
-    if stored["data"] != fingerprint:
+    if stored["data"] != data.fingerprint_of(sets):
         odd.append("data: other recordings there")
-    if start is not None and stored["from"] != start.sha256:
-        odd.append(f"from: {(stored['from'] or 'nothing')[:16]} there, {start.sha256[:16]} asked")
+    if start is not None and (stored["from"] or {}).get("sha256") != start.sha256:
+        odd.append(f"from: {(stored['from'] or {}).get('sha256', 'nothing')[:16]} there, {start.sha256[:16]} asked")
     if odd:
         raise ConfigError(f"{out}: --resume needs the settings that the run began with: {'; '.join(odd)}")
 
@@ -431,28 +477,29 @@ def _callbacks(
                 early.best, early.wait = run.best, run.wait
 
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
-            took = logs["minutes"] - run.minutes
-            run.done, run.minutes = epoch + 1, logs["minutes"]
+            took, done = logs["minutes"] - run.minutes, epoch + 1
+            run.minutes = logs["minutes"]
             if early is not None:
                 run.best, run.wait, run.stopped = float(early.best), early.wait, self.model.stop_training
-            last = run.stopped or run.done == recipe.epochs
+            last = run.stopped or done == recipe.epochs
             if minutes is not None and (time.monotonic() - began) / 60 + took > minutes:
                 last = self.model.stop_training = True
             with run.averaged():
                 if early is None or early.wait == 0:
-                    run.save_checkpoint(run.done, figures_of(logs))
+                    run.save_checkpoint(done, figures_of(logs))
+            run.save_state(done)
+            progress.row(done, logs)
+            with run.averaged():
                 now = time.monotonic()
                 if last or now - self.drawn_at > PICTURES_EVERY_S:
                     self.drawn_at = now
                     pictures.curves(out / "log.csv", out / "loss.png")
                     pictures.examples(validation, lambda x: answers(run.model, run.arch, x), run.arch, out / "examples.png")
-            run.save_state()
-            progress.row(run.done, logs)
 
     early = None
     if recipe.early_stop:
         early = keras.callbacks.EarlyStopping("val_loss", patience=recipe.early_stop, mode="min")
-    found = [Watch(), Log(str(out / "log.csv"), append=True)]
+    found = [Watch(), Log(str(out / "log.csv"), append=run.done > 0)]
     if keras.backend.backend() == "tensorflow":
         found.append(keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False, profile_batch=0))
     return [*found, *([early] if early is not None else []), Save()]
@@ -546,8 +593,9 @@ def _trim_log(path: Path, done: int) -> None:
 
 
 @contextmanager
-def _disk(out: Path) -> Iterator[None]:
+def _disk(run: Run) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{out}: cannot write the run: {error}; what was saved before is still good") from error
+        good = "; what was saved before is still good" if run.done else ""
+        raise OutputError(f"{run.out}: cannot write the run: {error}{good}") from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -53,7 +54,12 @@ def read(
     found = []
     for path in paths:
         file = str(path.relative_to(folder))
-        content = recording.read(path, column=column, key=key)
+        try:
+            content = recording.read(path, column=column, key=key)
+        except DataError as error:  # one bad file is no reason to refuse the others
+            told = str(error).removeprefix(f"{path}: ")
+            found.append(Found(Clean([], []), Report(file, refused=Counter({told: 1})), groups.get(file, file)))
+            continue
         rate = content.rate(str(path), fs, FS)
         if content.fs is None and fs is None:
             raise UsageError(f"--fs: {path} does not state its sampling rate; say it in Hz")
@@ -97,7 +103,7 @@ def _groups(names: list[str], group: str | None) -> dict[str, str]:
 
 def split(groups: dict[str, list[Clean]]) -> dict[str, str]:
     """The side of each group that has clean signal. By a hash of the group's name, so that more recordings leave the earlier ones where they are;
-    but the groups of the lowest and second lowest hash validate and test if no other does.
+    but where no group's hash says so, the groups of the lowest and second lowest validate and test.
 
     Raises DataError with the numbers for one group only, or for too little signal on a side that is needed.
     """

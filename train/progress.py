@@ -66,8 +66,7 @@ class Progress:
     def _left(self, done: float) -> str:
         if self._began is None or done <= 0:
             return "?"
-        seconds = (time.monotonic() - self._began) / done * (self._epochs - self._first - done)
-        return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"
+        return duration((time.monotonic() - self._began) / done * (self._epochs - self._first - done))
 
     def _header(self) -> None:
         if not self._headed:
@@ -85,3 +84,8 @@ class Progress:
         places = [6, 6, *(2 for _ in self._sets), 2]
         cells = ["" if v is None else f"{v:.{p}f}" for v, p in zip(values, places, strict=True)]
         return f"{epoch:>5} " + " ".join(f"{cell:>14}" for cell in [*cells, left])
+
+
+def duration(seconds: float) -> str:
+    """As people read it: "48 s", "2.1 min"."""
+    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.0f} s"

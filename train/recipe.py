@@ -29,7 +29,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that a run depends on beside its data. A run is `epochs` epochs of `steps` batches of `batch` windows.
 
     Network: `hidden` (a width for each hidden layer), `units` of an LSTM, `patch`, `width`, `depth`, `heads` of a transformer; None: the
-    family's own. `window` in samples. `dropout`: the share of hidden values that is dropped in training.
+    family's own. `window` in samples, None: 250. `dropout`: the share of hidden values that is dropped in training.
     Noise: `noise` names parts of N1, added one after the other; `shares` says how much of a batch gets which kind: "full" strength,
     "mild" (each part weaker or absent), "clean", and the kinds of `mix`: "nearly_clean", "mixed", "motion" (`motion_db` dB over the pulse, from and
     to), "nothing" (no pulse). `stretch`: windows are stretched or squeezed in time by up to this factor. `reshape`: the share of real pulses whose
@@ -43,7 +43,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """
 
     family: str
-    window: Annotated[int, Meta(ge=16, le=10_000)] = 250
+    window: Annotated[int, Meta(ge=16, le=10_000)] | None = None
     hidden: list[Size] | None = None
     units: Size | None = None
     patch: Size | None = None
@@ -51,7 +51,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     depth: Size | None = None
     heads: Size | None = None
     hidden_activation: str = ""
-    output_activation: str = "linear"
+    output_activation: str = ""
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     noise: list[Noise] = msgspec.field(default_factory=lambda: ["n1"])
     shares: dict[Kind, Share] = msgspec.field(default_factory=lambda: {"full": 1.0})
@@ -82,7 +82,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             sizes["hidden"] = tuple(sizes["hidden"])
         return Architecture(
             self.family,
-            self.window,
+            self.window or 250,
             sizes=sizes,
             hidden_activation=self.hidden_activation,
             output_activation=self.output_activation,
@@ -146,6 +146,7 @@ def make(family: str | None, path: Path | None, options: Mapping[str, Any], *, b
     """
     file = {} if path is None else _read(path)
     given = {key: value for key, value in options.items() if value is not None}
+    file = {key.replace("-", "_"): _as_list(key, value) for key, value in file.items()}
     chosen = family or file.get("family") or (base or {}).get("family")
     if not isinstance(chosen, str):
         raise UsageError(f"FAMILY: name one of {', '.join(DEFAULT_SIZES)}, or a --recipe that does")
@@ -162,16 +163,29 @@ def make(family: str | None, path: Path | None, options: Mapping[str, Any], *, b
 
 def _explain(message: str, path: Path | None, file: Mapping[str, Any], given: Mapping[str, Any]) -> str:
     """msgspec's message with file and key in front and the offending value behind."""
-    reason, _, where = message.partition(" - at `$.")
+    reason, _, where = message.partition(" - at ")
     unknown = re.search(r"unknown field `(.+?)`", reason, re.DOTALL)
-    key = unknown[1] if unknown else where.strip("`").partition("[")[0].rstrip(".")
+    found = re.search(r"\$\.(\w+)", where)
+    key = unknown[1] if unknown else found[1] if found else ""
     source = f"{path}: " if path is not None and key in file and key not in given else ""
     if unknown:
         return f"{source}{key!r} is no key of a recipe"
+    shown = key.replace("_", "-") if key in given else key
     value = (dict(file) | dict(given)).get(key)
     if "enum value" in reason:
-        return f"{source}{key}: must be {', '.join(CHOICES[key])}, got {value!r}"
-    return f"{source}{key.replace('_', '-')}: {reason.lower().partition(', got')[0]}, got {value!r}"
+        return f"{source}{shown}: must be {', '.join(CHOICES[key])}, got {value!r}"
+    return f"{source}{shown}: {reason.lower().partition(', got')[0]}, got {value!r}"
+
+
+def _as_list(key: str, value: Any) -> Any:
+    """A list as a recipe has it, from what an option would take: "white,slope", "125,40,125", 40."""
+    if key == "noise" and isinstance(value, str):
+        return value.split(",")
+    if key == "hidden" and type(value) is int:
+        return [value]
+    if key == "hidden" and isinstance(value, str) and re.fullmatch(r"\d+(,\d+)*", value):
+        return [int(width) for width in value.split(",")]
+    return value
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -198,7 +212,7 @@ def _check(recipe: Recipe, source: str) -> None:
         raise ConfigError(f"{source}noise: none cannot be joined with others, got {','.join(recipe.noise)}")
     if not recipe.noise:
         raise ConfigError(f"{source}noise: name one of none, white, slope, saturation, n1")
-    if not 0 < sum(recipe.shares.values()) <= 1 + 1e-9:
+    if abs(sum(recipe.shares.values()) - 1) > 1e-6:
         raise ConfigError(f"{source}shares: must add up to 1, got {sum(recipe.shares.values()):g}")
 
 
