@@ -721,8 +721,15 @@ def test_a_reader_that_leaves_ends_the_tap_quietly(live: Live, start: Callable[.
             start("replay", "long.npy", "--speed", "max", "--to", live.endpoints["in"])
             assert process.wait(PATIENCE_S) == 141
             assert process.stderr.read() == b""
+            # The daemon is shared: a later tap must not see this stream's end.
+            until(lambda: ended(live.snapshot(tmp_path), "long"), "the end of the recording")
         finally:
             process.kill()
+
+
+def ended(snapshot: dict[str, Any], name: str) -> bool:
+    """Whether all of a stream has been published, its end included."""
+    return any(row["name"] == name and not row["live"] and not row["in_flight"] for row in snapshot["streams"])
 
 
 def test_a_replay_that_is_terminated_ends_its_streams(live: Live, start: Callable[..., Running], tmp_path: Path) -> None:
