@@ -6,7 +6,6 @@ Windows go straight into the network, in the 0..1 that it was trained on; the da
 from __future__ import annotations
 
 import io
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -112,4 +111,4 @@ def picture(answered: list[Answered], title: str) -> bytes:
 
 
 def title_of(checkpoint: Checkpoint) -> str:
-    return f"{Path(checkpoint.path).name} ({checkpoint.arch.family}): what it answers where there is no pulse"
+    return f"{checkpoint.path.name} ({checkpoint.arch.family}): what it answers where there is no pulse"

@@ -30,7 +30,7 @@ def commands(page: str) -> list[str]:
 
 @pytest.fixture
 def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder as the docs have it: recordings of four people, the bundled checkpoint, the public recordings where they are."""
+    """A folder as the docs have it: recordings of six people, the bundled checkpoint, the public recordings where they are."""
     work = tmp_path / "work"
     (work / "recordings").mkdir(parents=True)
     monkeypatch.chdir(work)

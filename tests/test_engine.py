@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ppgstream import offline
 from ppgstream.denoiser import Answer, Batch, identity
 from ppgstream.engine import Engine, EngineRules
 from ppgstream.stream import StreamRules
@@ -450,3 +451,21 @@ def test_a_sender_without_a_clock_is_clocked_by_arrival() -> None:
             e.feed(Chunk("a", 1, k, x[k : k + 25]), k / rate)
         assert min(sum(event.name == "fs_off" for event in e.events), 1) == told
         assert e.streams["a"].fs_measured == pytest.approx(rate, rel=0.02)
+
+
+def test_a_network_that_tells_its_error_gives_each_sample_its_confidence() -> None:
+    log_var = np.full(250, np.log(0.25))
+    log_var[:125] = -8.0
+
+    def answer(batch: Batch) -> Answer:
+        return Answer(batch.x, np.tile(log_var, (len(batch.x), 1)).astype(np.float32))
+
+    x = 7 + np.sin(np.arange(2000) / 15) + 0.01 * np.random.default_rng(1).standard_normal(2000)
+    e = Engine(answer, EngineRules(StreamRules(Geometry(250, 49)), tile=8, answers="input", scaling="standard"))
+    out = offline.denoise(x, e, fs=125.0, dtype="f8")
+    np.testing.assert_allclose(out.denoised, x, atol=1e-6)
+    assert out.confidence[0] > 0.99  # only the first window's first half is over it: nothing had to be agreed with
+    assert out.confidence[-1] == pytest.approx(0.5, abs=1e-3)
+    assert 0.5 < out.confidence[1000] < 1.0
+    flat = offline.denoise(np.full(600, 3.0), Engine(answer, e.rules), fs=125.0)
+    assert (flat.confidence == 0).all()

@@ -62,3 +62,46 @@ def test_snr_b_of_a_known_error_in_band_is_what_it_should_be() -> None:
     error = 0.1 * np.sin(2 * np.pi * 3 * t)
     assert metrics.snr_b_db(clean + error, clean, 125) == pytest.approx(20, abs=0.3)
     assert metrics.snr_b_db(clean + 5 + 0.5 * np.sin(2 * np.pi * 0.02 * t), clean, 125) > 40  # out of band: not counted
+
+
+def test_wrist_artefacts_have_the_stated_spectrum_durations_and_strength() -> None:
+    for slope in (-32.0, -18.0):
+        spectra = [np.abs(np.fft.rfft(noise.coloured(5000, slope, np.random.default_rng(k)))) ** 2 for k in range(40)]
+        power, hz = np.mean(spectra, axis=0), np.fft.rfftfreq(5000, 1 / 125)
+
+        def level(low: float, high: float, power: np.ndarray = power, hz: np.ndarray = hz) -> float:
+            return float(10 * np.log10(power[(hz >= low) & (hz < high)].mean()))
+
+        assert level(9.5, 10.5) - level(1.0, 1.05) == pytest.approx(slope, abs=1.5)  # a decade
+        assert level(0.05, 0.5) - level(0.5, 1.0) == pytest.approx(0, abs=1.0)  # flat below 1 Hz
+    clean = np.sin(np.arange(125 * 4000) / 20)
+    noisy = noise.wrist(clean, np.random.default_rng(1), "hand")
+    inside = noisy != clean
+    edges = np.flatnonzero(np.diff(inside.astype(int)))
+    lengths = np.diff(edges) / 125
+    free, artefact = lengths[inside[edges[:-1]]], lengths[~inside[edges[:-1]]]
+    assert min(free.min(), artefact.min()) >= 0.98
+    assert free.mean() == pytest.approx(1 + 3 * np.exp(-1 / 3) - (1 - np.exp(-1 / 3)), abs=0.8)
+    assert artefact.mean() < free.mean()
+
+
+def test_steps_are_as_strong_as_asked_and_keep_to_their_rates() -> None:
+    clean = np.sin(2 * np.pi * 0.9 * np.arange(125 * 60) / 125)
+    for over_db in (0.0, 12.0):
+        added = noise.steps(clean, np.random.default_rng(2), over_db=over_db) - clean
+        white = noise.STEPS_WHITE * np.ptp(clean)
+        assert 10 * np.log10((added.var() - white**2) / clean.var()) == pytest.approx(over_db, abs=0.2)
+        power, hz = np.abs(np.fft.rfft(added)) ** 2, np.fft.rfftfreq(len(clean), 1 / 125)
+        assert 1.1 <= hz[power.argmax()] <= 2.9
+
+
+def test_n1_on_a_stream_clips_one_run_in_each_window_at_the_record_s_rails() -> None:
+    clean = np.sin(np.arange(125 * 60) / 20)
+    noisy = noise.n1_stream(clean, np.random.default_rng(3))
+    rails = (noisy == noisy.min()) | (noisy == noisy.max())
+    runs = rails.reshape(-1, 250).sum(axis=1)
+    assert runs.max() < noise.N1_CLIP + 1
+    assert runs.mean() == pytest.approx(24, abs=7)  # cut at the window's end
+    rest = (noisy - clean)[~rails]
+    assert np.diff(noisy)[~rails[1:] & ~rails[:-1]].std() == pytest.approx(np.sqrt(2) * np.ptp(clean) / 3, rel=0.1)
+    assert rest.std() > np.ptp(clean) / 3  # the baseline walks

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ppgstream.scaling import denormalise, fit_to_input, normalise, scale_of
+from ppgstream.scaling import denormalise, fit_to_input, normalise, scale_of, standard_scale_of
 
 windows = hnp.arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(2, 40)), elements=st.floats(-1e6, 1e6, width=32))
 
@@ -79,3 +80,31 @@ def test_an_answer_that_runs_against_the_input_becomes_flat_instead_of_upside_do
     t = np.sin(np.arange(250) / 8)
     back = fit_to_input(-t[None].astype(np.float32), 5 + t[None], np.ones((1, 250), bool))
     assert np.ptp(back) < 1e-9
+
+
+def test_the_standard_scale_is_mean_and_sd_of_what_was_measured_without_a_line() -> None:
+    rng = np.random.default_rng(3)
+    t = np.arange(250)
+    wave = 3 * np.sin(t / 9) + 1e6
+    x = np.stack([wave, wave + 0.4 * t, wave])
+    valid = np.ones(x.shape, bool)
+    x[2, 100:130], valid[2, 100:130] = 1e9, False  # a rail that was not measured does not count
+    scale = standard_scale_of(x, valid)
+    for row in range(3):
+        own = np.polynomial.polynomial.Polynomial.fit(t[valid[row]], x[row, valid[row]], 1)
+        rest = x[row, valid[row]] - own(t[valid[row]])
+        assert scale.offset[row, 0] == pytest.approx(x[row, valid[row]].mean(), rel=1e-12)
+        assert scale.gain[row, 0] == pytest.approx(np.sqrt((rest**2).mean()), rel=1e-6)
+    np.testing.assert_allclose(denormalise(normalise(x, scale), scale)[0], x[0], atol=1e-5)
+    shuffled = rng.permutation(3)
+    np.testing.assert_array_equal(standard_scale_of(x[shuffled], valid[shuffled]).gain, scale.gain[shuffled])
+
+
+def test_the_standard_scale_of_nothing_or_of_a_line_is_flat() -> None:
+    x = np.stack([np.ones(50), np.linspace(1, 2, 50), np.random.default_rng(1).normal(size=50)])
+    valid = np.ones(x.shape, bool)
+    valid[2, 2:] = False
+    scale = standard_scale_of(x, valid)
+    assert scale.flat[[0, 2], 0].all()
+    assert (scale.gain[scale.flat] == 1).all()
+    assert scale.gain[1, 0] == 1 or scale.gain[1, 0] < 1e-12

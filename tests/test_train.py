@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -258,7 +259,7 @@ def test_a_run_leaves_its_log_pictures_card_and_split(
     assert set(rows[0]) == {"epoch", "loss", "val_loss", "val_g_synthetic_db", "minutes"}
     for picture in ("loss.png", "examples.png"):
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
-    assert list((tmp_path / "tensorboard").rglob("events*"))
+    assert bool(list(tmp_path.rglob("events*"))) == (find_spec("tensorboard") is not None)
     text = (tmp_path / "README.md").read_text()
     found = checkpoints.restore(tmp_path)
     for part in (found.id.hex(), 'family = "dae"', "hidden = [4]", "own generator", "Not a medical device"):
@@ -295,6 +296,26 @@ def test_a_terminal_shows_a_bar_with_loss_and_time_left_over_a_row_an_epoch() ->
     for part in ("epoch 1/2", "epoch 2/2", "10/10", "loss 0.25000", "s left", "G own, dB", "7.50", "G 7.5 dB"):
         assert part in text, text
     assert text.count("val_loss") == 1
+
+
+@pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("installed", [True, False])
+def test_tensorboard_is_written_where_it_can_be_imported(
+    installed: bool, sets: list[data.Set], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import keras
+
+    asked: list[str] = []
+
+    class Board(keras.callbacks.Callback):  # type: ignore[misc]
+        def __init__(self, folder: str, **_: Any) -> None:
+            super().__init__()
+            asked.append(folder)
+
+    monkeypatch.setattr(keras.callbacks, "TensorBoard", Board)
+    monkeypatch.setattr(fit, "find_spec", lambda name: object() if installed else None)
+    fit.fit(small(epochs=1, steps=1), sets, tmp_path, threads=1)
+    assert asked == ([str(tmp_path / "tensorboard")] if installed else [])
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -600,8 +621,6 @@ def test_the_course_s_brae_is_restored_with_its_figure_and_trains_on(tmp_path: P
 
 
 def _backend() -> str | None:
-    from importlib.util import find_spec
-
     return next((name for name in ("jax", "torch") if find_spec(name) is not None), None)
 
 

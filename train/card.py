@@ -23,10 +23,15 @@ LIMITS = (
 
 
 def provenance_of(
-    recipe: Recipe, sets: Sequence[data.Set], epoch: int, minutes: float, start: Mapping[str, Any] | None
+    recipe: Recipe,
+    sets: Sequence[data.Set],
+    epoch: int,
+    minutes: float,
+    start: Mapping[str, Any] | None,
+    trained_on: Mapping[str, list[str]],
 ) -> dict[str, Any]:
-    """What the manifest keeps of a run: recipe, split by recording, data and their sources, where the weights began (`start`: name, sha256, trained_on),
-    all that they ever were trained on, date."""
+    """What the manifest keeps of a run: recipe, split by recording, data and their sources, where the weights began (`start`: name and sha256), all that
+    they ever were trained on (`data.trained_on`), and the date."""
     return {
         "recipe": msgspec.to_builtins(recipe),
         "epochs_done": epoch,
@@ -34,7 +39,7 @@ def provenance_of(
         "from": None if start is None else {key: start[key] for key in ("name", "sha256")},
         "data": {s.name: data.ATTRIBUTION[s.name] for s in sets},
         "split": {side: [n for s in sets for n in _names(s, side)] for side in data.SIDES},
-        "trained_on": data.trained_on(sets, None if start is None else start["trained_on"]),
+        "trained_on": dict(trained_on),
         "date": datetime.date.today().isoformat(),
     }
 

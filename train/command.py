@@ -16,7 +16,6 @@ from .recipe import Recipe, make
 
 PUBLIC = Path("../shared/data")
 SYNTHETIC_SEED = 7
-SOURCES = ("data", "recordings", "fs", "column", "field", "group", "synthetic_only")
 
 
 def train(
@@ -32,7 +31,10 @@ def train(
     minutes: float | None,
     threads: int,
 ) -> None:
-    """Train as asked. options: recipe keys; sources: of `SOURCES`; None where nothing was given. Raises what `fit` and the readers raise."""
+    """Train as asked. options: recipe keys. sources: data, recordings, fs, column, field, group, synthetic_only. None: not given.
+
+    Raises what `fit` and the readers raise.
+    """
     found_start = None if start is None else checkpoints.restore(start)
     if family is None and recipe is None and found_start is not None and not resume:
         family = found_start.arch.family

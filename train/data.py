@@ -22,8 +22,8 @@ from ppgstream import synthetic
 from ppgstream.errors import DataError, SourceError
 
 Float64 = NDArray[np.float64]
-FS = 125.0
-SNIPPET = 1000  # samples: 8 s, the length of a course row and of a judged BIDMC window
+FS = clean_rule.FS
+SNIPPET = clean_rule.WINDOW  # samples: 8 s, the length of a course row and of a judged BIDMC window
 COURSE_COPIES = 42  # rows of one recording in the course's file, each shifted by 3 samples
 COURSE_SPLIT = {"train": range(0, 102), "validation": range(102, 117), "test": range(117, 146)}
 BIDMC_HELD_OUT = 4  # patients of BIDMC's train split kept for validation

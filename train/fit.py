@@ -4,7 +4,7 @@
     README.md                              its model card
     state.npz                              everything that `resume` needs: weights, optimizer, what dropout will draw next
     log.csv, loss.png, examples.png        the course of the run
-    tensorboard/                           the same for TensorBoard, where TensorFlow is the backend
+    tensorboard/                           the same for TensorBoard, where it is installed and TensorFlow is the backend
 
 Files are replaced whole, so a kill or a full disk leaves the last good ones.
 """
@@ -20,6 +20,7 @@ import time
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,8 @@ STATE = "state.npz"
 RUN = (STATE, checkpoints.MANIFEST, checkpoints.WEIGHTS)  # files that make a folder one of a run
 LEFT = (*RUN, "README.md", "log.csv", "loss.png", "examples.png", "tensorboard")
 BEFORE = "before"  # where an overwritten run waits until the new one has a state
-AVERAGE_WARM_UP = (
-    10.0  # steps: the average's decay at step n is at most 1 - 1 / (n / 10 + 1), so that random weights are forgotten
-)
+# Steps: the average's decay at step n is at most 1 - 1 / (n / 10 + 1), so that random weights are forgotten.
+AVERAGE_WARM_UP = 10.0
 MEASURED_BATCHES = 3  # of generator and network, before the first epoch
 PICTURES_EVERY_S = 15.0
 TRACED_STEPS, COMPILED_STEPS = 20, 2000  # planned, from which on tracing and compiling pay
@@ -123,9 +123,8 @@ def fit(
     if not run.done:
         progress.before(scores)
 
-    callbacks = _callbacks(run, source, validation, progress, minutes)
     dataset = _dataset(source, run.done)
-    callbacks.insert(0, _epoch_setter(dataset))
+    callbacks = _callbacks(run, dataset, validation, progress, minutes)
     with _disk(run), _kept_until_there_is_a_state(run), progress:
         try:
             model.fit(dataset, epochs=recipe.epochs, initial_epoch=run.done, callbacks=callbacks, verbose=0, shuffle=False)
@@ -181,6 +180,7 @@ class Run:
     ) -> None:
         self.recipe, self.arch, self.model, self.out, self.sets = recipe, arch, model, out, sets
         self.fingerprint, self.about, self.start = data.fingerprint_of(sets), about, start
+        self.trained_on = data.trained_on(sets, None if start is None else start["trained_on"])
         self.done, self.stopped = 0, False
         self.best, self.wait = math.inf, 0  # of early stopping
         self.minutes = 0.0
@@ -240,7 +240,7 @@ class Run:
         _trim_log(self.out / "log.csv", self.done)
 
     def save_checkpoint(self, epoch: int, figures: Mapping[str, float]) -> None:
-        provenance = card.provenance_of(self.recipe, self.sets, epoch, self.minutes, self.start)
+        provenance = card.provenance_of(self.recipe, self.sets, epoch, self.minutes, self.start, self.trained_on)
         checkpoints.save(self.out, self.model, self.arch, provenance=provenance, figures=figures)
         replace_files({self.out / "README.md": card.text(checkpoints.restore(self.out)).encode()})
 
@@ -353,8 +353,15 @@ def _optimizer(recipe: Recipe, steps: int) -> Any:
     import keras
 
     rate: Any = recipe.learning_rate
-    if recipe.warm_up or recipe.final_rate < 1:
-        rate = _schedule(recipe.learning_rate, recipe.final_rate, min(recipe.warm_up, steps // 10), steps)
+    warm_up = min(recipe.warm_up, steps // 10)
+    if warm_up or recipe.final_rate < 1:
+        rate = keras.optimizers.schedules.CosineDecay(
+            recipe.learning_rate * (0.02 if warm_up else 1.0),
+            max(steps - warm_up, 1),
+            alpha=recipe.final_rate,
+            warmup_target=recipe.learning_rate if warm_up else None,
+            warmup_steps=warm_up,
+        )
     base = {"adam": keras.optimizers.Adam, "adamw": keras.optimizers.AdamW, "sgd": keras.optimizers.SGD}[recipe.optimizer]
     options: dict[str, Any] = {"learning_rate": rate, "global_clipnorm": recipe.clip_norm or None}
     if recipe.optimizer != "sgd":
@@ -365,25 +372,6 @@ def _optimizer(recipe: Recipe, steps: int) -> Any:
         options |= {"use_ema": True, "ema_momentum": recipe.ema}
         return _with_warm_average(base)(**options)
     return base(**options)
-
-
-def _schedule(top: float, final: float, warm_up: int, steps: int) -> Any:
-    """A straight line up to `top` over `warm_up` steps, then a cosine down to `final * top` at `steps`. Keras' own `CosineDecay` puts a branch into the
-    graph for every variable of the network, which takes half a minute to trace."""
-    import keras
-    from keras import ops
-
-    class Schedule(keras.optimizers.schedules.LearningRateSchedule):  # type: ignore[misc]  # Keras is untyped
-        def __call__(self, step: Any) -> Any:
-            at = ops.cast(step, "float32")
-            done = ops.clip((at - warm_up) / max(steps - warm_up, 1), 0.0, 1.0)
-            falling = final + (1 - final) * 0.5 * (1 + ops.cos(np.float32(math.pi) * done))
-            return top * ops.minimum((at + 1) / max(warm_up, 1), 1.0) * falling
-
-        def get_config(self) -> dict[str, Any]:
-            return {"top": top, "final": final, "warm_up": warm_up, "steps": steps}
-
-    return Schedule()
 
 
 def _with_warm_average(base: Any) -> Any:
@@ -423,18 +411,8 @@ def _dataset(source: batches.Source, epoch: int) -> Any:
     return Batches()
 
 
-def _epoch_setter(dataset: Any) -> Any:
-    import keras
-
-    class SetEpoch(keras.callbacks.Callback):  # type: ignore[misc]  # Keras is untyped
-        def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
-            dataset.epoch = epoch
-
-    return SetEpoch()
-
-
 def _callbacks(
-    run: Run, source: batches.Source, validation: list[batches.Validation], progress: Progress, minutes: float | None
+    run: Run, dataset: Any, validation: list[batches.Validation], progress: Progress, minutes: float | None
 ) -> list[Any]:
     import keras
 
@@ -445,6 +423,7 @@ def _callbacks(
         """Each batch: is the loss finite? Each epoch: how good is what would be saved?"""
 
         def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+            dataset.epoch = epoch
             self.epoch, self.since = epoch + 1, time.monotonic()
             progress.epoch(epoch + 1)
 
@@ -457,7 +436,7 @@ def _callbacks(
         def on_epoch_end(self, epoch: int, logs: Any = None) -> None:
             with run.averaged():
                 if not all(bool(np.isfinite(w).all()) for w in self.model.get_weights()):
-                    _no_longer_finite(run, epoch + 1, source.steps)
+                    _no_longer_finite(run, epoch + 1, len(dataset))
                 logs.update(_scores(run.model, run.arch, recipe, validation))
             logs["minutes"] = run.minutes + (time.monotonic() - self.since) / 60
 
@@ -500,7 +479,7 @@ def _callbacks(
     if recipe.early_stop:
         early = keras.callbacks.EarlyStopping("val_loss", patience=recipe.early_stop, mode="min")
     found = [Watch(), Log(str(out / "log.csv"), append=run.done > 0)]
-    if keras.backend.backend() == "tensorflow":
+    if keras.backend.backend() == "tensorflow" and find_spec("tensorboard") is not None:
         found.append(keras.callbacks.TensorBoard(str(out / "tensorboard"), write_graph=False, profile_batch=0))
     return [*found, *([early] if early is not None else []), Save()]
 

@@ -5,7 +5,6 @@ Training adds noise to what it takes for clean and asks for it back, so a noisy 
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections import Counter
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ppgstream import recording
-from ppgstream.clean import Report, choose
+from ppgstream.clean import Report, choose, place
 from ppgstream.errors import DataError, SourceError, UsageError
 
 from .data import FS, SIDES, Clean, Set
@@ -108,19 +107,15 @@ def split(groups: dict[str, list[Clean]]) -> dict[str, str]:
     Raises DataError with the numbers for one group only, or for too little signal on a side that is needed.
     """
     seconds = {g: sum(c.seconds for c in clean) for g, clean in groups.items()}
-    usable = sorted((g for g, s in seconds.items() if s > 0), key=_place)
+    usable = sorted((g for g, s in seconds.items() if s > 0), key=place)
     total = sum(seconds.values())
     if len(usable) < 2:
         raise DataError(
             f"{total:.0f} s of clean signal in {len(usable)} of {len(groups)} recordings: training needs clean signal of at least two "
             "recordings (with --group: people), one of them to validate on"
         )
-    sides = {}
-    for g in usable:
-        place = _place(g)
-        sides[g] = (
-            "validation" if place < SHARES["validation"] else "test" if place < SHARES["validation"] + SHARES["test"] else "train"
-        )
+    sides = {g: _side(place(g)) for g in usable}
+    # At least one to validate on, one to test on if there are three, and one to train on.
     if "validation" not in sides.values():
         sides[usable[0]] = "validation"
     if "test" not in sides.values() and len(usable) > 2:
@@ -139,9 +134,10 @@ def split(groups: dict[str, list[Clean]]) -> dict[str, str]:
     return sides
 
 
-def _place(group: str) -> float:
-    """Where a group lies in 0..1, the same on every machine."""
-    return int.from_bytes(hashlib.sha256(group.encode()).digest()[:8], "big") / 2**64
+def _side(at: float) -> str:
+    if at < SHARES["validation"]:
+        return "validation"
+    return "test" if at < SHARES["validation"] + SHARES["test"] else "train"
 
 
 def table(found: list[Found], sides: dict[str, str]) -> Table:

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from ppgstream.errors import ConfigError, UsageError
-from ppgstream.models import DEFAULT_SIZES, DENSE, Architecture, check
+from ppgstream.models import DEFAULT_SIZES, Architecture, check
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Size = Annotated[int, Meta(ge=1, le=4096)]
@@ -94,13 +94,12 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return PARTS if "n1" in self.noise else tuple(part for part in PARTS if part in self.noise)
 
 
-# The course's own values (its slides and scripts), then those of the bundled patch transformer.
-_COURSE_DENSE: dict[str, Any] = {}
+# What differs from the defaults above, which are the course's own values (its slides and scripts).
 _COURSE_LSTM: dict[str, Any] = {"learning_rate": 0.01, "dropout": 0.5}
 FAMILY: dict[str, dict[str, Any]] = {
-    "ae": _COURSE_DENSE | {"noise": ["none"]},
-    "ae3": _COURSE_DENSE | {"noise": ["none"]},
-    "dae": _COURSE_DENSE,
+    "ae": {"noise": ["none"]},
+    "ae3": {"noise": ["none"]},
+    "dae": {},
     "rae": _COURSE_LSTM,
     "brae": _COURSE_LSTM,
     "patch": {
@@ -220,8 +219,3 @@ def differences(asked: Recipe, there: Recipe) -> list[str]:
     """What differs between two recipes: "learning_rate: 0.001 there, 0.01 asked"."""
     a, b = msgspec.to_builtins(asked), msgspec.to_builtins(there)
     return [f"{key}: {b[key]} there, {a[key]} asked" for key in a if a[key] != b[key]]
-
-
-def is_denoising(recipe: Recipe) -> bool:
-    """Whether the network learns to take noise away, or (an autoencoder without noise) to give its input back."""
-    return bool(recipe.parts) or recipe.family not in DENSE
