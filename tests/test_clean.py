@@ -12,7 +12,7 @@ from ppgstream.train import data, own
 from typer.testing import CliRunner
 
 from ppgstream import clean, synthetic
-from ppgstream.errors import DataError, SourceError
+from ppgstream.errors import DataError, SourceError, UsageError
 
 
 def pulse(seed: int, *, seconds: float = 8.0, fs: float = 125.0) -> np.ndarray:
@@ -145,6 +145,23 @@ def test_rows_of_an_array_are_recordings_of_their_own_and_nan_is_no_harm(tmp_pat
     found, _ = own.set_of(read)
     assert [f.report.name for f in read] == [f"all.npy[{k}]" for k in range(4)]
     assert not any(np.isnan(s).any() for side in data.SIDES for s in found.sides[side].stretches)
+
+
+def test_a_file_that_cannot_be_read_is_reported_and_does_not_stop_the_others(tmp_path: Path) -> None:
+    for k in range(3):
+        table = np.column_stack([np.arange(4000), pulse(k, seconds=32)])
+        np.savetxt(tmp_path / f"good{k}.csv", table, delimiter=",", header="sample,ppg", comments="")
+    (tmp_path / "nan.csv").write_text("sample,ppg\n1,nan\n2,nan\n")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n3,4\n")
+    (tmp_path / "garbage.dat").write_bytes(b"\x00\xff\x12")
+    read = own.read(tmp_path, fs=125.0, column="ppg")
+    chosen, _ = own.set_of(read)
+    assert {name for side in data.SIDES for name in chosen.recordings(side)} == {f"good{k}.csv" for k in range(3)}
+    told = {f.report.name: next(iter(f.report.refused), "") for f in read if not f.report.seconds}
+    assert set(told) == {"nan.csv", "other.csv", "garbage.dat"}
+    assert "no column 'ppg'" in told["other.csv"]
+    with pytest.raises(UsageError, match="no column 'pleth'"):
+        own.read(tmp_path, fs=125.0, column="pleth")
 
 
 # ---- BIDMC ---------------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ def read(
     """The clean stretches of all recordings in `folder`. A recording is a group of its own, or of what `group` finds in its file's name.
 
     fs: of the files that do not state their rate, Hz. Raises SourceError for a folder without recordings, UsageError for a `group` that does not fit,
-    DataError for a file that cannot be read or has another rate.
+    or a column that no file has, DataError for a file that states another rate. A file that cannot be read is reported as that.
     """
     if not folder.is_dir():
         raise SourceError(f"--recordings {folder}: no such folder")
@@ -50,12 +50,14 @@ def read(
     if not paths:
         raise SourceError(f"--recordings {folder}: no recordings in it (files ending in {', '.join(SUFFIXES)})")
     groups = _groups([str(p.relative_to(folder)) for p in paths], group)
-    found = []
+    found: list[Found] = []
+    first: UsageError | None = None
     for path in paths:
         file = str(path.relative_to(folder))
         try:
             content = recording.read(path, column=column, key=key)
-        except DataError as error:  # one bad file is no reason to refuse the others
+        except (DataError, UsageError) as error:  # one bad file is no reason to refuse the others
+            first = first or (error if isinstance(error, UsageError) else None)
             told = str(error).removeprefix(f"{path}: ")
             found.append(Found(Clean([], []), Report(file, refused=Counter({told: 1})), groups.get(file, file)))
             continue
@@ -67,6 +69,8 @@ def read(
             name = file if len(rows) == 1 else f"{file}[{number}]"
             stretches, report = choose(row, rate, name)
             found.append(Found(Clean(stretches, [name] * len(stretches)), report, groups.get(file, name)))
+    if first is not None and not any(f.report.seconds for f in found):
+        raise first  # it is not the files
     return found
 
 
