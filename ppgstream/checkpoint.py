@@ -19,7 +19,7 @@ import math
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream import lmmse
 from ppgstream.denoiser import Answer, Batch, Denoiser
 from ppgstream.errors import CheckpointError
 from ppgstream.models import Architecture, Sizes, build
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
 Tensor = NDArray[np.float32]
 FORMAT = 2
-BUNDLED = Path(__file__).parent / "checkpoints" / "default"
+SHIPPED = Path(__file__).parent / "checkpoints"  # checkpoints that come with the package, found by their folder's name
+BUNDLED = SHIPPED / "default"
 MANIFEST, WEIGHTS = "checkpoint.json", "weights.safetensors"
 DEFAULT_HOP = 50  # samples from one window to the next, of a checkpoint that does not say
 DEFAULT_TILE = 64  # windows computed at once; see docs/decisions.md
@@ -93,12 +95,38 @@ def save(
     provenance: Mapping[str, Any] | None = None,
     figures: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write a network's weights as a checkpoint folder of format 2. The files are replaced whole, the manifest last."""
-    from safetensors.numpy import save as to_bytes
-
+    """Write a network's weights as a checkpoint folder: `write` says how."""
     trainable = [w for w in model.weights if w.trainable]
     tensors = {name: array_of(w) for name, w in zip(names_of(model), trainable, strict=True)}
-    blob = to_bytes(tensors)
+    write(
+        folder,
+        tensors,
+        arch,
+        fs=fs,
+        hop=hop,
+        lookahead=lookahead,
+        calibration=calibration,
+        provenance=provenance,
+        figures=figures,
+    )
+
+
+def write(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    arch: Architecture,
+    *,
+    fs: float = 125.0,
+    hop: int | None = None,
+    lookahead: int | None = None,
+    calibration: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    figures: Mapping[str, Any] | None = None,
+) -> None:
+    """Write tensors by name as a checkpoint folder of format 2. The files are replaced whole, the manifest last."""
+    from safetensors.numpy import save as to_bytes
+
+    blob = to_bytes(dict(tensors))
     decides = {
         "network": arch.to_json(),
         "fs": fs,
@@ -164,12 +192,19 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
         name.replace(path)
 
 
+def shipped() -> list[str]:
+    """The names of the checkpoints that come with the package."""
+    return sorted(path.parent.name for path in SHIPPED.glob(f"*/{MANIFEST}"))
+
+
 def restore(path: Path) -> Checkpoint:
-    """Read a checkpoint of either kind. Reads the tensors and checks them; builds no network.
+    """Read a checkpoint of either kind, or one of `shipped` by its name where no such path exists. Reads the tensors and checks them; builds no network.
 
     Raises CheckpointError when there is none, it cannot be read, its tensors are of no known network, or a value is
     NaN or infinite.
     """
+    if str(path) in shipped() and not path.exists():
+        path = SHIPPED / path
     if (path / MANIFEST).is_file():
         found = _restore_ours(path)
     elif path.name == MANIFEST and path.is_file():
@@ -266,7 +301,9 @@ def _saver_prefix(path: Path) -> Path:
         return there[named[0]] if named and named[0] in there else there[max(there, key=_epoch)]
     prefix = path.with_suffix("") if path.suffix == ".index" else path
     if not prefix.with_name(prefix.name + ".index").is_file():
-        raise CheckpointError(f"{path}: no checkpoint here: not a folder with {MANIFEST}, nor the prefix of a *.index file")
+        raise CheckpointError(
+            f"{path}: no checkpoint here: not a folder with {MANIFEST}, nor the prefix of a *.index file, nor one of {', '.join(shipped())}"
+        )
     return prefix
 
 
@@ -401,27 +438,14 @@ def load_into(model: keras.Model, checkpoint: Checkpoint) -> None:
 
 
 def denoiser(checkpoint: Checkpoint, *, threads: int = 1) -> Denoiser:
-    """The `Denoiser` that runs a checkpoint in TensorFlow, warmed up.
+    """The `Denoiser` that runs a checkpoint, warmed up: in TensorFlow, or in NumPy for `lmmse`.
 
     Every call computes whole tiles of `checkpoint.tile` windows, the last one padded: the shape never changes, so a
-    window's answer is the same bit for bit whatever else is in the batch. `threads` of computation; it counts once a process.
+    window's answer is the same bit for bit whatever else is in the batch. `threads` of TensorFlow's computation; it counts once a process.
     """
-    tf = import_tensorflow()
-    try:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
-    except RuntimeError:
-        pass  # TensorFlow has run already in this process and keeps the threads it has
-    model = network(checkpoint)
-    tile, arch = checkpoint.tile, checkpoint.arch
+    arch, tile = checkpoint.arch, checkpoint.tile
     length = arch.context + arch.window
-    takes_mask = len(model.inputs) == 2
-    spec = tf.TensorSpec((tile, length), tf.float32)
-
-    def answer(x: Any, valid: Any) -> Any:
-        return model([x, valid] if takes_mask else x, training=False)
-
-    compiled = tf.function(answer, input_signature=[spec, spec])
+    compute = _lmmse(checkpoint) if arch.family == "lmmse" else _in_tensorflow(checkpoint, threads)
 
     def run(batch: Batch) -> Answer:
         n = len(batch.x)
@@ -429,14 +453,57 @@ def denoiser(checkpoint: Checkpoint, *, threads: int = 1) -> Denoiser:
         for start in range(0, n, tile):
             stop = min(start + tile, n)
             x = np.full((tile, length), 0.5, np.float32)
-            valid = np.ones((tile, length), np.float32)
+            valid = np.ones((tile, length), np.bool_)
             x[: stop - start] = batch.x[start:stop]
             valid[: stop - start] = batch.valid[start:stop]
-            y[start:stop] = compiled(tf.constant(x), tf.constant(valid)).numpy()[: stop - start]
+            y[start:stop] = compute(x, valid)[: stop - start]
         return Answer(y[:, : arch.window], y[:, arch.window :] if "log_var" in arch.outputs else None)
 
     run(Batch(np.full((1, length), 0.5, np.float32), np.ones((1, length), np.bool_)))
     return run
+
+
+# A whole tile: x (tile, context + window) and what was measured of it, to all outputs side by side (tile, outputs * window).
+Compute = Callable[[NDArray[np.float32], NDArray[np.bool_]], NDArray[np.float32]]
+
+
+def _in_tensorflow(checkpoint: Checkpoint, threads: int) -> Compute:
+    tf = import_tensorflow()
+    try:
+        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_inter_op_parallelism_threads(1)
+    except RuntimeError:
+        pass  # TensorFlow has run already in this process and keeps the threads it has
+    model = network(checkpoint)
+    takes_mask = len(model.inputs) == 2
+    spec = tf.TensorSpec((checkpoint.tile, checkpoint.arch.context + checkpoint.arch.window), tf.float32)
+
+    def answer(x: Any, valid: Any) -> Any:
+        return model([x, valid] if takes_mask else x, training=False)
+
+    compiled = tf.function(answer, input_signature=[spec, spec])
+
+    def compute(x: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+        y: NDArray[np.float32] = compiled(tf.constant(x), tf.constant(valid.astype(np.float32))).numpy()
+        return y
+
+    return compute
+
+
+def _lmmse(checkpoint: Checkpoint) -> Compute:
+    arch = checkpoint.arch
+    needed = {"mean": (arch.window,), "components": (arch.window, arch.size("rank"))}
+    found = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
+    if found != needed:
+        raise CheckpointError(f"{checkpoint.path}: an LMMSE of {arch.window} samples has the tensors {needed}, got {found}")
+    estimate = lmmse.denoiser(checkpoint.tensors)
+
+    def compute(x: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
+        answer = estimate(Batch(x, valid))
+        assert answer.log_var is not None
+        return np.concatenate([answer.y, answer.log_var], axis=1)
+
+    return compute
 
 
 def import_tensorflow() -> Any:

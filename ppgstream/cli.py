@@ -72,7 +72,9 @@ GONE_S = 10.0  # a daemon publishes a STATUS a second for each live stream
 
 CheckpointOption = Annotated[
     str | None,
-    typer.Option(help="A checkpoint folder, or a TensorFlow 1 Saver prefix, .index file or folder. Default: the bundled one."),
+    typer.Option(
+        help="A checkpoint folder, a TensorFlow 1 Saver prefix, .index file or folder, or the name of one that comes along (default, lmmse)."
+    ),
 ]
 ColumnOption = Annotated[str | None, typer.Option(help="Of a table: the PPG's column, by its name or its number from 0.")]
 FieldOption = Annotated[
@@ -695,7 +697,7 @@ def checkpoint_probe(
 @app.command()
 def train(
     family: Annotated[
-        str | None, typer.Argument(metavar="[FAMILY]", help="ae, ae3, dae, rae, brae, patch or transformer.")
+        str | None, typer.Argument(metavar="[FAMILY]", help="ae, ae3, dae, rae, brae, patch, transformer or lmmse.")
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A TOML file of the same keys as the options and more; options win.")
@@ -836,33 +838,54 @@ def train(
 
 @app.command()
 def evaluate(
-    paths: Annotated[list[Path] | None, typer.Argument(metavar="[CHECKPOINT]...", help="Default: the bundled one.")] = None,
-    data: Annotated[Path, typer.Option(help="Folder of recordings, laid out as docs/training.md says.")] = Path("../shared/data"),
-    lookahead: Annotated[
-        bool, typer.Option("--lookahead", help="Instead: the streamed answer at shorter lookaheads, on synthetic people.")
-    ] = False,
-    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    checkpoints: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CHECKPOINT]...", help="PATH or NAME=PATH. Default: those that come along, and the course's two."
+        ),
+    ] = None,
+    data: Annotated[Path, typer.Option(help="Folder of the public recordings.")] = Path("../shared/data"),
+    recordings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead: a folder of recordings of your own. Noise is added to their clean stretches, which are the truth."
+        ),
+    ] = None,
+    fs: Annotated[float | None, typer.Option(help="Of recordings of your own that do not say, Hz.")] = None,
+    column: ColumnOption = None,
+    field: FieldOption = None,
+    tables: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...", help="Of streamed, windows, more, faults, nothing (noise without a pulse), rates, snr, lookahead."
+        ),
+    ] = "streamed,windows",
+    seeds: Annotated[int, typer.Option(min=1, max=8, help="Draws of noise; quoted figures are over all 8.")] = 8,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Also write evaluate.json and pictures there.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, the tables on stderr.")] = False,
 ) -> None:
-    """How good checkpoints are on recordings never trained on, beside what needs no training. See docs/bench.md."""
+    """How good checkpoints are on people they were not trained on, beside what needs no training. Docs: docs/bench.md."""
     import msgspec
+    from rich.console import Console
 
-    from ppgstream import checkpoint as checkpoints
     from ppgstream.train import evaluate as bench
 
-    chosen = paths or [checkpoints.BUNDLED]
-    rows = [row for p in chosen for row in bench.by_lookahead(p)] if lookahead else bench.table(chosen, data)
+    own = None
+    if recordings is not None:
+        own = {"recordings": str(recordings), "fs": fs, "column": column, "field": field}
+    elif fs is not None or column is not None or field is not None:
+        raise UsageError("--fs, --column and --field: are for --recordings, which is not given")
+    result = bench.evaluate(
+        checkpoints or [],
+        folder=data,
+        own_source=own,
+        tables=[name.strip() for name in tables.split(",")],
+        seeds=seeds,
+        out=out,
+        console=Console(stderr=json, highlight=False, markup=False),
+    )
     if json:
-        print(msgspec.json.encode(rows).decode())
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table(title="streamed, mean over synthetic people" if lookahead else "G under N1, dB", title_justify="left")
-    for key in rows[0]:
-        shown.add_column(key, justify="left" if key == "method" else "right")
-    for row in rows:
-        shown.add_row(*(str(value) for value in row.values()))
-    Console(highlight=False, markup=False).print(shown)
+        print(msgspec.json.encode(result).decode())
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from ppgstream.noise import minmax
 
 Float64 = NDArray[np.float64]
 BAND_HZ = (0.5, 12.0)  # where a PPG pulse and its notch live
+GOOD_DB = 6.0  # SNR_B of a second from which it counts as good
 
 
 def gain_db(noisy: Float64, output: Float64, clean: Float64) -> float:
@@ -17,7 +18,7 @@ def gain_db(noisy: Float64, output: Float64, clean: Float64) -> float:
     Each of the three is min-maxed per window first, so the scale a network answers in does not matter.
     """
     noisy, output, clean = minmax(noisy), minmax(output), minmax(clean)
-    return float(10 * np.log10(np.sum((noisy - clean) ** 2) / np.sum((output - clean) ** 2)))
+    return float(10 * np.log10(np.sum((noisy - clean) ** 2) / max(float(np.sum((output - clean) ** 2)), 1e-300)))
 
 
 def bandpass(x: Float64, fs: float) -> Float64:
@@ -82,3 +83,23 @@ def calibration_error(confidence: Float64, good: NDArray[np.bool_], bins: int = 
     count = np.bincount(which, minlength=bins)
     off = np.abs(np.bincount(which, confidence, bins) - np.bincount(which, good.astype(float), bins))
     return float(off.sum() / count.sum())
+
+
+PEAK_NEAR_S = 0.15  # a peak further away is another one
+
+
+def peak_shift_ms(output: Float64, clean: Float64, fs: float) -> float:
+    """How far the systolic peaks of a clean record (m,) are shifted in the output, ms: the median distance to the nearest peak there, of the peaks that
+    have one within 150 ms. NaN without any. Peaks of the band-passed records, at least 0.25 s apart and half an SD prominent."""
+    from scipy.signal import find_peaks
+
+    at = []
+    for x in (clean, output):
+        band = bandpass(x, fs)
+        found, _ = find_peaks(band, distance=max(int(0.25 * fs), 1), prominence=0.5 * float(band.std()))
+        at.append(found)
+    if not len(at[0]) or not len(at[1]):
+        return float("nan")
+    distance = np.abs(at[0][:, None] - at[1][None, :]).min(axis=1) / fs
+    near = distance <= PEAK_NEAR_S
+    return float(1000 * np.median(distance[near])) if near.any() else float("nan")

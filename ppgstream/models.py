@@ -13,6 +13,7 @@ signal's own 0..1; the patch transformer answers in the scale of its input.
     transformer
             the same on standardised samples (mean 0, SD 1 of what was measured) with each patch's shape apart from its level;
             per sample a gate, a correction and the log variance of its error, in units of the clean pulse's variance
+    lmmse   no network: a linear estimate from a prior (`lmmse`)
 
 The backward half of brae looks odd and is right: the course reads `outputs[-1]` of a static bidirectional RNN, and at the last
 step the backward cell has seen one sample. `keras.layers.Bidirectional` computes another function.
@@ -26,11 +27,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ppgstream.denoiser import Answers, Scaling
 from ppgstream.errors import CheckpointError
+from ppgstream.lmmse import RANK
 
 if TYPE_CHECKING:
     import keras
 
-Family = Literal["ae", "ae3", "dae", "rae", "brae", "patch", "transformer"]
+Family = Literal["ae", "ae3", "dae", "rae", "brae", "patch", "transformer", "lmmse"]
 Sizes = dict[str, int | tuple[int, ...]]
 DENSE = ("ae", "ae3", "dae")
 COURSE = (*DENSE, "rae", "brae")
@@ -42,6 +44,7 @@ DEFAULT_SIZES: dict[str, Sizes] = {
     "brae": {"units": 40},
     "patch": {"patch": 10, "width": 64, "depth": 4, "heads": 4},
     "transformer": {"patch": 10, "width": 64, "depth": 4, "heads": 4},
+    "lmmse": {"rank": RANK},
 }
 HIDDEN_ACTIVATION = {
     "ae": "sigmoid",
@@ -51,8 +54,9 @@ HIDDEN_ACTIVATION = {
     "brae": "tanh",
     "patch": "silu",
     "transformer": "silu",
+    "lmmse": "linear",
 }
-OUTPUTS = {"transformer": ("wave", "log_var")}  # of the other families: the wave alone
+OUTPUTS = {"transformer": ("wave", "log_var"), "lmmse": ("wave", "log_var")}  # of the other families: the wave alone
 ACTIVATIONS = ("linear", "sigmoid", "tanh", "relu", "elu", "selu", "silu", "softplus", "softsign")
 LARGEST_SIZE, MOST_LAYERS = 4096, 16
 
@@ -91,7 +95,7 @@ class Architecture:
     @property
     def scaling(self) -> Scaling:
         """How a window is brought to the network: min-max, or mean 0 and SD 1 of its measured samples."""
-        return "standard" if self.family == "transformer" else "min-max"
+        return "standard" if self.family in ("transformer", "lmmse") else "min-max"
 
     def size(self, name: str) -> int:
         value = self.sizes[name]
@@ -122,14 +126,14 @@ def check(arch: Architecture) -> None:
     for role, name in (("hidden", arch.hidden_activation), ("output", arch.output_activation)):
         if name not in ACTIVATIONS:
             raise CheckpointError(f"{role} activation {name!r}: known are {', '.join(ACTIVATIONS)}")
-    if family not in COURSE and (arch.hidden_activation, arch.output_activation) != ("silu", "linear"):
+    if family not in COURSE and (arch.hidden_activation, arch.output_activation) != (HIDDEN_ACTIVATION[family], "linear"):
         raise CheckpointError(
             f"network family {family!r}: its activations are fixed; they can be chosen for the course's families"
         )
     own = OUTPUTS.get(family, ("wave",))
     if arch.outputs != own:
         raise CheckpointError(f"network family {family!r} answers {', '.join(own)}, not {', '.join(map(str, arch.outputs))}")
-    if arch.context and family in COURSE:
+    if arch.context and family in (*COURSE, "lmmse"):
         raise CheckpointError(f"network family {family!r} takes no context, got {arch.context} samples")
 
 
@@ -143,8 +147,10 @@ def _is_size(value: Any, like: int | tuple[int, ...]) -> bool:
 
 
 def build(arch: Architecture, *, dropout: float = 0.0) -> keras.Model:
-    """The untrained network of an architecture. Raises CheckpointError as `check` does."""
+    """The untrained network of an architecture. Raises CheckpointError as `check` does, and for `lmmse`, which is no network."""
     check(arch)
+    if arch.family not in _BUILDERS:
+        raise CheckpointError(f"{arch.family!r} is a linear estimate and has no network")
     return _BUILDERS[arch.family](arch, dropout)
 
 

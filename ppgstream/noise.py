@@ -2,7 +2,8 @@
 
 N1 is the noise of Joonnyong Lee's 2019 course: white noise of a third of the pulse, a ramp, and a short run clipped to the
 rail, with a min-max rescaling after each. The order matters, since every rescaling shrinks what came before. `n1_stream` is the same on a whole
-record. N2 are the wrist artefacts of Paliakaite et al. 2021 (10.1016/j.bspc.2021.102421), N3 motion locked to a rhythm.
+record. N2 are the wrist artefacts of Paliakaite et al. 2021 (10.1016/j.bspc.2021.102421), N3 motion locked to a rhythm, N4 inputs
+without any pulse, N5 a sensor's faults.
 """
 
 from __future__ import annotations
@@ -94,8 +95,12 @@ def n1(
 def n1_stream(clean: Float64, rng: Generator, *, fs: float = 125.0) -> Float64:
     """N1 on a whole record (m,), in its units: white noise of a third of its range; a baseline of `2 SD * running sum of U(-1, 1)` at knots 2 s apart,
     straight between them; and in each 250 samples one clipped run, at the noisy record's lowest or highest value."""
-    m = len(clean)
-    x = clean + np.ptp(clean) * N1_WHITE_SD * rng.standard_normal(m) + walk(clean, rng, fs=fs)
+    return clipped_runs(clean + np.ptp(clean) * N1_WHITE_SD * rng.standard_normal(len(clean)) + walk(clean, rng, fs=fs), rng)
+
+
+def clipped_runs(record: Float64, rng: Generator) -> Float64:
+    """A record (m,) with one run of up to 49 samples in each 250 at its lowest or highest value."""
+    x, m = record.copy(), len(record)
     low, high = x.min(), x.max()
     for begin in range(0, m, N1_WINDOW):
         start = begin + rng.integers(0, N1_WINDOW)
@@ -173,3 +178,93 @@ def steps(
     x = x * (1 + STEPS_SIZE * np.sin(slow + rng.uniform(0, 2 * np.pi)))
     x *= clean.std() * 10 ** (over_db / 20) / np.std(x)
     return np.asarray(clean + x + STEPS_WHITE * np.ptp(clean) * rng.standard_normal(m), np.float64)
+
+
+NOTHING = ("white", "coloured", "baseline", "wrist", "steps", "flat", "ramp", "mains", "disconnected", "clipped")
+MAINS_HZ = 50.0
+
+
+def nothing(clean: Float64, rng: Generator, kind: str, *, fs: float = 125.0) -> Float64:
+    """N4: a record (m,) without any pulse, of one of the kinds `NOTHING`, about as high as `clean` and at its level.
+
+    "baseline" is the white noise and the walk of `n1_stream`; "wrist" (the type "hand") and "steps" are N2 and N3 without the pulse; "disconnected" is a
+    constant with noise of a thousandth of the pulse's height; "clipped" is noise between two rails that it mostly lies on.
+    """
+    m, sd, height = len(clean), float(clean.std()) or 1.0, float(np.ptp(clean)) or 1.0
+    level, t = np.full(m, clean.mean()), np.arange(m) / fs
+    white = rng.standard_normal(m)
+    if kind == "white":
+        x = N1_WHITE_SD * height * white
+    elif kind == "coloured":
+        x = 2 * sd * coloured(m, rng.uniform(-40, -5), rng, fs=fs)
+    elif kind == "baseline":
+        x = N1_WHITE_SD * height * white + walk(clean, rng, fs=fs)
+    elif kind == "wrist":
+        x = wrist(clean, rng, "hand", fs=fs) - clean + 0.02 * height * white
+    elif kind == "steps":
+        x = steps(clean, rng, fs=fs) - clean
+    elif kind == "flat":
+        x = np.zeros(m)
+    elif kind == "ramp":
+        x = 4 * height * rng.choice((-1, 1)) * np.linspace(0, 1, m)
+    elif kind == "mains":
+        x = sd * np.sqrt(2) * np.sin(2 * np.pi * (MAINS_HZ * t + rng.uniform())) + 0.01 * height * white
+    elif kind == "disconnected":
+        x = 1e-3 * height * white
+    elif kind == "clipped":
+        x = np.clip(3 * sd * (walk(clean, rng, fs=fs) / sd + white), -sd, sd)
+    else:
+        raise KeyError(kind)
+    return np.asarray(level + x, np.float64)
+
+
+class Faulty(NamedTuple):
+    """noisy: (m,), NaN where nothing came. truth: (m,), what a perfect denoiser would answer."""
+
+    noisy: Float64
+    truth: Float64
+
+
+FAULTS = (
+    *("clipped at 70 %", "clipped at 85 %", "clipped at 95 %"),
+    *("drop-outs, held", "drop-outs, NaN", "lost 0.1 %", "lost 1 %"),
+    *("gain x0.5", "gain x2", "gain x4"),
+    *("50 Hz", "6 bit", "8 bit", "inverted"),
+)
+DROP_OUT_S, DROP_OUT_EVERY_S = (0.1, 2.0), 10.0
+
+
+def fault(clean: Float64, rng: Generator, kind: str, *, fs: float = 125.0) -> Faulty:
+    """N5: a sensor's fault of one of the kinds `FAULTS` on a clean record (m,), in its units.
+
+    "clipped at 70 %": of the way from the record's lowest value to its highest. "drop-outs": about one in 10 s, 0.1 to 2 s long, in
+    which the last value is repeated or NaN comes. "lost": single samples, NaN. "gain": the pulse, not its level, times so much from the
+    middle of the record on, and the truth with it. "50 Hz": as strong as the pulse. "6 bit": so many levels over the record's range.
+    """
+    m, low, height = len(clean), float(clean.min()), float(np.ptp(clean)) or 1.0
+    x, name, value = clean.copy(), kind.split(" ", maxsplit=1)[0], kind.rsplit(" ", maxsplit=1)[-1]
+    if kind not in FAULTS:
+        raise KeyError(kind)
+    if name == "clipped":
+        x = np.minimum(x, low + height * float(kind.split()[2]) / 100)
+    elif name == "drop-outs,":
+        at = 0
+        while (at := at + int(fs * max(rng.exponential(DROP_OUT_EVERY_S), 1.0))) < m:
+            stop = at + int(fs * rng.uniform(*DROP_OUT_S))
+            x[at:stop] = x[at - 1] if value == "held" else np.nan
+            at = stop
+    elif name == "lost":
+        x[rng.random(m) < float(kind.split()[1]) / 100] = np.nan
+    elif name == "gain":
+        centre = clean.mean()
+        x = centre + (x - centre) * np.where(np.arange(m) < m // 2, 1.0, float(value[1:]))
+        return Faulty(x, x.copy())
+    elif name == "50":
+        x = x + clean.std() * np.sqrt(2) * np.sin(2 * np.pi * (MAINS_HZ * np.arange(m) / fs + rng.uniform()))
+    elif value == "bit":
+        step = height / (2 ** int(name) - 1)
+        x = low + np.round((x - low) / step) * step
+    else:
+        x = 2 * clean.mean() - x
+        return Faulty(x, x.copy())
+    return Faulty(x, clean)

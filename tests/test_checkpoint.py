@@ -380,3 +380,19 @@ def test_attention_is_the_multi_head_attention_of_keras() -> None:
     for weight in theirs.weights:
         weight.assign(ours_by_name[weight.path])
     np.testing.assert_allclose(ours(h), theirs(h, h), atol=1e-6)
+
+
+def test_what_comes_along_is_found_by_name_where_no_such_path_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert {"default", "lmmse"} <= set(checkpoints.shipped())
+    for name in checkpoints.shipped():
+        assert checkpoints.restore(Path(name)).path == checkpoints.SHIPPED / name
+    with pytest.raises(CheckpointError, match=r"nor one of .*default.*lmmse"):
+        checkpoints.restore(Path("nobody"))
+    Path("lmmse").mkdir()  # a path of that name wins
+    with pytest.raises(CheckpointError, match="no checkpoint here"):
+        checkpoints.restore(Path("lmmse"))
+
+
+def test_all_that_comes_along_is_below_5_mb() -> None:
+    assert sum(p.stat().st_size for p in checkpoints.SHIPPED.rglob("*") if p.is_file()) < 5e6

@@ -105,3 +105,84 @@ def test_n1_on_a_stream_clips_one_run_in_each_window_at_the_record_s_rails() -> 
     rest = (noisy - clean)[~rails]
     assert np.diff(noisy)[~rails[1:] & ~rails[:-1]].std() == pytest.approx(np.sqrt(2) * np.ptp(clean) / 3, rel=0.1)
     assert rest.std() > np.ptp(clean) / 3  # the baseline walks
+
+
+@pytest.mark.parametrize("kind", noise.NOTHING)
+def test_there_is_no_pulse_in_what_is_called_nothing(kind: str) -> None:
+    t = np.arange(125 * 60) / 125
+    clean = 40 + 3 * np.sin(2 * np.pi * 1.2 * t)
+    rng = np.random.default_rng
+    x, again, other = (noise.nothing(clean, rng(seed), kind) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(x, again)
+    assert np.isfinite(x).all()
+    assert (x != other).any() or kind in ("flat", "ramp")  # these two have nothing to draw but a sign
+    # Another pulse at the same level, as strong and as high, leaves it as it is: it knows nothing of this one.
+    shifted = 40 + 3 * np.sin(2 * np.pi * 1.2 * t + 1.0)
+    np.testing.assert_allclose(noise.nothing(shifted, rng(1), kind), x, atol=0.05)
+
+
+def test_kinds_of_nothing_are_what_they_are_called() -> None:
+    clean = 5 + np.sin(np.arange(125 * 60) / 20)
+    of = {kind: noise.nothing(clean, np.random.default_rng(3), kind) for kind in noise.NOTHING}
+    assert np.ptp(of["flat"]) == 0
+    assert 0 < of["disconnected"].std() < 0.01 * clean.std()
+    hz, power = np.fft.rfftfreq(len(clean), 1 / 125), np.abs(np.fft.rfft(of["mains"] - 5)) ** 2
+    assert hz[power.argmax()] == pytest.approx(50, abs=0.1)
+    on_rails = (of["clipped"] == of["clipped"].min()) | (of["clipped"] == of["clipped"].max())
+    assert on_rails.mean() > 0.5
+    assert abs(np.polyfit(np.arange(len(clean)), of["ramp"], 1)[0]) * len(clean) == pytest.approx(8, rel=0.01)
+    with pytest.raises(KeyError):
+        noise.nothing(clean, np.random.default_rng(3), "silence")
+
+
+def test_faults_have_the_stated_severity() -> None:
+    clean = 10 + np.sin(2 * np.pi * 1.1 * np.arange(125 * 200) / 125)
+    rng = np.random.default_rng
+    of = {kind: noise.fault(clean, rng(4), kind) for kind in noise.FAULTS}
+    for percent in (70, 85, 95):
+        assert of[f"clipped at {percent} %"].noisy.max() == pytest.approx(9 + 2 * percent / 100, abs=1e-3)
+    for percent in (0.1, 1):
+        lost = np.isnan(of[f"lost {percent:g} %"].noisy)
+        assert lost.mean() == pytest.approx(percent / 100, rel=0.3)
+    gone = np.isnan(of["drop-outs, NaN"].noisy)
+    edges = np.flatnonzero(np.diff(gone.astype(int)))
+    lengths = (edges[1::2] - edges[: 2 * (len(edges) // 2) : 2]) / 125
+    assert lengths.min() > 0.09
+    assert lengths.max() < 2.01
+    assert 5 < len(lengths) < 35
+    held = of["drop-outs, held"].noisy
+    assert np.isfinite(held).all()
+    assert (np.diff(held) == 0).mean() == pytest.approx(0.1, abs=0.05)
+    for factor in (0.5, 2, 4):
+        noisy, truth = of[f"gain x{factor:g}"]
+        np.testing.assert_array_equal(noisy, truth)
+        half = len(clean) // 2
+        assert noisy[half:].std() / noisy[:half].std() == pytest.approx(factor, rel=0.02)
+    assert (of["50 Hz"].noisy - clean).var() == pytest.approx(clean.var(), rel=0.01)
+    for bits in (6, 8):
+        assert len(np.unique(of[f"{bits} bit"].noisy)) == 2**bits
+    inverted = of["inverted"]
+    np.testing.assert_allclose(inverted.noisy, 2 * clean.mean() - clean)
+    np.testing.assert_array_equal(inverted.noisy, inverted.truth)
+    for kind in ("clipped at 85 %", "drop-outs, held", "lost 1 %", "50 Hz", "6 bit"):
+        np.testing.assert_array_equal(of[kind].truth, clean)
+    with pytest.raises(KeyError):
+        noise.fault(clean, rng(4), "tired")
+
+
+def test_the_parts_of_n1_alone_are_those_of_the_course() -> None:
+    clean = people(400)
+    s = noise.minmax(clean)
+    white = noise.n1(clean, np.random.default_rng(6), ramp=0.0, clip=False)
+    added = (white.noisy - white.target) / white.gain  # in the clean window's heights
+    assert added.std() == pytest.approx(1 / 3, rel=0.02)
+    slope = noise.n1(clean, np.random.default_rng(6), white_sd=0.0, clip=False)
+    rise = slope.noisy / slope.gain - s  # a straight line
+    np.testing.assert_allclose(np.diff(rise, 2, axis=1), 0, atol=1e-6)
+    total = (rise[:, -1] - rise[:, 0]) * 250 / 249
+    assert np.abs(total).max() <= 2
+    assert total.std() == pytest.approx(2 / np.sqrt(3), rel=0.1)
+    cut = noise.n1(clean, np.random.default_rng(6), white_sd=0.0, ramp=0.0)
+    changed = cut.noisy != s
+    assert set(np.unique(cut.noisy[changed])) <= {0.0, 1.0}
+    assert changed.sum(axis=1).max() < noise.N1_CLIP

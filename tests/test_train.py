@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from ppgstream.train import batches, card, data, evaluate, fit, losses, pictures
+from ppgstream.train import batches, card, data, evaluate, fit, losses, methods, pictures
 from ppgstream.train.progress import Progress
 from ppgstream.train.recipe import FAMILY, Recipe, differences, make
 from rich.console import Console
@@ -606,7 +606,7 @@ def test_an_overwritten_run_comes_back_if_the_new_one_never_saves_a_state(
 def test_the_course_s_brae_is_restored_with_its_figure_and_trains_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "examples", lambda *_: None)
     found = checkpoints.restore(SHARED / "course" / "BRAE_tensorboard" / "checkpoints")
-    denoise = evaluate.windows_through(checkpoints.denoiser(found))
+    denoise = methods.windows_through(checkpoints.denoiser(found))
     test = data.scored_windows(data.course(SHARED, "test"))
     assert evaluate.g_n1(denoise, test) == pytest.approx(8.07, abs=0.01)
     sides = {side: data.course(SHARED, side) for side in data.SIDES}
@@ -759,3 +759,47 @@ def test_the_command_resumes_by_its_folder_alone(tmp_path: Path, monkeypatch: py
     assert (recipe["hidden"], recipe["noise"], recipe["early_stop"]) == ([6, 3, 6], ["white", "saturation"], 50)
     assert math.isfinite(manifest["figures"]["val_loss"])
     assert [row["epoch"] for row in log(tmp_path / "runs" / "dae")] == ["1", "2", "3"]
+
+
+def test_the_recipe_s_hop_and_lookahead_are_stated_in_the_checkpoint(
+    sets: list[data.Set], tmp_path: Path, no_pictures: None
+) -> None:
+    fit.fit(small(hop=13, lookahead=20, newest=20), sets, tmp_path, threads=1)
+    found = checkpoints.restore(tmp_path)
+    assert (found.hop, found.lookahead) == (13, 20)
+    for key, value in (("hop", 51), ("newest", 51), ("lookahead", 50)):
+        with pytest.raises(ConfigError, match=key):
+            small(**{key: value})
+
+
+@pytest.mark.parametrize("name", losses.LOSSES)
+def test_only_the_newest_samples_count_in_the_loss(name: str) -> None:
+    rng = np.random.default_rng(1)
+    packed = np.concatenate([rng.uniform(0, 1, (3, 50)), np.ones((3, 1)), np.zeros((3, 1)), np.ones((3, 2))], axis=1).astype("f4")
+    answer = rng.uniform(0, 1, (3, 50)).astype("f4")
+    answer[:, 30:32] = (0.0, 1.0)  # lowest and highest stay where they are
+    other = answer.copy()
+    other[:, :30] = rng.uniform(0, 1, (3, 30))
+    newest, every = losses.loss_of(name, 20), losses.loss_of(name, 0)
+    np.testing.assert_array_equal(np.asarray(newest(packed, answer)), np.asarray(newest(packed, other)))
+    assert (np.asarray(every(packed, answer)) != np.asarray(every(packed, other))).all()
+    np.testing.assert_array_equal(np.asarray(losses.loss_of(name, 50)(packed, answer)), np.asarray(every(packed, answer)))
+
+
+def test_train_lmmse_computes_a_prior_and_takes_data_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "SYNTHETIC_PEOPLE", {"train": 12, "validation": 2, "test": 2})
+    out = tmp_path / "prior"
+
+    def run(*options: str) -> Any:
+        return CliRunner().invoke(app, ["train", "lmmse", "--synthetic", "--out", str(out), *options])
+
+    result = run()
+    assert result.exit_code == 0, result.output
+    found = checkpoints.restore(out)
+    assert (found.arch.family, found.provenance["windows"]) == ("lmmse", 12 * len(range(0, 2500 - 249, 50)))
+    denoise = methods.windows_through(checkpoints.denoiser(found), found.arch.scaling)
+    assert evaluate.g_n1(denoise, data.scored_windows(data.synthetic_people(2, 99)), seeds=range(1000, 1002)) > 5
+    assert "## Recipe" not in (out / "README.md").read_text()
+    assert "holds a run already" in run().stderr
+    assert run("--overwrite").exit_code == 0
+    assert "--epochs: lmmse is computed in one pass" in " ".join(run("--epochs", "3").stderr.split())

@@ -23,20 +23,24 @@ LIMITS = (
 
 
 def provenance_of(
-    recipe: Recipe,
     sets: Sequence[data.Set],
-    epoch: int,
-    minutes: float,
-    start: Mapping[str, Any] | None,
     trained_on: Mapping[str, list[str]],
+    *,
+    recipe: Recipe | None = None,
+    epochs_done: int = 0,
+    minutes: float = 0.0,
+    start: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What the manifest keeps of a run: recipe, split by recording, data and their sources, where the weights began (`start`: name and sha256), all that
-    they ever were trained on (`data.trained_on`), and the date."""
-    return {
+    """What the manifest keeps of a run: split by recording, data and their sources, all that the weights ever were trained on (`data.trained_on`), the
+    date; and of a training with a recipe this, how far it got, and where the weights began (`start`: name and sha256)."""
+    run = {
         "recipe": msgspec.to_builtins(recipe),
-        "epochs_done": epoch,
+        "epochs_done": epochs_done,
         "minutes": round(minutes, 2),
         "from": None if start is None else {key: start[key] for key in ("name", "sha256")},
+    }
+    return {
+        **(run if recipe is not None else {}),
         "data": {s.name: data.ATTRIBUTION[s.name] for s in sets},
         "split": {side: [n for s in sets for n in _names(s, side)] for side in data.SIDES},
         "trained_on": dict(trained_on),
@@ -68,12 +72,7 @@ def text(found: Checkpoint) -> str:
         ),
         *([f"It began from the weights of {began['name']} (sha256 {began['sha256'][:16]})."] if began else []),
         "",
-        "## Figures",
-        "",
-        *_table("figure", "value", found.figures),
-        "",
-        "G: how much less squared error the answer has than its input, dB, each min-maxed per window; under the recipe's noise (N1 where it has none).",
-        "",
+        *(_figures(found.figures) if found.figures else []),
         "## Cost",
         "",
         f"{found.parameters:,} parameters, {mflop(found.arch):.2f} MFLOP a window.",
@@ -84,17 +83,34 @@ def text(found: Checkpoint) -> str:
         "",
         *(f"- {side}: {_listed(names)}" for side, names in dict(p.get("split", {})).items()),
         "",
+        *(_recipe(recipe) if recipe else []),
+        "## Limits",
+        "",
+        *(f"- {limit}" for limit in LIMITS),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _figures(figures: Mapping[str, Any]) -> list[str]:
+    return [
+        "## Figures",
+        "",
+        *_table("figure", "value", figures),
+        "",
+        "G: how much less squared error the answer has than its input, dB, each min-maxed per window; under the recipe's noise (N1 where it has none).",
+        "",
+    ]
+
+
+def _recipe(recipe: Mapping[str, Any]) -> list[str]:
+    return [
         "## Recipe",
         "",
         "```toml",
         *(_toml(key, value) for key, value in recipe.items() if value not in (None, "")),
         "```",
         "",
-        "## Limits",
-        "",
-        *(f"- {limit}" for limit in LIMITS),
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _sources(stated: Any) -> list[str]:
@@ -134,7 +150,11 @@ def mflop(arch: Architecture) -> float:
         units = arch.size("units")
         steps = n + (arch.family == "brae")
         return 2e-6 * (steps * 4 * units * (units + 1) + n * units * (2 if arch.family == "brae" else 1))
+    if arch.family == "lmmse":
+        size = arch.size("rank") + 2
+        return 2e-6 * (n * size * size + size**3 + n * arch.size("rank") ** 2)
     patch, width, depth = arch.size("patch"), arch.size("width"), arch.size("depth")
     tokens = (n + arch.context) // patch
     block = 4 * width * width + 2 * 2 * width * width + 2 * tokens * width
-    return 2e-6 * tokens * (2 * patch * width + depth * block + 2 * patch * width)
+    values = 3 if arch.family == "transformer" else 2  # that go in and come out for each sample
+    return 2e-6 * tokens * (2 * values * patch * width + depth * block)

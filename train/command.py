@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
 from ppgstream import checkpoint as checkpoints
-from ppgstream.errors import OutputError, UsageError
+from ppgstream import lmmse
+from ppgstream.checkpoint import replace_files
+from ppgstream.errors import DataError, OutputError, UsageError
+from ppgstream.models import Architecture
 
-from . import data, fit, own, pictures
+from . import batches, card, data, fit, own, pictures
 from .recipe import Recipe, make
 
 PUBLIC = Path("../shared/data")
@@ -35,6 +40,10 @@ def train(
 
     Raises what `fit` and the readers raise.
     """
+    if family == "lmmse":
+        _refuse_for_lmmse(options, {"recipe": recipe, "from": start, "resume": resume, "minutes": minutes})
+        _lmmse(_wanted(sources, {}), out or Path("runs/lmmse"), overwrite=overwrite)
+        return
     found_start = None if start is None else checkpoints.restore(start)
     if family is None and recipe is None and found_start is not None and not resume:
         family = found_start.arch.family
@@ -70,6 +79,37 @@ def train(
     fit.fit(
         asked, sets, folder, about=about, start=found_start, resume=resume, overwrite=overwrite, minutes=minutes, threads=threads
     )
+
+
+def _refuse_for_lmmse(options: Mapping[str, Any], others: Mapping[str, Any]) -> None:
+    given = [key for key, value in (dict(options) | dict(others)).items() if value not in (None, False)]
+    if given:
+        raise UsageError(
+            f"--{given[0].replace('_', '-')}: lmmse is computed in one pass over the clean windows and takes data alone"
+        )
+
+
+def _lmmse(wanted: Mapping[str, Any], folder: Path, *, overwrite: bool) -> None:
+    """The prior of an LMMSE, from the training side of each set alike, as a checkpoint in `folder`."""
+    fit.refuse_folder(folder, resume=False, overwrite=overwrite)
+    sets, _ = _sets(wanted, make("dae", None, {}), Console(stderr=True, highlight=False))
+    data.refuse_leak(sets)
+    own = [data.scored_windows(s.sides["train"], hop=batches.PASS_HOP) for s in sets if s.sides["train"].stretches]
+    if not own:
+        raise DataError("no clean stretch to train on")
+    most = min(len(windows) for windows in own)
+    windows = np.concatenate([w[np.linspace(0, len(w) - 1, most).astype(int)] for w in own])
+    try:
+        checkpoints.write(
+            folder,
+            lmmse.prior_of(windows),
+            Architecture("lmmse"),
+            provenance=card.provenance_of(sets, data.trained_on(sets, None)) | {"windows": len(windows)},
+        )
+        replace_files({folder / "README.md": card.text(checkpoints.restore(folder)).encode()})
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot write: {error}") from error
+    print(f"lmmse: the prior of {len(windows)} clean windows is in {folder}", file=sys.stderr)
 
 
 def _wanted(sources: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, Any]:

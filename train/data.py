@@ -101,6 +101,28 @@ def bidmc(folder: Path, split: str) -> Clean:
     return Clean(stretches, names)
 
 
+WELLTORY_GREEN = ("w20", "w21")  # whose red channel is saturated
+WELLTORY_FS = 30.0  # Hz, about
+
+
+def welltory(folder: Path) -> Clean:
+    """The clean stretches of Welltory's phone-camera recordings (finger, about 30 Hz, irregular): red, or green where red is saturated, turned upright.
+    All of them are for testing."""
+    path = folder / "welltory" / "welltory.npz"
+    stretches, names = [], []
+    try:
+        with np.load(path, allow_pickle=False) as z:
+            for name in sorted(key.removesuffix("_t") for key in z.files if key.endswith("_t")):
+                t, value = z[f"{name}_t"].astype(np.float64), z[f"{name}_rgb"][:, int(name in WELLTORY_GREEN)].astype(np.float64)
+                even = np.arange(t[0], t[-1], 1 / WELLTORY_FS)
+                found, _ = clean_rule.choose(-np.interp(even, t, value), WELLTORY_FS, name)
+                stretches += found
+                names += [f"welltory_{name}"] * len(found)
+    except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile) as error:
+        raise SourceError(f"{path}: cannot read the Welltory recordings: {error}") from error
+    return Clean(stretches, names)
+
+
 @lru_cache(maxsize=1)
 def _bidmc_arrays(path: Path) -> dict[str, NDArray[Any]]:
     try:

@@ -1,99 +1,309 @@
-"""How good checkpoints are on recordings they were not trained on, beside what needs no training. Definitions: docs/bench.md."""
+"""`ppgstream evaluate`: how good checkpoints are on people they were not trained on, beside what needs no training. Definitions: docs/bench.md."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream import checkpoint as checkpoints
-from ppgstream import metrics, noise, offline, synthetic
-from ppgstream.denoiser import Batch, Denoiser, Scaling
-from ppgstream.engine import Engine, EngineRules
-from ppgstream.scaling import normalise, standard_scale_of
-from ppgstream.stream import StreamRules
-from ppgstream.trust import held_rows
-from ppgstream.windowing import Geometry
+from ppgstream import metrics, noise
+from ppgstream.checkpoint import replace_files
+from ppgstream.errors import DataError, OutputError, SourceError, UsageError
 
-from . import data
+from . import data, methods, own, streamed
+from .methods import Method
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
 
 Float64 = NDArray[np.float64]
+WINDOW = 250
 NOISE_SEEDS = range(1000, 1008)  # frozen: the eight noise draws that figures are quoted on
-LOOKAHEADS = (None, 150, 100, 50, 13)
-STREAMED_PEOPLE, STREAMED_S, STREAMED_SEED = 12, 60, 900
+PARTS: dict[str, dict[str, Any]] = {
+    "N1": {},
+    "white": {"ramp": 0.0, "clip": False},
+    "slope": {"white_sd": 0.0, "clip": False},
+    "saturation": {"white_sd": 0.0, "ramp": 0.0},
+}
+TABLES = ("streamed", "windows", "more", "faults", "nothing", "rates", "snr", "lookahead")
+USUAL = ("streamed", "windows")
+NEIGHBOUR_HOP = {"course": 3}  # between the windows that neighbours are looked for in
+RATES = ("N1-stream", "hand, dense", "steps", "clean")
+RATES_SHORTEST_S = 8.0  # a heart rate needs as much
 
 
-def g_n1(denoise: Callable[[Float64], Float64], windows: Float64, *, seeds: range = NOISE_SEEDS) -> float:
-    """G under N1, dB, pooled over `seeds` noise draws of clean `windows` (n, window). `denoise` maps noisy windows to answers."""
+def window_row(method: Method, windows: Float64, *, seeds: range = NOISE_SEEDS) -> dict[str, float]:
+    """G (dB), MSE and r under N1, and G under each of its parts, pooled over `seeds` draws on clean `windows` (n, window)."""
+    assert method.windows is not None
+    row: dict[str, float] = {}
+    for part, options in PARTS.items():
+        noisy = [noise.n1(windows, np.random.default_rng(seed), **options).noisy for seed in seeds]
+        answers = np.concatenate([method.windows(x) for x in noisy])
+        truth = np.tile(windows, (len(seeds), 1))
+        row[f"g_{part.lower()}_db"] = round(metrics.gain_db(np.concatenate(noisy), answers, truth), 2)
+        if part == "N1":
+            y, clean = noise.minmax(answers), noise.minmax(truth)
+            row["mse"] = round(float(np.mean((y - clean) ** 2)), 5)
+            row["r"] = round(float(np.mean(_correlation(y, clean))), 4)
+    return row
+
+
+def _correlation(a: Float64, b: Float64) -> Float64:
+    a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
+    return np.asarray((a * b).sum(axis=1) / np.maximum(np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1)), 1e-12))
+
+
+def g_n1(windows_of: methods.Windows, windows: Float64, *, seeds: range = NOISE_SEEDS) -> float:
+    """G under N1, dB, pooled over `seeds` noise draws of clean `windows` (n, window). `windows_of` maps noisy windows to answers."""
     noisy = [noise.n1(windows, np.random.default_rng(seed)).noisy for seed in seeds]
-    answers = [denoise(x) for x in noisy]
+    answers = [windows_of(x) for x in noisy]
     return metrics.gain_db(np.concatenate(noisy), np.concatenate(answers), np.tile(windows, (len(seeds), 1)))
 
 
-def windows_through(denoiser: Denoiser, scaling: Scaling = "min-max") -> Callable[[Float64], Float64]:
-    """A `Denoiser` as `g_n1` wants it: what the engine gives it, window by window."""
-
-    def denoise(x: Float64) -> Float64:
-        known = ~held_rows(x)
-        scaled = x.astype(np.float32) if scaling == "min-max" else normalise(x, standard_scale_of(x, known))
-        return denoiser(Batch(scaled, known)).y.astype(np.float64)
-
-    return denoise
-
-
-def table(paths: list[Path], folder: Path) -> list[dict[str, Any]]:
-    """A row a method: G under N1 on the course's test recordings and on BIDMC's public test patients."""
-    sets = {"course_test": data.course(folder, "test"), "bidmc_public_test": data.bidmc(folder, "test")}
-    windows = {name: data.scored_windows(clean) for name, clean in sets.items()}
-    methods: dict[str, Callable[[Float64], Float64]] = {
-        "a flat line (ignores its input)": lambda x: np.full(x.shape, 0.5),
-        "band-pass 0.5..8 Hz": _bandpass,
+def tested_sets(folder: Path) -> dict[str, data.Clean]:
+    """The recordings to test on under `folder`, by the name of their set. Raises SourceError if there are none."""
+    readers: dict[str, Callable[[], data.Clean]] = {
+        "BIDMC public_test": lambda: data.bidmc(folder, "test"),
+        "course test": lambda: data.course(folder, "test"),
+        "Welltory": lambda: data.welltory(folder),
     }
-    for path in paths:
-        found = checkpoints.restore(path)
-        methods[f"{path.name} ({found.arch.family}, {found.parameters:,})"] = windows_through(
-            checkpoints.denoiser(found), found.arch.scaling
+    there = {name: read() for name, read in readers.items() if (folder / name.split()[0].lower()).is_dir()}
+    if not there:
+        raise SourceError(
+            f"{folder}: no recordings: neither bidmc/, course/ nor welltory/ is in it; --data FOLDER, or --recordings FOLDER for your own"
         )
-    return [{"method": name} | {s: round(g_n1(method, w), 2) for s, w in windows.items()} for name, method in methods.items()]
+    return there
 
 
-def _bandpass(x: Float64) -> Float64:
-    from scipy.signal import butter, sosfiltfilt
+def training_windows(folder: Path) -> Float64 | None:
+    """Clean training windows (n, 250) for the baselines that are computed from them; None where no public recordings are."""
+    sets = {name: folder / name for name in ("course", "bidmc")}
+    readers = {"course": data.course, "bidmc": data.bidmc}
+    found = [
+        data.scored_windows(readers[name](folder, "train"), hop=NEIGHBOUR_HOP.get(name, 50))
+        for name, path in sets.items()
+        if path.is_dir()
+    ]
+    return np.concatenate(found) if found else None
 
-    return np.asarray(sosfiltfilt(butter(4, (0.5, 8), btype="bandpass", fs=data.FS, output="sos"), x, axis=1), np.float64)
 
-
-def by_lookahead(path: Path) -> list[dict[str, Any]]:
-    """The streamed answer at shorter lookaheads: mean SNR_B over synthetic people, their noise as in the demo, and the seam index."""
-    found = checkpoints.restore(path)
-    denoiser = checkpoints.denoiser(found)
-    people = []
-    for number in range(STREAMED_PEOPLE):
-        rng = np.random.default_rng(STREAMED_SEED + number)
-        clean, _ = synthetic.pulse(int(STREAMED_S * found.fs), synthetic.person(rng), rng)
-        people.append((clean, synthetic.noisy_pulse(clean, rng)))
-    before = float(np.mean([metrics.snr_b_db(noisy, clean, found.fs) for clean, noisy in people]))
-    rows = []
-    for lookahead in LOOKAHEADS:
-        geometry = Geometry(found.arch.window, found.hop, found.arch.context, lookahead)
-        after, seam, amplitude = [], [], []
-        for clean, noisy in people:
-            rules = EngineRules(StreamRules(geometry, found.fs), found.tile, found.arch.answers, found.arch.scaling)
-            out = offline.denoise(noisy, Engine(denoiser, rules), fs=found.fs).denoised.astype(np.float64)
-            after.append(metrics.snr_b_db(out, clean, found.fs))
-            amplitude.append(metrics.bandpass(out, found.fs).std() / metrics.bandpass(clean, found.fs).std())
-            seam.append(metrics.seam_index(out, hop=geometry.hop, offset=geometry.settled % geometry.hop))
-        rows.append(
-            {
-                "lookahead": "all" if lookahead is None else lookahead,
-                "delay_s": round((geometry.window - geometry.settled + geometry.hop - 1) / found.fs, 2),
-                "snr_b_in_db": round(before, 2),
-                "snr_b_out_db": round(float(np.mean(after)), 2),
-                "amplitude": round(float(np.mean(amplitude)), 3),
-                "seam": round(float(np.mean(seam)), 2),
-            }
+def own_set(source: Mapping[str, Any], console: Console) -> dict[str, data.Clean]:
+    """A user's own recordings: their clean stretches are the truth that noise is added to. Raises DataError if there are none."""
+    found = own.read(Path(source["recordings"]), fs=source["fs"], column=source["column"], key=source["field"])
+    console.print(own.table(found, {}))
+    clean = own.together([f.clean for f in found])
+    if not any(len(x) >= WINDOW for x in clean.stretches):
+        raise DataError(
+            f"--recordings {source['recordings']}: no clean stretch to add noise to (8 s of steady pulse at rest are needed)"
         )
-    return rows
+    return {"own recordings": clean}
+
+
+def evaluate(
+    asked: list[str],
+    *,
+    folder: Path,
+    own_source: Mapping[str, Any] | None,
+    tables: Sequence[str],
+    seeds: int,
+    out: Path | None,
+    console: Console,
+) -> dict[str, Any]:
+    """All tables asked for, as they are written to JSON. With `out`, pictures and evaluate.json go there.
+
+    Raises UsageError for an unknown table, SourceError, DataError or CheckpointError for what cannot be read, OutputError.
+    """
+    odd = [name for name in tables if name not in TABLES]
+    if odd or not tables:
+        raise UsageError(f"--tables: known are {', '.join(TABLES)}, got {', '.join(odd) or 'none'}")
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{out}: cannot write: {error}") from error
+    sets = own_set(own_source, console) if own_source is not None else tested_sets(folder)
+    training = training_windows(folder) if folder.is_dir() else None
+    if training is None:
+        console.print(f"{folder}: no training recordings there: the rows mean wave and kNN are left out", soft_wrap=True)
+    compared = [*methods.baselines(training), *methods.chosen(asked, folder)]
+    known = {m.name: seen for m in compared if (seen := _seen(m, sets))}
+    for name, count in known.items():
+        console.print(f"{name} was trained on {count} of the recordings tested here: its figures flatter it", soft_wrap=True)
+    first = next(iter(sets.values()))
+    people = streamed.records(first, shortest_s=streamed.SHORTEST_S if own_source is None else RATES_SHORTEST_S)
+    result: dict[str, Any] = {
+        "methods": {m.name: {"parameters": m.parameters, "trained_on_tested": known.get(m.name, 0)} for m in compared},
+        "sets": {name: {"recordings": len(set(c.recording)), "seconds": round(c.seconds)} for name, c in sets.items()},
+        "records": [{"person": r.person, "seconds": round(len(r.clean) / data.FS, 1)} for r in people],
+        "seeds": seeds,
+    }
+    where = next(iter(sets))
+    for name in tables:
+        with _progress(console, name) as step:
+            result[name] = _compute(name, compared, sets, people, seeds, step)
+        title = f"{name}: {where if name not in ('windows', 'rates') else 'all sets'}, {seeds} draws of noise"
+        for shown in _shown(name, result[name], title):
+            console.print(shown)
+    if out is not None:
+        from . import pictures
+
+        try:
+            replace_files({out / "evaluate.json": (json.dumps(_plain(result), indent=1) + "\n").encode()})
+            drawn = pictures.bench(result, compared, people, out)
+        except OSError as error:
+            raise OutputError(f"{out}: cannot write: {error}") from error
+        console.print(f"written: {out / 'evaluate.json'}{''.join(f', {path.name}' for path in drawn)}", soft_wrap=True)
+    return dict(_plain(result))
+
+
+def _compute(
+    name: str,
+    compared: Sequence[Method],
+    sets: Mapping[str, data.Clean],
+    people: Sequence[streamed.Record],
+    seeds: int,
+    step: Callable[[str], None],
+) -> list[dict[str, Any]]:
+    draws = range(streamed.SEEDS.start, streamed.SEEDS.start + seeds)
+    if name == "windows":
+        rows = []
+        for set_name, clean in sets.items():
+            windows = data.scored_windows(clean)
+            for method in (m for m in compared if m.windows is not None):
+                step(f"{method.name}, {set_name}")
+                row = window_row(method, windows, seeds=range(NOISE_SEEDS.start, NOISE_SEEDS.start + seeds))
+                rows.append({"set": set_name, "method": method.name} | row)
+        return rows
+    if name == "rates":
+        kinds = {kind: streamed.MAIN[kind] for kind in RATES}
+        rows = []
+        for set_name, clean in sets.items():
+            own_people = streamed.records(clean, shortest_s=RATES_SHORTEST_S)
+            found = streamed.table(compared, kinds, own_people, seeds=draws, step=step)
+            rows += [{"set": set_name} | row for row in found if row["kind"] in kinds]
+        return rows
+    if not people:
+        raise DataError(f"no clean stretch of {streamed.SHORTEST_S:g} s and more: the streamed tables need one")
+    if name == "snr":
+        return streamed.by_snr(compared, people, seeds=draws, step=step)
+    if name == "lookahead":
+        return streamed.by_lookahead(compared, people, seeds=draws, step=step)
+    kinds = streamed.SETS[{"streamed": "main"}.get(name, name)]
+    return streamed.table(compared, kinds, people, seeds=draws, step=step)
+
+
+def _seen(method: Method, sets: Mapping[str, data.Clean]) -> int:
+    """How many of the recordings a method was trained on, by name or by content."""
+    names, stretches = (set(method.trained_on.get(key, ())) for key in ("recordings", "stretches"))
+    if not names and not stretches:
+        return 0
+    seen = {
+        name
+        for clean in sets.values()
+        for name, x in zip(clean.recording, clean.stretches, strict=True)
+        if name in names or data.fingerprint(x)[:16] in stretches
+    }
+    return len(seen)
+
+
+def _plain(value: Any) -> Any:
+    """For JSON, which has no NaN."""
+    if isinstance(value, dict):
+        return {key: _plain(v) for key, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+@contextmanager
+def _progress(console: Console, name: str) -> Iterator[Callable[[str], None]]:
+    """A line that says what is being measured."""
+    count = 0
+    with console.status(f"{name} ...") as status:
+
+        def step(what: str) -> None:
+            nonlocal count
+            count += 1
+            status.update(f"{name}: {what} ({count})")
+
+        yield step
+
+
+STREAMED_COLUMNS = {
+    "snr_b_in_db": ("SNR in, dB", 1),
+    "snr_b_out_db": ("out", 1),
+    "gain_db": ("gain", 1),
+    "gain_p5_db": ("5 %", 1),
+    "amplitude": ("ampl.", 2),
+    "hr_mae_in_bpm": ("HR in, bpm", 1),
+    "hr_mae_out_bpm": ("out", 1),
+    "hr_mae_sure_bpm": ("sure", 1),
+    "peak_shift_ms": ("peak, ms", 0),
+    "seam_hop": ("seam hop", 2),
+    "seam_patch": ("patch", 2),
+    "auroc": ("AUROC", 3),
+    "ece": ("ECE", 3),
+    "good": ("good", 2),
+    "good_kept": ("kept", 2),
+    "bad_kept": ("bad kept", 2),
+}
+
+
+def _shown(name: str, rows: list[dict[str, Any]], title: str) -> list[Table]:
+    """For the terminal: the streamed tables by kind of noise, the others as they are."""
+    from rich.table import Table
+
+    def table(heading: str, columns: Sequence[str]) -> Table:
+        shown = Table(title=heading, title_justify="left", pad_edge=False)
+        for column in columns:
+            shown.add_column(
+                column, justify="left" if column in ("method", "kind", "set", "lookahead") else "right", overflow="fold"
+            )
+        return shown
+
+    if name == "windows":
+        shown = table(title, list(rows[0]))
+        for row in rows:
+            shown.add_row(*(str(value) for value in row.values()))
+        return [shown]
+    if name == "rates":
+        kinds = list(dict.fromkeys(row["kind"] for row in rows))
+        shown = table(f"{title}: heart rate error, bpm (of the input)", ["set", "method", *kinds])
+        for set_name, method in dict.fromkeys((row["set"], row["method"]) for row in rows):
+            errors = {row["kind"]: row for row in rows if (row["set"], row["method"]) == (set_name, method)}
+            shown.add_row(
+                set_name, method, *(f"{errors[k]['hr_mae_out_bpm']:.1f} ({errors[k]['hr_mae_in_bpm']:.1f})" for k in kinds)
+            )
+        return [shown]
+    if name in ("snr", "lookahead"):
+        key = "gain_db" if name == "snr" else "snr_b_out_db"
+        lead = ["method"] if name == "snr" else ["lookahead", "method"]
+        kinds = list(dict.fromkeys(row["kind"] for row in rows if row["kind"] != "all kinds"))
+        shown = table(f"{title}: {'gain' if name == 'snr' else 'SNR_B out'}, dB", [*lead, *kinds])
+        for at in dict.fromkeys(tuple(row[k] for k in lead) for row in rows):
+            values = {row["kind"]: row.get(key) for row in rows if tuple(row[k] for k in lead) == at}
+            shown.add_row(*(str(v) for v in at), *(_cell(values[k], 1) for k in kinds))
+        return [shown]
+    tables = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        own_rows = [row for row in rows if row["kind"] == kind]
+        keys = [key for key in STREAMED_COLUMNS if any(_cell(row.get(key), 0) for row in own_rows)]
+        if not keys:
+            continue
+        shown = table(f"{kind} ({title})", ["method", *(STREAMED_COLUMNS[key][0] for key in keys)])
+        for row in own_rows:
+            shown.add_row(row["method"], *(_cell(row.get(key), STREAMED_COLUMNS[key][1]) for key in keys))
+        tables.append(shown)
+    return tables
+
+
+def _cell(value: Any, digits: int) -> str:
+    if value is None or not np.isfinite(value):
+        return ""
+    return f"{value:.{digits}f}" if abs(value) < 1000 else "inf" if value > 0 else "-inf"

@@ -35,7 +35,7 @@ from ppgstream.errors import CheckpointError, ConfigError, OutputError, UsageErr
 from ppgstream.models import DENSE, Architecture, build
 
 from . import batches, card, data, pictures
-from .losses import LOSSES
+from .losses import loss_of
 from .progress import Progress, duration
 from .recipe import Recipe, differences
 
@@ -93,7 +93,7 @@ def fit(
     if start is not None and stored is None:
         checkpoints.load_into(model, start)
     optimizer = _optimizer(recipe, recipe.epochs * source.steps)
-    model.compile(optimizer=optimizer, loss=LOSSES[recipe.loss], **_how(arch, recipe.epochs * source.steps))
+    model.compile(optimizer=optimizer, loss=loss_of(recipe.loss, recipe.newest), **_how(arch, recipe.epochs * source.steps))
     optimizer.build(model.trainable_variables)
     run = Run(recipe, arch, model, out, sets, dict(about or {}), began_from)
     with _disk(run):
@@ -240,8 +240,19 @@ class Run:
         _trim_log(self.out / "log.csv", self.done)
 
     def save_checkpoint(self, epoch: int, figures: Mapping[str, float]) -> None:
-        provenance = card.provenance_of(self.recipe, self.sets, epoch, self.minutes, self.start, self.trained_on)
-        checkpoints.save(self.out, self.model, self.arch, provenance=provenance, figures=figures)
+        recipe = self.recipe
+        provenance = card.provenance_of(
+            self.sets, self.trained_on, recipe=recipe, epochs_done=epoch, minutes=self.minutes, start=self.start
+        )
+        checkpoints.save(
+            self.out,
+            self.model,
+            self.arch,
+            hop=recipe.hop,
+            lookahead=recipe.lookahead,
+            provenance=provenance,
+            figures=figures,
+        )
         replace_files({self.out / "README.md": card.text(checkpoints.restore(self.out)).encode()})
 
 
@@ -517,12 +528,11 @@ def _scores(model: Any, arch: Architecture, recipe: Recipe, validation: list[bat
     """Validation loss over all sets together, and G of each, dB."""
     from keras import ops
 
+    loss = loss_of(recipe.loss, recipe.newest)
     losses, found = [], {}
     for v in validation:
         answer = _predict(model, v.drawn.inputs)
-        losses.append(
-            ops.convert_to_numpy(LOSSES[recipe.loss](ops.convert_to_tensor(v.drawn.packed), ops.convert_to_tensor(answer)))
-        )
+        losses.append(ops.convert_to_numpy(loss(ops.convert_to_tensor(v.drawn.packed), ops.convert_to_tensor(answer))))
         denoised = answer[:, : arch.window].astype(np.float64) if recipe.parts else answers(model, arch, v.noisy)
         found[f"val_g_{v.name}_db"] = metrics.gain_db(v.noisy, denoised, v.clean)
     return ({"val_loss": float(np.concatenate(losses).mean())} if losses else {}) | found

@@ -2,7 +2,7 @@
 
 packed: (n, window + 4): the clean window in its own 0..1; gain and level, with which `gain * clean + level` is the right answer in the scale that the
 network answers in; the clean pulse's SD in that scale; and 1 where there is a pulse, 0 where there is none. answer: (n, window), or (n, 2 * window)
-from a network that adds the log variance of its error.
+from a network that adds the log variance of its error. newest: so many samples at the window's end count, 0: all.
 """
 
 from __future__ import annotations
@@ -25,28 +25,31 @@ def _parts(packed: Any) -> tuple[Any, Any, Any, Any, Any]:
     return clean, gain * clean + level, gain, sd, pulse
 
 
-def l2(packed: Any, answer: Any) -> Any:
+def l2(packed: Any, answer: Any, newest: int = 0) -> Any:
     """Mean squared error, in units of the clean pulse's height: the course's loss."""
     from keras import ops
 
     _, target, gain, _, _ = _parts(packed)
-    return ops.mean(ops.square((answer[:, : target.shape[1]] - target) / ops.maximum(gain, LEAST_HEIGHT)), axis=1)
+    error = (answer[:, : target.shape[1]] - target) / ops.maximum(gain, LEAST_HEIGHT)
+    return ops.mean(ops.square(error[:, -newest:]), axis=1)
 
 
-def l1(packed: Any, answer: Any) -> Any:
+def l1(packed: Any, answer: Any, newest: int = 0) -> Any:
     """Mean absolute error, in units of the clean pulse's height: the course's exercise 3."""
     from keras import ops
 
     _, target, gain, _, _ = _parts(packed)
-    return ops.mean(ops.abs((answer[:, : target.shape[1]] - target) / ops.maximum(gain, LEAST_HEIGHT)), axis=1)
+    error = (answer[:, : target.shape[1]] - target) / ops.maximum(gain, LEAST_HEIGHT)
+    return ops.mean(ops.abs(error[:, -newest:]), axis=1)
 
 
-def shape(packed: Any, answer: Any) -> Any:
+def shape(packed: Any, answer: Any, newest: int = 0) -> Any:
     """Mean squared error, plus that after both waves are min-maxed: what G judges."""
     from keras import ops
 
     clean = _parts(packed)[0]
-    return l2(packed, answer) + ops.mean(ops.square(_minmax(answer[:, : clean.shape[1]], 0.02) - clean), axis=1)
+    off = _minmax(answer[:, : clean.shape[1]], 0.02) - clean
+    return l2(packed, answer, newest) + ops.mean(ops.square(off[:, -newest:]), axis=1)
 
 
 def _minmax(x: Any, least: float) -> Any:
@@ -56,7 +59,7 @@ def _minmax(x: Any, least: float) -> Any:
     return (x - low) / ops.maximum(ops.max(x, axis=1, keepdims=True) - low, least)
 
 
-def robust(packed: Any, answer: Any) -> Any:
+def robust(packed: Any, answer: Any, newest: int = 0) -> Any:
     """Squared error in SD of the clean pulse, large ones by their size; that of the first difference; that of the min-maxed waves; and the
     Gaussian negative log likelihood of the log variance, which learns to tell the error and does not change the wave."""
     from keras import ops
@@ -64,18 +67,29 @@ def robust(packed: Any, answer: Any) -> Any:
     clean, target, _, sd, pulse = _parts(packed)
     window = clean.shape[1]
     y = answer[:, :window]
-    error = (y - target) / ops.maximum(sd, LEAST_SD)
+    off = (_minmax(y, 0.1) - clean)[:, -newest:]
+    error = ((y - target) / ops.maximum(sd, LEAST_SD))[:, -newest:]
     size = ops.abs(error)
     loss = ops.mean(ops.where(size < LARGE, error * error, 2 * LARGE * size - LARGE * LARGE), axis=1)
     extra = STEPS * ops.mean(ops.square(error[:, 1:] - error[:, :-1]), axis=1)
-    extra = extra + SHAPE * ops.mean(ops.square(_minmax(y, 0.1) - clean), axis=1)
+    extra = extra + SHAPE * ops.mean(ops.square(off), axis=1)
     there = pulse[:, 0]
     loss = loss + there * extra
     if answer.shape[1] > window:
-        log_var = answer[:, window:]
+        log_var = answer[:, window:][:, -newest:]
         seen = ops.where(pulse > 0, ops.square(ops.stop_gradient(error)), NOTHING_ERROR)
         loss = loss + LIKELIHOOD * 0.5 * ops.mean(log_var + seen * ops.exp(-log_var), axis=1)
     return loss * (there + NOTHING * (1 - there))
 
 
-LOSSES: dict[str, Callable[[Any, Any], Any]] = {"l2": l2, "l1": l1, "shape": shape, "robust": robust}
+Loss = Callable[[Any, Any], Any]
+LOSSES: dict[str, Callable[..., Any]] = {"l2": l2, "l1": l1, "shape": shape, "robust": robust}
+
+
+def loss_of(name: str, newest: int) -> Loss:
+    """A loss by name, over the `newest` samples of a window (0: all)."""
+
+    def loss(packed: Any, answer: Any) -> Any:
+        return LOSSES[name](packed, answer, newest)
+
+    return loss

@@ -1,10 +1,10 @@
-"""Pictures of a training run: loss curves, examples by noise kind, and the clean stretches that were chosen."""
+"""Pictures: of a training run (loss curves, examples by noise kind, the clean stretches that were chosen) and of the bench."""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,8 @@ from ppgstream import noise
 from ppgstream.checkpoint import replace_files
 from ppgstream.models import Architecture
 
-from . import data
+from . import data, streamed
+from .methods import Method
 
 Float64 = NDArray[np.float64]
 KINDS: dict[str, dict[str, Any]] = {
@@ -104,3 +105,134 @@ def _write(figure: Any, out: Path) -> None:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=90)
     replace_files({out: buffer.getvalue()})
+
+
+# ---- the bench ---------------------------------------------------------------------------------------------------
+
+EXAMPLE_S, EXAMPLE_START_S = 10.0, 10.0
+
+
+def bench(result: dict[str, Any], methods: Sequence[Method], people: Sequence[streamed.Record], out: Path) -> list[Path]:
+    """The pictures of `ppgstream evaluate` for the tables in `result`, in the folder `out`."""
+    drawn = []
+    draws_of: dict[str, Callable[[Path], None]] = {
+        "streamed": lambda path: gains(result["streamed"], path),
+        "snr": lambda path: by_snr(result["snr"], path),
+        "lookahead": lambda path: by_lookahead(result["lookahead"], path),
+    }
+    for name, draw in draws_of.items():
+        if name in result:
+            drawn.append(out / f"{name}.png")
+            draw(drawn[-1])
+    last = [m for m in methods if m.has_lookahead][-1:]
+    if people and last and "streamed" in result:
+        drawn.append(out / "examples.png")
+        noise_examples(last[0], people[0], drawn[-1])
+    return drawn
+
+
+def noise_examples(method: Method, record: streamed.Record, out: Path) -> None:
+    """A stretch of one record under each kind of noise: as it came, the truth, the answer, and how much to trust it."""
+    from matplotlib.figure import Figure
+
+    assert method.record is not None
+    kinds = streamed.MAIN
+    figure = Figure(figsize=(10, 1.5 * len(kinds)), layout="constrained")
+    grid = figure.subplots(len(kinds), 1, sharex=True)
+    start = int(min(EXAMPLE_START_S * data.FS, max(len(record.clean) - EXAMPLE_S * data.FS, 0)))
+    part = slice(start, start + int(EXAMPLE_S * data.FS))
+    t = np.arange(start, start + len(record.clean[part])) / data.FS
+    for axes, (kind, make) in zip(grid, kinds.items(), strict=True):
+        draw = streamed.Draw(make, record, streamed.SEEDS.start)
+        answer, confidence = method.record(draw.noisy, None)
+        axes.plot(t, draw.noisy[part], color="0.78", lw=0.7, label="noisy")
+        if draw.truth is not None:
+            axes.plot(t, draw.truth[part], color="0.15", lw=1.0, ls=(0, (4, 2)), label="truth")
+        axes.plot(t, answer[part], color="C3", lw=1.3, label=method.name)
+        span = np.ptp(record.clean[part])
+        low, high = min(record.clean[part].min(), answer[part].min()), max(record.clean[part].max(), answer[part].max())
+        axes.set(yticks=[], ylim=(low - 0.6 * span, high + 0.6 * span))
+        axes.set_title(kind, loc="left", fontsize="small")
+        if confidence is not None:
+            unsure = confidence[part] < streamed.SURE
+            axes.fill_between(
+                t,
+                0,
+                1,
+                where=unsure.tolist(),
+                color="C1",
+                alpha=0.2,
+                lw=0,
+                transform=axes.get_xaxis_transform(),
+                label="not sure",
+            )
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.margins(x=0)
+    grid[0].legend(frameon=False, fontsize="small", loc="upper right", ncols=4)
+    grid[-1].set_xlabel("time, s")
+    _write(figure, out)
+
+
+def gains(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Gain by kind of noise, a bar a method, with the interval over people."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows if row.get("gain_db") is not None]
+    kinds, names = (list(dict.fromkeys(row[key] for row in rows)) for key in ("kind", "method"))
+    names = [name for name in names if name != "the input itself"]
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    axes = figure.subplots()
+    width = 0.84 / max(len(names), 1)
+    for number, name in enumerate(names):
+        own = {row["kind"]: row for row in rows if row["method"] == name}
+        at = np.arange(len(kinds)) + (number - (len(names) - 1) / 2) * width
+        height = np.array([own[k]["gain_db"] for k in kinds])
+        error = np.abs(np.array([[own[k]["gain_low_db"], own[k]["gain_high_db"]] for k in kinds]).T - height)
+        axes.bar(at, height, width, yerr=error, error_kw={"lw": 0.8, "ecolor": "0.3"}, label=name)
+    axes.axhline(0, color="0.2", lw=0.8)
+    axes.set(xticks=range(len(kinds)), xticklabels=kinds, ylabel="gain in SNR_B, dB")
+    axes.legend(frameon=False, fontsize="small", ncols=4)
+    axes.spines[["top", "right"]].set_visible(False)
+    _write(figure, out)
+
+
+def by_snr(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """Gain over the SNR_B of the input, a line a method, a picture a kind of noise."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in dict.fromkeys(row["method"] for row in rows) if name != "the input itself"]
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    for axes, kind in zip(figure.subplots(1, len(streamed.SWEPT), sharey=True), streamed.SWEPT, strict=True):
+        for name in names:
+            own = [row for row in rows if row["method"] == name and row["kind"].startswith(f"{kind} at ")]
+            axes.plot([row["snr_b_in_db"] for row in own], [row["gain_db"] for row in own], marker="o", ms=3, label=name)
+        axes.axhline(0, color="0.2", lw=0.8)
+        axes.set(title=kind, xlabel="SNR_B of the input, dB")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_subplotspec().is_first_col():
+            axes.set_ylabel("gain, dB")
+            axes.legend(frameon=False, fontsize="small")
+    _write(figure, out)
+
+
+def by_lookahead(rows: Sequence[Mapping[str, Any]], out: Path) -> None:
+    """SNR_B of the output over the lookahead, a line a method, a picture a kind of noise."""
+    from matplotlib.figure import Figure
+
+    rows = [row for row in rows if row["lookahead"] != "its own"]
+    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    kinds = streamed.AT_LOOKAHEADS
+    for axes, kind in zip(figure.subplots(1, len(kinds)), kinds, strict=True):
+        for name in dict.fromkeys(row["method"] for row in rows):
+            own = [row for row in rows if (row["method"], row["kind"]) == (name, kind)]
+            axes.plot(
+                [row["lookahead"] / data.FS for row in own], [row["snr_b_out_db"] for row in own], marker="o", ms=3, label=name
+            )
+        axes.set(title=kind, xlabel="lookahead, s")
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+        if axes.get_subplotspec().is_first_col():
+            axes.set_ylabel("SNR_B of the output, dB")
+            axes.legend(frameon=False, fontsize="small")
+    _write(figure, out)

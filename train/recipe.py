@@ -39,6 +39,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Learning rate: rises over `warm_up` steps (at most a tenth of all) to `learning_rate`, then falls on a cosine to `final_rate` times that over all
     planned steps; 1 keeps it.
     `ema`: the saved weights are an exponential average over about 1 / (1 - ema) steps, fewer at the start; 0: the last weights.
+    `newest`: so many samples at the window's end count in the loss, 0: all.
+    `hop`, `lookahead`: for the daemon, stated in the checkpoint, in samples; None: the usual ones.
     `early_stop`: epochs without a lower validation loss after which the run ends, with the best weights; 0: never.
     """
 
@@ -68,6 +70,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warm_up: Annotated[int, Meta(ge=0)] = 0
     final_rate: Share = 1.0
     loss: str = "l2"
+    newest: Annotated[int, Meta(ge=0)] = 0
+    hop: Annotated[int, Meta(ge=1)] | None = None
+    lookahead: Annotated[int, Meta(ge=0)] | None = None
     batch: Annotated[int, Meta(ge=1, le=100_000)] = 9000
     epochs: Count = 300
     steps: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
@@ -205,6 +210,11 @@ def _check(recipe: Recipe, source: str) -> None:
         if getattr(recipe, name) is not None and name not in own:
             raise ConfigError(f"{source}{name}: the family {recipe.family!r} has {', '.join(own)}")
     check(arch)
+    for name in ("newest", "hop"):
+        if (getattr(recipe, name) or 0) > arch.window:
+            raise ConfigError(f"{source}{name}: at most the window, {arch.window} samples, got {getattr(recipe, name)}")
+    if recipe.lookahead is not None and recipe.lookahead >= arch.window:
+        raise ConfigError(f"{source}lookahead: less than the window, {arch.window} samples, got {recipe.lookahead}")
     if recipe.loss not in LOSSES:
         raise ConfigError(f"{source}loss: known are {', '.join(LOSSES)}, got {recipe.loss!r}")
     if "none" in recipe.noise and len(recipe.noise) > 1:

@@ -2,47 +2,102 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream import checkpoint as checkpoints
-from ppgstream import metrics, noise, offline
-from ppgstream.checkpoint import Checkpoint
-from ppgstream.denoiser import Denoiser
-from ppgstream.engine import Engine, EngineRules
-from ppgstream.stream import StreamRules
-from ppgstream.windowing import Geometry
+from ppgstream import metrics, noise
 
 from . import data
+from .methods import Method, bridged
 
 Float64 = NDArray[np.float64]
+Rng = np.random.Generator
 SHORTEST_S, LONGEST_S = 30.0, 90.0
 SEEDS = range(2000, 2008)  # frozen: the eight noise draws that figures are quoted on
-GOOD_DB = 6.0  # of a second
-Noise = Callable[[Float64, np.random.Generator], Float64]
+SURE = 0.5  # the confidence from which a second or a heart rate counts as told
+CLEAN_DB = 100.0  # an input with a higher SNR_B is clean: it has no gain
+RESAMPLED = 1000  # draws of a bootstrap
 
 
-def _nothing(clean: Float64, rng: np.random.Generator) -> Float64:
-    """Baseline and white noise of N1 on a stream, the pulse taken away."""
-    white = np.ptp(clean) * noise.N1_WHITE_SD * rng.standard_normal(len(clean))
-    return np.asarray(clean.mean() + white + noise.walk(clean, rng))
+class Drawn(NamedTuple):
+    """noisy: (m,), NaN where nothing came. truth: (m,), or None where there is no pulse."""
+
+    noisy: Float64
+    truth: Float64 | None
 
 
-KINDS: dict[str, Noise] = {
-    "white": lambda x, rng: x + np.ptp(x) * noise.N1_WHITE_SD * rng.standard_normal(len(x)),
-    "N1-stream": noise.n1_stream,
-    "hand, dense": lambda x, rng: noise.wrist(x, rng, "hand"),
-    "forearm, dense": lambda x, rng: noise.wrist(x, rng, "forearm"),
-    "poor contact, dense": lambda x, rng: noise.wrist(x, rng, "contact"),
-    "steps": noise.steps,
-    "clean": lambda x, _: x.copy(),
-    "nothing there": _nothing,
+Kind = Callable[[Float64, Rng], Drawn]
+
+
+def _on(make: Callable[[Float64, Rng], Float64]) -> Kind:
+    return lambda clean, rng: Drawn(make(clean, rng), clean)
+
+
+def _nothing(kind: str) -> Kind:
+    return lambda clean, rng: Drawn(noise.nothing(clean, rng, kind), None)
+
+
+def _fault(kind: str) -> Kind:
+    return lambda clean, rng: Drawn(*noise.fault(clean, rng, kind))
+
+
+def _white(clean: Float64, rng: Rng) -> Float64:
+    return clean + np.ptp(clean) * noise.N1_WHITE_SD * rng.standard_normal(len(clean))
+
+
+def _wrist(kind: str) -> Kind:
+    return _on(lambda clean, rng: noise.wrist(clean, rng, kind))
+
+
+def _rescaled(factor: float, offset: float) -> Kind:
+    """`n1_stream` in other units, the offset in ranges of the record."""
+
+    def make(clean: Float64, rng: Rng) -> Drawn:
+        shift = offset * float(np.ptp(clean))
+        return Drawn(factor * noise.n1_stream(clean, rng) + shift, factor * clean + shift)
+
+    return make
+
+
+EXERCISE_BPM, EXERCISE_DB = (90.0, 190.0), (0.0, 20.0)
+
+
+def _exercise(clean: Float64, rng: Rng) -> Drawn:
+    """The record played faster, so that its heart rate lies in `EXERCISE_BPM`, under a rhythm `EXERCISE_DB` over the pulse."""
+    rates = metrics.heart_rates(clean, data.FS)
+    rate = float(np.median(rates)) if len(rates) else EXERCISE_BPM[0]
+    speed = max(rng.uniform(*EXERCISE_BPM) / rate, 1.0)
+    fast = np.interp(np.arange(0, len(clean) - 1, speed), np.arange(len(clean)), clean)
+    return Drawn(noise.steps(fast, rng, over_db=rng.uniform(*EXERCISE_DB)), fast)
+
+
+MAIN: dict[str, Kind] = {
+    "white": _on(_white),
+    "N1-stream": _on(noise.n1_stream),
+    "hand, dense": _wrist("hand"),
+    "forearm, dense": _wrist("forearm"),
+    "poor contact, dense": _wrist("contact"),
+    "steps": _on(noise.steps),
+    "clean": lambda clean, _: Drawn(clean.copy(), clean),
+    "nothing there": _nothing("baseline"),
 }
+MORE: dict[str, Kind] = {
+    "walking baseline": _on(lambda clean, rng: clean + noise.walk(clean, rng)),
+    "clipped runs": _on(noise.clipped_runs),
+    "displacement, dense": _wrist("displacement"),
+    "exercise": _exercise,
+    "N1-stream x0.01": _rescaled(0.01, 0),
+    "N1-stream x100": _rescaled(100, 0),
+    "N1-stream + offset": _rescaled(1, 50),
+    "N1-stream inverted": _rescaled(-1, 0),
+}
+FAULTS: dict[str, Kind] = {kind: _fault(kind) for kind in noise.FAULTS}
+NOTHING: dict[str, Kind] = {f"nothing: {kind}": _nothing(kind) for kind in noise.NOTHING}
+SETS: dict[str, dict[str, Kind]] = {"main": MAIN, "more": MORE, "faults": FAULTS, "nothing": NOTHING}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,106 +108,163 @@ class Record:
     clean: Float64
 
 
-def records(clean: data.Clean) -> list[Record]:
-    """The longest clean stretch of each person that is at least 30 s long, at most its first 90 s. BIDMC's recordings end in the patient's number."""
+def records(clean: data.Clean, *, shortest_s: float = SHORTEST_S) -> list[Record]:
+    """The longest clean stretch of each person that is at least `shortest_s` long, at most its first 90 s. BIDMC's recordings end in the patient's number;
+    any other recording counts as a person."""
     longest: dict[str, Float64] = {}
     for name, stretch in zip(clean.recording, clean.stretches, strict=True):
-        person = name.rsplit("_", 1)[-1]
+        person = name.rsplit("_", 1)[-1] if name.startswith("bidmc") else name
         if len(stretch) > len(longest.get(person, ())):
             longest[person] = stretch
-    return [Record(person, x[: int(LONGEST_S * data.FS)]) for person, x in longest.items() if len(x) >= SHORTEST_S * data.FS]
+    return [Record(person, x[: int(LONGEST_S * data.FS)]) for person, x in longest.items() if len(x) >= shortest_s * data.FS]
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One record under one draw of a kind: SNR_B in and out (dB), RMS out over RMS clean, heart rate errors of input and output (bpm, one each 2 s), seam
-    indexes at the hop and at the patch, and of each second its confidence and whether it is good."""
+    """One record under one draw of a kind. SNR_B in and out, dB; RMS out over RMS clean; heart rate errors of input and output, bpm, one
+    each 2 s, and the confidence over each one's 8 s; how far peaks of the pulse are shifted, ms; seam indexes at the hop and at the patch;
+    of each second its confidence and whether it is good. Without a pulse only the last two."""
 
-    snr_in: float
-    snr_out: float
-    amplitude: float
-    hr_in: Float64
-    hr_out: Float64
-    seam_hop: float
-    seam_patch: float
-    confidence: Float64
+    person: str
+    confidence: Float64 | None
     good: NDArray[np.bool_]
+    snr_in: float = np.nan
+    snr_out: float = np.nan
+    amplitude: float = np.nan
+    hr_in: Float64 | None = None
+    hr_out: Float64 | None = None
+    hr_confidence: Float64 | None = None
+    peak_shift_ms: float = np.nan
+    seam_hop: float = np.nan
+    seam_patch: float = np.nan
 
 
-def measure(
-    kind: str, record: Record, seed: int, found: Checkpoint, denoiser: Denoiser, lookahead: int | None = None
-) -> Measured:
-    """One record under the draw `seed` of a kind, through a fresh engine."""
-    fs, clean = data.FS, record.clean
-    noisy = KINDS[kind](clean, np.random.default_rng([seed, *record.person.encode()]))
-    geometry = Geometry(found.arch.window, found.hop, found.arch.context, found.lookahead if lookahead is None else lookahead)
-    rules = EngineRules(StreamRules(geometry, fs), found.tile, found.arch.answers, found.arch.scaling)
-    result = offline.denoise(noisy, Engine(denoiser, rules), fs=fs, dtype="f8")
-    out = result.denoised.astype(np.float64)
-    truth = np.zeros_like(clean) if kind == "nothing there" else clean
-    seconds = len(clean) // int(fs)
-    confidence = result.confidence.astype(np.float64)[: seconds * int(fs)].reshape(seconds, -1).mean(axis=1)
-    good = metrics.snr_by_second_db(out, truth, fs) >= GOOD_DB
-    if kind == "nothing there":
-        none = np.zeros(0)
-        return Measured(np.nan, np.nan, np.nan, none, none, np.nan, np.nan, confidence, good)
-    reference = metrics.heart_rates(clean, fs)
-    patch = found.arch.size("patch") if "patch" in found.arch.sizes else 10
-    return Measured(
-        metrics.snr_b_db(noisy, clean, fs),
-        metrics.snr_b_db(out, clean, fs),
-        float(metrics.bandpass(out, fs).std() / metrics.bandpass(clean, fs).std()),
-        np.abs(metrics.heart_rates(noisy, fs) - reference),
-        np.abs(metrics.heart_rates(out, fs) - reference),
-        max(metrics.seam_index(out, hop=geometry.hop, offset=k) for k in range(geometry.hop)),
-        max(metrics.seam_index(out, hop=patch, offset=k) for k in range(patch)),
-        confidence,
-        good,
-    )
+class Draw:
+    """A record under one draw of a kind, with what is known without any method."""
+
+    def __init__(self, make: Kind, record: Record, seed: int) -> None:
+        self.person = record.person
+        self.noisy, self.truth = make(record.clean, np.random.default_rng([seed, *record.person.encode()]))
+        self.fs = data.FS
+        if self.truth is not None:
+            self.hr = metrics.heart_rates(self.truth, self.fs)
+            there = bridged(self.noisy)
+            self.hr_in = np.abs(metrics.heart_rates(there, self.fs) - self.hr)
+            self.snr_in = metrics.snr_b_db(there, self.truth, self.fs)
+
+    def measure(self, method: Method, lookahead: int | None = None) -> Measured:
+        assert method.record is not None
+        out, confidence = method.record(self.noisy, lookahead)
+        m, second = len(out), int(self.fs)
+        truth = np.zeros(m) if self.truth is None else self.truth
+        good = metrics.snr_by_second_db(out, truth, self.fs) >= metrics.GOOD_DB
+        by_second = None if confidence is None else confidence[: m // second * second].reshape(-1, second).mean(axis=1)
+        if self.truth is None:
+            return Measured(self.person, by_second, good)
+        span, step = int(metrics.HR_WINDOW_S * self.fs), int(metrics.HR_STEP_S * self.fs)
+        over_8_s = None if confidence is None else np.zeros(0)
+        if confidence is not None and m >= span:
+            over_8_s = np.lib.stride_tricks.sliding_window_view(confidence, span)[::step].mean(axis=1)
+        return Measured(
+            self.person,
+            by_second,
+            good,
+            self.snr_in,
+            metrics.snr_b_db(out, truth, self.fs),
+            float(metrics.bandpass(out, self.fs).std() / metrics.bandpass(truth, self.fs).std()),
+            self.hr_in,
+            np.abs(metrics.heart_rates(out, self.fs) - self.hr),
+            over_8_s,
+            metrics.peak_shift_ms(out, truth, self.fs),
+            max(metrics.seam_index(out, hop=method.hop, offset=k) for k in range(method.hop)),
+            max(metrics.seam_index(out, hop=method.patch, offset=k) for k in range(method.patch)),
+        )
+
+
+def draws(make: Kind, people: Sequence[Record], seeds: range) -> Iterator[Draw]:
+    for record in people:
+        for seed in seeds:
+            yield Draw(make, record, seed)
 
 
 def table(
-    path: Path, people: Sequence[Record], *, seeds: range = SEEDS, step: Callable[[str], None] = lambda _: None
+    methods: Sequence[Method],
+    kinds: dict[str, Kind],
+    people: Sequence[Record],
+    *,
+    seeds: range = SEEDS,
+    lookahead: int | None = None,
+    step: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
-    """A row a kind for one checkpoint, and a last one over all kinds: medians over records and draws; heart rate errors are means."""
-    found = checkpoints.restore(path)
-    denoiser = checkpoints.denoiser(found)
+    """A row a method and kind, and of each method a last one over all kinds. Calls `step` with the kind's name after each draw of each method."""
+    streamed = [m for m in methods if m.record is not None]
+    measured: dict[str, dict[str, list[Measured]]] = {m.name: {kind: [] for kind in kinds} for m in streamed}
+    for kind, make in kinds.items():
+        for draw in draws(make, people, seeds):
+            for method in streamed:
+                measured[method.name][kind].append(draw.measure(method, lookahead))
+                step(kind)
     rows: list[dict[str, Any]] = []
-    confidence: list[Float64] = []
-    good: list[NDArray[np.bool_]] = []
-    for kind in KINDS:
-        step(kind)
-        measured = [measure(kind, record, seed, found, denoiser) for record in people for seed in seeds]
-        own_confidence, own_good = (np.concatenate([getattr(m, k) for m in measured]) for k in ("confidence", "good"))
-        confidence.append(own_confidence)
-        good.append(own_good)
-        rows.append({"kind": kind, **_row(measured), **_trust(own_confidence, own_good)})
-    return [*rows, {"kind": "all kinds"} | _trust(np.concatenate(confidence), np.concatenate(good))]
+    for name, of_kind in measured.items():
+        rows += [{"method": name, "kind": kind, **_row(found), **_trust(found)} for kind, found in of_kind.items()]
+        rows.append({"method": name, "kind": "all kinds", **_trust([m for found in of_kind.values() for m in found])})
+    return rows
 
 
 def _row(measured: list[Measured]) -> dict[str, float]:
-    if not len(measured[0].hr_out):
+    if measured[0].hr_out is None:
         return {}
 
     def median(name: str) -> float:
         return round(float(np.median([getattr(m, name) for m in measured])), 3)
 
-    gains = np.array([m.snr_out - m.snr_in for m in measured])
-    return {
+    def joined(name: str) -> Float64:
+        return np.concatenate([np.zeros(0), *(getattr(m, name) for m in measured)])
+
+    row = {
         "snr_b_in_db": median("snr_in"),
         "snr_b_out_db": median("snr_out"),
-        "gain_db": round(float(np.median(gains)), 3),
-        "gain_p5_db": round(float(np.percentile(gains, 5)), 3),
+        **_gains(measured),
         "amplitude": median("amplitude"),
-        "hr_mae_in_bpm": round(float(np.mean(np.concatenate([m.hr_in for m in measured]))), 2),
-        "hr_mae_out_bpm": round(float(np.mean(np.concatenate([m.hr_out for m in measured]))), 2),
+        "hr_mae_in_bpm": _mean(joined("hr_in")),
+        "hr_mae_out_bpm": _mean(joined("hr_out")),
+        "peak_shift_ms": median("peak_shift_ms"),
         "seam_hop": median("seam_hop"),
         "seam_patch": median("seam_patch"),
     }
+    if measured[0].hr_confidence is not None:
+        sure = joined("hr_confidence") >= SURE
+        row["hr_mae_sure_bpm"] = _mean(joined("hr_out")[sure])
+        row["hr_coverage"] = _mean(sure.astype(np.float64), 3)
+    return row
 
 
-def _trust(confidence: Float64, good: NDArray[np.bool_]) -> dict[str, float]:
-    sure = confidence >= 0.5
+def _gains(measured: list[Measured]) -> dict[str, float]:
+    """Median, quartiles, fifth percentile, and the 95 % interval of the median when the people are drawn anew."""
+    gains = np.array([m.snr_out - m.snr_in for m in measured])
+    if np.median([m.snr_in for m in measured]) > CLEAN_DB:
+        return {}
+    people = np.array([m.person for m in measured])
+    own = [gains[people == person] for person in sorted(set(people))]
+    rng = np.random.default_rng(0)
+    medians = [np.median(np.concatenate([own[k] for k in rng.integers(0, len(own), len(own))])) for _ in range(RESAMPLED)]
+    low, high = np.percentile(medians, (2.5, 97.5))
+    found = {"gain_db": np.median(gains), "gain_low_db": low, "gain_high_db": high}
+    found |= {f"gain_p{p}_db": np.percentile(gains, p) for p in (5, 25, 75)}
+    return {key: round(float(value), 3) for key, value in found.items()}
+
+
+def _mean(values: Float64, digits: int = 2) -> float:
+    return round(float(values.mean()), digits) if len(values) else float("nan")
+
+
+def _trust(measured: list[Measured]) -> dict[str, float]:
+    """Confidence against what is good: by second, over all records."""
+    if measured[0].confidence is None:
+        return {}
+    confidence = np.concatenate([m.confidence for m in measured if m.confidence is not None])
+    good = np.concatenate([m.good for m in measured])
+    sure = confidence >= SURE
     found = {
         "auroc": metrics.auroc(confidence, good),
         "ece": metrics.calibration_error(confidence, good),
@@ -161,3 +273,40 @@ def _trust(confidence: Float64, good: NDArray[np.bool_]) -> dict[str, float]:
         "bad_kept": float(sure[~good].mean()) if not good.all() else float("nan"),
     }
     return {key: round(value, 3) for key, value in found.items()}
+
+
+SWEEP_DB = (-10, -5, 0, 5, 10, 15, 20)
+SWEPT = ("white", "steps", "hand, dense")
+LOOKAHEADS = (None, 150, 100, 62, 49, 25, 13)
+AT_LOOKAHEADS = ("N1-stream", "hand, dense", "steps", "clean")
+
+
+def _at_snr(make: Kind, snr_db: float) -> Kind:
+    """A kind whose noise is scaled so that the input has this SNR_B."""
+
+    def scaled(clean: Float64, rng: Rng) -> Drawn:
+        added = make(clean, rng).noisy - clean
+        have = metrics.snr_b_db(clean + added, clean, data.FS)
+        return Drawn(clean + added * 10 ** ((have - snr_db) / 20), clean)
+
+    return scaled
+
+
+def by_snr(
+    methods: Sequence[Method], people: Sequence[Record], *, seeds: range = SEEDS, step: Callable[[str], None] = lambda _: None
+) -> list[dict[str, Any]]:
+    """Gain by input SNR_B under the kinds `SWEPT`."""
+    kinds = {f"{kind} at {db:+d} dB": _at_snr(MAIN[kind], db) for kind in SWEPT for db in SWEEP_DB}
+    return [row for row in table(methods, kinds, people, seeds=seeds, step=step) if row["kind"] != "all kinds"]
+
+
+def by_lookahead(
+    methods: Sequence[Method], people: Sequence[Record], *, seeds: range = SEEDS, step: Callable[[str], None] = lambda _: None
+) -> list[dict[str, Any]]:
+    """The streamed answer at shorter lookaheads, samples, of the methods that have one: only what would have been published by then."""
+    kinds = {kind: MAIN[kind] for kind in AT_LOOKAHEADS}
+    rows = []
+    for lookahead in LOOKAHEADS:
+        found = table([m for m in methods if m.has_lookahead], kinds, people, seeds=seeds, lookahead=lookahead, step=step)
+        rows += [{"lookahead": "its own" if lookahead is None else lookahead} | row for row in found]
+    return rows

@@ -1,0 +1,291 @@
+"""The bench: its kinds, its metrics, its baselines, and `ppgstream evaluate` on recordings of one's own."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ppgstream.train import data, evaluate, methods, streamed
+from typer.testing import CliRunner
+
+from ppgstream import checkpoint as checkpoints
+from ppgstream import metrics, synthetic
+from ppgstream.cli import app
+from ppgstream.errors import DataError, SourceError, UsageError
+
+SHARED = Path(os.environ.get("PPGSTREAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
+FS = 125
+
+
+def person(seed: int, seconds: int = 16) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return synthetic.pulse(FS * seconds, replace(synthetic.person(rng), heart_rate=60 + 10 * seed), rng)[0]
+
+
+PEOPLE = [streamed.Record(f"p{seed}", person(seed)) for seed in (1, 2)]
+
+
+@pytest.fixture(scope="module")
+def lmmse() -> methods.Method:
+    return methods.of_checkpoint("lmmse", Path("lmmse"))
+
+
+def rows_of(rows: list[dict], method: str) -> dict[str, dict]:
+    return {row["kind"]: row for row in rows if row["method"] == method}
+
+
+def test_the_input_itself_gains_nothing_and_a_perfect_answer_everything() -> None:
+    truth_of = {}
+
+    def perfect(x: np.ndarray, _: int | None) -> methods.Streamed:
+        return methods.Streamed(truth_of["now"], np.ones(len(x)))
+
+    kinds = {}
+    for name, make in streamed.MAIN.items():
+
+        def remembering(
+            clean: np.ndarray, rng: np.random.Generator, make: streamed.Kind = make
+        ) -> streamed.Drawn:  # what the perfect method will be asked for
+            drawn = make(clean, rng)
+            truth_of["now"] = np.zeros(len(clean)) if drawn.truth is None else drawn.truth
+            return drawn
+
+        kinds[name] = remembering
+    compared = [methods.raw(), methods.Method("perfect", record=perfect)]
+    rows = streamed.table(compared, kinds, PEOPLE, seeds=range(2000, 2001))
+    raw, best = rows_of(rows, "the input itself"), rows_of(rows, "perfect")
+    for kind in ("white", "N1-stream", "hand, dense", "forearm, dense", "poor contact, dense", "steps"):
+        assert raw[kind]["gain_db"] == 0
+        assert raw[kind]["hr_mae_in_bpm"] == raw[kind]["hr_mae_out_bpm"]
+        assert best[kind]["gain_db"] > 100
+        assert best[kind]["amplitude"] == pytest.approx(1)
+        assert best[kind]["hr_mae_out_bpm"] == best[kind]["hr_mae_sure_bpm"] == 0
+        assert best[kind]["peak_shift_ms"] == 0
+        assert best[kind]["good_kept"] == 1
+    assert "gain_db" not in raw["clean"]
+    assert "auroc" not in raw["white"]  # it states no confidence
+    assert best["nothing there"]["bad_kept"] == 1  # all seconds without a pulse are bad, whatever the answer
+    assert "gain_db" not in best["nothing there"]
+    assert raw["N1-stream"]["snr_b_in_db"] < raw["white"]["snr_b_in_db"] - 5
+
+
+def test_a_checkpoint_s_rows_are_those_of_the_engine(lmmse: methods.Method) -> None:
+    kinds = {kind: streamed.MAIN[kind] for kind in ("white", "nothing there")}
+    seen: list[str] = []
+    rows = rows_of(streamed.table([lmmse], kinds, PEOPLE, seeds=range(2000, 2002), step=seen.append), "lmmse")
+    assert seen == ["white"] * 4 + ["nothing there"] * 4
+    white = rows["white"]
+    assert white["gain_db"] > 2
+    assert white["gain_low_db"] <= white["gain_db"] <= white["gain_high_db"]
+    assert white["gain_p5_db"] <= white["gain_p25_db"] <= white["gain_p75_db"]
+    assert white["snr_b_out_db"] - white["snr_b_in_db"] == pytest.approx(white["gain_db"], abs=1)
+    assert 0 <= white["hr_coverage"] <= 1
+    assert rows["all kinds"]["auroc"] > 0.6
+    again = rows_of(streamed.table([lmmse], kinds, PEOPLE, seeds=range(2000, 2002)), "lmmse")
+    assert str(again) == str(rows)  # NaN equals itself as text
+
+
+def test_a_short_lookahead_uses_less_of_the_future_and_is_worse(lmmse: methods.Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed, "LOOKAHEADS", (None, 49, 13))
+    rows = streamed.by_lookahead([methods.raw(), lmmse], PEOPLE[:1], seeds=range(2000, 2001))
+    assert {row["method"] for row in rows} == {"lmmse"}  # the input itself has no lookahead
+    out = {row["lookahead"]: row["snr_b_out_db"] for row in rows if row["kind"] == "N1-stream"}
+    assert list(out) == ["its own", 49, 13]
+    assert out[13] < out["its own"]
+
+
+def test_the_snr_sweep_has_the_inputs_it_states(lmmse: methods.Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed, "SWEEP_DB", (-10, 5))
+    rows = streamed.by_snr([lmmse], PEOPLE[:1], seeds=range(2000, 2001))
+    assert len(rows) == len(streamed.SWEPT) * len(streamed.SWEEP_DB)
+    for row in rows:
+        assert row["snr_b_in_db"] == pytest.approx(float(row["kind"].split(" at ")[1].split()[0]), abs=0.01)
+
+
+@pytest.mark.parametrize("kind", [k for name in ("more", "faults", "nothing") for k in streamed.SETS[name]])
+def test_every_kind_can_be_drawn_and_measured(kind: str, lmmse: methods.Method) -> None:
+    make = {k: v for kinds in streamed.SETS.values() for k, v in kinds.items()}[kind]
+    draw = streamed.Draw(make, PEOPLE[0], 2000)
+    measured = draw.measure(lmmse)
+    assert measured.confidence is not None
+    assert len(measured.confidence) == len(measured.good)
+    assert (draw.truth is None) == kind.startswith("nothing")
+    if draw.truth is None:
+        assert not measured.good.any()
+    else:
+        assert np.isfinite([measured.snr_out, measured.amplitude, measured.seam_hop]).all()
+
+
+def test_exercise_has_a_fast_pulse_under_strong_motion() -> None:
+    make = streamed.MORE["exercise"]
+    for seed in range(5):
+        noisy, truth = make(person(1, 40), np.random.default_rng(seed))
+        assert truth is not None
+        assert 85 < np.median(metrics.heart_rates(truth, FS)) < 195
+        assert metrics.snr_b_db(noisy, truth, FS) < 2
+
+
+def test_other_units_change_nothing(lmmse: methods.Method) -> None:
+    kinds = {kind: streamed.SETS["main" if kind == "N1-stream" else "more"][kind] for kind in
+             ("N1-stream", "N1-stream x0.01", "N1-stream x100", "N1-stream + offset", "N1-stream inverted")}  # fmt: skip
+    rows = rows_of(streamed.table([lmmse], kinds, PEOPLE, seeds=range(2000, 2001)), "lmmse")
+    for kind in kinds:
+        assert rows[kind]["gain_db"] == pytest.approx(rows["N1-stream"]["gain_db"], abs=0.2), kind
+
+
+def test_records_are_the_longest_stretch_of_each_person() -> None:
+    clean = data.Clean(
+        [np.arange(125.0 * s) for s in (40, 50, 100, 20, 35)],
+        ["bidmc_01_s7", "bidmc_02_s7", "bidmc_03_s8", "bidmc_04_s9", "mine_01_rest"],
+    )
+    found = {r.person: len(r.clean) / 125 for r in streamed.records(clean)}
+    assert found == {"s7": 50, "s8": 90, "mine_01_rest": 35}
+    assert "s9" in {r.person for r in streamed.records(clean, shortest_s=8)}
+
+
+def test_windows_are_scored_by_g_mse_and_r() -> None:
+    windows = np.stack([person(seed, 2) for seed in range(12)])
+    drawn: dict[str, np.ndarray] = {"now": windows}
+    same = evaluate.window_row(methods.raw(), windows, seeds=range(1000, 1002))
+    assert same["g_n1_db"] == same["g_white_db"] == same["g_slope_db"] == 0
+    perfect = methods.Method("perfect", windows=lambda x: np.resize(drawn["now"], x.shape))
+    row = evaluate.window_row(perfect, windows, seeds=range(1000, 1001))
+    assert row["g_n1_db"] > 100
+    assert row["mse"] == 0
+    assert row["r"] == 1
+
+
+def test_the_nearest_neighbours_find_a_pulse_that_they_hold() -> None:
+    """With the very window among the training windows and little noise it is found; and less noise comes out of strong noise."""
+    rng = np.random.default_rng(3)
+    training = np.stack([person(seed, 2) for seed in range(30) for _ in range(8)]) + 0.01 * rng.standard_normal((240, 250))
+    knn = methods.knn(training)
+    assert knn.windows is not None
+    assert evaluate.g_n1(knn.windows, training[:40:8], seeds=range(1000, 1003)) > 8
+    mean = methods.mean_wave(training)
+    assert mean.windows is not None
+    assert (mean.windows(training[:3])[0] == mean.windows(training[5:8])[2]).all()
+
+
+@pytest.mark.skipif(not (SHARED / "course").is_dir(), reason="the course's files are not here (../shared/data or PPGSTREAM_DATA)")
+def test_the_baselines_without_learning_have_their_known_figures() -> None:
+    training = data.scored_windows(data.course(SHARED, "train"), hop=6)
+    test = data.scored_windows(data.course(SHARED, "test"))[::2]
+    own: dict[str, Callable[[np.ndarray], np.ndarray] | None] = {m.name: m.windows for m in methods.baselines(training)}
+    own["lmmse"] = methods.of_checkpoint("lmmse", Path("lmmse")).windows
+    found = {name: evaluate.g_n1(w, test, seeds=range(1000, 1001)) for name, w in own.items() if w is not None}
+    assert found["the input itself"] == 0
+    assert found["kNN-200 LMMSE"] == pytest.approx(11.0, abs=0.3)  # with half of its neighbours
+    assert found["lmmse"] == pytest.approx(8.5, abs=0.3)
+    assert found["the mean wave"] < 0
+    welltory = data.welltory(SHARED)
+    assert len(set(welltory.recording)) >= 15
+    assert 500 < welltory.seconds < 2000
+
+
+# ---- which checkpoints ---------------------------------------------------------------------------------------------
+
+
+def test_rows_are_named_by_path_or_by_name(tmp_path: Path) -> None:
+    path = checkpoints.SHIPPED / "lmmse"
+    found = methods.chosen([str(path), f"mine={path}", "lmmse"], tmp_path)
+    assert [m.name for m in found] == [str(path), "mine", "lmmse"]
+    for odd in ("=x", "x=", "mine="):
+        with pytest.raises(UsageError, match="NAME=PATH"):
+            methods.chosen([odd], tmp_path)
+    with pytest.raises(UsageError, match="a second row named 'a'"):
+        methods.chosen([f"a={path}", "a=lmmse"], tmp_path)
+
+
+def test_a_method_that_knows_the_recordings_is_told_of(lmmse: methods.Method) -> None:
+    clean = data.Clean([person(1)], ["somebody"])
+    sets = {"own recordings": clean}
+    assert evaluate._seen(lmmse, sets) == 0
+    by_name = replace(lmmse, trained_on={"recordings": ["somebody"]})
+    by_content = replace(lmmse, trained_on={"stretches": [data.fingerprint(clean.stretches[0])[:16]]})
+    assert evaluate._seen(by_name, sets) == evaluate._seen(by_content, sets) == 1
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    folder = tmp_path / "recordings"
+    folder.mkdir()
+    for seed in (1, 2):
+        np.savetxt(folder / f"p{seed}.csv", person(seed), header="ppg", comments="", fmt="%.6g")
+    return folder
+
+
+def test_evaluate_on_recordings_of_one_s_own_writes_tables_json_and_pictures(
+    recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(streamed, "SWEEP_DB", (0, 10))
+    monkeypatch.setattr(streamed, "LOOKAHEADS", (None, 49))
+    out = tmp_path / "out"
+    arguments = [
+        "evaluate",
+        "mine=lmmse",
+        "--recordings",
+        str(recordings),
+        "--fs",
+        "125",
+        "--seeds",
+        "1",
+        "--data",
+        str(tmp_path / "none"),
+    ]
+    result = CliRunner().invoke(app, [*arguments, "--tables", "streamed,windows,snr,lookahead,rates", "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert "N1-stream (streamed: own recordings, 1 draws of noise)" in result.output
+    assert "the rows mean wave and kNN are left out" in result.output
+    written = json.loads((out / "evaluate.json").read_text())
+    assert set(written["methods"]) == {"the input itself", "band-pass 0.5..8 Hz", "mine"}
+    assert written["sets"]["own recordings"]["recordings"] == 2
+    assert {row["kind"] for row in written["streamed"]} == {*streamed.MAIN, "all kinds"}
+    mine = rows_of(written["streamed"], "mine")
+    assert mine["white"]["gain_db"] > 2
+    assert mine["clean"]["snr_b_in_db"] > 100
+    for picture in ("streamed", "examples", "snr", "lookahead"):
+        assert (out / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_json_is_all_of_stdout(recordings: Path) -> None:
+    arguments = [
+        "evaluate",
+        "lmmse",
+        "--recordings",
+        str(recordings),
+        "--fs",
+        "125",
+        "--seeds",
+        "1",
+        "--tables",
+        "windows",
+        "--json",
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert {row["method"] for row in told["windows"]} >= {"the input itself", "lmmse"}
+    assert "windows: all sets" in result.stderr
+
+
+def test_what_cannot_be_evaluated_is_one_line(tmp_path: Path, recordings: Path) -> None:
+    def refused(code: int, *arguments: str) -> str:
+        result = CliRunner().invoke(app, ["evaluate", *arguments])
+        assert result.exit_code == code, result.output
+        return " ".join(result.stderr.split())
+
+    assert "known are streamed" in refused(UsageError.exit_code, "--tables", "speed", "--data", str(tmp_path))
+    assert "--recordings FOLDER" in refused(SourceError.exit_code, "lmmse", "--data", str(tmp_path))
+    assert "for --recordings, which is not given" in refused(UsageError.exit_code, "--fs", "125")
+    for path in recordings.iterdir():
+        path.write_text("1\n2\n3\n")
+    assert "no clean stretch" in refused(DataError.exit_code, "lmmse", "--recordings", str(recordings), "--fs", "125")

@@ -1,0 +1,184 @@
+"""What the bench compares: checkpoints, and baselines that need no training. Each answers windows, whole records, or both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppgstream import checkpoint as checkpoints
+from ppgstream import lmmse, noise, offline
+from ppgstream.denoiser import Batch, Denoiser, Scaling
+from ppgstream.engine import Engine, EngineRules
+from ppgstream.errors import UsageError
+from ppgstream.scaling import normalise, standard_scale_of
+from ppgstream.stream import StreamRules
+from ppgstream.trust import held_rows
+from ppgstream.windowing import Geometry
+
+from . import data
+
+Float64 = NDArray[np.float64]
+Windows = Callable[[Float64], Float64]
+USUAL_HOP, USUAL_PATCH = 49, 10  # at which seams are looked for where a method has none
+COURSE = {"course RAE": "RAE_tensorboard", "course BRAE": "BRAE_tensorboard"}
+
+
+class Streamed(NamedTuple):
+    """A denoised record (m,) and the confidence of its samples, None from a method that states none."""
+
+    out: Float64
+    confidence: Float64 | None
+
+
+@dataclass(frozen=True)
+class Method:
+    """windows: noisy windows (n, 250) to answers, in any scale. record: a noisy record (m,) at 125 Hz, NaN where nothing came, and a lookahead
+    in samples (None: the method's own) to what would be published. trained_on: as `data.trained_on` tells it."""
+
+    name: str
+    windows: Windows | None = None
+    record: Callable[[Float64, int | None], Streamed] | None = None
+    hop: int = USUAL_HOP
+    patch: int = USUAL_PATCH
+    parameters: int = 0
+    has_lookahead: bool = False
+    trained_on: Mapping[str, Any] = field(default_factory=dict)
+
+
+def windows_through(denoiser: Denoiser, scaling: Scaling = "min-max") -> Windows:
+    """A `Denoiser` on bare windows: what the engine gives it, window by window."""
+
+    def denoise(x: Float64) -> Float64:
+        known = ~held_rows(x)
+        scaled = x.astype(np.float32) if scaling == "min-max" else normalise(x, standard_scale_of(x, known))
+        return denoiser(Batch(scaled, known)).y.astype(np.float64)
+
+    return denoise
+
+
+def of_checkpoint(name: str, path: Path) -> Method:
+    """A checkpoint through a fresh engine for each record, as the daemon would publish it. Raises CheckpointError."""
+    found = checkpoints.restore(path)
+    denoiser, arch = checkpoints.denoiser(found), found.arch
+
+    def record(x: Float64, lookahead: int | None) -> Streamed:
+        ahead = found.lookahead if lookahead is None else lookahead
+        wait = arch.window - 1 if ahead is None else ahead
+        # A window is asked for at least as often as its newest samples are final, so that a short lookahead is kept.
+        hop = min(found.hop, arch.window - wait) if ahead is not None else found.hop
+        geometry = Geometry(arch.window, max(hop, 1), arch.context, ahead)
+        rules = EngineRules(StreamRules(geometry, data.FS), found.tile, arch.answers, arch.scaling)
+        result = offline.denoise(x, Engine(denoiser, rules), fs=data.FS, dtype="f8")
+        return Streamed(result.denoised.astype(np.float64), result.confidence.astype(np.float64))
+
+    return Method(
+        name,
+        windows_through(denoiser, arch.scaling),
+        record,
+        found.hop,
+        arch.size("patch") if "patch" in arch.sizes else USUAL_PATCH,
+        found.parameters,
+        True,
+        found.provenance.get("trained_on", {}),
+    )
+
+
+def bridged(x: Float64) -> Float64:
+    """A record (m,) with straight lines where it is NaN."""
+    there = np.isfinite(x)
+    return x if there.all() else np.interp(np.arange(len(x)), np.flatnonzero(there), x[there])
+
+
+def _bandpass(x: Float64) -> Float64:
+    from scipy.signal import butter, sosfiltfilt
+
+    return np.asarray(sosfiltfilt(butter(4, (0.5, 8), btype="bandpass", fs=data.FS, output="sos"), x, axis=-1), np.float64)
+
+
+def raw() -> Method:
+    return Method("the input itself", lambda x: x, lambda x, _: Streamed(bridged(x), None))
+
+
+def bandpass() -> Method:
+    """Zero-phase, over the whole record: it sees all of the future."""
+    return Method("band-pass 0.5..8 Hz", _bandpass, lambda x, _: Streamed(_bandpass(bridged(x)), None))
+
+
+def mean_wave(clean: Float64) -> Method:
+    """Always the mean of the clean training windows (n, window), whatever comes in."""
+    mean = noise.minmax(clean).mean(axis=0)
+    return Method("the mean wave", lambda x: np.broadcast_to(mean, x.shape))
+
+
+NEAREST, GLOBAL = 200, 0.02
+BLOCK = 64  # windows whose distances are computed at once
+
+
+def knn(clean: Float64) -> Method:
+    """LMMSE with the mean and covariance of the `NEAREST` clean training windows (n, window), and `GLOBAL` of the covariance of all.
+
+    Nearest to the measured samples of the input, once offset and ramp are projected out of both. The noise's SD is estimated, and the input brought to the
+    scale in which it is a third of the pulse's height.
+    """
+    x = noise.minmax(clean.astype(np.float32))
+    window = x.shape[1]
+    ramp = np.linspace(0, 1, window)
+    straight = np.stack([np.ones(window), ramp], axis=1)
+    whole = GLOBAL * np.cov(x, rowvar=False)
+    under = lmmse.LEVEL + lmmse.RAMP * np.outer(ramp, ramp)
+    squares = x * x
+
+    def projected(row: Float64, known: NDArray[np.bool_]) -> tuple[Float64, Float64]:
+        """Straight lines over the measured samples, orthonormal (window, 2), and the row without them (window,); both 0 elsewhere."""
+        q, _ = np.linalg.qr(straight * known[:, None])
+        return q, (row - q @ (q.T @ (row * known))) * known
+
+    def answer(row: Float64, known: NDArray[np.bool_], near: Float64) -> Float64:
+        mean, spread = near.mean(axis=0), np.cov(near, rowvar=False) + whole
+        of_input = (spread + under)[np.ix_(known, known)] + lmmse.NOISE_OVER_HEIGHT**2 * np.eye(int(known.sum()))
+        return np.asarray(mean + spread[:, known] @ np.linalg.solve(of_input, row[known] - mean[known]))
+
+    def windows(noisy: Float64) -> Float64:
+        known = ~held_rows(noisy)
+        sd = lmmse.noise_sd(noisy, known.astype(np.float64))
+        z = noisy / np.maximum(sd / lmmse.NOISE_OVER_HEIGHT, 1e-9)
+        answers = []
+        for a in range(0, len(z), BLOCK):
+            some = slice(a, a + BLOCK)
+            parts = [projected(row, k) for row, k in zip(z[some], known[some], strict=True)]
+            q = np.stack([part[0] for part in parts]).astype(np.float32)
+            rest = np.stack([part[1] for part in parts]).astype(np.float32)
+            distance = squares @ known[some].T.astype(np.float32) - 2 * x @ rest.T
+            distance -= (x @ q[:, :, 0].T) ** 2 + (x @ q[:, :, 1].T) ** 2
+            near = np.argpartition(distance, NEAREST, axis=0)[:NEAREST]
+            answers += [answer(*args) for args in zip(z[some], known[some], x[near.T].astype(np.float64), strict=True)]
+        return np.stack(answers)
+
+    return Method("kNN-200 LMMSE", windows)
+
+
+def chosen(asked: list[str], folder: Path) -> list[Method]:
+    """The checkpoints to compare, each PATH or NAME=PATH; without any, those that come along and the course's under `folder`, where they are."""
+    if not asked:
+        asked = [f"{name}={folder / 'course' / at}" for name, at in COURSE.items() if (folder / "course" / at).is_dir()]
+        asked += sorted(checkpoints.shipped(), key=lambda name: (name != "lmmse", name == "default", name))
+    methods: list[Method] = []
+    for text in asked:
+        name, _, path = text.rpartition("=") if "=" in text and not Path(text).exists() else (text, "", text)
+        if not name or not path:
+            raise UsageError(f"{text!r}: must be a checkpoint's PATH or NAME=PATH")
+        if any(m.name == name for m in methods):
+            raise UsageError(f"{text!r}: a second row named {name!r}: name it, NAME=PATH")
+        methods.append(of_checkpoint(name, Path(path)))
+    return methods
+
+
+def baselines(clean: Float64 | None) -> list[Method]:
+    """Those without training, and with clean training windows (n, 250) those that are computed from them."""
+    fixed = [raw(), bandpass()]
+    return fixed if clean is None else [*fixed, mean_wave(clean), knn(clean)]
