@@ -172,6 +172,7 @@ def demo(
     streams: Annotated[int, typer.Option(min=1, max=200, help="How many sensors.")] = 4,
     plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a live view, for pipes and CI.")] = False,
     plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw the first sensor's first 10 s.")] = None,
+    noise: Annotated[str, typer.Option(help="On the pulse: course, hand, forearm, contact, displacement or steps.")] = "course",
     checkpoint: CheckpointOption = None,
 ) -> None:
     """The whole system at work: synthetic noisy PPG -> loopback sockets -> daemon -> view, and a summary against the truth."""
@@ -181,6 +182,8 @@ def demo(
     from ppgstream import demo as show
     from ppgstream import recording
 
+    if noise not in show.NOISES:
+        raise UsageError(f"--noise {noise!r}: must be one of {', '.join(show.NOISES)}")
     if plot is not None:
         recording.check_writable(plot)
     console = Console()
@@ -189,7 +192,9 @@ def demo(
     denoiser = checkpoints.denoiser(found)
     stop = Stop()
     plain = plain or not console.is_terminal
-    fine = show.run(found, denoiser, seconds=seconds, streams=streams, plain=plain, console=console, stopped=stop, picture=plot)
+    fine = show.run(
+        found, denoiser, seconds=seconds, streams=streams, plain=plain, console=console, stopped=stop, picture=plot, kind=noise
+    )
     raise typer.Exit(stop.exit_code() or (0 if fine else 1))
 
 
@@ -766,7 +771,9 @@ def train(
     ] = None,
     loss: Annotated[
         str | None,
-        typer.Option(help="l2, l1, shape or robust. [default: l2; patch shape; transformer robust]", rich_help_panel="Recipe"),
+        typer.Option(
+            help="l2, l1, shape, robust or balanced. [default: l2; patch shape; transformer robust]", rich_help_panel="Recipe"
+        ),
     ] = None,
     noise: Annotated[
         str | None,
@@ -857,7 +864,8 @@ def evaluate(
     tables: Annotated[
         str,
         typer.Option(
-            metavar="NAME,...", help="Of streamed, windows, more, faults, nothing (noise without a pulse), rates, snr, lookahead."
+            metavar="NAME,...",
+            help="Of streamed, windows, more, faults, nothing (noise without a pulse), rates, snr, lookahead, cost.",
         ),
     ] = "streamed,windows",
     seeds: Annotated[int, typer.Option(min=1, max=8, help="Draws of noise; quoted figures are over all 8.")] = 8,

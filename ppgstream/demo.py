@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -18,7 +19,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from ppgstream import plots, recording, synthetic
+from ppgstream import noise, plots, recording, synthetic
 from ppgstream.checkpoint import Checkpoint
 from ppgstream.config import Config, In, Out, Status
 from ppgstream.daemon import Daemon
@@ -52,7 +53,15 @@ class _Person:
     lags: list[float] = field(default_factory=list)
 
 
-def people(n: int, samples: int) -> list[_Person]:
+NOISES: dict[str, Callable[[Float64, np.random.Generator], Float64]] = {
+    "course": synthetic.noisy_pulse,
+    "steps": noise.steps,
+    **{kind: partial(noise.wrist, kind=kind) for kind in noise.WRIST},
+}
+
+
+def people(n: int, samples: int, kind: str = "course") -> list[_Person]:
+    """`n` synthetic people under a kind of noise, one of `NOISES`."""
     made = []
     for number in range(n):
         rng = np.random.default_rng(SEED + number)
@@ -62,7 +71,7 @@ def people(n: int, samples: int) -> list[_Person]:
             _Person(
                 f"person{number + 1}",
                 clean,
-                synthetic.noisy_pulse(clean, rng),
+                NOISES[kind](clean, rng),
                 np.full(samples, np.nan),
                 np.zeros(samples),
                 np.zeros(samples, np.uint16),
@@ -81,12 +90,13 @@ def run(
     console: Console,
     stopped: Callable[[], bool],
     picture: Path | None = None,
+    kind: str = "course",
 ) -> bool:
     """Send, denoise, show, sum up. True if every sample came back and the ledger adds up."""
     config = Config(in_=In(endpoint=ANY_PORT), out=Out(endpoint=ANY_PORT), status=Status(endpoint=ANY_PORT))
     daemon = Daemon(config, checkpoint, say=lambda text: console.print(f"daemon: {text}", markup=False))
     daemon.open()
-    sensors = people(streams, int(seconds * checkpoint.fs) // CHUNK * CHUNK)
+    sensors = people(streams, int(seconds * checkpoint.fs) // CHUNK * CHUNK, kind)
     receiver = Receiver(daemon.endpoints["out"])
     status = StatusClient(daemon.endpoints["status"])
     done = threading.Event()

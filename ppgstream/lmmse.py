@@ -64,7 +64,7 @@ def denoiser(prior: Mapping[str, Float32]) -> Denoiser:
             (rest**2).sum(axis=1, keepdims=True) / np.maximum(known.sum(axis=1, keepdims=True), 1.0) * precision, 1.0
         )
         of_pulse = covariance[:, :rank, :rank]
-        error = np.einsum("tr,nrs,ts->nt", pulse, of_pulse, pulse, optimize=True) * surprise
+        error = ((pulse @ of_pulse) * pulse).sum(axis=2) * surprise
         of_answer = shape.var(axis=1, keepdims=True) + error.mean(axis=1, keepdims=True)
         log_var = np.log(np.maximum(error / np.maximum(of_answer, 1e-12), 1e-12))
         return Answer((shape * height + centre).astype(np.float32), np.clip(log_var, *LOG_VAR).astype(np.float32))

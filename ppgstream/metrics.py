@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,10 +25,16 @@ def gain_db(noisy: Float64, output: Float64, clean: Float64) -> float:
 
 def bandpass(x: Float64, fs: float) -> Float64:
     """Zero-phase Butterworth of order 4 over `BAND_HZ`, along the last axis."""
-    from scipy.signal import butter, sosfiltfilt
+    from scipy.signal import sosfiltfilt
 
-    sos = butter(4, BAND_HZ, btype="bandpass", fs=fs, output="sos")
-    return np.asarray(sosfiltfilt(sos, x, axis=-1), dtype=np.float64)
+    return np.asarray(sosfiltfilt(_band(fs), x, axis=-1), dtype=np.float64)
+
+
+@lru_cache
+def _band(fs: float) -> Float64:
+    from scipy.signal import butter
+
+    return np.asarray(butter(4, BAND_HZ, btype="bandpass", fs=fs, output="sos"))
 
 
 def snr_b_db(output: Float64, clean: Float64, fs: float) -> float:

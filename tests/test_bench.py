@@ -241,7 +241,7 @@ def test_evaluate_on_recordings_of_one_s_own_writes_tables_json_and_pictures(
         "--data",
         str(tmp_path / "none"),
     ]
-    result = CliRunner().invoke(app, [*arguments, "--tables", "streamed,windows,snr,lookahead,rates", "--out", str(out)])
+    result = CliRunner().invoke(app, [*arguments, "--tables", "streamed,windows,snr,lookahead,rates,cost", "--out", str(out)])
     assert result.exit_code == 0, result.output
     assert "N1-stream (streamed: own recordings, 1 draws of noise)" in result.output
     assert "the rows mean wave and kNN are left out" in result.output
@@ -252,6 +252,8 @@ def test_evaluate_on_recordings_of_one_s_own_writes_tables_json_and_pictures(
     mine = rows_of(written["streamed"], "mine")
     assert mine["white"]["gain_db"] > 2
     assert mine["clean"]["snr_b_in_db"] > 100
+    assert [row["method"] for row in written["cost"]] == ["mine"]
+    assert written["cost"][0]["time"] == 1
     for picture in ("streamed", "examples", "snr", "lookahead"):
         assert (out / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
 

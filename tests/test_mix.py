@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from ppgstream.train import mix
 
+from ppgstream import noise
+
 RNG = np.random.default_rng
 
 
@@ -87,3 +89,15 @@ def test_clipping_and_quantising_leave_the_rest_alone() -> None:
     assert changed.mean() == pytest.approx(mix.QUANTISED_P, abs=0.03)
     assert max(len(np.unique(row.round(5))) for row in coarse[changed]) <= mix.LEVELS[1] + 1
     np.testing.assert_array_equal(coarse[~changed], s[~changed])
+
+
+def test_other_shapes_keep_their_beats_and_leave_the_rest_alone() -> None:
+    s = pulses(200)
+    np.testing.assert_allclose(mix.bent(RNG(13), s, 0.0), noise.minmax(s), atol=1e-6)
+    x = mix.bent(RNG(13), s, 1.0)
+    assert x.dtype == np.float32
+    # The same heights are reached at the same time, more or less of them: the shape follows the old one.
+    r = [float(np.corrcoef(a, b)[0, 1]) for a, b in zip(x, s, strict=True)]
+    assert min(r) > 0.85
+    assert np.median(r) < 0.999
+    assert np.ptp(x, axis=1).std() > 0.03  # pulses swell

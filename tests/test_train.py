@@ -803,3 +803,22 @@ def test_train_lmmse_computes_a_prior_and_takes_data_alone(tmp_path: Path, monke
     assert "holds a run already" in run().stderr
     assert run("--overwrite").exit_code == 0
     assert "--epochs: lmmse is computed in one pass" in " ".join(run("--epochs", "3").stderr.split())
+
+
+def test_balanced_weighs_samples_by_the_error_that_the_network_tells() -> None:
+    rng = np.random.default_rng(2)
+    packed = np.concatenate([rng.uniform(0, 1, (4, 50)), np.ones((4, 1)), np.zeros((4, 1)), np.ones((4, 2))], axis=1).astype("f4")
+    wave = rng.uniform(0, 1, (4, 50)).astype("f4")
+
+    def beyond_the_likelihood(name: str, log_var: float) -> np.ndarray:
+        told = np.full((4, 50), log_var, np.float32)
+        nll = losses.LIKELIHOOD * 0.5 * (told + (wave - packed[:, :50]) ** 2 * np.exp(-told)).mean(axis=1)
+        return np.asarray(losses.loss_of(name, 0)(packed, np.concatenate([wave, told], axis=1))) - nll
+
+    usual = beyond_the_likelihood("robust", 0.0)
+    for log_var, weight in ((0.0, 1.0), (-2.0, math.exp(0.6)), (-8.0, losses.BALANCED[1]), (4.0, losses.BALANCED[0])):
+        np.testing.assert_allclose(beyond_the_likelihood("robust", log_var), usual, rtol=1e-4)
+        np.testing.assert_allclose(beyond_the_likelihood("balanced", log_var), weight * usual, rtol=1e-3)
+    np.testing.assert_array_equal(  # a network that tells no error weighs all alike
+        np.asarray(losses.loss_of("balanced", 0)(packed, wave)), np.asarray(losses.loss_of("robust", 0)(packed, wave))
+    )

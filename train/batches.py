@@ -22,6 +22,7 @@ Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 PASS_HOP = 50  # samples between the training windows of one pass
 VALIDATION_SEED = 1_000_000
+UNSTEADY, UNSTEADY_TURNS = 8.0, (0.2, 1.0)  # samples, at most, that beats come early or late; turns of that in a window
 MOST_SCORED = 1000  # validation windows of one set
 
 
@@ -83,6 +84,14 @@ class Windows:
         low = -np.log(most)
         rate = np.exp(low + rng.uniform(0, 1, (n, 1)) * (np.log(np.maximum(fastest, 1e-9)) - low))
         at = rng.uniform(0, 1, (n, 1)) * np.maximum(length - 1 - rate * (self.window - 1), 0) + rate * np.arange(self.window)
+        if self._reshape:  # the heart speeds up and slows down
+            phase = (
+                2
+                * np.pi
+                * (rng.uniform(*UNSTEADY_TURNS, (n, 1)) * np.arange(self.window) / self.window + rng.uniform(0, 1, (n, 1)))
+            )
+            unsteady = self._real[which, None] & (rng.uniform(0, 1, (n, 1)) < self._reshape)
+            at = np.clip(at + np.where(unsteady, rng.uniform(0, UNSTEADY, (n, 1)) * rate, 0) * np.sin(phase), 0, length - 1)
         floor = np.minimum(at.astype(np.int64), length - 2)
         share = (at - floor).astype(np.float32)
         if self._variants > 1:

@@ -31,7 +31,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "slope": {"white_sd": 0.0, "clip": False},
     "saturation": {"white_sd": 0.0, "ramp": 0.0},
 }
-TABLES = ("streamed", "windows", "more", "faults", "nothing", "rates", "snr", "lookahead")
+TABLES = ("streamed", "windows", "more", "faults", "nothing", "rates", "snr", "lookahead", "cost")
 USUAL = ("streamed", "windows")
 NEIGHBOUR_HOP = {"course": 3}  # between the windows that neighbours are looked for in
 RATES = ("N1-stream", "hand, dense", "steps", "clean")
@@ -188,6 +188,8 @@ def _compute(
             found = streamed.table(compared, kinds, own_people, seeds=draws, step=step)
             rows += [{"set": set_name} | row for row in found if row["kind"] in kinds]
         return rows
+    if name == "cost":
+        return cost(compared, step)
     if not people:
         raise DataError(f"no clean stretch of {streamed.SHORTEST_S:g} s and more: the streamed tables need one")
     if name == "snr":
@@ -196,6 +198,38 @@ def _compute(
         return streamed.by_lookahead(compared, people, seeds=draws, step=step)
     kinds = streamed.SETS[{"streamed": "main"}.get(name, name)]
     return streamed.table(compared, kinds, people, seeds=draws, step=step)
+
+
+ROUNDS, CALLS = 40, 4  # of timing: the methods take turns, so that a busy moment hits all of them
+
+
+def cost(compared: Sequence[Method], step: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Parameters, MFLOP a window, and windows a second on one thread, of the methods that compute whole tiles: the median of `ROUNDS` rounds, and its
+    ratio to the last method's time, of the same rounds."""
+    import time
+
+    timed = [m for m in compared if m.tile is not None]
+    seconds: dict[str, list[float]] = {m.name: [] for m in timed}
+    for number in range(ROUNDS):
+        for method in timed:
+            assert method.tile is not None
+            method.tile()
+            began = time.perf_counter()
+            for _ in range(CALLS):
+                method.tile()
+            seconds[method.name].append((time.perf_counter() - began) / CALLS)
+        step(f"round {number + 1} of {ROUNDS}")
+    last = np.array(seconds[timed[-1].name]) if timed else np.ones(0)
+    return [
+        {
+            "method": m.name,
+            "parameters": m.parameters,
+            "mflop": round(m.mflop, 2),
+            "windows_per_s": round(methods.TILE / float(np.median(seconds[m.name]))),
+            "time": round(float(np.median(np.array(seconds[m.name]) / last)), 2),
+        }
+        for m in timed
+    ]
 
 
 def _seen(method: Method, sets: Mapping[str, data.Clean]) -> int:
@@ -267,8 +301,8 @@ def _shown(name: str, rows: list[dict[str, Any]], title: str) -> list[Table]:
             )
         return shown
 
-    if name == "windows":
-        shown = table(title, list(rows[0]))
+    if name in ("windows", "cost") and rows:
+        shown = table("cost" if name == "cost" else title, list(rows[0]))
         for row in rows:
             shown.add_row(*(str(value) for value in row.values()))
         return [shown]

@@ -14,6 +14,7 @@ LEAST_HEIGHT = 0.1  # of the clean pulse in the network's input: lower ones coun
 LEAST_SD = 0.1  # the same of its SD, where a window has SD 1
 LARGE = 3.0  # errors beyond, in SD of the pulse, count by their size and no longer by their square
 STEPS, SHAPE, LIKELIHOOD = 20.0, 4.0, 0.1  # weights of the parts of `robust`
+BALANCE, BALANCED = 0.3, (0.7, 6.0)  # power of the error's variance by which `balanced` weighs, and the least and largest weight
 NOTHING, NOTHING_ERROR = 0.4, 1.5  # weight of a window without a pulse, and the squared error that it is to be told
 
 
@@ -62,28 +63,40 @@ def _minmax(x: Any, least: float) -> Any:
 def robust(packed: Any, answer: Any, newest: int = 0) -> Any:
     """Squared error in SD of the clean pulse, large ones by their size; that of the first difference; that of the min-maxed waves; and the
     Gaussian negative log likelihood of the log variance, which learns to tell the error and does not change the wave."""
+    return _robust(packed, answer, newest, balanced=False)
+
+
+def balanced(packed: Any, answer: Any, newest: int = 0) -> Any:
+    """`robust`, where a sample counts the more the smaller the error that the network tells: clean signal is to stay clean, and what is lost anyway takes
+    less of the weights. After Seitzer et al. 2022 (arXiv 2203.09168), with a milder power."""
+    return _robust(packed, answer, newest, balanced=True)
+
+
+def _robust(packed: Any, answer: Any, newest: int, *, balanced: bool) -> Any:
     from keras import ops
 
     clean, target, _, sd, pulse = _parts(packed)
     window = clean.shape[1]
-    y = answer[:, :window]
+    y, there = answer[:, :window], pulse[:, 0]
     off = (_minmax(y, 0.1) - clean)[:, -newest:]
     error = ((y - target) / ops.maximum(sd, LEAST_SD))[:, -newest:]
+    log_var = answer[:, window:][:, -newest:] if answer.shape[1] > window else None
+    weight = ops.ones_like(error)
+    if balanced and log_var is not None:
+        weight = ops.clip(ops.exp(-BALANCE * ops.stop_gradient(log_var)), *BALANCED)
     size = ops.abs(error)
-    loss = ops.mean(ops.where(size < LARGE, error * error, 2 * LARGE * size - LARGE * LARGE), axis=1)
-    extra = STEPS * ops.mean(ops.square(error[:, 1:] - error[:, :-1]), axis=1)
-    extra = extra + SHAPE * ops.mean(ops.square(off), axis=1)
-    there = pulse[:, 0]
+    loss = ops.mean(weight * ops.where(size < LARGE, error * error, 2 * LARGE * size - LARGE * LARGE), axis=1)
+    extra = STEPS * ops.mean(weight[:, 1:] * ops.square(error[:, 1:] - error[:, :-1]), axis=1)
+    extra = extra + SHAPE * ops.mean(weight, axis=1) * ops.mean(ops.square(off), axis=1)
     loss = loss + there * extra
-    if answer.shape[1] > window:
-        log_var = answer[:, window:][:, -newest:]
+    if log_var is not None:
         seen = ops.where(pulse > 0, ops.square(ops.stop_gradient(error)), NOTHING_ERROR)
         loss = loss + LIKELIHOOD * 0.5 * ops.mean(log_var + seen * ops.exp(-log_var), axis=1)
     return loss * (there + NOTHING * (1 - there))
 
 
 Loss = Callable[[Any, Any], Any]
-LOSSES: dict[str, Callable[..., Any]] = {"l2": l2, "l1": l1, "shape": shape, "robust": robust}
+LOSSES: dict[str, Callable[..., Any]] = {"l2": l2, "l1": l1, "shape": shape, "robust": robust, "balanced": balanced}
 
 
 def loss_of(name: str, newest: int) -> Loss:

@@ -21,9 +21,11 @@ from ppgstream.trust import held_rows
 from ppgstream.windowing import Geometry
 
 from . import data
+from .card import mflop
 
 Float64 = NDArray[np.float64]
 Windows = Callable[[Float64], Float64]
+TILE = 64  # windows
 USUAL_HOP, USUAL_PATCH = 49, 10  # at which seams are looked for where a method has none
 COURSE = {"course RAE": "RAE_tensorboard", "course BRAE": "BRAE_tensorboard"}
 
@@ -38,7 +40,8 @@ class Streamed(NamedTuple):
 @dataclass(frozen=True)
 class Method:
     """windows: noisy windows (n, 250) to answers, in any scale. record: a noisy record (m,) at 125 Hz, NaN where nothing came, and a lookahead
-    in samples (None: the method's own) to what would be published. trained_on: as `data.trained_on` tells it."""
+    in samples (None: the method's own) to what would be published. tile: computes `TILE` windows, to be timed. trained_on: as `data.trained_on`
+    tells it."""
 
     name: str
     windows: Windows | None = None
@@ -46,6 +49,8 @@ class Method:
     hop: int = USUAL_HOP
     patch: int = USUAL_PATCH
     parameters: int = 0
+    mflop: float = 0.0
+    tile: Callable[[], object] | None = None
     has_lookahead: bool = False
     trained_on: Mapping[str, Any] = field(default_factory=dict)
 
@@ -76,6 +81,8 @@ def of_checkpoint(name: str, path: Path) -> Method:
         result = offline.denoise(x, Engine(denoiser, rules), fs=data.FS, dtype="f8")
         return Streamed(result.denoised.astype(np.float64), result.confidence.astype(np.float64))
 
+    length = arch.context + arch.window
+    batch = Batch(np.zeros((TILE, length), np.float32), np.ones((TILE, length), np.bool_))
     return Method(
         name,
         windows_through(denoiser, arch.scaling),
@@ -83,6 +90,8 @@ def of_checkpoint(name: str, path: Path) -> Method:
         found.hop,
         arch.size("patch") if "patch" in arch.sizes else USUAL_PATCH,
         found.parameters,
+        mflop(arch),
+        lambda: denoiser(batch),
         True,
         found.provenance.get("trained_on", {}),
     )

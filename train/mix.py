@@ -29,6 +29,7 @@ MOTION_HZ, HARMONICS, RATE_DRIFT, SIZE_DRIFT = (0.7, 3.2), (0.8, 0.5), 0.06, 0.3
 MOTION_WHITE_P, MOTION_WHITE = 0.7, 0.3
 NEARLY_CLEAN = 0.05
 CLIP_P, CLIP_LONGEST = 0.25, 50
+SWELL_HZ, SWELL = (0.1, 0.7), 0.35  # rate and depth, at most, of changes of the pulse's height
 QUANTISED_P, LEVELS = 0.1, (6, 60)  # distinct values over the window
 
 
@@ -159,7 +160,11 @@ def quantised(rng: Generator, x: Float32) -> Float32:
 
 
 def bent(rng: Generator, s: Float32, share: float) -> Float32:
-    """Pulses of other shapes: heights bent by a power."""
-    n = len(s)
-    power = np.where(rng.random((n, 1)) < share, np.exp(uniform(rng, n, -0.35, 0.35)), np.float32(1))
-    return np.asarray(noise.minmax(s) ** power, np.float32)
+    """Pulses of other shapes: heights bent by a power, and swelling and shrinking as with breath and vessels."""
+    n, window = s.shape
+    changed = rng.random((n, 1)) < share
+    power = np.where(changed, np.exp(uniform(rng, n, -0.35, 0.35)), np.float32(1))
+    x = noise.minmax(s) ** power
+    t = np.arange(window, dtype=np.float32) / FS
+    swell = np.sin(2 * np.pi * uniform(rng, n, *SWELL_HZ) * t + uniform(rng, n, 0, 2 * np.pi))
+    return np.asarray(x * (1 + np.where(changed, uniform(rng, n, 0, SWELL), np.float32(0)) * swell), np.float32)
