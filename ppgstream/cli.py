@@ -868,7 +868,7 @@ def evaluate(
             help="Of streamed, windows, more, faults, nothing (noise without a pulse), rates, snr, lookahead, cost.",
         ),
     ] = "streamed,windows",
-    seeds: Annotated[int, typer.Option(min=1, max=8, help="Draws of noise; quoted figures are over all 8.")] = 8,
+    seeds: Annotated[int, typer.Option(min=1, max=8, help="Draws of noise; quoted figures are over all 8.")] = 2,
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Also write evaluate.json and pictures there.")] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout, the tables on stderr.")] = False,
 ) -> None:

@@ -291,3 +291,16 @@ def test_what_cannot_be_evaluated_is_one_line(tmp_path: Path, recordings: Path) 
     for path in recordings.iterdir():
         path.write_text("1\n2\n3\n")
     assert "no clean stretch" in refused(DataError.exit_code, "lmmse", "--recordings", str(recordings), "--fs", "125")
+
+
+@pytest.mark.parametrize("name", evaluate.TABLES)
+def test_the_bar_is_as_long_as_the_work(name: str, lmmse: methods.Method, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streamed.Draw, "measure", lambda *_: None)
+    monkeypatch.setattr(streamed, "_row", lambda _: {})
+    monkeypatch.setattr(streamed, "_trust", lambda _: {})
+    monkeypatch.setattr(evaluate, "window_row", lambda *_, **__: {})
+    compared = [methods.raw(), methods.mean_wave(np.ones((2, 250))), lmmse]
+    sets = {"own": data.Clean([person(1), person(2)], ["a", "b"])}
+    seen: list[str] = []
+    evaluate._compute(name, compared, sets, PEOPLE, 2, seen.append)
+    assert len(seen) == evaluate._steps(name, compared, sets, len(PEOPLE), 2) > 0

@@ -145,7 +145,7 @@ def evaluate(
     }
     where = next(iter(sets))
     for name in tables:
-        with _progress(console, name) as step:
+        with _progress(console, name, _steps(name, compared, sets, len(people), seeds)) as step:
             result[name] = _compute(name, compared, sets, people, seeds, step)
         title = f"{name}: {where if name not in ('windows', 'rates') else 'all sets'}, {seeds} draws of noise"
         for shown in _shown(name, result[name], title):
@@ -196,8 +196,11 @@ def _compute(
         return streamed.by_snr(compared, people, seeds=draws, step=step)
     if name == "lookahead":
         return streamed.by_lookahead(compared, people, seeds=draws, step=step)
-    kinds = streamed.SETS[{"streamed": "main"}.get(name, name)]
-    return streamed.table(compared, kinds, people, seeds=draws, step=step)
+    return streamed.table(compared, _kinds(name), people, seeds=draws, step=step)
+
+
+def _kinds(name: str) -> dict[str, streamed.Kind]:
+    return streamed.SETS["main" if name == "streamed" else name]
 
 
 ROUNDS, CALLS = 40, 4  # of timing: the methods take turns, so that a busy moment hits all of them
@@ -256,17 +259,34 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def _progress(console: Console, name: str) -> Iterator[Callable[[str], None]]:
-    """A line that says what is being measured."""
-    count = 0
-    with console.status(f"{name} ...") as status:
+def _progress(console: Console, name: str, total: int) -> Iterator[Callable[[str], None]]:
+    """A bar with what is being measured and the time left."""
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(name, total=total)
 
         def step(what: str) -> None:
-            nonlocal count
-            count += 1
-            status.update(f"{name}: {what} ({count})")
+            bar.update(task, advance=1, description=f"{name}: {what}")
 
         yield step
+
+
+def _steps(name: str, compared: Sequence[Method], sets: Mapping[str, data.Clean], people: int, seeds: int) -> int:
+    """How often `_compute` calls `step`."""
+    of_records = sum(m.record is not None for m in compared)
+    if name == "windows":
+        return len(sets) * sum(m.windows is not None for m in compared)
+    if name == "rates":
+        records = sum(len(streamed.records(clean, shortest_s=RATES_SHORTEST_S)) for clean in sets.values())
+        return len(RATES) * records * seeds * of_records
+    if name == "snr":
+        return len(streamed.SWEPT) * len(streamed.SWEEP_DB) * people * seeds * of_records
+    if name == "lookahead":
+        ahead = sum(m.has_lookahead for m in compared)
+        return len(streamed.LOOKAHEADS) * len(streamed.AT_LOOKAHEADS) * people * seeds * ahead
+    return ROUNDS if name == "cost" else len(_kinds(name)) * people * seeds * of_records
 
 
 STREAMED_COLUMNS = {
