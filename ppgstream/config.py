@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import tomllib
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-from ppgstream.endpoints import check_endpoint
 from ppgstream.errors import ConfigError
 
 Positive = Annotated[int, Meta(ge=1)]
@@ -107,14 +107,14 @@ def load(path: Path | None = None, **overrides: str | None) -> Config:
     try:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{chosen or 'settings'}: {_told(str(error), tree)}") from None
+        raise ConfigError(f"{chosen or 'settings'}: {_explain(str(error), tree)}") from None
     for section, endpoint in (("in", config.in_.endpoint), ("out", config.out.endpoint), ("status", config.status.endpoint)):
         given = overrides.get(f"{section}__endpoint") is not None or chosen is None
         check_endpoint(endpoint, f"{section}.endpoint" if given else f"{chosen}: {section}.endpoint")
     return config
 
 
-def _told(message: str, tree: dict[str, dict[str, object]]) -> str:
+def _explain(message: str, tree: dict[str, dict[str, object]]) -> str:
     """msgspec's message with the key in front and the offending value behind."""
     reason, _, where = message.partition(" - at `$")
     key = where.strip("`.")
@@ -126,3 +126,28 @@ def _told(message: str, tree: dict[str, dict[str, object]]) -> str:
     for part in key.split(".") if key else []:
         value = value.get(part) if isinstance(value, dict) else None
     return f"{key}: {reason.lower().partition(', got')[0]}, got {value!r}"
+
+
+def check_endpoint(endpoint: str, name: str) -> None:
+    """Only loopback and ipc: there is no encryption yet, so nothing else may hear or speak. Raises ConfigError."""
+    scheme, _, rest = endpoint.partition("://")
+    if not endpoint.isprintable():
+        raise ConfigError(f"{name}: {endpoint!r} holds control characters")
+    if scheme == "ipc" and rest:
+        return
+    if scheme != "tcp" or not rest:
+        raise ConfigError(f"{name}: {endpoint!r} is not tcp://HOST:PORT or ipc://PATH")
+    host, _, port = rest.rpartition(":")
+    if port != "*" and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65_536):
+        raise ConfigError(f"{name}: {endpoint!r} needs a port from 1 to 65535")
+    if host == "localhost":
+        return
+    try:
+        bracketed = re.fullmatch(r"\[(.*)\]", host)
+        loopback = (ipaddress.IPv6Address(bracketed[1]) if bracketed else ipaddress.IPv4Address(host)).is_loopback
+    except ValueError:
+        loopback = False
+    if not loopback:
+        raise ConfigError(
+            f"{name}: {endpoint!r} is not a loopback address: only 127.0.0.0/8, [::1], localhost and ipc:// are served"
+        )

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppgstream.adopt import Adopter
 from ppgstream.errors import WireError
-from ppgstream.wire import MAX_BODY, MAX_COUNT, Chunk, Kind, decode, encode
+from ppgstream.wire.foreign import Adopter
+from ppgstream.wire.message import MAX_BODY, MAX_COUNT, Chunk, Kind, decode, encode
 
 relaxed = settings(deadline=None, max_examples=200)
 Json = None | bool | int | float | str | list[Any] | dict[str, Any]

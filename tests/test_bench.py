@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ppgstream.train import data, evaluate, methods, streamed
 from typer.testing import CliRunner
 
-from ppgstream import checkpoint as checkpoints
-from ppgstream import metrics, synthetic
-from ppgstream.cli import app
+from ppgstream.cli.app import app
 from ppgstream.errors import DataError, SourceError, UsageError
+from ppgstream.lab import scores, synthetic
+from ppgstream.model.checkpoint import SHIPPED
+from ppgstream.train import data, evaluate, methods, streamed
 
 SHARED = Path(os.environ.get("PPGSTREAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 FS = 125
@@ -126,8 +126,8 @@ def test_exercise_has_a_fast_pulse_under_strong_motion() -> None:
     for seed in range(5):
         noisy, truth = make(person(1, 40), np.random.default_rng(seed))
         assert truth is not None
-        assert 85 < np.median(metrics.heart_rates(truth, FS)) < 195
-        assert metrics.snr_b_db(noisy, truth, FS) < 2
+        assert 85 < np.median(scores.heart_rates(truth, FS)) < 195
+        assert scores.snr_b_db(noisy, truth, FS) < 2
 
 
 def test_other_units_change_nothing(lmmse: methods.Method) -> None:
@@ -192,7 +192,7 @@ def test_the_baselines_without_learning_have_their_known_figures() -> None:
 
 
 def test_rows_are_named_by_path_or_by_name(tmp_path: Path) -> None:
-    path = checkpoints.SHIPPED / "lmmse"
+    path = SHIPPED / "lmmse"
     found = methods.chosen([str(path), f"mine={path}", "lmmse"], tmp_path)
     assert [m.name for m in found] == [str(path), "mine", "lmmse"]
     for odd in ("=x", "x=", "mine="):

@@ -10,13 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ppgstream import checkpoint as checkpoints
-from ppgstream import metrics, noise, synthetic
-from ppgstream.denoiser import Batch
+from ppgstream.core.denoiser import Batch
+from ppgstream.core.quality import held_rows
+from ppgstream.core.scaling import denormalise, normalise, standard_scale_of
 from ppgstream.errors import CheckpointError
-from ppgstream.models import Architecture, build
-from ppgstream.scaling import denormalise, normalise, standard_scale_of
-from ppgstream.trust import held_rows
+from ppgstream.lab import noise, scores, synthetic
+from ppgstream.model import runtime
+from ppgstream.model.architecture import Architecture
+from ppgstream.model.checkpoint import BUNDLED, MANIFEST, SHIPPED, WEIGHTS, Checkpoint, shipped
+from ppgstream.model.folder import DECIDES, _identity, save
+from ppgstream.model.networks import build
+from ppgstream.model.restore import restore
+from ppgstream.model.tensorflow_runtime import network
 
 SHARED = Path(os.environ.get("PPGSTREAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_course = pytest.mark.skipif(
@@ -102,25 +107,25 @@ def test_a_saver_checkpoint_is_recognised_by_its_tensors_and_computes_what_the_c
     rng = np.random.default_rng(1)
     tensors = saver_tensors(rng, family)
     write_saver(tmp_path / "net-12", tensors)
-    found = checkpoints.restore(tmp_path / "net-12")
+    found = restore(tmp_path / "net-12")
     assert found.arch.family == family
     assert found.arch.window == 30
     x = rng.uniform(0, 1, (5, 30))
-    y = checkpoints.denoiser(found)(everything_valid(x)).y
+    y = runtime.denoiser(found)(everything_valid(x)).y
     np.testing.assert_allclose(y, by_hand(tensors, family, x), atol=2e-6)
 
 
 def test_a_prefix_an_index_file_and_a_folder_all_mean_the_same_checkpoint(tmp_path: Path) -> None:
     write_saver(tmp_path / "net-9", saver_tensors(np.random.default_rng(1), "ae"))
     write_saver(tmp_path / "net-10", saver_tensors(np.random.default_rng(2), "ae"))
-    newest = checkpoints.restore(tmp_path / "net-10").sha256
-    assert checkpoints.restore(tmp_path / "net-10.index").sha256 == newest
-    assert checkpoints.restore(tmp_path).sha256 == newest  # no `checkpoint` file: the highest number
+    newest = restore(tmp_path / "net-10").sha256
+    assert restore(tmp_path / "net-10.index").sha256 == newest
+    assert restore(tmp_path).sha256 == newest  # no `checkpoint` file: the highest number
     latest = tmp_path / "checkpoint"
     latest.write_text('model_checkpoint_path: "net-11"\nall_model_checkpoint_paths: "net-8"\n')
-    assert checkpoints.restore(tmp_path).sha256 == newest  # it names what is not there
+    assert restore(tmp_path).sha256 == newest  # it names what is not there
     latest.write_text('model_checkpoint_path: "C:/somewhere/else/net-9"\n')
-    assert checkpoints.restore(tmp_path).sha256 == checkpoints.restore(tmp_path / "net-9").sha256 != newest
+    assert restore(tmp_path).sha256 == restore(tmp_path / "net-9").sha256 != newest
 
 
 @pytest.mark.parametrize("family", ["ae", "ae3", "dae", "rae", "brae", "patch", "transformer"])
@@ -129,15 +134,15 @@ def test_save_and_restore_give_the_same_network_back(family: str, tmp_path: Path
         family, window=40, sizes={"patch": 8, "width": 16, "depth": 1, "heads": 2} if family in ("patch", "transformer") else {}
     )
     model = build(arch)
-    checkpoints.save(tmp_path, model, arch, provenance={"seed": 3}, figures={"g": 1.5})
-    found = checkpoints.restore(tmp_path)
+    save(tmp_path, model, arch, provenance={"seed": 3}, figures={"g": 1.5})
+    found = restore(tmp_path)
     assert found.arch == arch
     assert (found.arch.family, found.arch.window, found.fs) == (family, 40, 125.0)
     assert (found.provenance, found.figures) == ({"seed": 3}, {"g": 1.5})
     assert found.parameters == model.count_params()
     x = np.random.default_rng(4).uniform(0, 1, (3, 40)).astype(np.float32)
     direct = np.asarray(model(x if len(model.inputs) == 1 else [x, np.ones_like(x)]))
-    answer = checkpoints.denoiser(found)(everything_valid(x))
+    answer = runtime.denoiser(found)(everything_valid(x))
     np.testing.assert_allclose(answer.y, direct[:, :40], atol=1e-5)
     assert (answer.log_var is None) == (family != "transformer")
 
@@ -153,31 +158,31 @@ def test_a_course_network_starts_from_the_course_initial_values() -> None:
 
 def small(folder: Path) -> dict[str, Any]:
     arch = Architecture("ae", window=40, sizes={"hidden": 3})
-    checkpoints.save(folder, build(arch), arch)
-    return dict(json.loads((folder / checkpoints.MANIFEST).read_text()))
+    save(folder, build(arch), arch)
+    return dict(json.loads((folder / MANIFEST).read_text()))
 
 
 def rewrite(folder: Path, manifest: dict[str, Any], **changes: Any) -> None:
-    (folder / checkpoints.MANIFEST).write_text(json.dumps(manifest | changes))
+    (folder / MANIFEST).write_text(json.dumps(manifest | changes))
 
 
 def test_a_checkpoint_whose_weights_were_changed_or_cut_is_refused(tmp_path: Path) -> None:
     small(tmp_path)
-    weights = tmp_path / checkpoints.WEIGHTS
+    weights = tmp_path / WEIGHTS
     blob = weights.read_bytes()
     for broken in (blob[:-1], blob[:-1] + bytes([blob[-1] ^ 1]), b""):
         weights.write_bytes(broken)
         with pytest.raises(CheckpointError, match="sha256"):
-            checkpoints.restore(tmp_path)
+            restore(tmp_path)
 
 
 def test_nan_weights_are_refused_by_name(tmp_path: Path) -> None:
     arch = Architecture("ae", window=40, sizes={"hidden": 3})
     model = build(arch)
     model.get_layer("hidden1").set_weights([np.full((40, 3), np.nan), np.zeros(3)])
-    checkpoints.save(tmp_path, model, arch)
+    save(tmp_path, model, arch)
     with pytest.raises(CheckpointError, match="hidden1/kernel"):
-        checkpoints.restore(tmp_path)
+        restore(tmp_path)
 
 
 NETWORK = {"family": "ae", "window": 40, "context": 0, "sizes": {"hidden": [3]}}
@@ -209,10 +214,10 @@ NETWORK = {"family": "ae", "window": 40, "context": 0, "sizes": {"hidden": [3]}}
 )
 def test_a_manifest_that_does_not_fit_its_weights_is_refused(changes: dict[str, Any], told: str, tmp_path: Path) -> None:
     manifest = small(tmp_path) | changes
-    decides = {key: manifest[key] for key in checkpoints.DECIDES if key in manifest}
-    rewrite(tmp_path, manifest, sha256=checkpoints._identity(manifest["weights_sha256"], decides))
+    decides = {key: manifest[key] for key in DECIDES if key in manifest}
+    rewrite(tmp_path, manifest, sha256=_identity(manifest["weights_sha256"], decides))
     with pytest.raises(CheckpointError, match=told):
-        checkpoints.network(checkpoints.restore(tmp_path))
+        network(restore(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -230,17 +235,17 @@ def test_whatever_decides_the_output_is_under_the_id(changes: dict[str, Any], tm
     manifest = small(tmp_path)
     rewrite(tmp_path, manifest, **changes)
     with pytest.raises(CheckpointError, match="sha256 does not fit"):
-        checkpoints.restore(tmp_path)
+        restore(tmp_path)
     rewrite(tmp_path, manifest, tile=16, figures={"g": 1}, provenance={"by": "hand"}, files={"onnx": "..."})
-    assert checkpoints.restore(tmp_path).sha256 == manifest["sha256"]
+    assert restore(tmp_path).sha256 == manifest["sha256"]
 
 
 def test_options_of_a_checkpoint_survive_saving_and_change_its_id(tmp_path: Path) -> None:
     arch = Architecture("ae", 40, sizes={"hidden": (6, 3, 6)}, hidden_activation="tanh", output_activation="sigmoid")
     model = build(arch)
-    checkpoints.save(tmp_path / "a", model, arch, hop=11, lookahead=13, calibration={"slope": 2.0})
-    checkpoints.save(tmp_path / "b", model, arch, hop=11)
-    a, b = checkpoints.restore(tmp_path / "a"), checkpoints.restore(tmp_path / "b")
+    save(tmp_path / "a", model, arch, hop=11, lookahead=13, calibration={"slope": 2.0})
+    save(tmp_path / "b", model, arch, hop=11)
+    a, b = restore(tmp_path / "a"), restore(tmp_path / "b")
     assert (a.arch, a.hop, a.lookahead, a.calibration) == (arch, 11, 13, {"slope": 2.0})
     assert (b.lookahead, b.calibration) == (None, {})
     assert a.id != b.id
@@ -250,13 +255,13 @@ def test_options_of_a_checkpoint_survive_saving_and_change_its_id(tmp_path: Path
     for layer in ("hidden1", "hidden2", "hidden3"):
         h = np.tanh(h @ t[f"{layer}/kernel"] + t[f"{layer}/bias"])
     expected = sigmoid(h @ t["output/kernel"] + t["output/bias"])
-    np.testing.assert_allclose(checkpoints.denoiser(a)(everything_valid(x)).y, expected, atol=1e-5)
+    np.testing.assert_allclose(runtime.denoiser(a)(everything_valid(x)).y, expected, atol=1e-5)
 
 
 def test_format_1_is_still_read(tmp_path: Path) -> None:
     arch = Architecture("ae3", 40, sizes={"hidden": (5, 3, 5)})
-    checkpoints.save(tmp_path, build(arch), arch)
-    manifest = json.loads((tmp_path / checkpoints.MANIFEST).read_text())
+    save(tmp_path, build(arch), arch)
+    manifest = json.loads((tmp_path / MANIFEST).read_text())
     old = {
         "format": 1,
         "family": "ae3",
@@ -268,13 +273,13 @@ def test_format_1_is_still_read(tmp_path: Path) -> None:
         "sha256": manifest["weights_sha256"],
     }
     rewrite(tmp_path, old)
-    found = checkpoints.restore(tmp_path)
+    found = restore(tmp_path)
     assert (found.arch, found.sha256, found.hop, found.lookahead) == (arch, manifest["weights_sha256"], 40, None)
     rewrite(tmp_path, old, family="ae", sizes={"hidden": 5})
-    assert checkpoints.restore(tmp_path).arch.sizes == {"hidden": (5,)}
+    assert restore(tmp_path).arch.sizes == {"hidden": (5,)}
     rewrite(tmp_path, old, sha256="0" * 64)
     with pytest.raises(CheckpointError, match="sha256"):
-        checkpoints.restore(tmp_path)
+        restore(tmp_path)
 
 
 def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -282,7 +287,7 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "nowhere", tmp_path / "empty", tmp_path / "net"):
         with pytest.raises(CheckpointError) as caught:
-            checkpoints.restore(path)
+            restore(path)
         assert "\n" not in str(caught.value)
         assert str(path) in str(caught.value)
 
@@ -292,7 +297,7 @@ def test_tensors_of_another_network_are_refused_by_name_and_shape(tmp_path: Path
     odd = {"conv/kernel": rng.normal(size=(9, 5)).astype(np.float32), "conv/bias": np.zeros(5, np.float32)}
     write_saver(tmp_path / "odd", odd)
     with pytest.raises(CheckpointError, match=r"conv \(9, 5\)"):
-        checkpoints.restore(tmp_path / "odd")
+        restore(tmp_path / "odd")
 
 
 def test_nan_in_a_saver_checkpoint_is_refused(tmp_path: Path) -> None:
@@ -300,12 +305,12 @@ def test_nan_in_a_saver_checkpoint_is_refused(tmp_path: Path) -> None:
     tensors["output_layer/bias"][3] = np.nan
     write_saver(tmp_path / "net", tensors)
     with pytest.raises(CheckpointError, match="not finite"):
-        checkpoints.restore(tmp_path / "net")
+        restore(tmp_path / "net")
 
 
 def test_an_answer_is_the_same_bit_for_bit_whatever_else_is_in_the_batch() -> None:
-    found = checkpoints.restore(checkpoints.BUNDLED)
-    denoise = checkpoints.denoiser(found)
+    found = restore(BUNDLED)
+    denoise = runtime.denoiser(found)
     rng = np.random.default_rng(6)
     x = rng.uniform(0, 1, (found.tile + 9, 250)).astype(np.float32)
     together = denoise(everything_valid(x)).y
@@ -316,12 +321,12 @@ def test_an_answer_is_the_same_bit_for_bit_whatever_else_is_in_the_batch() -> No
 
 
 def test_the_bundled_checkpoint_gains_on_people_it_cannot_have_seen() -> None:
-    denoise = checkpoints.denoiser(checkpoints.restore(checkpoints.BUNDLED))
+    denoise = runtime.denoiser(restore(BUNDLED))
     rng = np.random.default_rng(77)
     clean = np.concatenate([synthetic.pulse(1000, synthetic.person(rng), rng)[0].reshape(4, 250) for _ in range(40)])
     drawn = noise.n1(clean, rng)
     answer = denoise(Batch(drawn.noisy.astype(np.float32), ~held_rows(drawn.noisy))).y.astype(np.float64)
-    assert metrics.gain_db(drawn.noisy, answer, clean) > 7.0  # 8.9 when this was written
+    assert scores.gain_db(drawn.noisy, answer, clean) > 7.0  # 8.9 when this was written
 
 
 @needs_course
@@ -329,8 +334,8 @@ def test_the_bundled_checkpoint_gains_on_people_it_cannot_have_seen() -> None:
 def test_the_course_checkpoints_agree_with_their_original_graphs_to_1e_5(name: str) -> None:
     with np.load(SHARED / "course" / "original_graph_val1.npz") as original:
         x, expected = original["noisy"], original[name]
-    found = checkpoints.restore(SHARED / "course" / f"{name.upper()}_tensorboard" / "checkpoints")
-    np.testing.assert_allclose(checkpoints.denoiser(found)(everything_valid(x)).y, expected, atol=1e-5, rtol=0)
+    found = restore(SHARED / "course" / f"{name.upper()}_tensorboard" / "checkpoints")
+    np.testing.assert_allclose(runtime.denoiser(found)(everything_valid(x)).y, expected, atol=1e-5, rtol=0)
 
 
 def prototype_tensors(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -352,9 +357,9 @@ def prototype_tensors(weights: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 def test_the_transformer_answers_as_the_prototype_did_with_its_weights() -> None:
     with np.load(SHARED / "prototype" / "weights.npz") as archive:
         tensors = prototype_tensors(dict(archive))
-    found = checkpoints.Checkpoint(SHARED / "prototype", Architecture("transformer"), tensors, "0" * 64)
+    found = Checkpoint(SHARED / "prototype", Architecture("transformer"), tensors, "0" * 64)
     assert found.parameters == 139_550
-    denoise = checkpoints.denoiser(found)
+    denoise = runtime.denoiser(found)
     with np.load(SHARED / "prototype" / "golden.npz") as golden:
         answer = denoise(Batch(golden["normalised"], golden["known"] > 0))
         np.testing.assert_allclose(answer.y, golden["answer"], atol=1e-5)
@@ -372,7 +377,7 @@ def test_attention_is_the_multi_head_attention_of_keras() -> None:
     import keras
 
     keras.utils.set_random_seed(3)
-    ours = checkpoints.network(checkpoints.restore(checkpoints.BUNDLED)).get_layer("attention0")
+    ours = network(restore(BUNDLED)).get_layer("attention0")
     theirs = keras.layers.MultiHeadAttention(4, 16, name="attention0")
     h = np.random.default_rng(2).normal(size=(5, 25, 64)).astype(np.float32)
     theirs(h, h)
@@ -384,15 +389,15 @@ def test_attention_is_the_multi_head_attention_of_keras() -> None:
 
 def test_what_comes_along_is_found_by_name_where_no_such_path_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert {"default", "lmmse"} <= set(checkpoints.shipped())
-    for name in checkpoints.shipped():
-        assert checkpoints.restore(Path(name)).path == checkpoints.SHIPPED / name
+    assert {"default", "lmmse"} <= set(shipped())
+    for name in shipped():
+        assert restore(Path(name)).path == SHIPPED / name
     with pytest.raises(CheckpointError, match=r"nor one of .*default.*lmmse"):
-        checkpoints.restore(Path("nobody"))
+        restore(Path("nobody"))
     Path("lmmse").mkdir()  # a path of that name wins
     with pytest.raises(CheckpointError, match="no checkpoint here"):
-        checkpoints.restore(Path("lmmse"))
+        restore(Path("lmmse"))
 
 
 def test_all_that_comes_along_is_below_5_mb() -> None:
-    assert sum(p.stat().st_size for p in checkpoints.SHIPPED.rglob("*") if p.is_file()) < 5e6
+    assert sum(p.stat().st_size for p in SHIPPED.rglob("*") if p.is_file()) < 5e6

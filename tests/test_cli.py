@@ -24,8 +24,8 @@ from safetensors.numpy import load as tensors_of
 from safetensors.numpy import save as to_bytes
 
 from ppgstream import __version__
-from ppgstream.checkpoint import BUNDLED
-from ppgstream.recording import CSV_HEAD
+from ppgstream.files.recording import CSV_HEAD
+from ppgstream.model.checkpoint import BUNDLED
 
 PATIENCE_S = 60.0
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("PPGSTREAM")} | {"PYTHONUNBUFFERED": "", "COLUMNS": "200"}
@@ -33,7 +33,7 @@ Float64 = NDArray[np.float64]
 
 
 def command(*args: object) -> list[str]:
-    return [sys.executable, "-m", "ppgstream.cli", *map(str, args)]
+    return [sys.executable, "-m", "ppgstream", *map(str, args)]
 
 
 def ppgstream(cwd: Path, *args: object, stdin: str | None = None) -> subprocess.CompletedProcess[str]:

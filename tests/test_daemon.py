@@ -25,16 +25,16 @@ import pytest
 import zmq
 from numpy.typing import NDArray
 
-from ppgstream.checkpoint import Checkpoint
 from ppgstream.config import Config, In, Out, Overload, Status, Streams
-from ppgstream.daemon import Daemon
-from ppgstream.denoiser import Answer, Batch, Denoiser, identity
-from ppgstream.engine import Engine
+from ppgstream.core.denoiser import Answer, Batch, Denoiser, identity
+from ppgstream.core.engine import Engine
+from ppgstream.core.ledger import Event
 from ppgstream.errors import ConfigError, SourceError
-from ppgstream.models import Architecture
-from ppgstream.monitor import StatusClient
-from ppgstream.stream import Event
-from ppgstream.tap import Receiver
+from ppgstream.live.daemon import Daemon
+from ppgstream.live.receiver import Receiver
+from ppgstream.live.status import StatusClient
+from ppgstream.model.architecture import Architecture
+from ppgstream.model.checkpoint import Checkpoint
 
 ANY_PORT = "tcp://127.0.0.1:*"
 PATIENCE_S = 45.0

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ppgstream.train import data, fit, pictures
 from typer.testing import CliRunner
 
-from ppgstream import checkpoint as checkpoints
-from ppgstream import synthetic
-from ppgstream.cli import app
-from ppgstream.daemon import Daemon
+from ppgstream.cli.app import app
+from ppgstream.lab import synthetic
+from ppgstream.live.daemon import Daemon
+from ppgstream.model.restore import restore
+from ppgstream.train import data, fit, pictures
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("PPGSTREAM_DATA", ROOT.parent / "shared" / "data"))
@@ -73,7 +73,7 @@ def test_the_walk_through_training_goes_from_a_folder_of_files_to_a_daemon(at: P
     assert ran >= 6
     assert (at / "runs" / "mine" / "recordings.png").read_bytes().startswith(b"\x89PNG")
     assert (at / "runs" / "mine" / "probe.png").read_bytes().startswith(b"\x89PNG")
-    found = checkpoints.restore(at / "runs" / "mine2")
+    found = restore(at / "runs" / "mine2")
     split = found.provenance["split"]
     assert sorted(name for side in split.values() for name in side) == [f"person{p:02d}_rest.csv" for p in range(1, 7)]
     assert all(split[side] for side in data.SIDES)

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppgstream import offline
-from ppgstream.denoiser import Answer, Batch, identity
-from ppgstream.engine import Engine, EngineRules
-from ppgstream.stream import StreamRules
-from ppgstream.windowing import Geometry
-from ppgstream.wire import EMPTY, Chunk, Flag, Kind
+from ppgstream.core.denoiser import Answer, Batch, identity
+from ppgstream.core.engine import Engine, EngineRules
+from ppgstream.core.segments import Geometry
+from ppgstream.core.stream import StreamRules
+from ppgstream.files import offline
+from ppgstream.wire.message import EMPTY, Chunk, Flag, Kind
 
 
 def engine(**stream: object) -> Engine:

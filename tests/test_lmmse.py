@@ -7,11 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ppgstream import checkpoint as checkpoints
-from ppgstream import lmmse, metrics, noise, synthetic
-from ppgstream.denoiser import Batch
+from ppgstream.core.denoiser import Batch
 from ppgstream.errors import CheckpointError
-from ppgstream.models import Architecture, build
+from ppgstream.lab import noise, scores, synthetic
+from ppgstream.model import lmmse, runtime
+from ppgstream.model.architecture import Architecture
+from ppgstream.model.checkpoint import SHIPPED
+from ppgstream.model.folder import write
+from ppgstream.model.networks import build
+from ppgstream.model.restore import restore
 
 
 def people(n: int, seed: int) -> np.ndarray:
@@ -57,7 +61,7 @@ def test_it_denoises_new_people_and_says_where_it_does_not(prior: dict[str, np.n
     known = np.ones(clean.shape, np.bool_)
     denoise = lmmse.denoiser(prior)
     answer = denoise(Batch(drawn.noisy.astype(np.float32), known))
-    assert metrics.gain_db(drawn.noisy, answer.y.astype(float), clean) > 6
+    assert scores.gain_db(drawn.noisy, answer.y.astype(float), clean) > 6
     assert answer.log_var is not None
     nothing = denoise(Batch(np.random.default_rng(4).standard_normal((100, 250)).astype(np.float32), known))
     assert nothing.log_var is not None
@@ -85,7 +89,7 @@ def test_no_input_makes_it_anything_but_finite(prior: dict[str, np.ndarray], x: 
 
 
 def test_as_a_checkpoint_its_answer_does_not_depend_on_the_rest_of_the_batch() -> None:
-    denoise = checkpoints.denoiser(checkpoints.restore(checkpoints.SHIPPED / "lmmse"))
+    denoise = runtime.denoiser(restore(SHIPPED / "lmmse"))
     rng = np.random.default_rng(5)
     x, known = rng.standard_normal((150, 250)).astype(np.float32), rng.random((150, 250)) < 0.9
     together = denoise(Batch(x, known))
@@ -98,9 +102,9 @@ def test_as_a_checkpoint_its_answer_does_not_depend_on_the_rest_of_the_batch() -
 
 
 def test_tensors_of_other_shapes_are_refused(tmp_path: Path, prior: dict[str, np.ndarray]) -> None:
-    checkpoints.write(tmp_path, {"mean": prior["mean"]}, Architecture("lmmse"))
+    write(tmp_path, {"mean": prior["mean"]}, Architecture("lmmse"))
     with pytest.raises(CheckpointError, match="has the tensors"):
-        checkpoints.denoiser(checkpoints.restore(tmp_path))
+        runtime.denoiser(restore(tmp_path))
 
 
 def test_it_has_no_network() -> None:

@@ -10,23 +10,28 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppgstream import checkpoint, metrics, noise, offline, synthetic
+from ppgstream.assemble import rules_of
 from ppgstream.config import Config, In
-from ppgstream.daemon import rules_of
-from ppgstream.denoiser import Denoiser
-from ppgstream.engine import Engine
-from ppgstream.measured import HELD, MEASURED, OUTLIER, Judge
-from ppgstream.trust import held_rows
-from ppgstream.wire import Chunk, Flag
+from ppgstream.core.denoiser import Denoiser
+from ppgstream.core.engine import Engine
+from ppgstream.core.measured import HELD, MEASURED, OUTLIER, Judge
+from ppgstream.core.quality import held_rows
+from ppgstream.core.resampling import resample
+from ppgstream.files import offline
+from ppgstream.lab import noise, scores, synthetic
+from ppgstream.model import runtime
+from ppgstream.model.checkpoint import BUNDLED, Checkpoint
+from ppgstream.model.restore import restore
+from ppgstream.wire.message import Chunk, Flag
 
 FS = 125.0
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 
 
 @cache
-def bundled() -> tuple[checkpoint.Checkpoint, Denoiser]:
-    found = checkpoint.restore(checkpoint.BUNDLED)
-    return found, checkpoint.denoiser(found)
+def bundled() -> tuple[Checkpoint, Denoiser]:
+    found = restore(BUNDLED)
+    return found, runtime.denoiser(found)
 
 
 def machine(**in_: object) -> Engine:
@@ -40,7 +45,7 @@ def denoised(x: np.ndarray, **in_: object) -> offline.Denoised:
 
 def snr_db(y: np.ndarray, clean: np.ndarray, kept: np.ndarray | None = None) -> float:
     kept = np.ones(len(clean), np.bool_) if kept is None else kept
-    reference, error = metrics.bandpass(clean, FS), metrics.bandpass(y - clean, FS)
+    reference, error = scores.bandpass(clean, FS), scores.bandpass(y - clean, FS)
     return float(10 * np.log10(np.sum(reference[kept] ** 2) / np.sum(error[kept] ** 2)))
 
 
@@ -370,7 +375,7 @@ def test_resampling_stays_within_each_stretch_and_its_range(seed: int, fs: float
     for start, length in invalid:
         x[start : start + length] = np.nan
         x[start + length :] += rng.uniform(-500, 500)
-    y = offline.resample(x, fs, FS)
+    y = resample(x, fs, FS)
     assert abs(len(y) - 800 * FS / fs) <= 1
     nearest = np.minimum(np.round(np.arange(len(y)) * fs / FS).astype(int), 799)
     np.testing.assert_array_equal(np.isnan(y), np.isnan(x[nearest]))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from ppgstream.monitor import render, wave
+from ppgstream.show.monitor import render, wave
 
 ROW: dict[str, Any] = {
     "name": "wrist",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ppgstream import metrics, noise, synthetic
+from ppgstream.lab import noise, scores, synthetic
 
 
 def people(n: int) -> np.ndarray:
@@ -51,17 +51,17 @@ def test_the_synthetic_heart_beats_at_its_rate() -> None:
 def test_gain_is_0_for_the_input_itself_and_does_not_care_for_scale() -> None:
     clean = people(50)
     drawn = noise.n1(clean, np.random.default_rng(5))
-    assert metrics.gain_db(drawn.noisy, drawn.noisy, clean) == pytest.approx(0)
+    assert scores.gain_db(drawn.noisy, drawn.noisy, clean) == pytest.approx(0)
     half = 0.5 * (drawn.noisy + drawn.target)
-    assert metrics.gain_db(drawn.noisy, half * 70 - 3, clean) == pytest.approx(metrics.gain_db(drawn.noisy, half, clean))
+    assert scores.gain_db(drawn.noisy, half * 70 - 3, clean) == pytest.approx(scores.gain_db(drawn.noisy, half, clean))
 
 
 def test_snr_b_of_a_known_error_in_band_is_what_it_should_be() -> None:
     t = np.arange(125 * 60) / 125
     clean = np.sin(2 * np.pi * 1.2 * t)
     error = 0.1 * np.sin(2 * np.pi * 3 * t)
-    assert metrics.snr_b_db(clean + error, clean, 125) == pytest.approx(20, abs=0.3)
-    assert metrics.snr_b_db(clean + 5 + 0.5 * np.sin(2 * np.pi * 0.02 * t), clean, 125) > 40  # out of band: not counted
+    assert scores.snr_b_db(clean + error, clean, 125) == pytest.approx(20, abs=0.3)
+    assert scores.snr_b_db(clean + 5 + 0.5 * np.sin(2 * np.pi * 0.02 * t), clean, 125) > 40  # out of band: not counted
 
 
 def test_wrist_artefacts_have_the_stated_spectrum_durations_and_strength() -> None:

@@ -6,19 +6,22 @@ import numpy as np
 import pytest
 from test_measured import FS, bundled, clean_pulse, machine, through
 
-from ppgstream import checkpoint, metrics, noise, offline, synthetic
+from ppgstream.assemble import rules_of
 from ppgstream.config import Config, Streams
-from ppgstream.daemon import rules_of
-from ppgstream.engine import Engine
-from ppgstream.polarity import Watcher
-from ppgstream.trust import held_rows
+from ppgstream.core.engine import Engine
+from ppgstream.core.polarity import Watcher
+from ppgstream.core.quality import held_rows
+from ppgstream.files import offline
+from ppgstream.lab import noise, scores, synthetic
+from ppgstream.model.checkpoint import BUNDLED
+from ppgstream.model.restore import restore
 
 
 def snr(x: np.ndarray, clean: np.ndarray, **streams: object) -> tuple[float, Engine]:
     found, denoiser = bundled()
     e = Engine(denoiser, rules_of(Config(streams=Streams(**streams)), found))  # type: ignore[arg-type]
     y = offline.denoise(x, e, fs=FS, dtype="f8").denoised
-    return metrics.snr_b_db(y, clean, FS), e
+    return scores.snr_b_db(y, clean, FS), e
 
 
 @pytest.mark.parametrize("noisy", [False, True])
@@ -82,14 +85,14 @@ def test_no_comb_at_the_hop_or_the_patch() -> None:
     for seed in range(6):
         x = synthetic.noisy_pulse(clean_pulse(seed, 60), np.random.default_rng(seed))
         y = offline.denoise(x, machine(), fs=FS, dtype="f8").denoised
-        at_hop.append(metrics.seam_index(y, hop=found.hop))
-        at_patch.append([metrics.seam_index(y, hop=patch, offset=k) for k in range(patch)])
+        at_hop.append(scores.seam_index(y, hop=found.hop))
+        at_patch.append([scores.seam_index(y, hop=patch, offset=k) for k in range(patch)])
     assert np.mean(at_hop) < 1.1
     assert np.max(np.mean(at_patch, axis=0)) < 1.1
 
 
 def test_the_checkpoint_s_hop_is_taken_unless_another_is_set() -> None:
-    found = checkpoint.restore(checkpoint.BUNDLED)
+    found = restore(BUNDLED)
     assert found.hop == 49
     assert rules_of(Config(), found).stream.geometry.hop == 49
 

@@ -9,16 +9,18 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from ppgstream import checkpoint as checkpoints
-from ppgstream import probe
-from ppgstream.cli import app
-from ppgstream.denoiser import Answer, Batch
-from ppgstream.models import Architecture, build
+from ppgstream.cli.app import app
+from ppgstream.core.denoiser import Answer, Batch
+from ppgstream.model.architecture import Architecture
+from ppgstream.model.checkpoint import Checkpoint
+from ppgstream.model.folder import save
+from ppgstream.model.networks import build
+from ppgstream.show import probe
 
 
 def answers_of(monkeypatch: pytest.MonkeyPatch, answer: object) -> dict[str, probe.Answered]:
     monkeypatch.setattr(probe, "denoiser", lambda _: answer)
-    found = checkpoints.Checkpoint(Path("net"), Architecture("ae"), {}, "0" * 64)
+    found = Checkpoint(Path("net"), Architecture("ae"), {}, "0" * 64)
     return {a.name: a for a in probe.probe(found)}
 
 
@@ -51,7 +53,7 @@ def test_one_that_always_answers_the_same_pulse_is_found_out(monkeypatch: pytest
 
 def test_the_command_prints_a_table_or_json_and_draws(tmp_path: Path) -> None:
     arch = Architecture("ae", sizes={"hidden": (3,)})
-    checkpoints.save(tmp_path / "net", build(arch), arch)
+    save(tmp_path / "net", build(arch), arch)
     picture = tmp_path / "probe.png"
     result = CliRunner().invoke(app, ["checkpoint", "probe", str(tmp_path / "net"), "--json", "--plot", str(picture)])
     assert result.exit_code == 0, result.output

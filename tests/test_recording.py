@@ -17,10 +17,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppgstream import recording
 from ppgstream.errors import DataError, OutputError, PpgStreamError, SourceError, UsageError
-from ppgstream.recording import check_writable, lines_of, text_of, write_whole
-from ppgstream.table import is_number, number
+from ppgstream.files import recording
+from ppgstream.files.recording import check_writable, lines_of, text_of, write_whole
+from ppgstream.files.table import is_number, number
 
 relaxed = settings(deadline=None, max_examples=200)
 NAN = None  # how these tests write a sample that is no number

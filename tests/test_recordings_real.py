@@ -9,12 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ppgstream import checkpoint as checkpoints
-from ppgstream import metrics, offline, recording
+from ppgstream.assemble import rules_of
 from ppgstream.config import Config
-from ppgstream.daemon import rules_of
-from ppgstream.engine import Engine
-from ppgstream.wire import Flag
+from ppgstream.core.engine import Engine
+from ppgstream.core.resampling import resample
+from ppgstream.files import offline, recording
+from ppgstream.lab import scores
+from ppgstream.model import runtime
+from ppgstream.model.checkpoint import BUNDLED
+from ppgstream.model.restore import restore
+from ppgstream.wire.message import Flag
 
 SHARED = Path(os.environ.get("PPGSTREAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 
@@ -27,8 +31,8 @@ def heartpy(name: str) -> Path:
 
 @pytest.fixture(scope="module")
 def machine() -> Engine:
-    found = checkpoints.restore(checkpoints.BUNDLED)
-    return Engine(checkpoints.denoiser(found), rules_of(Config(), found))
+    found = restore(BUNDLED)
+    return Engine(runtime.denoiser(found), rules_of(Config(), found))
 
 
 RECORDINGS = [("data.csv", None, 100.0), ("data2.csv", "hr", 117.0), ("data3.csv", "hr", 100.4)]
@@ -41,7 +45,7 @@ def test_a_real_recording_keeps_its_pulse_its_units_and_its_length(
     x = recording.read(heartpy(name), column=column).samples[: int(60 * fs)]
     out = offline.denoise(x, machine, fs=fs)
     assert out.denoised.shape == x.shape
-    clean, raw = metrics.bandpass(out.denoised.astype(float), fs), metrics.bandpass(x, fs)
+    clean, raw = scores.bandpass(out.denoised.astype(float), fs), scores.bandpass(x, fs)
     middle = slice(int(3 * fs), -int(3 * fs))  # the filters settle
     assert np.corrcoef(clean[middle], raw[middle])[0, 1] > 0.8
     assert 0.6 < clean[middle].std() / raw[middle].std() < 1.2
@@ -49,16 +53,16 @@ def test_a_real_recording_keeps_its_pulse_its_units_and_its_length(
 
 
 def test_noise_added_to_a_real_recording_is_mostly_removed(machine: Engine) -> None:
-    x = offline.resample(recording.read(heartpy("data.csv")).samples, 100.0, 125.0)[:2500]
+    x = resample(recording.read(heartpy("data.csv")).samples, 100.0, 125.0)[:2500]
     height = np.percentile(x, 99) - np.percentile(x, 1)
     noisy = x + 0.33 * height * np.random.default_rng(8).standard_normal(len(x))
     out = offline.denoise(noisy, machine, fs=125.0).denoised.astype(float)
-    gained = metrics.snr_b_db(out, x, 125) - metrics.snr_b_db(noisy, x, 125)
+    gained = scores.snr_b_db(out, x, 125) - scores.snr_b_db(noisy, x, 125)
     assert gained > 3
 
 
 def test_gain_and_offset_of_the_sensor_change_nothing(machine: Engine) -> None:
-    x = offline.resample(recording.read(heartpy("data.csv")).samples, 100.0, 125.0)[:1500]
+    x = resample(recording.read(heartpy("data.csv")).samples, 100.0, 125.0)[:1500]
     plain = offline.denoise(x, machine, fs=125.0).denoised
     for gain, offset in ((0.01, 0.0), (100.0, -3000.0)):
         out = offline.denoise(x * gain + offset, machine, fs=125.0).denoised
@@ -66,7 +70,7 @@ def test_gain_and_offset_of_the_sensor_change_nothing(machine: Engine) -> None:
 
 
 def test_lost_and_invalid_samples_of_a_real_recording_keep_their_places(machine: Engine) -> None:
-    x = offline.resample(recording.read(heartpy("data.csv")).samples, 100.0, 125.0)[:1500]
+    x = resample(recording.read(heartpy("data.csv")).samples, 100.0, 125.0)[:1500]
     x[400:430] = np.nan
     x[800:900] = np.inf
     out = offline.denoise(x, machine, fs=125.0)
@@ -94,12 +98,12 @@ def test_a_file_of_another_rate_keeps_its_length_and_its_invalid_samples(fs: flo
 
 @pytest.mark.skipif(not (SHARED / "course").is_dir(), reason="the course's files are not here (../shared/data or PPGSTREAM_DATA)")
 def test_the_external_validation_file_goes_through_the_course_brae_sample_for_sample() -> None:
-    found = checkpoints.restore(SHARED / "course" / "BRAE_tensorboard")
-    engine = Engine(checkpoints.denoiser(found), rules_of(Config(), found))
+    found = restore(SHARED / "course" / "BRAE_tensorboard")
+    engine = Engine(runtime.denoiser(found), rules_of(Config(), found))
     x = recording.read(SHARED / "course" / "external_val1_file.txt").samples
     out = offline.denoise(x, engine, fs=125.0)
     assert out.denoised.shape == (35_907,)
     # In the input's units and without seams: the pulse's height is kept, and hop borders do not stand out.
-    clean, raw = metrics.bandpass(out.denoised.astype(float), 125), metrics.bandpass(x, 125)
+    clean, raw = scores.bandpass(out.denoised.astype(float), 125), scores.bandpass(x, 125)
     assert 0.5 < clean.std() / raw.std() < 1.1
-    assert metrics.seam_index(out.denoised.astype(float), hop=50) < 2
+    assert scores.seam_index(out.denoised.astype(float), hop=50) < 2

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from ppgstream.tools import replay as tool
-from ppgstream.tools.replay import Faults, Replay, Report, Track
 
 from ppgstream.errors import DataError
-from ppgstream.wire import Chunk, Kind
+from ppgstream.tools import replay as tool
+from ppgstream.tools.replay import Faults, Replay, Report, Track
+from ppgstream.wire.message import Chunk, Kind
 
 
 @dataclass

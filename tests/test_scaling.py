@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ppgstream.scaling import denormalise, fit_to_input, normalise, scale_of, standard_scale_of
+from ppgstream.core.scaling import denormalise, fit_to_input, normalise, scale_of, standard_scale_of
 
 windows = hnp.arrays(np.float64, st.tuples(st.integers(1, 5), st.integers(2, 40)), elements=st.floats(-1e6, 1e6, width=32))
 

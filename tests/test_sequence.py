@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppgstream.sequence import Sequencer
+from ppgstream.core.sequence import Sequencer
 
 
 class Naive:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ppgstream import recording
-from ppgstream.denoiser import identity
-from ppgstream.engine import Engine, EngineRules
+from ppgstream.core.denoiser import identity
+from ppgstream.core.engine import Engine, EngineRules
 from ppgstream.errors import DataError, UsageError
-from ppgstream.offline import LineFilter
+from ppgstream.files import recording
+from ppgstream.files.offline import LineFilter
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 cases = pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not beside this checkout")

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppgstream.recording import CSV_HEAD
-from ppgstream.tap import Account, csv_lines, ndjson_lines, value_lines
-from ppgstream.wire import EMPTY, Chunk, Flag, Kind
+from ppgstream.files.lines import csv_lines, ndjson_lines, value_lines
+from ppgstream.files.recording import CSV_HEAD
+from ppgstream.live.receiver import Account
+from ppgstream.wire.message import EMPTY, Chunk, Flag, Kind
 
 relaxed = settings(deadline=None, max_examples=200)
 T0 = 1_760_000_000_000_000_000

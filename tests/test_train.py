@@ -20,17 +20,20 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from ppgstream.train import batches, card, data, evaluate, fit, losses, methods, pictures
-from ppgstream.train.progress import Progress
-from ppgstream.train.recipe import FAMILY, Recipe, differences, make
 from rich.console import Console
 from typer.testing import CliRunner
 
-from ppgstream import checkpoint as checkpoints
-from ppgstream import noise
-from ppgstream.cli import app
-from ppgstream.denoiser import Batch
+from ppgstream.cli.app import app
+from ppgstream.core.denoiser import Batch
 from ppgstream.errors import CheckpointError, ConfigError, DataError, OutputError, UsageError
+from ppgstream.lab import noise
+from ppgstream.model import runtime
+from ppgstream.model.checkpoint import MANIFEST
+from ppgstream.model.restore import restore
+from ppgstream.model.tensorflow_runtime import import_keras
+from ppgstream.train import batches, card, data, evaluate, fit, losses, methods, pictures
+from ppgstream.train.progress import Progress
+from ppgstream.train.recipe import FAMILY, Recipe, differences, make
 
 SHARED = Path(os.environ.get("PPGSTREAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_course = pytest.mark.skipif(
@@ -74,7 +77,7 @@ def log(run: Path) -> list[dict[str, str]]:
 
 
 def tensors(run: Path) -> dict[str, np.ndarray]:
-    return dict(checkpoints.restore(run).tensors)
+    return dict(restore(run).tensors)
 
 
 def contents(run: Path) -> dict[str, bytes]:
@@ -218,7 +221,7 @@ def test_shares_say_how_much_of_a_batch_is_clean_mild_or_full(sets: list[data.Se
 
 
 def test_losses_are_what_their_names_say() -> None:
-    keras = checkpoints.import_keras()
+    keras = import_keras()
     rng = np.random.default_rng(1)
     clean, answer = noise.minmax(rng.uniform(0, 1, (5, 30))), rng.uniform(0, 1, (5, 30))
     packed = np.concatenate([clean, np.full((5, 1), 0.5), np.full((5, 1), 0.2), np.ones((5, 2))], axis=1).astype(np.float32)
@@ -238,9 +241,9 @@ def test_losses_are_what_their_names_say() -> None:
 def test_every_family_trains_and_is_restored_as_it_was(family: str, sets: list[data.Set], tmp_path: Path) -> None:
     recipe = small(family, epochs=1)
     fit.fit(recipe, sets, tmp_path, threads=1)
-    found = checkpoints.restore(tmp_path)
+    found = restore(tmp_path)
     assert found.arch == recipe.architecture
-    answer = checkpoints.denoiser(found)(
+    answer = runtime.denoiser(found)(
         Batch(np.random.default_rng(1).uniform(0, 1, (3, 50)).astype(np.float32), np.ones((3, 50), bool))
     )
     assert np.isfinite(answer.y).all()
@@ -261,7 +264,7 @@ def test_a_run_leaves_its_log_pictures_card_and_split(
         assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
     assert bool(list(tmp_path.rglob("events*"))) == (find_spec("tensorboard") is not None)
     text = (tmp_path / "README.md").read_text()
-    found = checkpoints.restore(tmp_path)
+    found = restore(tmp_path)
     for part in (found.id.hex(), 'family = "dae"', "hidden = [4]", "own generator", "Not a medical device"):
         assert part in text
     assert found.provenance["split"] == {
@@ -460,7 +463,7 @@ def test_a_full_disk_is_told_and_the_last_good_state_stays(
             fit.fit(recipe, sets, run, resume=True, threads=1)
     assert contents(run)["state.npz"] == before["state.npz"]
     assert not list(run.glob("*.tmp"))
-    checkpoints.restore(run)
+    restore(run)
     fit.fit(recipe, sets, run, resume=True, threads=1)
     assert [row["epoch"] for row in log(run)] == ["1", "2", "3"]
 
@@ -471,7 +474,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_last_good_state(
 ) -> None:
     with pytest.raises(ConfigError, match=r"epoch 1, step \d: the loss is no longer finite; nothing was saved.*learning-rate"):
         fit.fit(small(optimizer="sgd", learning_rate=1000, hidden_activation="linear", steps=40), sets, tmp_path / "a", threads=1)
-    assert not (tmp_path / "a" / checkpoints.MANIFEST).exists()
+    assert not (tmp_path / "a" / MANIFEST).exists()
     real = batches.Source.batch
 
     def poisoned(self: batches.Source, epoch: int, number: int) -> batches.Drawn:
@@ -483,7 +486,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_the_last_good_state(
     monkeypatch.setattr(batches.Source, "batch", poisoned)
     with pytest.raises(ConfigError, match=r"epoch 2, step 3: .*the last good state, after epoch 1, is in"):
         fit.fit(small(), sets, tmp_path / "b", threads=1)
-    assert checkpoints.restore(tmp_path / "b").provenance["epochs_done"] == 1
+    assert restore(tmp_path / "b").provenance["epochs_done"] == 1
 
 
 @pytest.mark.usefixtures("no_pictures")
@@ -504,7 +507,7 @@ def test_early_stopping_keeps_the_best_weights_through_a_kill(
     assert contents(tmp_path)["weights.safetensors"] == first  # 2.0 is no better than the 1.0 of the call before
     fit.fit(recipe, sets, tmp_path, resume=True, threads=1)
     assert [float(row["val_loss"]) for row in log(tmp_path)] == [1.0, 2.0, 0.5, 0.6, 0.7]
-    found = checkpoints.restore(tmp_path)
+    found = restore(tmp_path)
     assert (found.provenance["epochs_done"], found.figures["val_loss"]) == (3, 0.5)
     state = fit.state_of(tmp_path)
     assert state is not None
@@ -518,7 +521,7 @@ def test_early_stopping_keeps_the_best_weights_through_a_kill(
 def test_from_a_checkpoint_begins_with_its_weights_and_says_so(
     finished: Path, sets: list[data.Set], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    start = checkpoints.restore(finished)
+    start = restore(finished)
     recipe = fit.architecture_from(
         start, make("dae", None, {"steps": 1, "epochs": 1, "batch": 4, "learning_rate": 1e-9}), finished
     )
@@ -526,13 +529,13 @@ def test_from_a_checkpoint_begins_with_its_weights_and_says_so(
     fit.fit(recipe, sets, tmp_path / "next", start=start, threads=1)
     for name, tensor in tensors(tmp_path / "next").items():
         np.testing.assert_allclose(tensor, start.tensors[name], atol=1e-7)
-    assert checkpoints.restore(tmp_path / "next").provenance["from"] == {"name": "run", "sha256": start.sha256}
+    assert restore(tmp_path / "next").provenance["from"] == {"name": "run", "sha256": start.sha256}
     stated = next(line for line in capfd.readouterr().err.splitlines() if line.lstrip().startswith("start"))
     assert float(stated.split()[1]) == pytest.approx(start.figures["val_loss"], rel=1e-3)
 
 
 def test_from_refuses_another_family_or_architecture(finished: Path) -> None:
-    start = checkpoints.restore(finished)
+    start = restore(finished)
     for recipe, told in (
         (make("rae", None, {}), "of the family 'dae'; --from needs one of 'rae'"),
         (make("dae", None, {"hidden": [9]}), r"another architecture: hidden \(4,\) there, \(9,\) asked"),
@@ -550,11 +553,11 @@ def test_from_refuses_another_family_or_architecture(finished: Path) -> None:
 def test_a_recording_that_the_checkpoint_was_ever_trained_on_is_no_test(sets: list[data.Set], tmp_path: Path) -> None:
     own = [data.Set("own", {"train": people(6, 1, "own"), "validation": people(2, 2, "own"), "test": data.Clean([], [])})]
     fit.fit(small(epochs=1, steps=1), own, tmp_path / "first", threads=1)
-    first = checkpoints.restore(tmp_path / "first")
+    first = restore(tmp_path / "first")
     fit.fit(
         small(epochs=1, steps=1), sets, tmp_path / "second", start=first, threads=1
     )  # on other people: what was known stays known
-    second = checkpoints.restore(tmp_path / "second")
+    second = restore(tmp_path / "second")
     assert second.provenance["trained_on"]["recordings"] == [f"own_1_{k}" for k in range(6)]
     copied = data.Clean([5 - 2 * -own[0].sides["train"].stretches[3]], ["another name"])
     for known, told in ((people(6, 1, "own"), "own_1_0"), (copied, "another name")):
@@ -568,11 +571,11 @@ def test_a_recording_that_the_checkpoint_was_ever_trained_on_is_no_test(sets: li
 def test_a_resumed_run_still_knows_the_checkpoint_that_it_began_from(
     finished: Path, sets: list[data.Set], tmp_path: Path
 ) -> None:
-    start = checkpoints.restore(finished)
+    start = restore(finished)
     recipe = fit.architecture_from(start, small(epochs=2, steps=1, seed=4), finished)
     fit.fit(recipe, sets, tmp_path / "next", start=start, minutes=1e-9, threads=1)
     fit.fit(recipe, sets, tmp_path / "next", resume=True, threads=1)
-    assert checkpoints.restore(tmp_path / "next").provenance["from"] == {"name": "run", "sha256": start.sha256}
+    assert restore(tmp_path / "next").provenance["from"] == {"name": "run", "sha256": start.sha256}
     other = replace(start, sha256="f" * 64)
     with pytest.raises(ConfigError, match=f"from: {start.sha256[:16]} there, ffffffffffffffff asked"):
         fit.fit(recipe, sets, tmp_path / "next", start=other, resume=True, threads=1)
@@ -605,8 +608,8 @@ def test_an_overwritten_run_comes_back_if_the_new_one_never_saves_a_state(
 @needs_course
 def test_the_course_s_brae_is_restored_with_its_figure_and_trains_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pictures, "examples", lambda *_: None)
-    found = checkpoints.restore(SHARED / "course" / "BRAE_tensorboard" / "checkpoints")
-    denoise = methods.windows_through(checkpoints.denoiser(found))
+    found = restore(SHARED / "course" / "BRAE_tensorboard" / "checkpoints")
+    denoise = methods.windows_through(runtime.denoiser(found))
     test = data.scored_windows(data.course(SHARED, "test"))
     assert evaluate.g_n1(denoise, test) == pytest.approx(8.07, abs=0.01)
     sides = {side: data.course(SHARED, side) for side in data.SIDES}
@@ -628,7 +631,7 @@ def _backend() -> str | None:
 def test_the_trainer_runs_without_tensorflow(tmp_path: Path) -> None:
     script = (
         "import sys; sys.modules['tensorflow'] = None\n"
-        "from ppgstream.cli import app\n"
+        "from ppgstream.cli.app import app\n"
         "app(['train', 'dae', '--synthetic', '--epochs', '2', '--steps', '3', '--batch', '16', '--out', 'run'], standalone_mode=False)\n"
         "app(['train', 'dae', '--from', 'net-1', '--synthetic', '--out', 'other'])\n"
     )
@@ -638,7 +641,7 @@ def test_the_trainer_runs_without_tensorflow(tmp_path: Path) -> None:
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=150, check=False
     )
     assert "    2 " in done.stderr, done.stderr
-    assert checkpoints.restore(tmp_path / "run").arch.family == "dae"
+    assert restore(tmp_path / "run").arch.family == "dae"
     assert done.returncode == 78
     assert "TensorFlow cannot be imported" in done.stderr.splitlines()[-1]
 
@@ -658,7 +661,7 @@ def test_a_recording_on_two_sides_is_refused_by_name() -> None:
 def test_figures_and_the_card_state_only_what_was_evaluated(sets: list[data.Set], tmp_path: Path) -> None:
     alone = [data.Set("own", {"train": people(6, 1), "validation": people(1, 2), "test": data.Clean([], [])})]
     fit.fit(small(epochs=1), alone, tmp_path, threads=1)
-    found = checkpoints.restore(tmp_path)
+    found = restore(tmp_path)
     assert set(found.figures) == {"loss", "val_loss", "val_g_own_db"}
     assert found.provenance["split"]["test"] == []
     assert "test: none" in card.text(found)
@@ -754,7 +757,7 @@ def test_the_command_resumes_by_its_folder_alone(tmp_path: Path, monkeypatch: py
     assert "after epoch 1 of 3: go on with --resume" in told.stderr
     told = CliRunner().invoke(app, ["train", "dae", "--resume"])
     assert told.exit_code == 0, told.output
-    manifest = json.loads((tmp_path / "runs" / "dae" / checkpoints.MANIFEST).read_text())
+    manifest = json.loads((tmp_path / "runs" / "dae" / MANIFEST).read_text())
     recipe = manifest["provenance"]["recipe"]
     assert (recipe["hidden"], recipe["noise"], recipe["early_stop"]) == ([6, 3, 6], ["white", "saturation"], 50)
     assert math.isfinite(manifest["figures"]["val_loss"])
@@ -765,7 +768,7 @@ def test_the_recipe_s_hop_and_lookahead_are_stated_in_the_checkpoint(
     sets: list[data.Set], tmp_path: Path, no_pictures: None
 ) -> None:
     fit.fit(small(hop=13, lookahead=20, newest=20), sets, tmp_path, threads=1)
-    found = checkpoints.restore(tmp_path)
+    found = restore(tmp_path)
     assert (found.hop, found.lookahead) == (13, 20)
     for key, value in (("hop", 51), ("newest", 51), ("lookahead", 50)):
         with pytest.raises(ConfigError, match=key):
@@ -795,9 +798,9 @@ def test_train_lmmse_computes_a_prior_and_takes_data_alone(tmp_path: Path, monke
 
     result = run()
     assert result.exit_code == 0, result.output
-    found = checkpoints.restore(out)
+    found = restore(out)
     assert (found.arch.family, found.provenance["windows"]) == ("lmmse", 12 * len(range(0, 2500 - 249, 50)))
-    denoise = methods.windows_through(checkpoints.denoiser(found), found.arch.scaling)
+    denoise = methods.windows_through(runtime.denoiser(found), found.arch.scaling)
     assert evaluate.g_n1(denoise, data.scored_windows(data.synthetic_people(2, 99)), seeds=range(1000, 1002)) > 5
     assert "## Recipe" not in (out / "README.md").read_text()
     assert "holds a run already" in run().stderr

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ppgstream.measured import LOST, MEASURED
-from ppgstream.windowing import Geometry, Released, Segment, Window
+from ppgstream.core.measured import LOST, MEASURED
+from ppgstream.core.segments import Geometry, Released, Segment, Window
 
 
 def through(x: np.ndarray, geometry: Geometry, chunks: list[int]) -> list[Released]:

@@ -3,7 +3,7 @@
     python -m tools.bidmc FOLDER -o data/bidmc/bidmc_public.npz
 
 FOLDER holds bidmc_01_Signals.csv ... and bidmc_01_Fix.txt ... (BIDMC 1.0.0, folder bidmc_csv; open with attribution: NOTICE). Patients repeat in
-BIDMC, so the split is by patient, by a hash of its number. What is clean is judged by the rule of `ppgstream.clean`.
+BIDMC, so the split is by patient, by a hash of its number. What is clean is judged by the rule of `ppgstream.files.clean`.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import Annotated
 import numpy as np
 import typer
 
-from ppgstream import clean, recording
 from ppgstream.errors import DataError, PpgStreamError, SourceError
+from ppgstream.files import clean, recording
 
 SAMPLES = 60_001  # 8 min at 125 Hz, both ends included
 PATIENT = re.compile(r"matched wdb ID:\s*(s\d+)")

@@ -13,8 +13,8 @@ from typing import Annotated
 
 import typer
 
-from ppgstream import recording
 from ppgstream.errors import DataError, PpgStreamError, SourceError
+from ppgstream.files import recording
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -18,7 +18,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from ppgstream import metrics, synthetic
+from ppgstream.lab import scores, synthetic
 
 Float64 = NDArray[np.float64]
 FS = 125.0
@@ -46,7 +46,7 @@ class Kind(NamedTuple):
 def snr(result: Result, truth: Float64, kept: NDArray[np.bool_]) -> float:
     """SNR_B over the samples that count, dB."""
     y = np.where(kept, result.y, truth)
-    clean, error = metrics.bandpass(truth, FS), metrics.bandpass(y - truth, FS)
+    clean, error = scores.bandpass(truth, FS), scores.bandpass(y - truth, FS)
     return float(10 * np.log10((clean[kept] ** 2).sum() / (error[kept] ** 2).sum()))
 
 
@@ -55,7 +55,7 @@ def confidence_there(result: Result, _: Float64, kept: NDArray[np.bool_]) -> flo
 
 
 def comb(result: Result, _: Float64, kept: NDArray[np.bool_]) -> float:
-    return max(metrics.seam_index(result.y, hop=10, offset=k) for k in range(10))
+    return max(scores.seam_index(result.y, hop=10, offset=k) for k in range(10))
 
 
 def _all(x: Float64) -> NDArray[np.bool_]:

@@ -19,10 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.errors import DataError
-from ppgstream.publisher import Publisher
-from ppgstream.recording import MAX_LINE
-from ppgstream.table import SHOWN, is_number, is_text, number
-from ppgstream.wire import EMPTY, Chunk, Kind
+from ppgstream.files.recording import MAX_LINE
+from ppgstream.files.table import SHOWN, is_number, is_text, number
+from ppgstream.live.publisher import Publisher
+from ppgstream.wire.message import EMPTY, Chunk, Kind
 
 Float64 = NDArray[np.float64]
 

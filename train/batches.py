@@ -8,12 +8,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream import noise
+from ppgstream.core.quality import held_rows
+from ppgstream.core.scaling import Scale, normalise, standard_scale_of
 from ppgstream.errors import DataError
-from ppgstream.models import Architecture
-from ppgstream.noise import Floats
-from ppgstream.scaling import Scale, normalise, standard_scale_of
-from ppgstream.trust import held_rows
+from ppgstream.lab import noise
+from ppgstream.lab.noise import Floats
+from ppgstream.model.architecture import Architecture
 
 from . import data, mix
 from .recipe import Recipe

@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from ppgstream.checkpoint import Checkpoint
-from ppgstream.models import Architecture
+from ppgstream.model.architecture import Architecture
+from ppgstream.model.checkpoint import Checkpoint
 
 from . import data
 from .recipe import Recipe

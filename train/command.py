@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from ppgstream import checkpoint as checkpoints
-from ppgstream import lmmse
-from ppgstream.checkpoint import replace_files
 from ppgstream.errors import DataError, OutputError, UsageError
-from ppgstream.models import Architecture
+from ppgstream.model import lmmse
+from ppgstream.model.architecture import Architecture
+from ppgstream.model.folder import replace_files, write
+from ppgstream.model.restore import restore
 
 from . import batches, card, data, fit, own, pictures
 from .recipe import Recipe, make
@@ -44,7 +44,7 @@ def train(
         _refuse_for_lmmse(options, {"recipe": recipe, "from": start, "resume": resume, "minutes": minutes})
         _lmmse(_wanted(sources, {}), out or Path("runs/lmmse"), overwrite=overwrite)
         return
-    found_start = None if start is None else checkpoints.restore(start)
+    found_start = None if start is None else restore(start)
     if family is None and recipe is None and found_start is not None and not resume:
         family = found_start.arch.family
     stored = None
@@ -100,13 +100,13 @@ def _lmmse(wanted: Mapping[str, Any], folder: Path, *, overwrite: bool) -> None:
     most = min(len(windows) for windows in own)
     windows = np.concatenate([w[np.linspace(0, len(w) - 1, most).astype(int)] for w in own])
     try:
-        checkpoints.write(
+        write(
             folder,
             lmmse.prior_of(windows),
             Architecture("lmmse"),
             provenance=card.provenance_of(sets, data.trained_on(sets, None)) | {"windows": len(windows)},
         )
-        replace_files({folder / "README.md": card.text(checkpoints.restore(folder)).encode()})
+        replace_files({folder / "README.md": card.text(restore(folder)).encode()})
     except OSError as error:
         raise OutputError(f"{folder}: cannot write: {error}") from error
     print(f"lmmse: the prior of {len(windows)} clean windows is in {folder}", file=sys.stderr)

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream import clean as clean_rule
-from ppgstream import synthetic
 from ppgstream.errors import DataError, SourceError
+from ppgstream.files import clean as clean_rule
+from ppgstream.lab import synthetic
 
 Float64 = NDArray[np.float64]
 FS = clean_rule.FS
@@ -33,7 +33,7 @@ ATTRIBUTION = {
     "course": "PPG_1000samples of the 2019 KOSOMBE summer school (joonnyong/Deep-Learning-based-Biosignal-Processing); no licence stated",
     "bidmc": "BIDMC PPG and Respiration Dataset 1.0.0, PhysioNet, Open Data Commons Attribution: Pimentel et al. 2016, "
     "10.1109/TBME.2016.2613124; Goldberger et al. 2000, 10.1161/01.CIR.101.23.e215",
-    "synthetic": "ppgstream's own generator (ppgstream/synthetic.py)",
+    "synthetic": "ppgstream's own generator (ppgstream/lab/synthetic.py)",
     "own": "recordings of one's own, not distributed",
 }
 

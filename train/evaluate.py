@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream import metrics, noise
-from ppgstream.checkpoint import replace_files
 from ppgstream.errors import DataError, OutputError, SourceError, UsageError
+from ppgstream.lab import noise, scores
+from ppgstream.model.folder import replace_files
 
 from . import data, methods, own, streamed
 from .methods import Method
@@ -46,7 +46,7 @@ def window_row(method: Method, windows: Float64, *, seeds: range = NOISE_SEEDS) 
         noisy = [noise.n1(windows, np.random.default_rng(seed), **options).noisy for seed in seeds]
         answers = np.concatenate([method.windows(x) for x in noisy])
         truth = np.tile(windows, (len(seeds), 1))
-        row[f"g_{part.lower()}_db"] = round(metrics.gain_db(np.concatenate(noisy), answers, truth), 2)
+        row[f"g_{part.lower()}_db"] = round(scores.gain_db(np.concatenate(noisy), answers, truth), 2)
         if part == "N1":
             y, clean = noise.minmax(answers), noise.minmax(truth)
             row["mse"] = round(float(np.mean((y - clean) ** 2)), 5)
@@ -63,7 +63,7 @@ def g_n1(windows_of: methods.Windows, windows: Float64, *, seeds: range = NOISE_
     """G under N1, dB, pooled over `seeds` noise draws of clean `windows` (n, window). `windows_of` maps noisy windows to answers."""
     noisy = [noise.n1(windows, np.random.default_rng(seed)).noisy for seed in seeds]
     answers = [windows_of(x) for x in noisy]
-    return metrics.gain_db(np.concatenate(noisy), np.concatenate(answers), np.tile(windows, (len(seeds), 1)))
+    return scores.gain_db(np.concatenate(noisy), np.concatenate(answers), np.tile(windows, (len(seeds), 1)))
 
 
 def tested_sets(folder: Path) -> dict[str, data.Clean]:

@@ -28,11 +28,14 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream import checkpoint as checkpoints
-from ppgstream import metrics
-from ppgstream.checkpoint import Checkpoint, replace_files
 from ppgstream.errors import CheckpointError, ConfigError, OutputError, UsageError
-from ppgstream.models import DENSE, Architecture, build
+from ppgstream.lab import scores
+from ppgstream.model.architecture import DENSE, Architecture
+from ppgstream.model.checkpoint import MANIFEST, WEIGHTS, Checkpoint
+from ppgstream.model.folder import replace_files, save
+from ppgstream.model.networks import build
+from ppgstream.model.restore import restore
+from ppgstream.model.tensorflow_runtime import import_keras, import_tensorflow, load_into
 
 from . import batches, card, data, pictures
 from .losses import loss_of
@@ -42,7 +45,7 @@ from .recipe import Recipe, differences
 Float32 = NDArray[np.float32]
 Float64 = NDArray[np.float64]
 STATE = "state.npz"
-RUN = (STATE, checkpoints.MANIFEST, checkpoints.WEIGHTS)  # files that make a folder one of a run
+RUN = (STATE, MANIFEST, WEIGHTS)  # files that make a folder one of a run
 LEFT = (*RUN, "README.md", "log.csv", "loss.png", "examples.png", "tensorboard")
 BEFORE = "before"  # where an overwritten run waits until the new one has a state
 # Steps: the average's decay at step n is at most 1 - 1 / (n / 10 + 1), so that random weights are forgotten.
@@ -86,12 +89,12 @@ def fit(
     source = batches.Source(sets, recipe)
     validation = batches.validation_of(sets, recipe)
 
-    keras = checkpoints.import_keras()
+    keras = import_keras()
     _use_threads(threads)
     keras.utils.set_random_seed(recipe.seed)
     model = build(arch, dropout=recipe.dropout)
     if start is not None and stored is None:
-        checkpoints.load_into(model, start)
+        load_into(model, start)
     optimizer = _optimizer(recipe, recipe.epochs * source.steps)
     model.compile(optimizer=optimizer, loss=loss_of(recipe.loss, recipe.newest), **_how(arch, recipe.epochs * source.steps))
     optimizer.build(model.trainable_variables)
@@ -244,7 +247,7 @@ class Run:
         provenance = card.provenance_of(
             self.sets, self.trained_on, recipe=recipe, epochs_done=epoch, minutes=self.minutes, start=self.start
         )
-        checkpoints.save(
+        save(
             self.out,
             self.model,
             self.arch,
@@ -253,7 +256,7 @@ class Run:
             provenance=provenance,
             figures=figures,
         )
-        replace_files({self.out / "README.md": card.text(checkpoints.restore(self.out)).encode()})
+        replace_files({self.out / "README.md": card.text(restore(self.out)).encode()})
 
 
 def state_of(out: Path) -> dict[str, Any] | None:
@@ -335,7 +338,7 @@ def _use_threads(threads: int) -> None:
     import keras
 
     if keras.backend.backend() == "tensorflow":
-        tf = checkpoints.import_tensorflow()
+        tf = import_tensorflow()
         try:
             tf.config.threading.set_intra_op_parallelism_threads(threads)
             tf.config.threading.set_inter_op_parallelism_threads(1)
@@ -534,7 +537,7 @@ def _scores(model: Any, arch: Architecture, recipe: Recipe, validation: list[bat
         answer = _predict(model, v.drawn.inputs)
         losses.append(ops.convert_to_numpy(loss(ops.convert_to_tensor(v.drawn.packed), ops.convert_to_tensor(answer))))
         denoised = answer[:, : arch.window].astype(np.float64) if recipe.parts else answers(model, arch, v.noisy)
-        found[f"val_g_{v.name}_db"] = metrics.gain_db(v.noisy, denoised, v.clean)
+        found[f"val_g_{v.name}_db"] = scores.gain_db(v.noisy, denoised, v.clean)
     return ({"val_loss": float(np.concatenate(losses).mean())} if losses else {}) | found
 
 

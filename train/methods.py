@@ -10,15 +10,18 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream import checkpoint as checkpoints
-from ppgstream import lmmse, noise, offline
-from ppgstream.denoiser import Batch, Denoiser, Scaling
-from ppgstream.engine import Engine, EngineRules
+from ppgstream.core.denoiser import Batch, Denoiser, Scaling
+from ppgstream.core.engine import Engine, EngineRules
+from ppgstream.core.quality import held_rows
+from ppgstream.core.scaling import normalise, standard_scale_of
+from ppgstream.core.segments import Geometry
+from ppgstream.core.stream import StreamRules
 from ppgstream.errors import UsageError
-from ppgstream.scaling import normalise, standard_scale_of
-from ppgstream.stream import StreamRules
-from ppgstream.trust import held_rows
-from ppgstream.windowing import Geometry
+from ppgstream.files import offline
+from ppgstream.lab import noise
+from ppgstream.model import lmmse, runtime
+from ppgstream.model.checkpoint import shipped
+from ppgstream.model.restore import restore
 
 from . import data
 from .card import mflop
@@ -68,8 +71,8 @@ def windows_through(denoiser: Denoiser, scaling: Scaling = "min-max") -> Windows
 
 def of_checkpoint(name: str, path: Path) -> Method:
     """A checkpoint through a fresh engine for each record, as the daemon would publish it. Raises CheckpointError."""
-    found = checkpoints.restore(path)
-    denoiser, arch = checkpoints.denoiser(found), found.arch
+    found = restore(path)
+    denoiser, arch = runtime.denoiser(found), found.arch
 
     def record(x: Float64, lookahead: int | None) -> Streamed:
         ahead = found.lookahead if lookahead is None else lookahead
@@ -175,7 +178,7 @@ def chosen(asked: list[str], folder: Path) -> list[Method]:
     """The checkpoints to compare, each PATH or NAME=PATH; without any, those that come along and the course's under `folder`, where they are."""
     if not asked:
         asked = [f"{name}={folder / 'course' / at}" for name, at in COURSE.items() if (folder / "course" / at).is_dir()]
-        asked += sorted(checkpoints.shipped(), key=lambda name: (name != "lmmse", name == "default", name))
+        asked += sorted(shipped(), key=lambda name: (name != "lmmse", name == "default", name))
     methods: list[Method] = []
     for text in asked:
         name, _, path = text.rpartition("=") if "=" in text and not Path(text).exists() else (text, "", text)

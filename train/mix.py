@@ -11,7 +11,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from ppgstream import noise
+from ppgstream.lab import noise
 
 Float32 = NDArray[np.float32]
 

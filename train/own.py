@@ -1,4 +1,4 @@
-"""Recordings of one's own: a folder of them, their clean stretches (`ppgstream.clean`), and which recording is for what.
+"""Recordings of one's own: a folder of them, their clean stretches (`ppgstream.files.clean`), and which recording is for what.
 
 Training adds noise to what it takes for clean and asks for it back, so a noisy stretch taken for clean would teach the network to keep its noise.
 """
@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ppgstream import recording
-from ppgstream.clean import Report, choose, place
 from ppgstream.errors import DataError, SourceError, UsageError
+from ppgstream.files import recording
+from ppgstream.files.clean import Report, choose, place
 
 from .data import FS, SIDES, Clean, Set
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream import noise
-from ppgstream.checkpoint import replace_files
-from ppgstream.models import Architecture
+from ppgstream.lab import noise
+from ppgstream.model.architecture import Architecture
+from ppgstream.model.folder import replace_files
 
 from . import data, streamed
 from .methods import Method

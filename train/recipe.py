@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta
 
 from ppgstream.errors import ConfigError, UsageError
-from ppgstream.models import DEFAULT_SIZES, Architecture, check
+from ppgstream.model.architecture import DEFAULT_SIZES, Architecture, check
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Size = Annotated[int, Meta(ge=1, le=4096)]

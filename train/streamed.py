@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream import metrics, noise
+from ppgstream.lab import noise, scores
 
 from . import data
 from .methods import Method, bridged
@@ -68,7 +68,7 @@ EXERCISE_BPM, EXERCISE_DB = (90.0, 190.0), (0.0, 20.0)
 
 def _exercise(clean: Float64, rng: Rng) -> Drawn:
     """The record played faster, so that its heart rate lies in `EXERCISE_BPM`, under a rhythm `EXERCISE_DB` over the pulse."""
-    rates = metrics.heart_rates(clean, data.FS)
+    rates = scores.heart_rates(clean, data.FS)
     rate = float(np.median(rates)) if len(rates) else EXERCISE_BPM[0]
     speed = max(rng.uniform(*EXERCISE_BPM) / rate, 1.0)
     fast = np.interp(np.arange(0, len(clean) - 1, speed), np.arange(len(clean)), clean)
@@ -147,21 +147,21 @@ class Draw:
         self.noisy, self.truth = make(record.clean, np.random.default_rng([seed, *record.person.encode()]))
         self.fs = data.FS
         if self.truth is not None:
-            self.hr = metrics.heart_rates(self.truth, self.fs)
+            self.hr = scores.heart_rates(self.truth, self.fs)
             there = bridged(self.noisy)
-            self.hr_in = np.abs(metrics.heart_rates(there, self.fs) - self.hr)
-            self.snr_in = metrics.snr_b_db(there, self.truth, self.fs)
+            self.hr_in = np.abs(scores.heart_rates(there, self.fs) - self.hr)
+            self.snr_in = scores.snr_b_db(there, self.truth, self.fs)
 
     def measure(self, method: Method, lookahead: int | None = None) -> Measured:
         assert method.record is not None
         out, confidence = method.record(self.noisy, lookahead)
         m, second = len(out), int(self.fs)
         truth = np.zeros(m) if self.truth is None else self.truth
-        good = metrics.snr_by_second_db(out, truth, self.fs) >= metrics.GOOD_DB
+        good = scores.snr_by_second_db(out, truth, self.fs) >= scores.GOOD_DB
         by_second = None if confidence is None else confidence[: m // second * second].reshape(-1, second).mean(axis=1)
         if self.truth is None:
             return Measured(self.person, by_second, good)
-        span, step = int(metrics.HR_WINDOW_S * self.fs), int(metrics.HR_STEP_S * self.fs)
+        span, step = int(scores.HR_WINDOW_S * self.fs), int(scores.HR_STEP_S * self.fs)
         over_8_s = None if confidence is None else np.zeros(0)
         if confidence is not None and m >= span:
             over_8_s = np.lib.stride_tricks.sliding_window_view(confidence, span)[::step].mean(axis=1)
@@ -170,14 +170,14 @@ class Draw:
             by_second,
             good,
             self.snr_in,
-            metrics.snr_b_db(out, truth, self.fs),
-            float(metrics.bandpass(out, self.fs).std() / metrics.bandpass(truth, self.fs).std()),
+            scores.snr_b_db(out, truth, self.fs),
+            float(scores.bandpass(out, self.fs).std() / scores.bandpass(truth, self.fs).std()),
             self.hr_in,
-            np.abs(metrics.heart_rates(out, self.fs) - self.hr),
+            np.abs(scores.heart_rates(out, self.fs) - self.hr),
             over_8_s,
-            metrics.peak_shift_ms(out, truth, self.fs),
-            max(metrics.seam_index(out, hop=method.hop, offset=k) for k in range(method.hop)),
-            max(metrics.seam_index(out, hop=method.patch, offset=k) for k in range(method.patch)),
+            scores.peak_shift_ms(out, truth, self.fs),
+            max(scores.seam_index(out, hop=method.hop, offset=k) for k in range(method.hop)),
+            max(scores.seam_index(out, hop=method.patch, offset=k) for k in range(method.patch)),
         )
 
 
@@ -266,8 +266,8 @@ def _trust(measured: list[Measured]) -> dict[str, float]:
     good = np.concatenate([m.good for m in measured])
     sure = confidence >= SURE
     found = {
-        "auroc": metrics.auroc(confidence, good),
-        "ece": metrics.calibration_error(confidence, good),
+        "auroc": scores.auroc(confidence, good),
+        "ece": scores.calibration_error(confidence, good),
         "good": float(good.mean()),
         "good_kept": float(sure[good].mean()) if good.any() else float("nan"),
         "bad_kept": float(sure[~good].mean()) if not good.all() else float("nan"),
@@ -286,7 +286,7 @@ def _at_snr(make: Kind, snr_db: float) -> Kind:
 
     def scaled(clean: Float64, rng: Rng) -> Drawn:
         added = make(clean, rng).noisy - clean
-        have = metrics.snr_b_db(clean + added, clean, data.FS)
+        have = scores.snr_b_db(clean + added, clean, data.FS)
         return Drawn(clean + added * 10 ** ((have - snr_db) / 20), clean)
 
     return scaled

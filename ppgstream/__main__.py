@@ -1,0 +1,5 @@
+"""`python -m ppgstream`."""
+
+from ppgstream.cli.app import main
+
+main()

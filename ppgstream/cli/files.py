@@ -1,0 +1,204 @@
+"""Commands on files and pipes: denoise."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ppgstream.cli.shared import (
+    CheckpointOption,
+    ColumnOption,
+    ConfigOption,
+    FieldOption,
+    TransposeOption,
+    app,
+    loaded,
+    restored,
+    say,
+    stream_name,
+)
+from ppgstream.errors import EX_SIGINT, DataError, OutputError, UsageError
+
+if TYPE_CHECKING:
+    from ppgstream.core.engine import Engine
+
+
+@app.command()
+def denoise(
+    source: Annotated[
+        str, typer.Argument(metavar="IN", help="A recording (one value a line, csv, npy), or - for lines from a pipe.")
+    ],
+    output: Annotated[str, typer.Option("-o", "--output", metavar="OUT", help="txt, csv, npy or npz; - is stdout.")] = "-",
+    fs: Annotated[
+        float | None,
+        typer.Option(
+            help="Sampling rate, Hz, 20 to 1000, if the file does not tell it; another than the checkpoint's is resampled and back."
+        ),
+    ] = None,
+    column: ColumnOption = None,
+    field: FieldOption = None,
+    transpose: TransposeOption = False,
+    checkpoint: CheckpointOption = None,
+    hop: Annotated[
+        int | None, typer.Option(min=1, help="Samples from one window to the next. [default: the checkpoint's]")
+    ] = None,
+    lookahead: Annotated[
+        int | None, typer.Option(min=0, help="Samples that must follow one before it is final. [default: all that help]")
+    ] = None,
+    polarity: Annotated[
+        str | None, typer.Option(help="up, down (an inverted sensor), or auto: found out from the pulse. [default: auto]")
+    ] = None,
+    scale: Annotated[
+        str,
+        typer.Option(
+            help="input: the recording's units; model: the network's own answer, 0..1, as the course's scripts save it."
+        ),
+    ] = "input",
+    sentinel: Annotated[
+        list[float] | None, typer.Option(help='A value that means "no value"; may be given again. 0, -1, -999, -9999 are found.')
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit 65 at the first bad line.")] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="PICTURE", help="Also draw before and after: png, svg or pdf.")] = None,
+    plot_from: Annotated[float | None, typer.Option(min=0, help="Start of the drawing, seconds. [default: 0]")] = None,
+    plot_seconds: Annotated[
+        float | None, typer.Option(min=0.5, max=600, help="Length of the drawing, seconds. [default: 8]")
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Denoise a recording, by the same path as live. `sensor | ppgstream denoise - | plot` works line by line."""
+    import msgspec
+    import numpy as np
+
+    from ppgstream.assemble import rules_of
+    from ppgstream.core.engine import Engine
+    from ppgstream.files import offline, recording
+    from ppgstream.model import runtime
+    from ppgstream.show import plots
+
+    if scale not in ("input", "model"):
+        raise UsageError(f"--scale {scale!r}: must be input or model")
+    if polarity not in (None, "auto", "up", "down"):
+        raise UsageError(f"--polarity {polarity!r}: must be auto, up or down")
+    settings = loaded(config, model__checkpoint=checkpoint, streams__polarity=polarity)
+    windows = msgspec.structs.replace(
+        settings.windows,
+        hop=hop or settings.windows.hop,
+        lookahead=settings.windows.lookahead if lookahead is None else lookahead,
+    )
+    in_ = msgspec.structs.replace(settings.in_, sentinels=sentinel or settings.in_.sentinels)
+    settings = msgspec.structs.replace(settings, windows=windows, in_=in_)
+    suffix = Path(output).suffix.lower()
+    if output != "-" and suffix not in offline.SUFFIXES:
+        raise UsageError(f"-o {output}: {suffix} is not written: txt, csv, npy or npz")
+    if plot is None and (plot_from is not None or plot_seconds is not None):
+        raise UsageError("--plot-from and --plot-seconds: nothing is drawn without --plot")
+    if plot is not None and plot.suffix.lower() not in plots.SUFFIXES:
+        raise UsageError(f"--plot {plot}: must end in {', '.join(plots.SUFFIXES)}")
+    if fs is not None and not 20 <= fs <= 1000:
+        raise UsageError(f"--fs {fs:g}: must be 20 to 1000 Hz")
+    for target in filter(None, (None if output == "-" else Path(output), plot)):
+        recording.check_writable(target)
+
+    def engine() -> tuple[Engine, float]:
+        found = restored(settings.model.checkpoint)
+        rules = rules_of(settings, found, output=scale)
+        return Engine(runtime.denoiser(found, threads=settings.model.threads), rules), found.fs
+
+    if source == "-":
+        if plot is not None or suffix in (".csv", ".npy", ".npz") or transpose:
+            raise UsageError("denoise -: lines in, lines out: give a file as IN for csv, npy, npz, --plot or --transpose")
+        if column is not None and field is not None:
+            raise UsageError("--column and --field: give one of them")
+        machine, target_fs = engine()
+        if fs is not None and fs != target_fs:
+            raise UsageError(
+                f"denoise -: a live pipe must come at {target_fs:g} Hz, not {fs:g}; a file of another rate is resampled"
+            )
+        _denoise_pipe(machine, output, strict=strict, dtype=settings.out.dtype, column=column, key=field)
+        return
+    found = recording.read(Path(source), column=column, key=field, transpose=transpose)
+    if strict and Path(source).suffix in (".npy", ".npz"):
+        raise UsageError(f"--strict: {source} has no lines")
+    told = "; ".join(filter(None, (found.first_bad, found.first_text)))
+    if told and strict:
+        raise DataError(told)
+    if found.samples.ndim == 2 and suffix not in (".npy", ".npz"):
+        raise UsageError(f"{source}: {len(found.samples)} recordings: write them to .npy or .npz with -o")
+    machine, target_fs = engine()
+    rate = found.rate(source, fs, target_fs)
+    window = machine.rules.stream.geometry.window
+    if found.samples.ndim == 2 and found.samples.shape[1] * target_fs / rate < window:
+        n, m = found.samples.shape
+        raise UsageError(
+            f"{source}: {n} recordings of {m} samples, each shorter than a window: --transpose if columns are recordings, or --column for one"
+        )
+    say(found.understood(source, rate))
+    if told:
+        say(told)
+    result = offline.denoise(found.samples, machine, fs=rate, dtype="f4" if suffix == ".npy" else settings.out.dtype)
+    if found.rows is not None:
+        result = offline.Denoised(result.denoised[found.rows], result.confidence[found.rows], result.flags[found.rows])
+    for event in machine.events:
+        say(event.text.removeprefix("row0: ") if found.samples.ndim == 1 else event.text)
+    content = offline.content_of(result, suffix, fs=rate, stream=stream_name(Path(source).stem))
+    if output == "-":
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
+    else:
+        recording.write_whole(Path(output), content)
+    if plot is not None:
+        samples = found.samples if found.rows is None else found.samples[found.rows]
+        start = plot_from or 0.0
+        part = slice(int(start * rate), int((start + (plot_seconds or 8.0)) * rate))
+        raw, clean, confidence, flags = (np.atleast_2d(a)[0, part] for a in (samples, *result))
+        if len(raw) < 2:
+            raise UsageError(f"--plot-from {start:g}: the recording is {samples.shape[-1] / rate:g} s long")
+        title = found.understood(source, rate).split(",")[0]
+        recording.write_whole(
+            plot,
+            plots.before_after(raw, clean, confidence, flags, fs=rate, start_s=start, title=title, suffix=plot.suffix.lower()),
+        )
+    if not machine.ledger.denoised:
+        short = found.samples.shape[-1] * target_fs / rate < window
+        why = f"shorter than {window / target_fs:g} s" if short else f"no stretch of {window / target_fs:g} s with a signal"
+        raise DataError(f"{source}: 0 of {result.denoised.size} samples denoised: {why}; they are written as they came")
+
+
+def _denoise_pipe(engine: Engine, output: str, *, strict: bool, dtype: str, column: str | None, key: str | None) -> None:
+    from ppgstream.files import offline, recording
+
+    try:
+        out = sys.stdout if output == "-" else Path(output).open("w")  # noqa: SIM115 (stdout must stay open)
+    except OSError as error:
+        raise OutputError(f"{output}: cannot write: {error.strerror}") from error
+    lines = offline.LineFilter(engine, strict=strict, dtype=dtype, column=column, key=key)
+    interrupted = False
+
+    def blocks() -> Any:
+        nonlocal interrupted
+        try:
+            yield from recording.lines_of(sys.stdin.fileno())
+        except KeyboardInterrupt:
+            interrupted = True  # what is in flight still comes out
+
+    for texts in lines.run(blocks()):
+        if texts:
+            out.write("\n".join(texts) + "\n")
+            out.flush()
+    if out is not sys.stdout:
+        out.close()
+    if lines.bad:
+        say(f"{lines.bad} of {lines.index} lines were no number and kept their place as invalid samples")
+    if lines.text:
+        say(f"{lines.text} lines of text were dropped")
+    for event in engine.events:
+        say(event.text)
+    if interrupted:
+        raise typer.Exit(EX_SIGINT)
+    if not lines.valid:
+        raise DataError("stdin: no valid sample")
+    if not engine.ledger.denoised:
+        raise DataError(f"stdin: 0 of {lines.index} samples denoised; they are written as they came")

@@ -1,0 +1,325 @@
+"""Commands around the daemon: run, demo, replay, tap, monitor."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ppgstream.cli.shared import (
+    CheckpointOption,
+    ColumnOption,
+    ConfigOption,
+    FieldOption,
+    Stop,
+    app,
+    loaded,
+    restored,
+    say,
+    stream_name,
+)
+from ppgstream.errors import DataError, SourceError, UsageError
+
+WIRE_FS = 125.0  # Hz, of what `replay` sends: it does not know which checkpoint listens
+GONE_S = 10.0  # a daemon publishes a STATUS a second for each live stream
+
+
+@app.command()
+def run(
+    config: ConfigOption = None,
+    checkpoint: CheckpointOption = None,
+    in_: Annotated[str | None, typer.Option("--in", metavar="ENDPOINT", help="Where samples come from.")] = None,
+    out: Annotated[str | None, typer.Option(metavar="ENDPOINT", help="Where denoised samples go.")] = None,
+    status: Annotated[str | None, typer.Option(metavar="ENDPOINT", help="What the monitor asks.")] = None,
+) -> None:
+    """The daemon: noisy streams in, clean streams out, until SIGINT or SIGTERM. Settings: config.toml."""
+    from ppgstream.live.daemon import Daemon
+    from ppgstream.model import runtime
+
+    settings = loaded(config, in__endpoint=in_, out__endpoint=out, status__endpoint=status, model__checkpoint=checkpoint)
+    found = restored(settings.model.checkpoint)
+    daemon = Daemon(settings, found, say=say)
+    daemon.open()
+    stop = Stop()
+    daemon.stop = stop.event
+    denoiser = runtime.denoiser(found, threads=settings.model.threads)
+    e = daemon.endpoints
+    say(
+        f"ready: {found.arch.family} {found.id.hex()} at {found.fs:g} Hz; in {e['in']} ({settings.in_.format}), out {e['out']}, status {e['status']}"
+    )
+    engine = daemon.run(denoiser)
+    say(f"final: {engine.account()}")
+    raise typer.Exit(stop.exit_code())
+
+
+@app.command()
+def demo(
+    seconds: Annotated[float, typer.Option(min=4, max=86_400, help="How long the sensors run.")] = 20.0,
+    streams: Annotated[int, typer.Option(min=1, max=200, help="How many sensors.")] = 4,
+    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a live view, for pipes and CI.")] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw the first sensor's first 10 s.")] = None,
+    noise: Annotated[str, typer.Option(help="On the pulse: course, hand, forearm, contact, displacement or steps.")] = "course",
+    checkpoint: CheckpointOption = None,
+) -> None:
+    """The whole system at work: synthetic noisy PPG -> loopback sockets -> daemon -> view, and a summary against the truth."""
+    from rich.console import Console
+
+    from ppgstream.files import recording
+    from ppgstream.model import runtime
+    from ppgstream.show import demo as show
+
+    if noise not in show.NOISES:
+        raise UsageError(f"--noise {noise!r}: must be one of {', '.join(show.NOISES)}")
+    if plot is not None:
+        recording.check_writable(plot)
+    console = Console()
+    found = restored(checkpoint)
+    console.print(f"loading {found.arch.family} ({found.parameters:,} parameters) ...", highlight=False)
+    denoiser = runtime.denoiser(found)
+    stop = Stop()
+    plain = plain or not console.is_terminal
+    fine = show.run(
+        found, denoiser, seconds=seconds, streams=streams, plain=plain, console=console, stopped=stop, picture=plot, kind=noise
+    )
+    raise typer.Exit(stop.exit_code() or (0 if fine else 1))
+
+
+@app.command()
+def replay(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILE...", help="Recordings (one value a line, csv, npy), or - for lines from a pipe.")
+    ],
+    to: Annotated[str, typer.Option(metavar="ENDPOINT", help="The daemon's input.")] = "tcp://127.0.0.1:5600",
+    bind: Annotated[bool, typer.Option("--bind", help="Bind the endpoint, for a daemon that connects.")] = False,
+    speed: Annotated[str, typer.Option(help="Times real time, or max.")] = "1",
+    fs: Annotated[
+        float | None,
+        typer.Option(
+            help="The recordings' sampling rate, Hz, if they do not tell it; others than 125 are resampled to it. [default: 125]"
+        ),
+    ] = None,
+    column: ColumnOption = None,
+    field: FieldOption = None,
+    from_: Annotated[float, typer.Option("--from", help="Start here, seconds.")] = 0.0,
+    until: Annotated[float | None, typer.Option(help="End here, seconds.")] = None,
+    loop: Annotated[bool, typer.Option("--loop", help="Start over at the end, until stopped.")] = False,
+    stream: Annotated[str | None, typer.Option(help="The stream's name. Default: the file's.")] = None,
+    copies: Annotated[int, typer.Option(min=1, max=100_000, help="Send each file as so many streams.")] = 1,
+    chunk: Annotated[int, typer.Option(min=1, max=65_536, help="Samples a message.")] = 25,
+    wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the daemon.")] = 30.0,
+    seed: Annotated[int, typer.Option(help="Of the faults.")] = 1,
+    drop: Annotated[float, typer.Option(min=0, max=1, help="Share of chunks that get lost.")] = 0.0,
+    dup: Annotated[float, typer.Option(min=0, max=1, help="Share of chunks that are sent twice.")] = 0.0,
+    reorder: Annotated[float, typer.Option(min=0, max=1, help="Share of chunks that leave after the next one.")] = 0.0,
+    jitter_ms: Annotated[float, typer.Option(min=0, max=60_000, help="Chunks leave up to so much late.")] = 0.0,
+    outage: Annotated[
+        list[str] | None, typer.Option(metavar="AT:FOR", help="Nothing is sent from AT for FOR seconds; may be repeated.")
+    ] = None,
+) -> None:
+    """Stream recordings to a daemon as sensors would: paced, many at once, with seeded faults. `replay -` is a live pipe."""
+    from ppgstream.live.publisher import Publisher
+    from ppgstream.tools import replay as tool
+
+    speed_value = _speed(speed)
+    if fs is not None and not 20 <= fs <= 1000:
+        raise UsageError(f"--fs {fs:g}: must be 20 to 1000 Hz")
+    if not (0 <= from_ < math.inf and (until is None or 0 <= until < math.inf)):
+        raise UsageError(f"--from {from_:g}, --until {until}: must be seconds from 0 on")
+    outages = tuple(_outage(text) for text in outage or [])
+    stop = Stop()
+    if "-" in files:
+        altered = loop or copies != 1 or speed_value != 1.0 or column or field or from_ or until is not None
+        if files != ["-"] or altered or drop or dup or reorder or jitter_ms or outages:
+            raise UsageError(
+                "replay -: a live pipe comes alone, once, whole and at its own pace: only --to, --stream, --chunk and --wait go with it"
+            )
+        if fs not in (None, WIRE_FS):
+            raise UsageError(
+                f"replay -: a live stream must come at {WIRE_FS:g} Hz, not {fs:g}; a file of another rate is resampled"
+            )
+        publisher = Publisher(to, bind=bind, stopped=stop)
+        publisher.wait_for_subscriber(wait)
+        report = tool.pipe(
+            sys.stdin.fileno(), publisher, stream=stream_name(stream or "stdin"), fs=WIRE_FS, chunk=chunk, stopped=stop, say=say
+        )
+    else:
+        tracks, told = _tracks(files, column=column, key=field, fs=fs, part=(from_, until), stream=stream, copies=copies)
+        publisher = Publisher(to, bind=bind, stopped=stop)
+        publisher.wait_for_subscriber(wait)
+        for line in told:
+            say(line)
+        faults = tool.Faults(drop, dup, reorder, jitter_ms, outages, seed)
+        report = tool.Replay(
+            tracks,
+            publisher,
+            speed=speed_value,
+            chunk=chunk,
+            loop=loop,
+            faults=faults,
+            stopped=stop,
+            sleep=lambda s: _sleep(stop, s),
+        ).run()
+    publisher.close()
+    say(str(report))
+    if not report.valid and not report.stopped:
+        raise DataError("no valid sample was sent")
+    raise typer.Exit(stop.exit_code())
+
+
+def _sleep(stop: Stop, seconds: float) -> None:
+    stop.event.wait(seconds)
+
+
+def _speed(text: str) -> float | None:
+    if text == "max":
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < 1e6:
+        raise UsageError(f"--speed {text!r}: must be a number above 0, or max")
+    return value
+
+
+def _outage(text: str) -> tuple[float, float]:
+    at, _, length = text.partition(":")
+    try:
+        outage = float(at), float(length)
+    except ValueError:
+        outage = (-1.0, -1.0)
+    if not (0 <= outage[0] < math.inf and 0 <= outage[1] < math.inf):
+        raise UsageError(f"--outage {text!r}: must be AT:FOR, both in seconds")
+    return outage
+
+
+def _tracks(
+    files: list[str],
+    *,
+    column: str | None,
+    key: str | None,
+    fs: float | None,
+    part: tuple[float, float | None],
+    stream: str | None,
+    copies: int,
+) -> tuple[list[Any], list[str]]:
+    """What to send, and what was understood of the files."""
+    from ppgstream.core.resampling import resample
+    from ppgstream.files import recording
+    from ppgstream.tools.replay import Track
+
+    tracks: list[Any] = []
+    told: list[str] = []
+    for file in files:
+        path = Path(file)
+        found = recording.read(path, column=column, key=key)
+        rate = found.rate(file, fs, WIRE_FS)
+        told += filter(None, (found.understood(file, rate), found.first_bad, found.first_text))
+        rows = [found.samples] if found.samples.ndim == 1 else list(found.samples)
+        for number, row in enumerate(rows):
+            cut = row[int(part[0] * rate) : None if part[1] is None else int(part[1] * rate)]
+            if not len(cut):
+                end = "" if part[1] is None else f" until {part[1]:g} s"
+                raise DataError(f"{path}: nothing from {part[0]:g} s on{end}: it is {len(row) / rate:g} s long")
+            samples = cut if rate == WIRE_FS else resample(cut, rate, WIRE_FS)
+            base = stream_name(stream or path.stem) + (f"-{number}" if len(rows) > 1 else "")
+            tracks += [Track(base if copies == 1 else f"{base[:26]}-{copy}", samples) for copy in range(copies)]
+    names = [t.stream for t in tracks]
+    if len(set(names)) != len(names) or any(len(n) > 32 for n in names):
+        tracks = [t._replace(stream=f"{t.stream[:25]}.{i}") for i, t in enumerate(tracks)]
+    return tracks, told
+
+
+@app.command()
+def tap(
+    from_: Annotated[str, typer.Option("--from", metavar="ENDPOINT", help="The daemon's output.")] = "tcp://127.0.0.1:5601",
+    stream: Annotated[str | None, typer.Option(help="Only this stream.")] = None,
+    format: Annotated[
+        str, typer.Option(help="csv, ndjson, or values: the denoised values alone, as `denoise` writes them.")
+    ] = "csv",
+    until_end: Annotated[bool, typer.Option("--until-end", help="Stop once every stream seen has ended.")] = False,
+    wait: Annotated[
+        float, typer.Option(min=0, help="Exit 69 if nothing has come after so many seconds; 0: wait for ever.")
+    ] = 0.0,
+) -> None:
+    """Published samples as lines on stdout."""
+    import time
+
+    from ppgstream.files import lines as shape
+    from ppgstream.files import recording
+    from ppgstream.live import receiver as taps
+
+    shapes = {"csv": shape.csv_lines, "ndjson": shape.ndjson_lines, "values": shape.value_lines}
+    if format not in shapes:
+        raise UsageError(f"--format {format!r}: must be one of {', '.join(shapes)}")
+    stop = Stop()
+    receiver = taps.Receiver(from_, stream)
+    messages = 0
+    started = heard = time.monotonic()
+    if format == "csv":
+        print(recording.CSV_HEAD, flush=True)
+    while not stop():
+        lines = [line for chunk in receiver.poll(0.2) for line in shapes[format](chunk)]
+        if lines:
+            sys.stdout.write("\n".join(lines) + "\n")
+            sys.stdout.flush()
+        if until_end and receiver.all_ended:
+            break
+        if receiver.messages != messages:
+            messages, heard = receiver.messages, time.monotonic()
+        elif until_end and receiver.accounts and time.monotonic() - heard > GONE_S:
+            receiver.close()
+            raise SourceError(f"{from_}: silent for {GONE_S:g} s though streams have not ended: the daemon is gone")
+        if wait and not receiver.accounts and time.monotonic() - started > wait:
+            receiver.close()
+            raise SourceError(f"{from_}: nothing came in {wait:g} s")
+    receiver.close()
+    received = sum(a.received for a in receiver.accounts.values())
+    gap = sum(a.gap for a in receiver.accounts.values())
+    unended = sum(not a.ended for a in receiver.accounts.values())
+    say(
+        f"received {received} samples; lost here {receiver.lost}, gaps before the daemon {gap}, sessions without END {unended}, damaged {receiver.damaged}"
+    )
+    raise typer.Exit(stop.exit_code())
+
+
+@app.command()
+def monitor(
+    status: Annotated[str, typer.Option(metavar="ENDPOINT", help="The daemon's status socket.")] = "tcp://127.0.0.1:5602",
+    stream: Annotated[str | None, typer.Option(help="Whose wave to draw. Default: the first that is live.")] = None,
+    interval: Annotated[float, typer.Option(min=0.1, max=60, help="Seconds between looks.")] = 0.5,
+    once: Annotated[bool, typer.Option("--once", help="Look once and leave; exit 69 if no daemon answers.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="The snapshot as JSON (docs/status.md), a line a look.")] = False,
+) -> None:
+    """Watch a running daemon: throughput, lag, ledger, a row a stream, raw over clean."""
+    import msgspec
+    from rich.console import Console
+
+    from ppgstream.live.status import StatusClient
+    from ppgstream.show import monitor as view
+
+    stop = Stop()
+    if not once and not json:
+        view.watch(status, stream=stream, interval_s=interval, stopped=stop, console=Console())
+        raise typer.Exit(stop.exit_code())
+    client = StatusClient(status)
+    try:
+        looks = view.snapshots(client, stream, interval)
+        if once and not json:
+            next(looks)  # the first look says whose wave there is to ask for
+        for snapshot in looks:
+            if snapshot is None and once:
+                raise SourceError(f"{status}: no daemon answers there: is `ppgstream run` running?")
+            if json:
+                print(msgspec.json.encode(snapshot).decode(), flush=True)
+            elif snapshot is not None:
+                console = Console()
+                console.print(view.render(snapshot, endpoint=status, width=console.width))
+            if once or stop():
+                break
+    finally:
+        client.close()
+    raise typer.Exit(stop.exit_code())

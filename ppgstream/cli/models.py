@@ -1,0 +1,295 @@
+"""Commands around checkpoints: train, evaluate, checkpoint."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ppgstream.cli.shared import ColumnOption, FieldOption, app, restored
+from ppgstream.errors import UsageError
+
+checkpoint_app = typer.Typer(no_args_is_help=True, help="Look at checkpoints.")
+app.add_typer(checkpoint_app, name="checkpoint")
+
+
+@checkpoint_app.command("show")
+def checkpoint_show(
+    path: Annotated[str | None, typer.Argument(help="A checkpoint of either kind. Default: the bundled one.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Family, sizes, figures and sha256 of a checkpoint."""
+    import msgspec
+
+    found = restored(path)
+    facts = {
+        "path": str(found.path),
+        "kind": found.kind,
+        "family": found.arch.family,
+        "sizes": found.arch.sizes,
+        "window": found.arch.window,
+        "context": found.arch.context,
+        "hidden_activation": found.arch.hidden_activation,
+        "output_activation": found.arch.output_activation,
+        "outputs": list(found.arch.outputs),
+        "fs": found.fs,
+        "hop": found.hop,
+        "lookahead": found.lookahead,
+        "answers": found.arch.answers,
+        "tile": found.tile,
+        "parameters": found.parameters,
+        "sha256": found.sha256,
+        "id": found.id.hex(),
+        "figures": dict(found.figures),
+        "provenance": dict(found.provenance),
+        "tensors": {name: list(t.shape) for name, t in found.tensors.items()},
+    }
+    if json:
+        print(msgspec.json.encode(facts).decode())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in facts.items():
+        listed = "\n".join(f"{k}: {v}" for k, v in value.items()) or "-" if isinstance(value, dict) else str(value)
+        table.add_row(key, listed)
+    Console(highlight=False, markup=False).print(table)
+
+
+@checkpoint_app.command("probe")
+def checkpoint_probe(
+    path: Annotated[str | None, typer.Argument(help="A checkpoint of either kind. Default: the bundled one.")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Also a picture (png) of the inputs and answers.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """What a checkpoint answers to constants, a ramp, white noise and sines: how much pulse it invents."""
+    import msgspec
+
+    from ppgstream.files import recording
+    from ppgstream.show import probe
+
+    if plot is not None:
+        if plot.suffix.lower() != ".png":
+            raise UsageError(f"--plot {plot}: must end in .png")
+        recording.check_writable(plot)
+    found = restored(path)
+    answered = probe.probe(found)
+    if plot is not None:
+        recording.write_whole(plot, probe.picture(answered, probe.title_of(found)))
+    if json:
+        print(msgspec.json.encode([a.row() for a in answered]).decode())
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=probe.title_of(found), title_justify="left")
+    for heading in ("input", "mean", "SD", "pulse", "share in 0.6..3.5 Hz", "follows its input"):
+        table.add_column(heading, justify="left" if heading == "input" else "right")
+    for a in answered:
+        values = [f"{v:.3f}" for v in (a.mean, a.sd, a.pulse, a.share)]
+        table.add_row(a.name, *values, "-" if math.isnan(a.follows) else f"{a.follows:.2f}")
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    console.print(
+        "pulse: RMS of the answer in 0.6..3.5 Hz over that of a clean pulse: 1 is a whole pulse, 0 none. follows: correlation of answer and input."
+    )
+
+
+@app.command()
+def train(
+    family: Annotated[
+        str | None, typer.Argument(metavar="[FAMILY]", help="ae, ae3, dae, rae, brae, patch, transformer or lmmse.")
+    ] = None,
+    recipe: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A TOML file of the same keys as the options and more; options win.")
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder of the public recordings. [default: ../shared/data]", rich_help_panel="Data")
+    ] = None,
+    recordings: Annotated[Path | None, typer.Option(help="Folder of recordings of your own.", rich_help_panel="Data")] = None,
+    fs: Annotated[float | None, typer.Option(help="Of recordings that do not say, Hz.", rich_help_panel="Data")] = None,
+    column: Annotated[
+        str | None, typer.Option(help="Of tables: the PPG's column, by name or number.", rich_help_panel="Data")
+    ] = None,
+    field: Annotated[
+        str | None, typer.Option(metavar="KEY", help="Of lines like IR=512: the key before the value.", rich_help_panel="Data")
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="Finds the person in a file's name: a person is on one side of the split.",
+            rich_help_panel="Data",
+        ),
+    ] = None,
+    synthetic: Annotated[
+        bool, typer.Option("--synthetic", help="Train on synthetic people alone: needs no recordings.", rich_help_panel="Data")
+    ] = False,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. [default: runs/FAMILY]", rich_help_panel="Run")] = None,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", metavar="CHECKPOINT", help="Go on from these weights, the course's too.", rich_help_panel="Run"),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in the folder, with its own recipe.", rich_help_panel="Run")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Begin anew in a folder that holds a run.", rich_help_panel="Run")
+    ] = False,
+    epochs: Annotated[int | None, typer.Option(help="[default: 300; patch 66; transformer 64]", rich_help_panel="Run")] = None,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Batches an epoch; 0: one pass over the training windows. [default: 0; patch and transformer 500]",
+            rich_help_panel="Run",
+        ),
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Windows a batch. [default: 9000; patch 256; transformer 128]", rich_help_panel="Run")
+    ] = None,
+    minutes: Annotated[
+        float | None,
+        typer.Option(min=0, help="Of wall clock: end this call before an epoch that would not fit.", rich_help_panel="Run"),
+    ] = None,
+    early_stop: Annotated[
+        int | None,
+        typer.Option(help="Epochs without a lower validation loss after which to stop; 0: never.", rich_help_panel="Run"),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="[default: 1]", rich_help_panel="Run")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="Of computation.", rich_help_panel="Run")] = 2,
+    optimizer: Annotated[
+        str | None,
+        typer.Option(help="adam, adamw or sgd. [default: adam; patch and transformer adamw]", rich_help_panel="Recipe"),
+    ] = None,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="[default: 0.001; rae and brae 0.01; patch and transformer 0.002, falling]", rich_help_panel="Recipe"),
+    ] = None,
+    loss: Annotated[
+        str | None,
+        typer.Option(
+            help="l2, l1, shape, robust or balanced. [default: l2; patch shape; transformer robust]", rich_help_panel="Recipe"
+        ),
+    ] = None,
+    noise: Annotated[
+        str | None,
+        typer.Option(
+            help="none, white, slope, saturation, n1 (all three), or several joined by commas. [default: n1; ae and ae3 none]",
+            rich_help_panel="Recipe",
+        ),
+    ] = None,
+    hidden: Annotated[
+        str | None,
+        typer.Option(
+            help="Hidden nodes of ae, ae3, dae: 40, or 125,40,125 for three layers. [default: 40]", rich_help_panel="Recipe"
+        ),
+    ] = None,
+    hidden_activation: Annotated[
+        str | None, typer.Option(help="[default: sigmoid; rae and brae tanh]", rich_help_panel="Recipe")
+    ] = None,
+    output_activation: Annotated[
+        str | None, typer.Option(help="linear, sigmoid, ... [default: linear]", rich_help_panel="Recipe")
+    ] = None,
+    units: Annotated[
+        int | None, typer.Option(help="Of the LSTM of rae and brae. [default: 40]", rich_help_panel="Recipe")
+    ] = None,
+    dropout: Annotated[float | None, typer.Option(help="[default: 0; rae and brae 0.5]", rich_help_panel="Recipe")] = None,
+) -> None:
+    """Train a checkpoint, or go on from one. See docs/training.md, and docs/course.md for the exercises of the 2019 course."""
+    from ppgstream.train import command
+
+    try:
+        widths = None if hidden is None else [int(width) for width in hidden.split(",")]
+    except ValueError:
+        raise UsageError(f"--hidden {hidden!r}: must be whole numbers joined by commas, as in 125,40,125") from None
+    command.train(
+        family,
+        recipe=recipe,
+        options={
+            "epochs": epochs,
+            "steps": steps,
+            "batch": batch,
+            "early_stop": early_stop,
+            "seed": seed,
+            "optimizer": optimizer,
+            "learning_rate": learning_rate,
+            "loss": loss,
+            "noise": None if noise is None else noise.split(","),
+            "hidden": widths,
+            "hidden_activation": hidden_activation,
+            "output_activation": output_activation,
+            "units": units,
+            "dropout": dropout,
+        },
+        sources={
+            "data": None if data is None else str(data),
+            "recordings": None if recordings is None else str(recordings),
+            "fs": fs,
+            "column": column,
+            "field": field,
+            "group": group,
+            "synthetic_only": synthetic,
+        },
+        out=out,
+        start=start,
+        resume=resume,
+        overwrite=overwrite,
+        minutes=minutes,
+        threads=threads,
+    )
+
+
+@app.command()
+def evaluate(
+    checkpoints: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CHECKPOINT]...", help="PATH or NAME=PATH. Default: those that come along, and the course's two."
+        ),
+    ] = None,
+    data: Annotated[Path, typer.Option(help="Folder of the public recordings.")] = Path("../shared/data"),
+    recordings: Annotated[
+        Path | None,
+        typer.Option(
+            help="Instead: a folder of recordings of your own. Noise is added to their clean stretches, which are the truth."
+        ),
+    ] = None,
+    fs: Annotated[float | None, typer.Option(help="Of recordings of your own that do not say, Hz.")] = None,
+    column: ColumnOption = None,
+    field: FieldOption = None,
+    tables: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME,...",
+            help="Of streamed, windows, more, faults, nothing (noise without a pulse), rates, snr, lookahead, cost.",
+        ),
+    ] = "streamed,windows",
+    seeds: Annotated[int, typer.Option(min=1, max=8, help="Draws of noise; quoted figures are over all 8.")] = 2,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Also write evaluate.json and pictures there.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="JSON on stdout, the tables on stderr.")] = False,
+) -> None:
+    """How good checkpoints are on people they were not trained on, beside what needs no training. Docs: docs/bench.md."""
+    import msgspec
+    from rich.console import Console
+
+    from ppgstream.train import evaluate as bench
+
+    own = None
+    if recordings is not None:
+        own = {"recordings": str(recordings), "fs": fs, "column": column, "field": field}
+    elif fs is not None or column is not None or field is not None:
+        raise UsageError("--fs, --column and --field: are for --recordings, which is not given")
+    result = bench.evaluate(
+        checkpoints or [],
+        folder=data,
+        own_source=own,
+        tables=[name.strip() for name in tables.split(",")],
+        seeds=seeds,
+        out=out,
+        console=Console(stderr=json, highlight=False, markup=False),
+    )
+    if json:
+        print(msgspec.json.encode(result).decode())

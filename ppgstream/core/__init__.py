@@ -1,0 +1,1 @@
+"""From samples to denoised samples, without input, output, clock or model runtime."""

@@ -1,0 +1,214 @@
+"""Denoising without sockets: recordings whole, or lines from a pipe as they come. The same engine as the daemon's."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import sys
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppgstream.core.engine import Engine
+from ppgstream.core.measured import HELD, INVALID, OUTLIER, states_of
+from ppgstream.core.quality import HELD_CONFIDENCE
+from ppgstream.core.resampling import at_rate, resampled, stretches_of
+from ppgstream.errors import DataError, UsageError
+from ppgstream.files.recording import CSV_HEAD, text_of
+from ppgstream.files.table import ARROW, NO_VALUE, SHOWN, cells_of, is_number, is_text, key_pattern, number
+from ppgstream.wire.message import EMPTY, Chunk, Flag, Kind
+
+CHUNK = 10_000  # samples fed at once
+_OUTLIER = -8.7654321e36  # stands for an outlier on its way through the engine at another rate
+
+
+class Denoised(NamedTuple):
+    """What the daemon would publish: denoised f4 or f8, confidence f4, flags u2 (bits of `Flag`), all of the input's shape."""
+
+    denoised: NDArray[np.floating]
+    confidence: NDArray[np.float32]
+    flags: NDArray[np.uint16]
+
+
+def denoise(samples: NDArray[np.float64], engine: Engine, *, fs: float, dtype: str = "f4") -> Denoised:
+    """Denoise a recording (n,), or each row of (rows, n) by itself. Any `fs` from 20 to 1000 Hz: resampled to the engine's and back."""
+    target = engine.rules.stream.fs
+    if not 20 <= fs <= 1000:
+        raise UsageError(f"--fs {fs:g}: must be 20 to 1000 Hz")
+    rows = np.atleast_2d(samples)
+    parts = _denoise_rows(rows, engine) if fs == target else _stack([_denoise_resampled(row, engine, fs) for row in rows])
+    parts = parts._replace(denoised=parts.denoised.astype(dtype))
+    return parts if samples.ndim == 2 else Denoised(*(p[0] for p in parts))
+
+
+def _stack(rows: list[Denoised]) -> Denoised:
+    return Denoised(*(np.stack([row[k] for row in rows]) for k in range(3)))
+
+
+def _denoise_resampled(x: NDArray[np.float64], engine: Engine, fs: float) -> Denoised:
+    """A recording (n,) of another rate than the engine's. What is measured is decided at the recording's own rate, since an outlier
+    or a step would ring through the resampling."""
+    rules = engine.rules.stream
+    target, n = rules.fs, len(x)
+    state, steps = states_of(x, fs, round(rules.max_fill * fs / target), rules.sentinels)
+    y, there = at_rate(x, state, steps, fs, target)
+    back = np.minimum(np.round(np.arange(n) * target / fs).astype(int), len(there) - 1)
+    at, stretches = np.arange(n), stretches_of(state < INVALID, steps)
+    y[state[there] == OUTLIER] = _OUTLIER
+    rules = dataclasses.replace(rules, sentinels=(*rules.sentinels, _OUTLIER))
+    machine = dataclasses.replace(engine, rules=dataclasses.replace(engine.rules, stream=rules), streams={}, ready=deque())
+    parts = Denoised(*(p[0] for p in _denoise_rows(y[None, :], machine)))
+    engine.departed, engine.departed_ledger = machine.departed, machine.departed_ledger
+    out = np.full(n, np.nan)
+    for a, b in stretches:
+        new = np.arange(*np.searchsorted(there, [a, b]))
+        if len(new):
+            out[a:b] = resampled(parts.denoised[new].astype(np.float64), int(new[0]), at[a:b], target, fs)
+        else:
+            out[a:b] = x[a:b]
+    confidence, flags = (
+        parts.confidence[back],
+        parts.flags[back] & ~np.uint16(Flag.NONFINITE | Flag.OUTLIER | Flag.GAP | Flag.STEP),
+    )
+    low = np.uint16(Flag.LOW_CONFIDENCE)
+    confidence[state >= HELD] = np.minimum(confidence[state >= HELD], np.float32(HELD_CONFIDENCE))
+    flags[confidence < rules.threshold] |= low
+    flags[state == OUTLIER] |= np.uint16(Flag.OUTLIER)
+    flags[[s for s in steps if s < n]] |= np.uint16(Flag.STEP)
+    invalid = state == INVALID
+    last = np.maximum.accumulate(np.where(invalid, -1, at))
+    return Denoised(
+        np.where(invalid, np.where(last >= 0, out[np.maximum(last, 0)], 0.0), out),
+        np.where(invalid, np.float32(0), confidence),
+        np.where(invalid, np.uint16(Flag.NONFINITE) | low, flags),
+    )
+
+
+def _denoise_rows(rows: NDArray[np.float64], engine: Engine) -> Denoised:
+    out = Denoised(np.zeros(rows.shape), np.zeros(rows.shape, np.float32), np.zeros(rows.shape, np.uint16))
+    for number_, row in enumerate(rows):
+        for chunk in denoised_chunks(row, engine, stream=f"row{number_}"):
+            at = slice(chunk.index, chunk.stop)
+            out.denoised[number_, at] = chunk.samples
+            if chunk.confidence is not None and chunk.flags is not None:
+                out.confidence[number_, at] = chunk.confidence
+                out.flags[number_, at] = chunk.flags
+        engine.forget_ended()
+    return out
+
+
+def denoised_chunks(samples: NDArray[np.float64], engine: Engine, *, stream: str) -> Iterator[Chunk]:
+    """The DATA chunks of one recording, in order."""
+    chunks: list[Chunk] = []
+    for start in range(0, len(samples), CHUNK):
+        chunks += engine.feed(Chunk(stream, 0, start, samples[start : start + CHUNK], fs=engine.rules.stream.fs), 0.0)
+        while len(engine.ready) >= engine.rules.tile:
+            chunks += engine.step()
+    chunks += engine.feed(Chunk(stream, 0, len(samples), EMPTY, Kind.END, engine.rules.stream.fs), 0.0)
+    while engine.ready:
+        chunks += engine.step()
+    return (c for c in chunks if c.kind is Kind.DATA)
+
+
+class LineFilter:
+    """One sample's line in, one line out: `sensor | ppgstream denoise -`. The same rules as for files: `column` of each line's cells, or the value
+    behind `key`; a line of text is no sample."""
+
+    def __init__(
+        self, engine: Engine, *, strict: bool = False, dtype: str = "f4", column: str | None = None, key: str | None = None
+    ) -> None:
+        self.engine, self.strict, self.dtype = engine, strict, dtype
+        self.index = self.valid = self.bad = self.text = self.lines = 0
+        self._column, self._key = column, None if key is None else key_pattern(key)
+        self._at: int | None = int(column) if column is not None and column.isascii() and column.isdigit() else None
+        self._shown = ""
+
+    def run(self, blocks: Iterable[list[str]]) -> Iterator[list[str]]:
+        """Denoised lines for blocks of lines, as soon as they are final. Raises DataError under `strict` at a bad line, and after a second's
+        worth of lines without any number."""
+        for lines in blocks:
+            yield self._out(self._feed(lines))
+        end = Chunk("stdin", 0, self.index, EMPTY, Kind.END, self.engine.rules.stream.fs)
+        yield self._out(self.engine.feed(end, 0.0))
+
+    def _feed(self, lines: list[str]) -> list[Chunk]:
+        values = []
+        for line in lines:
+            self.lines += 1
+            self._shown = self._shown or line
+            cell = self._cell(line)
+            if cell is None:
+                self.text += 1
+                self._say(line, "is text", "dropped", self.text)
+            else:
+                value = number(cell)
+                values.append(value)
+                if not is_number(cell) and cell.lower() not in NO_VALUE - {""}:
+                    self.bad += 1
+                    self._say(line, "is no number", "kept as an invalid sample", self.bad)
+        samples = np.array(values, np.float64)
+        self.valid += int(np.isfinite(samples).sum())
+        if not self.valid and self.lines >= self.engine.rules.stream.fs and self._shown:
+            raise DataError(
+                f"stdin: no number in {self.lines} lines, of which one is {self._shown[:SHOWN]!r}: --column or --field?"
+            )
+        if not len(samples):
+            return []
+        chunks = self.engine.feed(Chunk("stdin", 0, self.index, samples, fs=self.engine.rules.stream.fs), 0.0)
+        self.index += len(samples)
+        return chunks
+
+    def _cell(self, line: str) -> str | None:
+        """The text of a line's sample; None if the line is text."""
+        if self._key is not None:
+            found = self._key.search(line)
+            return None if found is None else found[1]
+        line = line.split(ARROW, 1)[-1]
+        if self._column is None:
+            return None if not is_number(line) and is_text(line) else line
+        cells = cells_of(line, next((d for d in "\t;," if d in line), " "))
+        if self._at is None and self._column in cells:
+            self._at = cells.index(self._column)
+            return None
+        if self._at is None or not any(is_number(c) for c in cells):
+            return None
+        return cells[self._at] if self._at < len(cells) else ""
+
+    def _say(self, line: str, what: str, then: str, times: int) -> None:
+        told = f"line {self.lines} {what}: {line[:SHOWN]!r}"
+        if self.strict:
+            raise DataError(told)
+        if times <= 3:
+            print(f"ppgstream: {told}; {then}", file=sys.stderr)
+
+    def _out(self, chunks: list[Chunk]) -> list[str]:
+        while self.engine.ready:
+            chunks = chunks + self.engine.step()
+        return [text for c in chunks if c.kind is Kind.DATA for text in text_of(c.samples.astype(self.dtype))]
+
+
+SUFFIXES = ("", ".txt", ".csv", ".npy", ".npz")
+
+
+def content_of(result: Denoised, suffix: str, *, fs: float, stream: str = "") -> bytes:
+    """A file's content for `suffix`: .npy the wave; .npz wave, confidence, flags and `fs`; .csv the columns of `tap`, time from 0; else one
+    value a line."""
+    buffer = io.BytesIO()
+    if suffix == ".npy":
+        np.save(buffer, result.denoised, allow_pickle=False)
+    elif suffix == ".npz":
+        np.savez_compressed(buffer, **result._asdict(), fs=np.float64(fs))
+    elif suffix == ".csv":
+        lines = [
+            f"{stream},{0:016x},{i},{round(i * 1e9 / fs)},{value},{confidence},{flags}"
+            for i, (value, confidence, flags) in enumerate(
+                zip(text_of(result.denoised), result.confidence, result.flags, strict=True)
+            )
+        ]
+        buffer.write(("\n".join([CSV_HEAD, *lines]) + "\n").encode())
+    else:
+        buffer.write(("\n".join(text_of(result.denoised)) + "\n").encode())
+    return buffer.getvalue()

@@ -1,0 +1,1 @@
+"""Noise, synthetic pulses, and how good an answer is."""

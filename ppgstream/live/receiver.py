@@ -1,0 +1,90 @@
+"""The receiving end: published chunks off a socket, with an account of what this receiver itself has lost."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import zmq
+
+from ppgstream.errors import PpgStreamError, WireError
+from ppgstream.live.endpoints import attach
+from ppgstream.wire.message import Chunk, Kind, decode
+
+
+@dataclass(slots=True)
+class Account:
+    """What reached this receiver of one session: `lost` samples were published and did not arrive, `gap` ones never existed."""
+
+    next: int | None = None
+    received: int = 0
+    lost: int = 0
+    gap: int = 0
+    ended: bool = False
+
+    def take(self, chunk: Chunk) -> None:
+        if self.next is not None and chunk.index > self.next:
+            self.lost += chunk.index - self.next
+        if self.next is None or chunk.stop > self.next:
+            self.next = chunk.stop
+        self.received += len(chunk.samples)
+        self.gap += chunk.missing
+        self.ended = self.ended or chunk.kind is Kind.END
+
+
+@dataclass(slots=True)
+class Receiver:
+    """Subscribes to a daemon's output. `stream` None means all of them."""
+
+    endpoint: str
+    stream: str | None = None
+    high_water_mark: int = 100_000
+    accounts: dict[tuple[str, int], Account] = field(default_factory=dict)
+    damaged: int = 0
+    messages: int = 0
+    _context: zmq.Context[zmq.Socket[bytes]] = field(init=False)
+    _socket: zmq.Socket[bytes] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._context = zmq.Context()
+        self._socket = self._context.socket(zmq.SUB)
+        self._socket.setsockopt(zmq.RCVHWM, self.high_water_mark)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        # A subscription is a prefix: "a" would bring "ab" too, so ids are compared again on arrival.
+        self._socket.setsockopt(zmq.SUBSCRIBE, (self.stream or "").encode("ascii", "replace"))
+        try:
+            attach(self._socket, self.endpoint, bind=False)
+        except PpgStreamError:
+            self._context.destroy(linger=0)
+            raise
+
+    def poll(self, timeout_s: float) -> Iterator[Chunk]:
+        """The chunks that are there, or come within `timeout_s` seconds."""
+        if not self._socket.poll(int(timeout_s * 1000)):
+            return
+        while True:
+            try:
+                parts = self._socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            self.messages += 1
+            try:
+                chunk = decode(parts)
+            except WireError:
+                self.damaged += 1
+                continue
+            if self.stream is not None and chunk.stream != self.stream:
+                continue
+            self.accounts.setdefault((chunk.stream, chunk.session), Account()).take(chunk)
+            yield chunk
+
+    @property
+    def all_ended(self) -> bool:
+        return bool(self.accounts) and all(a.ended for a in self.accounts.values())
+
+    @property
+    def lost(self) -> int:
+        return sum(a.lost for a in self.accounts.values())
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)

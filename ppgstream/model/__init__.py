@@ -1,0 +1,1 @@
+"""Checkpoints and the networks that they hold."""

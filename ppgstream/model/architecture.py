@@ -1,0 +1,129 @@
+"""What rebuilds a network: its family, lengths and sizes. No Keras."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from ppgstream.core.denoiser import Answers, Scaling
+from ppgstream.errors import CheckpointError
+from ppgstream.model.lmmse import RANK
+
+Family = Literal["ae", "ae3", "dae", "rae", "brae", "patch", "transformer", "lmmse"]
+Sizes = dict[str, int | tuple[int, ...]]
+DENSE = ("ae", "ae3", "dae")
+COURSE = (*DENSE, "rae", "brae")
+
+
+DEFAULT_SIZES: dict[str, Sizes] = {
+    "ae": {"hidden": (40,)},
+    "ae3": {"hidden": (125, 40, 125)},
+    "dae": {"hidden": (40,)},
+    "rae": {"units": 40},
+    "brae": {"units": 40},
+    "patch": {"patch": 10, "width": 64, "depth": 4, "heads": 4},
+    "transformer": {"patch": 10, "width": 64, "depth": 4, "heads": 4},
+    "lmmse": {"rank": RANK},
+}
+
+
+HIDDEN_ACTIVATION = {
+    "ae": "sigmoid",
+    "ae3": "sigmoid",
+    "dae": "sigmoid",
+    "rae": "tanh",
+    "brae": "tanh",
+    "patch": "silu",
+    "transformer": "silu",
+    "lmmse": "linear",
+}
+
+
+OUTPUTS = {"transformer": ("wave", "log_var"), "lmmse": ("wave", "log_var")}  # of the other families: the wave alone
+ACTIVATIONS = ("linear", "sigmoid", "tanh", "relu", "elu", "selu", "silu", "softplus", "softsign")
+LARGEST_SIZE, MOST_LAYERS = 4096, 16
+
+
+@dataclass(frozen=True, slots=True)
+class Architecture:
+    """What rebuilds a network. Lengths `window` and `context` are in samples; what is left out is the family's own default.
+
+    sizes: of its parts, named as in `DEFAULT_SIZES`; `hidden` is a width for each hidden layer.
+    hidden_activation: of the hidden layers, or of an LSTM's cell. output_activation: of the last layer.
+    outputs: what the network answers for each sample.
+    """
+
+    family: str
+    window: int = 250
+    context: int = 0
+    sizes: Sizes = field(default_factory=dict)
+    hidden_activation: str = ""
+    output_activation: str = ""
+    outputs: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        own: dict[str, Any] = dict(self.sizes)
+        if isinstance(width := own.get("hidden"), int):
+            own["hidden"] = (width,)
+        object.__setattr__(self, "sizes", DEFAULT_SIZES.get(self.family, {}) | own)
+        object.__setattr__(self, "outputs", self.outputs or OUTPUTS.get(self.family, ("wave",)))
+        object.__setattr__(self, "output_activation", self.output_activation or "linear")
+        object.__setattr__(self, "hidden_activation", self.hidden_activation or HIDDEN_ACTIVATION.get(self.family, ""))
+
+    @property
+    def answers(self) -> Answers:
+        """The domain of the answer: the clean signal's own 0..1, or the scale of the noisy input."""
+        return "clean" if self.family in COURSE else "input"
+
+    @property
+    def scaling(self) -> Scaling:
+        """How a window is brought to the network: min-max, or mean 0 and SD 1 of its measured samples."""
+        return "standard" if self.family in ("transformer", "lmmse") else "min-max"
+
+    def size(self, name: str) -> int:
+        value = self.sizes[name]
+        assert isinstance(value, int)
+        return value
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def check(arch: Architecture) -> None:
+    """Raises CheckpointError for an unknown family or activation, or a size that is not the family's own or out of range."""
+    family = arch.family
+    if family not in DEFAULT_SIZES:
+        raise CheckpointError(f"unknown network family {family!r}: known are {', '.join(DEFAULT_SIZES)}")
+    unknown = set(arch.sizes) - set(DEFAULT_SIZES[family])
+    if unknown:
+        raise CheckpointError(
+            f"network family {family!r} has no size {min(unknown)!r}: it has {', '.join(sorted(DEFAULT_SIZES[family]))}"
+        )
+    bad = [f"{k} = {v!r}" for k, v in arch.sizes.items() if not _is_size(v, DEFAULT_SIZES[family][k])]
+    if bad:
+        raise CheckpointError(
+            f"network family {family!r}: sizes must be whole numbers from 1 to {LARGEST_SIZE}, got {', '.join(bad)}"
+        )
+    if not 0 < arch.window <= 10_000 or not 0 <= arch.context <= 100_000:
+        raise CheckpointError(f"window must be 1 to 10000 samples and context 0 to 100000, got {arch.window} and {arch.context}")
+    for role, name in (("hidden", arch.hidden_activation), ("output", arch.output_activation)):
+        if name not in ACTIVATIONS:
+            raise CheckpointError(f"{role} activation {name!r}: known are {', '.join(ACTIVATIONS)}")
+    if family not in COURSE and (arch.hidden_activation, arch.output_activation) != (HIDDEN_ACTIVATION[family], "linear"):
+        raise CheckpointError(
+            f"network family {family!r}: its activations are fixed; they can be chosen for the course's families"
+        )
+    own = OUTPUTS.get(family, ("wave",))
+    if arch.outputs != own:
+        raise CheckpointError(f"network family {family!r} answers {', '.join(own)}, not {', '.join(map(str, arch.outputs))}")
+    if arch.context and family in (*COURSE, "lmmse"):
+        raise CheckpointError(f"network family {family!r} takes no context, got {arch.context} samples")
+
+
+def _is_size(value: Any, like: int | tuple[int, ...]) -> bool:
+    values = value if isinstance(value, tuple) else (value,)
+    return (
+        isinstance(value, tuple) == isinstance(like, tuple)
+        and 0 < len(values) <= MOST_LAYERS
+        and all(type(v) is int and 0 < v <= LARGEST_SIZE for v in values)
+    )

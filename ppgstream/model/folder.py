@@ -1,0 +1,194 @@
+"""Our checkpoint format: a folder of `checkpoint.json` (readable) and `weights.safetensors`. Writing and reading.
+
+The manifest holds network, fs, hop, scaling, provenance, figures and id. Format 2 is written; format 1, whose id covers the weights alone, is still read.
+Only tensors are read: nothing in a checkpoint can run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ppgstream.errors import CheckpointError
+from ppgstream.model.architecture import Architecture, Sizes
+from ppgstream.model.checkpoint import DEFAULT_HOP, DEFAULT_TILE, MANIFEST, WEIGHTS, Checkpoint, Tensor
+from ppgstream.model.tensorflow_runtime import array_of, names_of
+
+if TYPE_CHECKING:
+    import keras
+
+FORMAT = 2
+
+
+def save(
+    folder: Path,
+    model: keras.Model,
+    arch: Architecture,
+    *,
+    fs: float = 125.0,
+    hop: int | None = None,
+    lookahead: int | None = None,
+    calibration: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    figures: Mapping[str, Any] | None = None,
+) -> None:
+    """Write a network's weights as a checkpoint folder: `write` says how."""
+    trainable = [w for w in model.weights if w.trainable]
+    tensors = {name: array_of(w) for name, w in zip(names_of(model), trainable, strict=True)}
+    write(
+        folder,
+        tensors,
+        arch,
+        fs=fs,
+        hop=hop,
+        lookahead=lookahead,
+        calibration=calibration,
+        provenance=provenance,
+        figures=figures,
+    )
+
+
+def write(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    arch: Architecture,
+    *,
+    fs: float = 125.0,
+    hop: int | None = None,
+    lookahead: int | None = None,
+    calibration: Mapping[str, Any] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    figures: Mapping[str, Any] | None = None,
+) -> None:
+    """Write tensors by name as a checkpoint folder of format 2. The files are replaced whole, the manifest last."""
+    from safetensors.numpy import save as to_bytes
+
+    blob = to_bytes(dict(tensors))
+    decides = {
+        "network": arch.to_json(),
+        "fs": fs,
+        "hop": hop or hop_of(arch),
+        "lookahead": lookahead,
+        "scaling": _scaling(arch),
+        "calibration": dict(calibration or {}) or None,
+    }
+    decides = {key: value for key, value in decides.items() if value is not None}
+    weights = hashlib.sha256(blob).hexdigest()
+    manifest = {
+        "format": FORMAT,
+        "sha256": _identity(weights, decides),
+        "weights_sha256": weights,
+        **decides,
+        "tile": DEFAULT_TILE,
+        "parameters": sum(t.size for t in tensors.values()),
+        "provenance": dict(provenance or {}),
+        "figures": dict(figures or {}),
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    replace_files({folder / WEIGHTS: blob, folder / MANIFEST: (json.dumps(manifest, indent=2) + "\n").encode()})
+
+
+DECIDES = ("network", "fs", "hop", "lookahead", "scaling", "calibration")
+
+
+def _identity(weights_sha256: str, decides: Mapping[str, Any]) -> str:
+    """The sha256 of a checkpoint: over the sha256 of its weights and the canonical JSON (keys sorted, no spaces) of all else that
+    decides the output. A key that is absent counts as absent, so that later keys leave earlier checkpoints' ids as they are."""
+    canonical = json.dumps(dict(decides), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(f"{weights_sha256} {canonical}".encode()).hexdigest()
+
+
+def _scaling(arch: Architecture) -> dict[str, str]:
+    return {"input": arch.scaling, "answer": arch.answers}
+
+
+def hop_of(arch: Architecture) -> int:
+    """The hop for a new checkpoint: one that has no factor in common with the network's patch, or the patches' seams would lie on each other."""
+    patch = arch.size("patch") if "patch" in arch.sizes else 1
+    return next(hop for hop in range(min(DEFAULT_HOP, arch.window), 0, -1) if math.gcd(hop, patch) == 1)
+
+
+def replace_files(contents: Mapping[Path, bytes]) -> None:
+    """Write files whole, and all of them or none: each is written beside its place first, so that a full disk leaves the old ones."""
+    temporary = {path: path.with_name(path.name + ".tmp") for path in contents}
+    try:
+        for path, content in contents.items():
+            temporary[path].write_bytes(content)
+    except OSError:
+        for name in temporary.values():
+            name.unlink(missing_ok=True)
+        raise
+    for path, name in temporary.items():
+        name.replace(path)
+
+
+def restore_folder(folder: Path) -> Checkpoint:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    manifest_path, weights_path = folder / MANIFEST, folder / WEIGHTS
+    try:
+        manifest = json.loads(manifest_path.read_bytes())
+        blob = weights_path.read_bytes()
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder}: cannot read the checkpoint: {error}") from error
+    if not isinstance(manifest, dict) or manifest.get("format") not in (1, FORMAT):
+        raise CheckpointError(f"{manifest_path}: not a ppgstream checkpoint of format 1 or {FORMAT}")
+    weights = hashlib.sha256(blob).hexdigest()
+    try:
+        plan = manifest if manifest["format"] == 1 else manifest["network"]
+        arch = Architecture(
+            family=str(plan["family"]),
+            window=int(plan["window"]),
+            context=int(plan["context"]),
+            sizes=_sizes(plan["sizes"]),
+            hidden_activation=str(plan.get("hidden_activation", "")),
+            output_activation=str(plan.get("output_activation", "linear")),
+            outputs=tuple(plan.get("outputs", ())),
+        )
+        fs, tile, sha256 = float(manifest["fs"]), int(manifest["tile"]), str(manifest["sha256"])
+        hop = int(manifest.get("hop", min(DEFAULT_HOP, arch.window)))
+        lookahead = int(manifest["lookahead"]) if "lookahead" in manifest else None
+        calibration = dict(manifest.get("calibration", {}))
+        provenance, figures = dict(manifest.get("provenance", {})), dict(manifest.get("figures", {}))
+        if manifest["format"] == 1:
+            stated, expected = sha256, weights
+        else:
+            stated, expected = str(manifest["weights_sha256"]), weights
+            decides = {key: manifest[key] for key in DECIDES if key in manifest}
+            if manifest["scaling"] != _scaling(arch):
+                raise CheckpointError(f"{manifest_path}: scaling {manifest['scaling']!r} is not known for {arch.family!r}")
+    except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
+        raise CheckpointError(f"{manifest_path}: missing or bad field: {error}") from error
+    if not 20 <= fs <= 1000:
+        raise CheckpointError(f"{manifest_path}: fs must be 20 to 1000 Hz, got {fs}")
+    if not 0 < tile <= 4096:
+        raise CheckpointError(f"{manifest_path}: tile must be 1 to 4096 windows, got {tile}")
+    if arch.window > 0 and not 0 < hop <= arch.window:
+        raise CheckpointError(f"{manifest_path}: hop must be 1 to {arch.window} samples, got {hop}")
+    if lookahead is not None and not 0 <= lookahead < arch.window:
+        raise CheckpointError(f"{manifest_path}: lookahead must be 0 to {arch.window - 1} samples, got {lookahead}")
+    if stated != expected:
+        raise CheckpointError(
+            f"{weights_path}: its sha256 is not the one that {MANIFEST} states: the file was changed or cut short"
+        )
+    if manifest["format"] != 1 and _identity(weights, decides) != sha256:
+        raise CheckpointError(
+            f"{manifest_path}: its sha256 does not fit its content: {', '.join(decides)} or the weights were changed"
+        )
+    try:
+        tensors = load(blob)
+    except SafetensorError as error:
+        raise CheckpointError(f"{weights_path}: cannot read the tensors: {error}") from error
+    return Checkpoint(folder, arch, tensors, sha256, fs, tile, hop, lookahead, calibration, "ppgstream", provenance, figures)
+
+
+def _sizes(stated: Mapping[str, Any]) -> Sizes:
+    """Sizes of a manifest. Format 1 named three hidden layers hidden1, hidden2 and hidden3."""
+    sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()}
+    layers = [sizes.pop(name) for name in ("hidden1", "hidden2", "hidden3") if name in sizes]
+    return sizes | {"hidden": tuple(layers)} if layers else sizes

@@ -1,0 +1,221 @@
+"""The networks, as Keras 3 models. Keras is imported only when one is built.
+
+Each maps normalised windows `x` (batch, window) in 0..1 to (batch, window). The course's five answer in the clean
+signal's own 0..1; the patch transformer answers in the scale of its input.
+
+    ae      x -> Dense(40, sigmoid) -> dropout -> Dense(window); any number of hidden layers
+    ae3     ae with three hidden layers (125, 40, 125)
+    dae     ae, trained noisy -> clean
+    rae     x as a sequence -> LSTM(40), last output -> dropout -> Dense(window)
+    brae    x as a sequence -> forward LSTM(40) over all of it, backward LSTM(40) over the LAST sample only
+            -> concatenate -> dropout -> Dense(window)
+    patch   25 patches of 10 samples -> transformer -> per sample a gate on the input and a correction
+    transformer
+            the same on standardised samples (mean 0, SD 1 of what was measured) with each patch's shape apart from its level;
+            per sample a gate, a correction and the log variance of its error, in units of the clean pulse's variance
+    lmmse   no network: a linear estimate from a prior (`lmmse`)
+
+The backward half of brae looks odd and is right: the course reads `outputs[-1]` of a static bidirectional RNN, and at the last
+step the backward cell has seen one sample. `keras.layers.Bidirectional` computes another function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from ppgstream.errors import CheckpointError
+from ppgstream.model.architecture import Architecture, check
+
+if TYPE_CHECKING:
+    import keras
+
+
+def build(arch: Architecture, *, dropout: float = 0.0) -> keras.Model:
+    """The untrained network of an architecture. Raises CheckpointError as `check` does, and for `lmmse`, which is no network."""
+    check(arch)
+    if arch.family not in _BUILDERS:
+        raise CheckpointError(f"{arch.family!r} is a linear estimate and has no network")
+    return _BUILDERS[arch.family](arch, dropout)
+
+
+def _course_dense(units: int, name: str, activation: str | None = None) -> keras.layers.Layer:
+    import keras
+
+    # Kernels truncated normal (sd 0.01), biases ones: the course's initial values.
+    return keras.layers.Dense(
+        units,
+        activation=activation,
+        name=name,
+        kernel_initializer=keras.initializers.TruncatedNormal(stddev=0.01),
+        bias_initializer="ones",
+    )
+
+
+def _dense_autoencoder(arch: Architecture, dropout: float) -> keras.Model:
+    import keras
+
+    widths = arch.sizes["hidden"]
+    assert isinstance(widths, tuple)
+    x = keras.Input((arch.window,), name="x")
+    h = x
+    for number, units in enumerate(widths, start=1):
+        h = _course_dense(units, f"hidden{number}", arch.hidden_activation)(h)
+        h = keras.layers.Dropout(dropout)(h)
+    return keras.Model(x, _course_dense(arch.window, "output", arch.output_activation)(h), name=arch.family)
+
+
+def _recurrent_autoencoder(arch: Architecture, dropout: float) -> keras.Model:
+    import keras
+
+    units, activation = arch.size("units"), arch.hidden_activation
+    x = keras.Input((arch.window,), name="x")
+    sequence = keras.layers.Reshape((arch.window, 1))(x)
+    h = keras.layers.LSTM(units, activation=activation, name="forward")(sequence)  # (batch, units)
+    if arch.family == "brae":
+        last = sequence[:, -1:, :]
+        h = keras.layers.Concatenate()([h, keras.layers.LSTM(units, activation=activation, name="backward")(last)])
+    h = keras.layers.Dropout(dropout)(h)
+    return keras.Model(x, _course_dense(arch.window, "output", arch.output_activation)(h), name=arch.family)
+
+
+def _patch_transformer(arch: Architecture, dropout: float) -> keras.Model:
+    import keras
+    from keras import layers, ops
+
+    length, patch, width, heads = arch.context + arch.window, arch.size("patch"), arch.size("width"), arch.size("heads")
+    if length % patch or width % heads:
+        raise CheckpointError(
+            f"patch transformer: {length} samples must be whole patches of {patch}, width {width} whole heads of {heads}"
+        )
+    tokens = length // patch
+    x = keras.Input((length,), name="x")
+    valid = keras.Input((length,), name="valid")
+
+    h = ops.stack([(x - 0.5) * valid, 1.0 - valid], axis=-1)  # (batch, length, 2)
+    h = layers.Reshape((tokens, 2 * patch))(h)
+    h = layers.Dense(width, name="embed")(h)
+    h = _Position(tokens, width, name="position")(h)
+    for block in range(arch.size("depth")):
+        a = layers.LayerNormalization(epsilon=1e-5, name=f"norm_a{block}")(h)
+        a = _Attention(heads, width // heads, dropout, name=f"attention{block}")(a)
+        h = h + a
+        m = layers.LayerNormalization(epsilon=1e-5, name=f"norm_m{block}")(h)
+        m = layers.Dense(2 * width, activation="silu", name=f"up{block}")(m)
+        m = layers.Dropout(dropout)(m)
+        h = h + layers.Dense(width, name=f"down{block}")(m)
+    h = layers.LayerNormalization(epsilon=1e-5, name="norm_out")(h)
+    h = layers.Dense(2 * patch, name="head")(h)
+    h = layers.Reshape((length, 2))(h)[:, arch.context :]
+    gate = ops.sigmoid(h[..., 0])  # 1: believe the sample, 0: believe the network
+    y = gate * valid[:, arch.context :] * x[:, arch.context :] + h[..., 1]
+    return keras.Model([x, valid], y, name="patch")
+
+
+CLIPPED_AT = 6.0  # SD: what lies beyond is shown to the network as this
+FARTHEST = 60.0  # SD: of a sample that is passed on
+LOG_VAR = (-8.0, 4.0)
+
+
+def _transformer(arch: Architecture, dropout: float) -> keras.Model:
+    import keras
+    from keras import layers, ops
+
+    length, patch, width, heads = arch.context + arch.window, arch.size("patch"), arch.size("width"), arch.size("heads")
+    if length % patch or width % heads:
+        raise CheckpointError(
+            f"transformer: {length} samples must be whole patches of {patch}, width {width} whole heads of {heads}"
+        )
+    tokens, size = length // patch, width // heads
+    x = keras.Input((length,), name="x")
+    valid = keras.Input((length,), name="valid")
+
+    known = ops.reshape(valid, (-1, tokens, patch))
+    measured = ops.clip(x, -FARTHEST, FARTHEST) * valid
+    seen = ops.reshape(measured, (-1, tokens, patch))
+    level = ops.sum(seen, axis=-1, keepdims=True) / ops.maximum(ops.sum(known, axis=-1, keepdims=True), 1.0)
+    shape = ops.clip((seen - level) * known, -CLIPPED_AT, CLIPPED_AT)
+    h = ops.concatenate([ops.clip(seen, -CLIPPED_AT, CLIPPED_AT) / 2, shape, 1.0 - known], axis=-1)
+    h = layers.Dense(width, name="embed")(h)
+    h = _Position(tokens, width, name="position")(h)
+    for block in range(arch.size("depth")):
+        z = layers.LayerNormalization(epsilon=1e-5, name=f"norm_a{block}")(h)
+        z = ops.reshape(layers.Dense(3 * width, name=f"qkv{block}")(z), (-1, tokens, 3, heads, size))
+        query, key, value = (ops.transpose(z[:, :, part], (0, 2, 1, 3)) for part in range(3))
+        score = ops.matmul(query * size**-0.5, ops.transpose(key, (0, 1, 3, 2)))
+        weight = ops.exp(score - ops.max(score, axis=-1, keepdims=True))  # no softmax: see `Attention`
+        mixed = ops.matmul(weight, value) / ops.sum(weight, axis=-1, keepdims=True)
+        mixed = ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (-1, tokens, width))
+        h = h + layers.Dropout(dropout)(layers.Dense(width, name=f"mix{block}")(mixed))
+        z = layers.LayerNormalization(epsilon=1e-5, name=f"norm_m{block}")(h)
+        z = layers.Dense(2 * width, activation="silu", name=f"up{block}")(z)
+        h = h + layers.Dropout(dropout)(layers.Dense(width, name=f"down{block}")(z))
+    h = layers.LayerNormalization(epsilon=1e-5, name="norm_out")(h)
+    h = ops.reshape(layers.Dense(3 * patch, name="head")(h), (-1, tokens, 3, patch))
+    gate, correction, log_var = (ops.reshape(h[:, :, part], (-1, length))[:, arch.context :] for part in range(3))
+    y = ops.sigmoid(gate) * measured[:, arch.context :] + correction
+    return keras.Model([x, valid], ops.concatenate([y, ops.clip(log_var, *LOG_VAR)], axis=1), name="transformer")
+
+
+def _Attention(heads: int, size: int, dropout: float, name: str) -> keras.layers.Layer:  # noqa: N802 (as `_Position`)
+    import keras
+    from keras import layers, ops
+
+    class Attention(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
+        """Self-attention of Vaswani et al. 2017: what `keras.layers.MultiHeadAttention` computes, with its weights' names.
+
+        TensorFlow's softmax computes some elements with vector instructions and some without, by their position in the
+        tensor, and the two differ in the last bit (seen on processors with AVX2 only). Then a window's answer depends
+        on its place in the tile. Written as an exponential over a sum, it does not.
+        """
+
+        def build(self, shape: tuple[int | None, ...]) -> None:
+            width = shape[-1]
+            for part in ("query", "key", "value"):
+                dense = layers.EinsumDense("btc,chd->bthd", (None, heads, size), bias_axes="hd", name=part)
+                dense.build(shape)
+                setattr(self, part, dense)
+            self.attention_output = layers.EinsumDense("bthd,hdc->btc", (None, width), bias_axes="c", name="attention_output")
+            self.attention_output.build((*shape[:-1], heads, size))
+            self.dropout = layers.Dropout(dropout)
+
+        def call(self, h: Any, training: bool | None = None) -> Any:
+            query, key, value = self.query(h) * size**-0.5, self.key(h), self.value(h)
+            score = ops.einsum("bqhd,bkhd->bhqk", query, key)
+            weight = ops.exp(score - ops.max(score, axis=-1, keepdims=True))
+            total = ops.expand_dims(ops.transpose(ops.sum(weight, axis=-1), (0, 2, 1)), -1)
+            weight = self.dropout(weight, training=training)
+            return self.attention_output(ops.einsum("bhqk,bkhd->bqhd", weight, value) / total)
+
+        def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
+            return shape
+
+    return Attention(name=name)
+
+
+def _Position(tokens: int, width: int, name: str) -> keras.layers.Layer:  # noqa: N802 (a layer class, made on first use)
+    import keras
+
+    class Position(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
+        """Adds a learned vector to each token."""
+
+        def build(self, shape: tuple[int | None, ...]) -> None:
+            self.table = self.add_weight(
+                name="table", shape=(tokens, width), initializer=keras.initializers.RandomNormal(stddev=0.02)
+            )
+
+        def call(self, h: Any) -> Any:
+            return h + self.table
+
+    return Position(name=name)
+
+
+_BUILDERS: dict[str, Callable[[Architecture, float], keras.Model]] = {
+    "ae": _dense_autoencoder,
+    "ae3": _dense_autoencoder,
+    "dae": _dense_autoencoder,
+    "rae": _recurrent_autoencoder,
+    "brae": _recurrent_autoencoder,
+    "patch": _patch_transformer,
+    "transformer": _transformer,
+}

@@ -1,0 +1,1 @@
+"""One message on the wire, ours and foreign ones."""
