@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ppgstream.train import data, evaluate, methods, streamed
 from typer.testing import CliRunner
 
 from ppgstream.cli.app import app
 from ppgstream.errors import DataError, SourceError, UsageError
 from ppgstream.lab import scores, synthetic
 from ppgstream.model.checkpoint import SHIPPED
-from ppgstream.train import data, evaluate, methods, streamed
 
 SHARED = Path(os.environ.get("PPGSTREAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 FS = 125

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ppgstream.tools import bidmc
+from ppgstream.train import data, own
 from typer.testing import CliRunner
 
 from ppgstream.errors import DataError, SourceError, UsageError
 from ppgstream.files import clean
 from ppgstream.lab import synthetic
-from ppgstream.tools import bidmc
-from ppgstream.train import data, own
 
 
 def pulse(seed: int, *, seconds: float = 8.0, fs: float = 125.0) -> np.ndarray:

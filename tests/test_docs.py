@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ppgstream.train import data, fit, pictures
 from typer.testing import CliRunner
 
 from ppgstream.cli.app import app
 from ppgstream.lab import synthetic
 from ppgstream.live.daemon import Daemon
 from ppgstream.model.restore import restore
-from ppgstream.train import data, fit, pictures
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("PPGSTREAM_DATA", ROOT.parent / "shared" / "data"))

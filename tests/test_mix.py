@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from ppgstream.train import mix
 
 from ppgstream.lab import noise
-from ppgstream.train import mix
 
 RNG = np.random.default_rng
 

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-from ppgstream.errors import DataError
 from ppgstream.tools import replay as tool
 from ppgstream.tools.replay import Faults, Replay, Report, Track
+
+from ppgstream.errors import DataError
 from ppgstream.wire.message import Chunk, Kind
 
 

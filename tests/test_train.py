@@ -20,6 +20,9 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
+from ppgstream.train import batches, card, data, evaluate, fit, losses, methods, pictures
+from ppgstream.train.progress import Progress
+from ppgstream.train.recipe import FAMILY, Recipe, differences, make
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -31,9 +34,6 @@ from ppgstream.model import runtime
 from ppgstream.model.checkpoint import MANIFEST
 from ppgstream.model.restore import restore
 from ppgstream.model.tensorflow_runtime import import_keras
-from ppgstream.train import batches, card, data, evaluate, fit, losses, methods, pictures
-from ppgstream.train.progress import Progress
-from ppgstream.train.recipe import FAMILY, Recipe, differences, make
 
 SHARED = Path(os.environ.get("PPGSTREAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_course = pytest.mark.skipif(
