@@ -1,0 +1,118 @@
+"""The affine map between a window in the sensor's units and the 0..1 domain the networks see.
+
+Everything works on a whole batch at once; a row's result depends on that row alone, bit for bit, because
+every reduction runs along the row (no BLAS call here, whose rounding may change with the batch).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+FARTHEST = 1e6  # of a normalised sample from 0: beyond it, a masked sample might become infinite in float32
+Float64 = NDArray[np.float64]
+Float32 = NDArray[np.float32]
+Bool = NDArray[np.bool_]
+
+
+class Scale(NamedTuple):
+    """`normalised = (x - offset) / gain`, one offset and gain per window.
+
+    Both are (n, 1) float64 in the sensor's units. A flat window (`flat`, (n, 1)) has gain 1 and lands on 0.5.
+    """
+
+    offset: Float64
+    gain: Float64
+    flat: Bool
+
+
+def scale_of(x: Float64, valid: Bool) -> Scale:
+    """Min-max scale of each row of `x` (n, m) over its valid samples, the course's normalisation.
+
+    A row that is flat, or has no valid sample, maps to the constant 0.5 instead of dividing by zero.
+    So does one so nearly flat that float64 cannot resolve its range.
+    """
+    low = np.where(valid, x, np.inf).min(axis=1, keepdims=True)
+    high = np.where(valid, x, -np.inf).max(axis=1, keepdims=True)
+    empty = low > high
+    low = np.where(empty, 0.0, low)
+    high = np.where(empty, 0.0, high)
+    # Halves first: the range of +-1.7e308 would overflow.
+    gain = 2.0 * (0.5 * high - 0.5 * low)
+    flat = ~(gain > np.spacing(np.maximum(np.abs(low), np.abs(high))) * 4) | ~np.isfinite(gain)
+    return Scale(np.where(flat, low - 0.5, low), np.where(flat, 1.0, gain), flat)
+
+
+def standard_scale_of(x: Float64, valid: Bool) -> Scale:
+    """Scale of each row of `x` (n, m) from its valid samples: offset their mean, gain their root mean square once a straight line (least squares) is taken
+    out of them. A row that is flat but for that line, or has less than 3 valid samples, is `flat` and has gain 1.
+    """
+    w = valid.astype(np.float64)
+    total = w.sum(axis=1, keepdims=True)
+    t = np.arange(x.shape[1], dtype=np.float64)
+    anchor = np.where(valid, x, 0.0).sum(axis=1, keepdims=True) / np.maximum(
+        total, 1.0
+    )  # so that no square overflows for a large offset
+    known = np.where(valid, x - anchor, 0.0)
+    mean = known.sum(axis=1, keepdims=True) / np.maximum(total, 1.0)
+    tc = (t - (w * t).sum(axis=1, keepdims=True) / np.maximum(total, 1.0)) * w
+    slope = (tc * known).sum(axis=1, keepdims=True) / np.maximum((tc * tc).sum(axis=1, keepdims=True), 1e-12)
+    rest = (known - mean) * w - slope * tc
+    gain = np.sqrt((rest * rest).sum(axis=1, keepdims=True) / np.maximum(total, 1.0))
+    resolution = np.spacing(np.abs(anchor) + np.abs(known).max(axis=1, keepdims=True)) * 4
+    flat = ~(gain > resolution) | ~np.isfinite(gain) | (total < 3)
+    return Scale(anchor + mean, np.where(flat, 1.0, gain), flat)
+
+
+def normalise(x: Float64, scale: Scale) -> Float32:
+    """Rows of `x` (n, m) in the sensor's units to the model's domain, float32. What the scale was not made from may lie outside 0..1."""
+    return np.clip((x - scale.offset) / scale.gain, -FARTHEST, FARTHEST).astype(np.float32)
+
+
+def denormalise(y: NDArray[np.floating], scale: Scale) -> Float64:
+    """The inverse of `normalise`: answers of a family trained in the input's own scale."""
+    return y.astype(np.float64) * scale.gain + scale.offset
+
+
+def fit_to_input(y: NDArray[np.floating], x: Float64, usable: Bool) -> Float64:
+    """Answers in the clean signal's own 0..1 brought back to the sensor's units.
+
+    Undoing the noisy window's min-max would blow the pulse up, because noise widens that window's range. So
+    the answer is fitted to the input instead: per row the least-squares `x ~ gain * y + offset + slope * t` over
+    the usable samples, `t` centred on the window, and the result is `gain * y + offset`, without the slope.
+    A negative gain would turn the pulse upside down: it becomes 0, a flat answer.
+
+    y: (n, m) network answers; x: (n, m) the windows in the sensor's units; usable: (n, m), False where a sample is
+    missing or clipped. Returns (n, m) float64.
+    """
+    n_samples = y.shape[1]
+    answer = y.astype(np.float64)
+    w = usable.astype(np.float64)
+    # A row with too little to fit on uses all its samples: some answer, later flagged by the caller.
+    w[w.sum(axis=1) < 8] = 1.0
+    total = w.sum(axis=1, keepdims=True)
+    ramp = np.broadcast_to(np.linspace(-0.5, 0.5, n_samples), y.shape)
+
+    def centred(v: Float64) -> tuple[Float64, Float64]:
+        mean = (w * v).sum(axis=1, keepdims=True) / total
+        return v - mean, mean
+
+    # x of any magnitude: work relative to a reference sample so that products stay well inside float64.
+    anchor = x[:, :1]
+    xc, x_mean = centred(x - anchor)
+    yc, y_mean = centred(answer)
+    tc, t_mean = centred(ramp)
+    # Frisch-Waugh: take the ramp out of both sides, then fit one against the other.
+    tt = (w * tc * tc).sum(axis=1, keepdims=True)
+    y_slope = (w * tc * yc).sum(axis=1, keepdims=True) / tt
+    x_slope = (w * tc * xc).sum(axis=1, keepdims=True) / tt
+    yr, xr = yc - y_slope * tc, xc - x_slope * tc
+    power = (w * yr * yr).sum(axis=1, keepdims=True)
+    cross = (w * yr * xr).sum(axis=1, keepdims=True)
+    gain = np.where(power > 1e-12 * total, cross / np.maximum(power, 1e-300), 0.0)
+    gain = np.maximum(gain, 0.0)
+    slope = x_slope - gain * y_slope
+    fitted: Float64 = anchor + x_mean - slope * t_mean + gain * (answer - y_mean)
+    return fitted

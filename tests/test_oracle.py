@@ -1,0 +1,270 @@
+"""The engine against the frozen per-stream path (`oracle`): the same messages for each stream, byte for byte, whatever arrives and however it is cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import oracle.engine
+import oracle.segments
+import oracle.stream
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import ppgstream.core.engine
+import ppgstream.core.segments
+import ppgstream.core.stream
+from ppgstream.core.denoiser import Answer, Batch
+from ppgstream.lab import synthetic
+from ppgstream.wire.message import EMPTY, Chunk, Kind, encode
+
+STREAMS = ("a", "b", "c")
+Step = tuple[Any, ...]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a script runs under."""
+
+    answers: Literal["clean", "input"] = "input"
+    scaling: Literal["min-max", "standard"] = "min-max"
+    window: int = 250
+    hop: int = 50
+    context: int = 0
+    lookahead: int | None = None
+    overlap: Literal["hann", "uniform"] = "hann"
+    tile: int = 8
+    max_fill: int = 50
+    hold: int = 64
+    threshold: float = 0.5
+    sentinels: tuple[float, ...] = ()
+    polarity: Literal["auto", "up", "down"] = "auto"
+    clocked_by_arrival: bool = False
+    tells_error: bool = False
+    max_streams: int = 10
+
+
+def denoise(batch: Batch, *, window: int, tells_error: bool) -> Answer:
+    """A network that smooths, disagrees with itself from window to window, and sometimes answers nothing finite. Row by row."""
+    y = np.zeros((len(batch.x), window), np.float32)
+    log_var = np.zeros_like(y)
+    for row, (x, valid) in enumerate(zip(batch.x[:, -window:], batch.valid[:, -window:], strict=True)):
+        smooth = np.convolve(np.where(valid, x, 0.3), np.ones(7) / 7, "same")
+        seed = int(abs(float(x[window // 2])) * 1e6) % 1000
+        y[row] = smooth + 0.02 * np.sin(np.arange(window) / 9 + seed)
+        log_var[row] = -4 + 6 * np.abs(np.gradient(smooth)) + seed % 3
+        if seed % 97 == 0:
+            y[row, seed % window] = np.nan if seed % 2 else 1e38
+    return Answer(y, log_var if tells_error else None)
+
+
+class Run:
+    """A script through one of the two engines: everything that comes out, and the account."""
+
+    def __init__(self, module: Any, segments: Any, streams: Any, s: Settings) -> None:
+        geometry = segments.Geometry(s.window, s.hop, s.context, s.lookahead, s.overlap)
+        rules = streams.StreamRules(
+            geometry,
+            max_fill=s.max_fill,
+            hold=s.hold,
+            threshold=s.threshold,
+            sentinels=s.sentinels,
+            polarity=s.polarity,
+            clocked_by_arrival=s.clocked_by_arrival,
+        )
+        engine_rules = module.EngineRules(rules, s.tile, s.answers, s.scaling, max_streams=s.max_streams)
+        self.engine = module.Engine(lambda b: denoise(b, window=s.window, tells_error=s.tells_error), engine_rules)
+        self.out: dict[str, list[bytes]] = {}
+        self.events: list[tuple[str, ...]] = []
+
+    def keep(self, chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            self.out.setdefault(chunk.stream, []).append(encode(chunk, dtype="f8")[1])
+
+    def settle(self, least: int = 1) -> None:
+        while len(self.engine.ready) >= least:
+            self.keep(self.engine.step())
+
+    def do(self, script: list[Step], signals: dict[str, np.ndarray], *, eager: bool) -> Run:
+        """`eager`: the model is called after every step of the script; else only where the script says so."""
+        now = 0.0
+        for verb, *arguments in script:
+            if verb == "data":
+                stream, session, index, start, stop, t_ns, fs = arguments
+                self.keep(self.engine.feed(Chunk(stream, session, index, signals[stream][start:stop], fs=fs, t_ns=t_ns), now))
+            elif verb in ("status", "end"):
+                stream, session, index = arguments
+                kind = Kind.STATUS if verb == "status" else Kind.END
+                self.keep(self.engine.feed(Chunk(stream, session, index, EMPTY, kind), now))
+            elif verb == "gap":
+                stream, session, index, missing = arguments
+                self.keep(self.engine.feed(Chunk(stream, session, index, EMPTY, Kind.GAP, missing=missing), now))
+            elif verb == "wait":
+                now += arguments[0]
+                self.keep(self.engine.expire(now))
+                self.keep(self.engine.end_idle(now, 30.0))
+            elif verb == "step":
+                self.keep(self.engine.step(shed=arguments[0]))
+            if eager:
+                self.settle()
+        self.keep(self.engine.flush(now))
+        self.settle()
+        self.events = [tuple(event) for event in self.engine.events]
+        return self
+
+    @property
+    def account(self) -> tuple[str, int, int]:
+        return self.engine.account(), self.engine.unaccounted, self.engine.in_flight
+
+
+def both(script: list[Step], signals: dict[str, np.ndarray], s: Settings, *, eager: bool) -> tuple[Run, Run]:
+    ours = Run(ppgstream.core.engine, ppgstream.core.segments, ppgstream.core.stream, s).do(script, signals, eager=eager)
+    frozen = Run(oracle.engine, oracle.segments, oracle.stream, s).do(script, signals, eager=eager)
+    return ours, frozen
+
+
+# ---- what sensors send ---------------------------------------------------------------------------------------------
+
+
+def signal(rng: np.random.Generator, n: int) -> np.ndarray:
+    """A pulse with what sensors do to it: rails, freezes, spikes, steps, gaps, few counts, mains, nothing attached."""
+    who = synthetic.person(rng)
+    x, _ = synthetic.pulse(n, who, rng)
+    x = (x - x.mean()) / x.std() + 0.2 * rng.standard_normal(n) * rng.integers(0, 2)
+    if rng.uniform() < 0.2:  # a slower sensor whose driver repeats each value
+        x = np.repeat(x, rng.integers(2, 5))[:n]
+    if rng.uniform() < 0.3:
+        x = -x
+    for _ in range(rng.integers(0, 5)):
+        at, length = int(rng.integers(0, n)), int(rng.choice([1, 3, 10, 40, 120, 260, 500]))
+        part = slice(at, at + length)
+        kind = rng.integers(0, 8)
+        if kind == 0:
+            x[part] = np.nan
+        elif kind == 1:
+            x[part] = x[at]
+        elif kind == 2:
+            x[part] = x.max()
+        elif kind == 3:
+            x[part] += 300 * rng.standard_normal()
+        elif kind == 4:
+            x[at:] += 40
+        elif kind == 5:
+            x[part] += 3 * np.sin(2 * np.pi * 50 * np.arange(len(x[part])) / 125)
+        elif kind == 6:
+            x[part] = 1e-4 * rng.standard_normal(len(x[part]))
+        else:
+            x[part] = rng.choice([np.inf, -999.0, 0.0])
+    if rng.uniform() < 0.3:
+        x = np.where(np.isfinite(x), np.round(np.nan_to_num(x, posinf=0, neginf=0) * rng.choice([4, 30, 500])), x)
+    return np.asarray(x * float(rng.choice([1e-3, 1.0, 5e4])) + float(rng.choice([0.0, 7.0, 1e5])))
+
+
+def script_of(rng: np.random.Generator, signals: dict[str, np.ndarray], steps: int) -> Iterator[Step]:
+    """A script of arrivals: chunks in order, lost, swapped and repeated ones, counters that restart, STATUS, GAP, END, silence, sessions."""
+    at, index, session = dict.fromkeys(signals, 0), dict.fromkeys(signals, 0), {s: k + 1 for k, s in enumerate(signals)}
+    early: list[Step] = []
+    sent: list[Step] = []
+    size = int(rng.choice([1, 10, 25, 25, 60, 300]))
+    clock = float(rng.choice([0.0, 1.0, 1.005, 1.04]))  # speed of the sensors' clock; 0: they say no time
+    for _ in range(steps):
+        stream = str(rng.choice(list(signals)))
+        n = min(int(rng.integers(1, 2 * size + 1)) if rng.uniform() < 0.3 else size, len(signals[stream]) - at[stream])
+        verb = rng.choice(
+            ["data", "lose", "swap", "repeat", "status", "gap", "end", "new", "restart", "wait", "step", "jump"],
+            p=[0.62, 0.05, 0.06, 0.03, 0.03, 0.02, 0.02, 0.01, 0.01, 0.06, 0.06, 0.03],
+        )
+        t_ns = int(1e9 + index[stream] * 8e6 * clock + rng.integers(0, 1e5)) if clock else 0
+        fs = float(rng.choice([125.0, 125.9, 128.0], p=[0.96, 0.02, 0.02]))
+        if verb == "wait":
+            yield "wait", float(rng.choice([0.1, 0.6, 3.0, 31.0]))
+        elif verb == "step":
+            yield "step", bool(rng.uniform() < 0.2)
+        elif verb == "status":
+            yield "status", stream, session[stream], index[stream]
+        elif verb == "gap":
+            missing = int(rng.integers(1, 80))
+            yield "gap", stream, session[stream], index[stream], missing
+            index[stream] += missing
+        elif verb == "end":
+            yield "end", stream, session[stream], index[stream]
+        elif verb in ("new", "restart"):
+            session[stream] += 100 * (verb == "new")
+            index[stream] = int(rng.choice([0, 0, 64, 65, 5000]))
+        elif verb == "repeat" and sent:
+            yield sent[int(rng.integers(0, len(sent)))]
+        elif n > 0:
+            step = ("data", stream, session[stream], index[stream], at[stream], at[stream] + n, t_ns, fs)
+            at[stream] += n
+            index[stream] += n
+            if verb == "lose":
+                continue
+            if verb == "swap":
+                early.append(step)
+                continue
+            if verb == "jump":
+                index[stream] += int(rng.choice([1, 49, 50, 51, 300]))
+            sent.append(step)
+            yield step
+            while early and rng.uniform() < 0.7:
+                yield early.pop(0)
+    yield from early
+
+
+choices = st.builds(
+    Settings,
+    answers=st.sampled_from(["clean", "input"]),
+    scaling=st.sampled_from(["min-max", "standard"]),
+    hop=st.sampled_from([13, 49, 50, 250]),
+    context=st.sampled_from([0, 0, 100]),
+    lookahead=st.sampled_from([None, None, 0, 49, 100]),
+    overlap=st.sampled_from(["hann", "hann", "uniform"]),
+    tile=st.sampled_from([1, 8, 64]),
+    max_fill=st.sampled_from([0, 5, 50]),
+    hold=st.sampled_from([0, 64, 200]),
+    threshold=st.sampled_from([0.3, 0.5, 0.9]),
+    sentinels=st.sampled_from([(), (-999.0, 0.0)]),
+    polarity=st.sampled_from(["auto", "auto", "up", "down"]),
+    clocked_by_arrival=st.booleans(),
+    tells_error=st.booleans(),
+    max_streams=st.sampled_from([2, 10]),
+)
+
+
+@settings(max_examples=120, deadline=None)
+@given(choices, st.integers(0, 2**32 - 1), st.booleans())
+def test_any_script_gives_the_messages_of_the_frozen_path_byte_for_byte(s: Settings, seed: int, eager: bool) -> None:
+    rng = np.random.default_rng(seed)
+    signals = {stream: signal(rng, 4000) for stream in STREAMS}
+    script = list(script_of(rng, signals, 150))
+    ours, frozen = both(script, signals, s, eager=eager)
+    assert ours.out.keys() == frozen.out.keys()
+    for stream in frozen.out:
+        assert ours.out[stream] == frozen.out[stream], stream
+    assert ours.events == frozen.events
+    assert ours.account == frozen.account
+    assert ours.engine.unaccounted == ours.engine.in_flight == 0
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_when_the_model_is_called_changes_no_message(seed: int) -> None:
+    """Windows may wait: a stream's messages are the same whether the model is called after each chunk or much later."""
+    rng = np.random.default_rng(seed)
+    signals = {stream: signal(rng, 3000) for stream in STREAMS}
+    script = [step for step in script_of(rng, signals, 120) if step[0] != "step"]
+    s = Settings(tile=int(rng.choice([1, 8])), lookahead=None if seed % 2 else 49, hop=49 if seed % 3 else 13)
+    early, late = (both(script, signals, s, eager=eager)[0] for eager in (True, False))
+    for stream, messages in early.out.items():
+        assert data_of(messages) == data_of(late.out[stream])
+    assert early.account == late.account
+
+
+def data_of(messages: list[bytes]) -> bytes:
+    """The samples of a stream's DATA messages, whatever their cutting."""
+    from ppgstream.wire.message import decode
+
+    chunks = [decode([b"a", body]) for body in messages]
+    return b"".join(np.asarray(c.samples, "<f8").tobytes() for c in chunks if c.kind is Kind.DATA)
