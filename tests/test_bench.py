@@ -252,6 +252,13 @@ def test_evaluate_on_recordings_of_one_s_own_writes_tables_json_and_pictures(
     mine = rows_of(written["streamed"], "mine")
     assert mine["white"]["gain_db"] > 2
     assert mine["clean"]["snr_b_in_db"] > 100
+    page = (out / "evaluate.md").read_text()
+    assert "| kind | the input itself | band-pass 0.5..8 Hz | mine |" in page
+    assert (
+        f"| white: gain; HR | {'0.0; ' + format(rows_of(written['streamed'], 'the input itself')['white']['hr_mae_out_bpm'], '.1f')} |"
+        in page
+    )
+    assert "| nothing there: bad called good |  |  | 0.00 |" in page
     assert [row["method"] for row in written["cost"]] == ["mine"]
     assert written["cost"][0]["time"] == 1
     for picture in ("streamed", "examples", "snr", "lookahead"):

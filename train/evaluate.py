@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -115,7 +115,7 @@ def evaluate(
     out: Path | None,
     console: Console,
 ) -> dict[str, Any]:
-    """All tables asked for, as they are written to JSON. With `out`, pictures and evaluate.json go there.
+    """All tables asked for, as they are written to JSON. With `out`, evaluate.json, evaluate.md and pictures go there.
 
     Raises UsageError for an unknown table, SourceError, DataError or CheckpointError for what cannot be read, OutputError.
     """
@@ -143,22 +143,26 @@ def evaluate(
         "records": [{"person": r.person, "seconds": round(len(r.clean) / data.FS, 1)} for r in people],
         "seeds": seeds,
     }
-    where = next(iter(sets))
+    where, pages = next(iter(sets)), [""]
     for name in tables:
         with _progress(console, name, _steps(name, compared, sets, len(people), seeds)) as step:
             result[name] = _compute(name, compared, sets, people, seeds, step)
         title = f"{name}: {where if name not in ('windows', 'rates') else 'all sets'}, {seeds} draws of noise"
         for shown in _shown(name, result[name], title):
-            console.print(shown)
+            console.print(shown.rich())
+            pages.append(shown.markdown())
     if out is not None:
         from . import pictures
 
         try:
-            replace_files({out / "evaluate.json": (json.dumps(_plain(result), indent=1) + "\n").encode()})
+            content = {"evaluate.json": json.dumps(_plain(result), indent=1) + "\n", "evaluate.md": "\n".join(pages).lstrip()}
+            replace_files({out / name: text.encode() for name, text in content.items()})
             drawn = pictures.bench(result, compared, people, out)
         except OSError as error:
             raise OutputError(f"{out}: cannot write: {error}") from error
-        console.print(f"written: {out / 'evaluate.json'}{''.join(f', {path.name}' for path in drawn)}", soft_wrap=True)
+        console.print(
+            f"written: {out / 'evaluate.json'}, evaluate.md{''.join(f', {path.name}' for path in drawn)}", soft_wrap=True
+        )
     return dict(_plain(result))
 
 
@@ -309,52 +313,80 @@ STREAMED_COLUMNS = {
 }
 
 
-def _shown(name: str, rows: list[dict[str, Any]], title: str) -> list[Table]:
-    """For the terminal: the streamed tables by kind of noise, the others as they are."""
-    from rich.table import Table
+class Shown(NamedTuple):
+    """A table for people: title, headings, cells."""
 
-    def table(heading: str, columns: Sequence[str]) -> Table:
-        shown = Table(title=heading, title_justify="left", pad_edge=False)
-        for column in columns:
-            shown.add_column(
-                column, justify="left" if column in ("method", "kind", "set", "lookahead") else "right", overflow="fold"
-            )
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+    def rich(self) -> Table:
+        from rich.table import Table
+
+        shown = Table(title=self.title, title_justify="left", pad_edge=False)
+        for column in self.columns:
+            left = column in ("method", "kind", "set", "lookahead")
+            shown.add_column(column, justify="left" if left else "right", overflow="fold")
+        for row in self.rows:
+            shown.add_row(*row)
         return shown
 
+    def markdown(self) -> str:
+        lines = [f"**{self.title}**", "", *(f"| {' | '.join(row)} |" for row in [self.columns, *self.rows])]
+        return "\n".join([*lines[:3], "|---" * len(self.columns) + "|", *lines[3:]]) + "\n"
+
+
+def _shown(name: str, rows: list[dict[str, Any]], title: str) -> list[Shown]:
+    """The streamed tables as a summary of all methods, and by kind of noise; the others as they are."""
     if name in ("windows", "cost") and rows:
-        shown = table("cost" if name == "cost" else title, list(rows[0]))
-        for row in rows:
-            shown.add_row(*(str(value) for value in row.values()))
-        return [shown]
+        return [
+            Shown("cost" if name == "cost" else title, list(rows[0]), [[str(value) for value in row.values()] for row in rows])
+        ]
     if name == "rates":
         kinds = list(dict.fromkeys(row["kind"] for row in rows))
-        shown = table(f"{title}: heart rate error, bpm (of the input)", ["set", "method", *kinds])
+        lines = []
         for set_name, method in dict.fromkeys((row["set"], row["method"]) for row in rows):
             errors = {row["kind"]: row for row in rows if (row["set"], row["method"]) == (set_name, method)}
-            shown.add_row(
-                set_name, method, *(f"{errors[k]['hr_mae_out_bpm']:.1f} ({errors[k]['hr_mae_in_bpm']:.1f})" for k in kinds)
-            )
-        return [shown]
+            cells = [f"{errors[k]['hr_mae_out_bpm']:.1f} ({errors[k]['hr_mae_in_bpm']:.1f})" for k in kinds]
+            lines.append([set_name, method, *cells])
+        return [Shown(f"{title}: heart rate error, bpm (of the input)", ["set", "method", *kinds], lines)]
     if name in ("snr", "lookahead"):
         key = "gain_db" if name == "snr" else "snr_b_out_db"
         lead = ["method"] if name == "snr" else ["lookahead", "method"]
         kinds = list(dict.fromkeys(row["kind"] for row in rows if row["kind"] != "all kinds"))
-        shown = table(f"{title}: {'gain' if name == 'snr' else 'SNR_B out'}, dB", [*lead, *kinds])
+        lines = []
         for at in dict.fromkeys(tuple(row[k] for k in lead) for row in rows):
             values = {row["kind"]: row.get(key) for row in rows if tuple(row[k] for k in lead) == at}
-            shown.add_row(*(str(v) for v in at), *(_cell(values[k], 1) for k in kinds))
-        return [shown]
-    tables = []
+            lines.append([*(str(v) for v in at), *(_cell(values[k], 1) for k in kinds)])
+        return [Shown(f"{title}: {'gain' if name == 'snr' else 'SNR_B out'}, dB", [*lead, *kinds], lines)]
+    tables = [_summary(rows, title)]
     for kind in dict.fromkeys(row["kind"] for row in rows):
         own_rows = [row for row in rows if row["kind"] == kind]
         keys = [key for key in STREAMED_COLUMNS if any(_cell(row.get(key), 0) for row in own_rows)]
-        if not keys:
-            continue
-        shown = table(f"{kind} ({title})", ["method", *(STREAMED_COLUMNS[key][0] for key in keys)])
-        for row in own_rows:
-            shown.add_row(row["method"], *(_cell(row.get(key), STREAMED_COLUMNS[key][1]) for key in keys))
-        tables.append(shown)
+        if keys:
+            lines = [[row["method"], *(_cell(row.get(key), STREAMED_COLUMNS[key][1]) for key in keys)] for row in own_rows]
+            tables.append(Shown(f"{kind} ({title})", ["method", *(STREAMED_COLUMNS[key][0] for key in keys)], lines))
     return tables
+
+
+def _summary(rows: list[dict[str, Any]], title: str) -> Shown:
+    """A row a kind, a column a method. A clean input has no gain: SNR_B of the output instead. Without a pulse, and over all kinds: the confidence."""
+    methods_there = list(dict.fromkeys(row["method"] for row in rows))
+    lines = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        of = {row["method"]: row for row in rows if row["kind"] == kind}
+        any_row = next(iter(of.values()))
+        what, digits = f"{kind}: gain; HR", 1
+        keys: tuple[str, ...] = ("gain_db", "hr_mae_out_bpm")
+        if kind == "all kinds":
+            what, digits, keys = "all kinds: AUROC; ECE", 3, ("auroc", "ece")
+        elif "snr_b_in_db" not in any_row:
+            what, digits, keys = f"{kind}: bad called good", 2, ("bad_kept",)
+        elif any_row["snr_b_in_db"] > streamed.CLEAN_DB:
+            what, keys = f"{kind}: SNR_B; HR", ("snr_b_out_db", "hr_mae_out_bpm")
+        cells = ["; ".join(filter(None, (_cell(of[m].get(key), digits) for key in keys))) for m in methods_there]
+        lines.append([what, *cells])
+    return Shown(f"summary ({title}), dB, bpm", ["kind", *methods_there], lines)
 
 
 def _cell(value: Any, digits: int) -> str:

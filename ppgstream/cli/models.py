@@ -268,7 +268,9 @@ def evaluate(
         ),
     ] = "streamed,windows",
     seeds: Annotated[int, typer.Option(min=1, max=8, help="Draws of noise; quoted figures are over all 8.")] = 2,
-    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Also write evaluate.json and pictures there.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also write evaluate.json, evaluate.md and pictures there.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout, the tables on stderr.")] = False,
 ) -> None:
     """How good checkpoints are on people they were not trained on, beside what needs no training. Docs: docs/bench.md."""
