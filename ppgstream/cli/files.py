@@ -24,6 +24,7 @@ from ppgstream.errors import EX_SIGINT, DataError, OutputError, UsageError
 
 if TYPE_CHECKING:
     from ppgstream.core.engine import Engine
+    from ppgstream.model.checkpoint import Checkpoint
 
 
 @app.command()
@@ -102,22 +103,21 @@ def denoise(
     for target in filter(None, (None if output == "-" else Path(output), plot)):
         recording.check_writable(target)
 
-    def engine() -> tuple[Engine, float]:
-        found = restored(settings.model.checkpoint)
-        rules = rules_of(settings, found, output=scale)
-        return Engine(runtime.denoiser(found, threads=settings.model.threads), rules), found.fs
+    def engine(chosen: Checkpoint) -> Engine:
+        rules = rules_of(settings, chosen, output=scale)
+        return Engine(runtime.denoiser(chosen, threads=settings.model.threads), rules)
 
     if source == "-":
         if plot is not None or suffix in (".csv", ".npy", ".npz") or transpose:
             raise UsageError("denoise -: lines in, lines out: give a file as IN for csv, npy, npz, --plot or --transpose")
         if column is not None and field is not None:
             raise UsageError("--column and --field: give one of them")
-        machine, target_fs = engine()
-        if fs is not None and fs != target_fs:
+        chosen = restored(settings.model.checkpoint)
+        if fs is not None and fs != chosen.fs:
             raise UsageError(
-                f"denoise -: a live pipe must come at {target_fs:g} Hz, not {fs:g}; a file of another rate is resampled"
+                f"denoise -: a live pipe must come at {chosen.fs:g} Hz, not {fs:g}; a file of another rate is resampled"
             )
-        _denoise_pipe(machine, output, strict=strict, dtype=settings.out.dtype, column=column, key=field)
+        _denoise_pipe(engine(chosen), output, strict=strict, dtype=settings.out.dtype, column=column, key=field)
         return
     found = recording.read(Path(source), column=column, key=field, transpose=transpose)
     if strict and Path(source).suffix in (".npy", ".npz"):
@@ -127,9 +127,9 @@ def denoise(
         raise DataError(told)
     if found.samples.ndim == 2 and suffix not in (".npy", ".npz"):
         raise UsageError(f"{source}: {len(found.samples)} recordings: write them to .npy or .npz with -o")
-    machine, target_fs = engine()
+    chosen = restored(settings.model.checkpoint)
+    target_fs, window = chosen.fs, chosen.arch.window
     rate = found.rate(source, fs, target_fs)
-    window = machine.rules.stream.geometry.window
     if found.samples.ndim == 2 and found.samples.shape[1] * target_fs / rate < window:
         n, m = found.samples.shape
         raise UsageError(
@@ -138,6 +138,7 @@ def denoise(
     say(found.understood(source, rate))
     if told:
         say(told)
+    machine = engine(chosen)
     result = offline.denoise(found.samples, machine, fs=rate, dtype="f4" if suffix == ".npy" else settings.out.dtype)
     if found.rows is not None:
         result = offline.Denoised(result.denoised[found.rows], result.confidence[found.rows], result.flags[found.rows])
