@@ -28,6 +28,7 @@ from ppgstream.files.recording import CSV_HEAD
 from ppgstream.model.checkpoint import BUNDLED
 
 PATIENCE_S = 60.0
+LIGHT = ("--checkpoint", "lmmse")  # for what is no matter of the model: needs no TensorFlow
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("PPGSTREAM")} | {"PYTHONUNBUFFERED": "", "COLUMNS": "200"}
 Float64 = NDArray[np.float64]
 
@@ -373,7 +374,7 @@ def test_checkpoint_show_tells_what_the_bundled_one_is(tmp_path: Path) -> None:
 def test_a_recording_shorter_than_a_window_comes_out_as_it_went_in(tmp_path: Path) -> None:
     x = wave(249)
     (tmp_path / "short.txt").write_text(lines(x))
-    result = ppgstream(tmp_path, "denoise", "short.txt")
+    result = ppgstream(tmp_path, "denoise", "short.txt", *LIGHT)
     assert result.returncode == 65
     assert result.stderr.splitlines() == [
         "ppgstream: PPG of short.txt: 125 Hz, 249 samples",
@@ -387,7 +388,7 @@ def test_denoise_makes_files_of_the_input_s_shape_in_float32(tmp_path: Path) -> 
     x[1, 500] = np.inf
     np.save(tmp_path / "rows.npy", x)
     np.save(tmp_path / "one.npy", x[0].astype(np.float16).astype(">f4"))
-    result = ppgstream(tmp_path, "denoise", "rows.npy", "-o", "out.npy")
+    result = ppgstream(tmp_path, "denoise", "rows.npy", *LIGHT, "-o", "out.npy")
     understood = "ppgstream: PPG of rows.npy: 125 Hz, 3 recordings of 1,000 samples\n"
     assert (result.returncode, result.stdout, result.stderr) == (0, "", understood)
     rows = np.load(tmp_path / "out.npy")
@@ -396,7 +397,7 @@ def test_denoise_makes_files_of_the_input_s_shape_in_float32(tmp_path: Path) -> 
     assert not rows[2].any()
     assert np.corrcoef(rows[0], np.sin(np.arange(1000) * 2 * np.pi * 1.2 / 125))[0, 1] > 0.9
 
-    result = ppgstream(tmp_path, "denoise", "one.npy", "-o", "out.npz")
+    result = ppgstream(tmp_path, "denoise", "one.npy", *LIGHT, "-o", "out.npz")
     understood = "ppgstream: PPG of one.npy: 125 Hz, 1,000 samples\n"
     assert (result.returncode, result.stdout, result.stderr) == (0, "", understood)
     with np.load(tmp_path / "out.npz") as archive:
@@ -419,7 +420,7 @@ def test_bad_lines_of_a_file_keep_their_places_text_is_dropped_and_both_are_told
     texts[100], texts[300], texts[301] = "1.2.3\x1b[2J", "nan", "-"
     texts.insert(200, "BPM 72")
     (tmp_path / "x.txt").write_text("\n".join(texts) + "\n")
-    result = ppgstream(tmp_path, "denoise", "x.txt", "-o", "y.txt")
+    result = ppgstream(tmp_path, "denoise", "x.txt", *LIGHT, "-o", "y.txt")
     assert result.returncode == 0
     told = result.stderr.splitlines()
     assert told[0] == "ppgstream: PPG of x.txt: 125 Hz, 600 samples, 1 invalid line, 1 line of text dropped"
@@ -449,7 +450,7 @@ def test_lines_of_a_pipe_come_out_as_they_go_in_and_before_its_end(tmp_path: Pat
     texts[50] = "1.2.3"
     texts.insert(70, "Initializing...")
     with subprocess.Popen(
-        command("denoise", "-"),
+        command("denoise", "-", *LIGHT),
         cwd=tmp_path,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -483,7 +484,7 @@ def test_lines_of_a_pipe_come_out_as_they_go_in_and_before_its_end(tmp_path: Pat
 
 
 def test_a_pipe_ends_at_a_bad_line_under_strict_and_one_of_words_at_its_end(start: Callable[..., Running]) -> None:
-    strict, words = start("denoise", "-", "--strict", stdin=True), start("denoise", "-", stdin=True)
+    strict, words = start("denoise", "-", *LIGHT, "--strict", stdin=True), start("denoise", "-", *LIGHT, stdin=True)
     for running, text in ((strict, "1\n2\noops\n3\n"), (words, "hello\n")):
         assert running.process.stdin is not None
         running.process.stdin.write(text)
@@ -501,7 +502,7 @@ def test_a_pipe_ends_at_a_bad_line_under_strict_and_one_of_words_at_its_end(star
 def test_a_reader_that_leaves_ends_denoise_quietly(tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text(lines(wave(20_000)))
     with subprocess.Popen(
-        command("denoise", "long.txt"),
+        command("denoise", "long.txt", *LIGHT),
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -553,8 +554,8 @@ class Live:
         return found
 
 
-def _live(cwd: Path) -> Live:
-    flags = [a for name in ("--in", "--out", "--status") for a in (name, "tcp://127.0.0.1:*")]
+def _live(cwd: Path, *options: str) -> Live:
+    flags = [*options] + [a for name in ("--in", "--out", "--status") for a in (name, "tcp://127.0.0.1:*")]
     running = _start(cwd, "run", *flags)
     ready = until(lambda: running.err or running.process.poll() is not None, "the daemon to be ready") and running.err[0]
     assert ready.startswith("ppgstream: ready: ")
@@ -573,7 +574,7 @@ def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 @pytest.fixture
 def own(tmp_path: Path) -> Iterator[Live]:
     """A daemon of the test's own, to be stopped."""
-    found = _live(tmp_path)
+    found = _live(tmp_path, *LIGHT)
     yield found
     _kill([found.running])
 
@@ -804,21 +805,21 @@ def test_an_interrupted_daemon_drains_and_says_so_by_its_exit_code(own: Live, tm
 
 def test_an_output_is_written_by_its_suffix_and_any_other_refused(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text(lines(wave(600)))
-    assert ppgstream(tmp_path, "denoise", "x.txt", "-o", "y.csv", "--plot", "y.svg").returncode == 0
+    assert ppgstream(tmp_path, "denoise", "x.txt", *LIGHT, "-o", "y.csv", "--plot", "y.svg").returncode == 0
     rows = (tmp_path / "y.csv").read_text().splitlines()
     assert rows[0] == CSV_HEAD
     assert len(rows) == 601
     assert rows[126].split(",")[:4] == ["x", "0" * 16, "125", "1000000000"]
     assert (tmp_path / "y.svg").read_bytes().startswith(b"<?xml")
     for options, named in ((["-o", "y.dat"], "y.dat"), (["--plot", "y.jpeg2"], "y.jpeg2"), (["--plot-from", "1"], "--plot")):
-        refused = ppgstream(tmp_path, "denoise", "x.txt", *options)
+        refused = ppgstream(tmp_path, "denoise", "x.txt", *LIGHT, *options)
         assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
         assert named in refused.stderr
         assert not (tmp_path / "y.dat").exists()
 
 
 def test_a_pipe_without_a_number_in_its_first_second_stops_and_shows_a_line(tmp_path: Path) -> None:
-    result = ppgstream(tmp_path, "denoise", "-", stdin="S512\n" * 1000)
+    result = ppgstream(tmp_path, "denoise", "-", *LIGHT, stdin="S512\n" * 1000)
     assert result.returncode == 65
     assert "'S512'" in result.stderr
     assert "--field" in result.stderr
