@@ -10,13 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ppgstream.train import data, evaluate, methods, streamed
+from ppgstream.train import data, evaluate, methods, ship, streamed
 from typer.testing import CliRunner
 
 from ppgstream.cli.app import app
 from ppgstream.errors import DataError, SourceError, UsageError
 from ppgstream.lab import scores, synthetic
 from ppgstream.model.checkpoint import SHIPPED
+from ppgstream.model.restore import restore
 
 SHARED = Path(os.environ.get("PPGSTREAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 FS = 125
@@ -311,3 +312,36 @@ def test_the_bar_is_as_long_as_the_work(name: str, lmmse: methods.Method, monkey
     seen: list[str] = []
     evaluate._compute(name, compared, sets, PEOPLE, 2, seen.append)
     assert len(seen) == evaluate._steps(name, compared, sets, len(PEOPLE), 2) > 0
+
+
+def test_a_run_is_shipped_with_the_figures_of_its_row_and_its_id(tmp_path: Path) -> None:
+    row = {
+        "method": "mine",
+        "kind": "white",
+        "gain_db": 7.5,
+        "amplitude": 0.9,
+        "hr_mae_out_bpm": 0.3,
+        "auroc": 0.9,
+        "bad_kept": 0.1,
+    }
+    rows = [
+        row,
+        {**row, "method": "other", "gain_db": 1.0},
+        {"method": "mine", "kind": "nothing there", "auroc": None, "bad_kept": 0.01},
+    ]
+    bench = tmp_path / "evaluate.json"
+    bench.write_text(json.dumps({"methods": {"mine": {}}, "streamed": rows}))
+    ship.ship(SHIPPED / "lmmse", "mine", bench, into=tmp_path)
+    found = restore(tmp_path / "mine")
+    assert found.id == restore(SHIPPED / "lmmse").id
+    assert found.figures == {
+        "white: gain, dB": 7.5,
+        "white: amplitude": 0.9,
+        "white: heart rate error, bpm": 0.3,
+        "nothing there: seconds that are not good, called good": 0.01,
+    }
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert "`ppgstream run --checkpoint mine`" in card
+    assert "| white: gain, dB | 7.5 |" in card
+    with pytest.raises(DataError, match="no row is named 'his': there are mine"):
+        ship.ship(SHIPPED / "lmmse", "his", bench, into=tmp_path)

@@ -98,6 +98,7 @@ def _figures(figures: Mapping[str, Any]) -> list[str]:
         *_table("figure", "value", figures),
         "",
         "G: how much less squared error the answer has than its input, dB, each min-maxed per window; under the recipe's noise (N1 where it has none).",
+        "What the other words mean: docs/bench.md.",
         "",
     ]
 

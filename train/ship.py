@@ -1,0 +1,75 @@
+"""A run becomes a checkpoint that comes with the package: `python -m ppgstream.train.ship RUN NAME BENCH`, from the clone.
+
+BENCH is the evaluate.json in which a row is named NAME. Its figures go into the manifest and the card, and the card says how to call the checkpoint.
+They decide nothing about the output, so the id stays that of the run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ppgstream.errors import DataError
+from ppgstream.model.checkpoint import MANIFEST, SHIPPED, WEIGHTS
+from ppgstream.model.folder import replace_files
+from ppgstream.model.restore import restore
+
+from . import card
+
+SHOWN = {
+    "gain_db": "gain, dB",
+    "amplitude": "amplitude",
+    "hr_mae_out_bpm": "heart rate error, bpm",
+    "auroc": "AUROC of the confidence",
+    "bad_kept": "seconds that are not good, called good",
+}
+
+
+def figures_of(bench: Mapping[str, Any], name: str) -> dict[str, float]:
+    """The figures of the row `name` in an evaluate.json, each under words of its own. Raises DataError if there is no such row."""
+    figures: dict[str, float] = {}
+    for row in bench.get("windows", []):
+        if row["method"] == name:
+            figures[f"G under N1, {row['set']}, dB"] = row["g_n1_db"]
+    for row in bench.get("streamed", []):
+        if row["method"] != name:
+            continue
+        if row["kind"] == "clean":
+            figures["clean: SNR_B of the output, dB"] = row["snr_b_out_db"]
+        keys = ("auroc", "ece") if row["kind"] == "all kinds" else ("bad_kept",) if "nothing" in row["kind"] else tuple(SHOWN)[:3]
+        figures |= {f"{row['kind']}: {SHOWN.get(key, key)}": row[key] for key in keys if row.get(key) is not None}
+    if not figures:
+        raise DataError(f"no row is named {name!r}: there are {', '.join(bench.get('methods', {}))}")
+    return figures
+
+
+def ship(run: Path, name: str, bench: Path, *, into: Path = SHIPPED) -> None:
+    """Put a run's checkpoint, with the figures of its row in `bench`, under `into`."""
+    restore(run)  # raises for one that is not whole
+    manifest = json.loads((run / MANIFEST).read_bytes())
+    manifest["figures"] = figures_of(json.loads(bench.read_bytes()), name)
+    folder = into / name
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        folder / WEIGHTS: (run / WEIGHTS).read_bytes(),
+        folder / MANIFEST: (json.dumps(manifest, indent=2) + "\n").encode(),
+    }
+    replace_files(content)
+    replace_files({folder / "README.md": card.text(restore(folder)).encode()})
+
+
+def main(
+    run: Annotated[Path, typer.Argument(help="The run's folder.")],
+    name: Annotated[str, typer.Argument(help="What `--checkpoint` is to call it, and its row's name in BENCH.")],
+    bench: Annotated[Path, typer.Argument(help="evaluate.json.")],
+) -> None:
+    ship(run, name, bench)
+    print(f"{SHIPPED / name}: {restore(SHIPPED / name).id.hex()}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
