@@ -26,6 +26,7 @@ from safetensors.numpy import save as to_bytes
 from ppgstream import __version__
 from ppgstream.files.recording import CSV_HEAD
 from ppgstream.model.checkpoint import BUNDLED
+from ppgstream.model.folder import DECIDES, identity
 
 PATIENCE_S = 60.0
 LIGHT = ("--checkpoint", "lmmse")  # for what is no matter of the model: needs no TensorFlow
@@ -289,14 +290,15 @@ def test_help_and_version_go_to_stdout_and_name_every_command(tmp_path: Path) ->
 def broken(
     folder: Path, *, manifest: dict[str, Any] | None = None, weights: Callable[[bytes], bytes] | None = None, resign: bool = False
 ) -> Path:
-    """The bundled checkpoint with something wrong. `resign`: the manifest states the sha256 of the weights as they are."""
+    """The bundled checkpoint with something wrong. `resign`: the manifest states the sha256 of everything as it is."""
     folder.mkdir()
-    told = json.loads((BUNDLED / "checkpoint.json").read_text())
+    told = json.loads((BUNDLED / "checkpoint.json").read_text()) | (manifest or {})
     blob = (BUNDLED / "weights.safetensors").read_bytes()
     blob = weights(blob) if weights else blob
     if resign:
-        told["sha256"] = hashlib.sha256(blob).hexdigest()
-    (folder / "checkpoint.json").write_text(json.dumps(told | (manifest or {})))
+        told["weights_sha256"] = hashlib.sha256(blob).hexdigest()
+        told["sha256"] = identity(told["weights_sha256"], {key: told[key] for key in DECIDES if key in told})
+    (folder / "checkpoint.json").write_text(json.dumps(told))
     (folder / "weights.safetensors").write_bytes(blob)
     return folder
 
@@ -317,6 +319,7 @@ def _flipped(blob: bytes) -> bytes:
     return blob[:-100] + bytes([blob[-100] ^ 1]) + blob[-99:]
 
 
+NETWORK = json.loads((BUNDLED / "checkpoint.json").read_text())["network"]
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "one bit of the weights": ({"weights": _flipped}, "sha256"),
     "half of the weights": ({"weights": lambda b: b[: len(b) // 2]}, "sha256"),
@@ -325,7 +328,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "another format": ({"manifest": {"format": 99}}, "format 1"),
     "no numbers": ({"manifest": {"fs": "fast"}}, "fast"),
     "a tile of none": ({"manifest": {"tile": 0}}, "tile"),
-    "a window of none": ({"manifest": {"window": 0}}, "window"),
+    "a window of none": ({"manifest": {"network": NETWORK | {"window": 0}}, "resign": True}, "window"),
 }
 
 
@@ -351,7 +354,14 @@ def test_a_checkpoint_that_lacks_a_tensor_is_refused_when_the_ports_are_open_alr
 
 @pytest.mark.parametrize(
     "manifest",
-    [{"fs": 0}, {"fs": -125}, {"fs": float("nan")}, {"tile": float("inf")}, {"window": float("inf")}, {"figures": [1]}],
+    [
+        {"fs": 0},
+        {"fs": -125},
+        {"fs": float("nan")},
+        {"tile": float("inf")},
+        {"network": NETWORK | {"window": float("inf")}},
+        {"figures": [1]},
+    ],
 )
 def test_a_manifest_with_senseless_values_is_a_configuration_error(manifest: dict[str, Any], tmp_path: Path) -> None:
     folder = broken(tmp_path / "checkpoint", manifest=manifest)
@@ -362,8 +372,10 @@ def test_checkpoint_show_tells_what_the_bundled_one_is(tmp_path: Path) -> None:
     result = ppgstream(tmp_path, "checkpoint", "show", "--json")
     assert (result.returncode, result.stderr) == (0, "")
     told, manifest = json.loads(result.stdout), json.loads((BUNDLED / "checkpoint.json").read_text())
-    for key in ("family", "window", "context", "sizes", "fs", "tile", "parameters", "sha256", "figures"):
+    for key in ("fs", "tile", "parameters", "sha256", "figures"):
         assert told[key] == manifest[key]
+    for key in ("family", "window", "context", "sizes"):
+        assert told[key] == manifest["network"][key]
     assert told["id"] == manifest["sha256"][:16]
     assert told["parameters"] == sum(int(np.prod(shape)) for shape in told["tensors"].values())
 

@@ -47,8 +47,11 @@ def test_a_real_recording_keeps_its_pulse_its_units_and_its_length(
     assert out.denoised.shape == x.shape
     clean, raw = scores.bandpass(out.denoised.astype(float), fs), scores.bandpass(x, fs)
     middle = slice(int(3 * fs), -int(3 * fs))  # the filters settle
-    assert np.corrcoef(clean[middle], raw[middle])[0, 1] > 0.8
-    assert 0.6 < clean[middle].std() / raw[middle].std() < 1.2
+    sure = out.confidence[middle] >= 0.5  # the second recording is half motion and nothing attached
+    clean, raw = clean[middle][sure], raw[middle][sure]
+    assert np.corrcoef(clean, raw)[0, 1] > 0.9
+    assert 0.7 < clean.std() / raw.std() < 1.2
+    assert sure.mean() > (0.2 if name == "data2.csv" else 0.6)
     assert not (out.flags & (Flag.NONFINITE | Flag.PASSTHROUGH | Flag.SHED)).any()
 
 

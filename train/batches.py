@@ -109,6 +109,9 @@ SENSORS: tuple[Sensor, ...] = (
     ("highpass", 1, 0.8),
     ("highpass", 2, 0.5),
     ("highpass", 2, 1.0),
+    ("highpass", 2, 2.0),
+    ("highpass", 1, 2.0),
+    ("highpass", 1, 5.0),  # nearly a derivative, as hobbyists' pulse sensors give it
     ("lowpass", 1, 2.0),
     ("lowpass", 1, 4.0),
     ("lowpass", 2, 4.0),

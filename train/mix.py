@@ -20,9 +20,9 @@ WHITE_P, WHITE_SD = 0.8, 0.6  # how often, and at most how much (SD over the pul
 BASELINE_P, RAMP, WALK = 0.6, 2.0, 1.0  # heights over the window, of the pulse's height
 BURST_P = 0.5
 BURST_SLOPE, BURST_SHAPE, BURST_SCALE = (
-    (-25.0, 7.0),
+    (-26.0, 8.0),
     1.4,
-    2.2,
+    2.8,
 )  # dB a decade; Gamma law of its SD over the pulse's (Paliakaite et al. 2021)
 BURST_S, SHORTEST_BURST_S, FILLING, FILLING_MOST = 2.0, 0.5, 0.25, 2.0
 MOTION_HZ, HARMONICS, RATE_DRIFT, SIZE_DRIFT = (0.7, 3.2), (0.8, 0.5), 0.06, 0.3

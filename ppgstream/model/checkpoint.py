@@ -22,7 +22,7 @@ class Checkpoint:
     """A restored checkpoint: the network's plan, its tensors by name, and where they came from.
 
     `fs` is the sampling rate the network was trained for, Hz; `hop` and `lookahead` (None: all that help) are in samples and meant
-    for the daemon, whose settings may override them. `sha256` covers everything that decides the output (`folder._identity`), and its
+    for the daemon, whose settings may override them. `sha256` covers everything that decides the output (`folder.identity`), and its
     first 8 bytes travel in the header of everything that was denoised with it. `calibration` is kept as it was found.
     """
 

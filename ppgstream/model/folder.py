@@ -80,7 +80,7 @@ def write(
     weights = hashlib.sha256(blob).hexdigest()
     manifest = {
         "format": FORMAT,
-        "sha256": _identity(weights, decides),
+        "sha256": identity(weights, decides),
         "weights_sha256": weights,
         **decides,
         "tile": DEFAULT_TILE,
@@ -95,7 +95,7 @@ def write(
 DECIDES = ("network", "fs", "hop", "lookahead", "scaling", "calibration")
 
 
-def _identity(weights_sha256: str, decides: Mapping[str, Any]) -> str:
+def identity(weights_sha256: str, decides: Mapping[str, Any]) -> str:
     """The sha256 of a checkpoint: over the sha256 of its weights and the canonical JSON (keys sorted, no spaces) of all else that
     decides the output. A key that is absent counts as absent, so that later keys leave earlier checkpoints' ids as they are."""
     canonical = json.dumps(dict(decides), sort_keys=True, separators=(",", ":"))
@@ -176,7 +176,7 @@ def restore_folder(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{weights_path}: its sha256 is not the one that {MANIFEST} states: the file was changed or cut short"
         )
-    if manifest["format"] != 1 and _identity(weights, decides) != sha256:
+    if manifest["format"] != 1 and identity(weights, decides) != sha256:
         raise CheckpointError(
             f"{manifest_path}: its sha256 does not fit its content: {', '.join(decides)} or the weights were changed"
         )
