@@ -38,7 +38,7 @@ def test_the_prior_has_the_mean_and_the_covariance_of_its_windows(prior: dict[st
 def test_it_is_the_conditional_mean_of_pulse_and_level(prior: dict[str, np.ndarray], monkeypatch: pytest.MonkeyPatch) -> None:
     """With noise and height known, the answer is what the textbook's formula gives, computed with whole covariances."""
     monkeypatch.setattr(lmmse, "noise_sd", lambda x, known: np.full((len(x), 1), lmmse.NOISE_OVER_HEIGHT))
-    monkeypatch.setattr(lmmse, "_detrended_sd", lambda x, known, sd: np.zeros((len(x), 1)))
+    monkeypatch.setattr(lmmse, "_sd_of_pulse", lambda x, known, sd: np.zeros((len(x), 1)))
     rng = np.random.default_rng(2)
     x = (people(3, 3) + rng.standard_normal((3, 250)) / 3).astype(np.float32)
     known = rng.random((3, 250)) < 0.8

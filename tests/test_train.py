@@ -611,7 +611,8 @@ def test_the_course_s_brae_is_restored_with_its_figure_and_trains_on(tmp_path: P
     found = restore(SHARED / "course" / "BRAE_tensorboard" / "checkpoints")
     denoise = methods.windows_through(runtime.denoiser(found))
     test = data.scored_windows(data.course(SHARED, "test"))
-    assert evaluate.g_n1(denoise, test) == pytest.approx(8.07, abs=0.01)
+    row = evaluate.window_row(methods.Method("course BRAE", denoise), test, parts=["N1"])
+    assert row["g_n1_db"] == pytest.approx(8.07, abs=0.01)
     sides = {side: data.course(SHARED, side) for side in data.SIDES}
     options = {"steps": 6, "epochs": 3, "batch": 128, "learning_rate": 1e-3, "dropout": 0.0, "noise": ["white"]}
     recipe = fit.architecture_from(found, make("brae", None, options), "BRAE")
@@ -801,7 +802,8 @@ def test_train_lmmse_computes_a_prior_and_takes_data_alone(tmp_path: Path, monke
     found = restore(out)
     assert (found.arch.family, found.provenance["windows"]) == ("lmmse", 12 * len(range(0, 2500 - 249, 50)))
     denoise = methods.windows_through(runtime.denoiser(found), found.arch.scaling)
-    assert evaluate.g_n1(denoise, data.scored_windows(data.synthetic_people(2, 99)), seeds=range(1000, 1002)) > 5
+    windows = data.scored_windows(data.synthetic_people(2, 99))
+    assert evaluate.window_row(methods.Method("prior", denoise), windows, seeds=range(1000, 1002), parts=["N1"])["g_n1_db"] > 5
     assert "## Recipe" not in (out / "README.md").read_text()
     assert "holds a run already" in run().stderr
     assert run("--overwrite").exit_code == 0

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +16,11 @@ from ppgstream.lab import noise, scores
 from ppgstream.model.folder import replace_files
 
 from . import data, methods, own, streamed
+from . import tables as for_people
 from .methods import Method
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 Float64 = NDArray[np.float64]
 WINDOW = 250
@@ -38,12 +38,14 @@ RATES = ("N1-stream", "hand, dense", "steps", "clean")
 RATES_SHORTEST_S = 8.0  # a heart rate needs as much
 
 
-def window_row(method: Method, windows: Float64, *, seeds: range = NOISE_SEEDS) -> dict[str, float]:
-    """G (dB), MSE and r under N1, and G under each of its parts, pooled over `seeds` draws on clean `windows` (n, window)."""
+def window_row(
+    method: Method, windows: Float64, *, seeds: range = NOISE_SEEDS, parts: Sequence[str] = tuple(PARTS)
+) -> dict[str, float]:
+    """G (dB), MSE and r under N1, and G under each of its `parts`, pooled over `seeds` draws on clean `windows` (n, window)."""
     assert method.windows is not None
     row: dict[str, float] = {}
-    for part, options in PARTS.items():
-        noisy = [noise.n1(windows, np.random.default_rng(seed), **options).noisy for seed in seeds]
+    for part in parts:
+        noisy = [noise.n1(windows, np.random.default_rng(seed), **PARTS[part]).noisy for seed in seeds]
         answers = np.concatenate([method.windows(x) for x in noisy])
         truth = np.tile(windows, (len(seeds), 1))
         row[f"g_{part.lower()}_db"] = round(scores.gain_db(np.concatenate(noisy), answers, truth), 2)
@@ -57,13 +59,6 @@ def window_row(method: Method, windows: Float64, *, seeds: range = NOISE_SEEDS) 
 def _correlation(a: Float64, b: Float64) -> Float64:
     a, b = a - a.mean(axis=1, keepdims=True), b - b.mean(axis=1, keepdims=True)
     return np.asarray((a * b).sum(axis=1) / np.maximum(np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1)), 1e-12))
-
-
-def g_n1(windows_of: methods.Windows, windows: Float64, *, seeds: range = NOISE_SEEDS) -> float:
-    """G under N1, dB, pooled over `seeds` noise draws of clean `windows` (n, window). `windows_of` maps noisy windows to answers."""
-    noisy = [noise.n1(windows, np.random.default_rng(seed)).noisy for seed in seeds]
-    answers = [windows_of(x) for x in noisy]
-    return scores.gain_db(np.concatenate(noisy), np.concatenate(answers), np.tile(windows, (len(seeds), 1)))
 
 
 def tested_sets(folder: Path) -> dict[str, data.Clean]:
@@ -148,9 +143,9 @@ def evaluate(
         with _progress(console, name, _steps(name, compared, sets, len(people), seeds)) as step:
             result[name] = _compute(name, compared, sets, people, seeds, step)
         title = f"{name}: {where if name not in ('windows', 'rates') else 'all sets'}, {seeds} draws of noise"
-        for shown in _shown(name, result[name], title):
-            console.print(shown.rich())
-            pages.append(shown.markdown())
+        for table in for_people.shown(name, result[name], title):
+            console.print(table.rich())
+            pages.append(table.markdown())
     if out is not None:
         from . import pictures
 
@@ -291,105 +286,3 @@ def _steps(name: str, compared: Sequence[Method], sets: Mapping[str, data.Clean]
         ahead = sum(m.has_lookahead for m in compared)
         return len(streamed.LOOKAHEADS) * len(streamed.AT_LOOKAHEADS) * people * seeds * ahead
     return ROUNDS if name == "cost" else len(_kinds(name)) * people * seeds * of_records
-
-
-STREAMED_COLUMNS = {
-    "snr_b_in_db": ("SNR in, dB", 1),
-    "snr_b_out_db": ("out", 1),
-    "gain_db": ("gain", 1),
-    "gain_p5_db": ("5 %", 1),
-    "amplitude": ("ampl.", 2),
-    "hr_mae_in_bpm": ("HR in, bpm", 1),
-    "hr_mae_out_bpm": ("out", 1),
-    "hr_mae_sure_bpm": ("sure", 1),
-    "peak_shift_ms": ("peak, ms", 0),
-    "seam_hop": ("seam hop", 2),
-    "seam_patch": ("patch", 2),
-    "auroc": ("AUROC", 3),
-    "ece": ("ECE", 3),
-    "good": ("good", 2),
-    "good_kept": ("kept", 2),
-    "bad_kept": ("bad kept", 2),
-}
-
-
-class Shown(NamedTuple):
-    """A table for people: title, headings, cells."""
-
-    title: str
-    columns: list[str]
-    rows: list[list[str]]
-
-    def rich(self) -> Table:
-        from rich.table import Table
-
-        shown = Table(title=self.title, title_justify="left", pad_edge=False)
-        for column in self.columns:
-            left = column in ("method", "kind", "set", "lookahead")
-            shown.add_column(column, justify="left" if left else "right", overflow="fold")
-        for row in self.rows:
-            shown.add_row(*row)
-        return shown
-
-    def markdown(self) -> str:
-        lines = [f"**{self.title}**", "", *(f"| {' | '.join(row)} |" for row in [self.columns, *self.rows])]
-        return "\n".join([*lines[:3], "|---" * len(self.columns) + "|", *lines[3:]]) + "\n"
-
-
-def _shown(name: str, rows: list[dict[str, Any]], title: str) -> list[Shown]:
-    """The streamed tables as a summary of all methods, and by kind of noise; the others as they are."""
-    if name in ("windows", "cost") and rows:
-        return [
-            Shown("cost" if name == "cost" else title, list(rows[0]), [[str(value) for value in row.values()] for row in rows])
-        ]
-    if name == "rates":
-        kinds = list(dict.fromkeys(row["kind"] for row in rows))
-        lines = []
-        for set_name, method in dict.fromkeys((row["set"], row["method"]) for row in rows):
-            errors = {row["kind"]: row for row in rows if (row["set"], row["method"]) == (set_name, method)}
-            cells = [f"{errors[k]['hr_mae_out_bpm']:.1f} ({errors[k]['hr_mae_in_bpm']:.1f})" for k in kinds]
-            lines.append([set_name, method, *cells])
-        return [Shown(f"{title}: heart rate error, bpm (of the input)", ["set", "method", *kinds], lines)]
-    if name in ("snr", "lookahead"):
-        key = "gain_db" if name == "snr" else "snr_b_out_db"
-        lead = ["method"] if name == "snr" else ["lookahead", "method"]
-        kinds = list(dict.fromkeys(row["kind"] for row in rows if row["kind"] != "all kinds"))
-        lines = []
-        for at in dict.fromkeys(tuple(row[k] for k in lead) for row in rows):
-            values = {row["kind"]: row.get(key) for row in rows if tuple(row[k] for k in lead) == at}
-            lines.append([*(str(v) for v in at), *(_cell(values[k], 1) for k in kinds)])
-        return [Shown(f"{title}: {'gain' if name == 'snr' else 'SNR_B out'}, dB", [*lead, *kinds], lines)]
-    tables = [_summary(rows, title)]
-    for kind in dict.fromkeys(row["kind"] for row in rows):
-        own_rows = [row for row in rows if row["kind"] == kind]
-        keys = [key for key in STREAMED_COLUMNS if any(_cell(row.get(key), 0) for row in own_rows)]
-        if keys:
-            lines = [[row["method"], *(_cell(row.get(key), STREAMED_COLUMNS[key][1]) for key in keys)] for row in own_rows]
-            tables.append(Shown(f"{kind} ({title})", ["method", *(STREAMED_COLUMNS[key][0] for key in keys)], lines))
-    return tables
-
-
-def _summary(rows: list[dict[str, Any]], title: str) -> Shown:
-    """A row a kind, a column a method. A clean input has no gain: SNR_B of the output instead. Without a pulse, and over all kinds: the confidence."""
-    methods_there = list(dict.fromkeys(row["method"] for row in rows))
-    lines = []
-    for kind in dict.fromkeys(row["kind"] for row in rows):
-        of = {row["method"]: row for row in rows if row["kind"] == kind}
-        any_row = next(iter(of.values()))
-        what, digits = f"{kind}: gain; HR", 1
-        keys: tuple[str, ...] = ("gain_db", "hr_mae_out_bpm")
-        if kind == "all kinds":
-            what, digits, keys = "all kinds: AUROC; ECE", 3, ("auroc", "ece")
-        elif "snr_b_in_db" not in any_row:
-            what, digits, keys = f"{kind}: bad called good", 2, ("bad_kept",)
-        elif any_row["snr_b_in_db"] > streamed.CLEAN_DB:
-            what, keys = f"{kind}: SNR_B; HR", ("snr_b_out_db", "hr_mae_out_bpm")
-        cells = ["; ".join(filter(None, (_cell(of[m].get(key), digits) for key in keys))) for m in methods_there]
-        lines.append([what, *cells])
-    return Shown(f"summary ({title}), dB, bpm", ["kind", *methods_there], lines)
-
-
-def _cell(value: Any, digits: int) -> str:
-    if value is None or not np.isfinite(value):
-        return ""
-    return f"{value:.{digits}f}" if abs(value) < 1000 else "inf" if value > 0 else "-inf"

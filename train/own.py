@@ -145,11 +145,11 @@ def _side(at: float) -> str:
 
 
 def table(found: list[Found], sides: dict[str, str]) -> Table:
-    """For the terminal: a recording a row, and all of them."""
+    """For the terminal: a recording a row, and all of them; its side of the split, if there is one."""
     from rich.table import Table
 
     shown = Table(title="clean signal chosen by rule", title_justify="left")
-    for heading in ("recording", "s", "clean, s", "windows", "side", "refused"):
+    for heading in ("recording", "s", "clean, s", "windows", *(["side"] if sides else []), "refused"):
         shown.add_column(heading, justify="left" if heading in ("recording", "side", "refused") else "right", overflow="fold")
     reports = [f.report for f in found]
     total = Report("all", sum(r.seconds for r in reports), sum(r.chosen for r in reports), sum(r.windows for r in reports))
@@ -158,5 +158,5 @@ def table(found: list[Found], sides: dict[str, str]) -> Table:
     rows = [(f.report, sides.get(f.group, "") if f.report.chosen else "") for f in found]
     for r, side in [*rows, (total, "")]:
         why = ", ".join(f"{count} {reason}" for reason, count in r.refused.most_common())
-        shown.add_row(r.name, f"{r.seconds:.0f}", f"{r.chosen:.0f}", str(r.windows), side, why)
+        shown.add_row(r.name, f"{r.seconds:.0f}", f"{r.chosen:.0f}", str(r.windows), *([side] if sides else []), why)
     return shown

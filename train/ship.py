@@ -20,13 +20,9 @@ from ppgstream.model.restore import restore
 
 from . import card
 
-SHOWN = {
-    "gain_db": "gain, dB",
-    "amplitude": "amplitude",
-    "hr_mae_out_bpm": "heart rate error, bpm",
-    "auroc": "AUROC of the confidence",
-    "bad_kept": "seconds that are not good, called good",
-}
+OF_A_KIND = {"gain_db": "gain, dB", "amplitude": "amplitude", "hr_mae_out_bpm": "heart rate error, bpm"}
+OF_NO_PULSE = {"bad_kept": "seconds called good"}
+OF_ALL = {"auroc": "AUROC of the confidence", "ece": "expected calibration error"}
 
 
 def figures_of(bench: Mapping[str, Any], name: str) -> dict[str, float]:
@@ -40,8 +36,8 @@ def figures_of(bench: Mapping[str, Any], name: str) -> dict[str, float]:
             continue
         if row["kind"] == "clean":
             figures["clean: SNR_B of the output, dB"] = row["snr_b_out_db"]
-        keys = ("auroc", "ece") if row["kind"] == "all kinds" else ("bad_kept",) if "nothing" in row["kind"] else tuple(SHOWN)[:3]
-        figures |= {f"{row['kind']}: {SHOWN.get(key, key)}": row[key] for key in keys if row.get(key) is not None}
+        shown = OF_ALL if row["kind"] == "all kinds" else OF_NO_PULSE if "nothing" in row["kind"] else OF_A_KIND
+        figures |= {f"{row['kind']}: {words}": row[key] for key, words in shown.items() if row.get(key) is not None}
     if not figures:
         raise DataError(f"no row is named {name!r}: there are {', '.join(bench.get('methods', {}))}")
     return figures

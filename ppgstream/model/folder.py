@@ -24,32 +24,10 @@ if TYPE_CHECKING:
 FORMAT = 2
 
 
-def save(
-    folder: Path,
-    model: keras.Model,
-    arch: Architecture,
-    *,
-    fs: float = 125.0,
-    hop: int | None = None,
-    lookahead: int | None = None,
-    calibration: Mapping[str, Any] | None = None,
-    provenance: Mapping[str, Any] | None = None,
-    figures: Mapping[str, Any] | None = None,
-) -> None:
-    """Write a network's weights as a checkpoint folder: `write` says how."""
+def save(folder: Path, model: keras.Model, arch: Architecture, **stated: Any) -> None:
+    """Write a network's weights as a checkpoint folder. stated: as `write` takes it."""
     trainable = [w for w in model.weights if w.trainable]
-    tensors = {name: array_of(w) for name, w in zip(names_of(model), trainable, strict=True)}
-    write(
-        folder,
-        tensors,
-        arch,
-        fs=fs,
-        hop=hop,
-        lookahead=lookahead,
-        calibration=calibration,
-        provenance=provenance,
-        figures=figures,
-    )
+    write(folder, {name: array_of(w) for name, w in zip(names_of(model), trainable, strict=True)}, arch, **stated)
 
 
 def write(

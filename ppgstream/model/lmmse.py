@@ -12,7 +12,8 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.core.denoiser import Answer, Batch, Denoiser
+from ppgstream.core.denoiser import LOG_VAR, Answer, Batch, Denoiser
+from ppgstream.core.scaling import standard_scale_of
 from ppgstream.lab.noise import minmax
 
 Float32 = NDArray[np.float32]
@@ -21,7 +22,6 @@ RANK = 40  # principal components of the prior
 LEVEL, RAMP = 4.0, 1.5  # variances, in heights of the pulse
 NOISE_OVER_HEIGHT = 1 / 3  # the most noise that the height is trusted under: a pulse is at least 3 SD of the noise high
 LEAST_NOISE = 0.01  # of the height
-LOG_VAR = (-8.0, 4.0)
 
 
 def prior_of(windows: NDArray[np.floating]) -> dict[str, Float32]:
@@ -48,7 +48,7 @@ def denoiser(prior: Mapping[str, Float32]) -> Denoiser:
     def denoise(batch: Batch) -> Answer:
         x, known = batch.x[:, -window:].astype(np.float64), batch.valid[:, -window:].astype(np.float64)
         sd = noise_sd(x, known)
-        height = np.maximum(sd / NOISE_OVER_HEIGHT, _detrended_sd(x, known, sd) / pulse_sd)
+        height = np.maximum(sd / NOISE_OVER_HEIGHT, _sd_of_pulse(x, known > 0, sd) / pulse_sd)
         height = np.where(height > 0, height, 1.0)
         precision = 1 / np.maximum(sd / height, LEAST_NOISE) ** 2
         centre = (x * known).sum(axis=1, keepdims=True) / np.maximum(known.sum(axis=1, keepdims=True), 1.0)
@@ -82,15 +82,7 @@ def noise_sd(x: Float64, known: Float64) -> Float64:
     return np.asarray(median[:, None] / 0.6745 / np.sqrt(6))
 
 
-def _detrended_sd(x: Float64, known: Float64, noise_sd: Float64) -> Float64:
-    """SD of the measured samples beside a straight line and noise, (n, 1)."""
-    total = np.maximum(known.sum(axis=1, keepdims=True), 1.0)
-    t = np.broadcast_to(np.linspace(-1, 1, x.shape[1]), x.shape)
-
-    def centred(v: Float64) -> Float64:
-        return np.asarray((v - (v * known).sum(axis=1, keepdims=True) / total) * known)
-
-    xc, tc = centred(x), centred(t)
-    slope = (xc * tc).sum(axis=1, keepdims=True) / np.maximum((tc * tc).sum(axis=1, keepdims=True), 1e-12)
-    variance = ((xc - slope * tc) ** 2).sum(axis=1, keepdims=True) / total
-    return np.asarray(np.sqrt(np.maximum(variance - noise_sd**2, 0.0)))
+def _sd_of_pulse(x: Float64, known: NDArray[np.bool_], noise: Float64) -> Float64:
+    """SD of the measured samples without a straight line and without noise, (n, 1); 0 for a flat window."""
+    scale = standard_scale_of(x, known)
+    return np.asarray(np.where(scale.flat, 0.0, np.sqrt(np.maximum(scale.gain**2 - noise**2, 0.0))))

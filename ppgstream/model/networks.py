@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from ppgstream.core.denoiser import LOG_VAR
 from ppgstream.errors import CheckpointError
 from ppgstream.model.architecture import Architecture, check
 
@@ -114,7 +115,6 @@ def _patch_transformer(arch: Architecture, dropout: float) -> keras.Model:
 
 CLIPPED_AT = 6.0  # SD: what lies beyond is shown to the network as this
 FARTHEST = 60.0  # SD: of a sample that is passed on
-LOG_VAR = (-8.0, 4.0)
 
 
 def _transformer(arch: Architecture, dropout: float) -> keras.Model:

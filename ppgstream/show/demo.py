@@ -104,7 +104,7 @@ def run(
     status = StatusClient(daemon.endpoints["status"])
     done = threading.Event()
     view = None if plain else Live(console=console, auto_refresh=False, transient=True)
-    say = console.print
+    say = partial(console.print, soft_wrap=True)
     say(
         f"{streams} sensors -> {daemon.endpoints['in']} -> daemon ({checkpoint.arch.family}) -> {daemon.endpoints['out']}",
         highlight=False,

@@ -253,7 +253,6 @@ class Stream:
         resumed_at = None if known is None else known.next
         self._expected = self._judged = -1 if resumed_at is None else resumed_at
         self._judge = Judge(self.rules.fs, self.rules.max_fill, self.rules.sentinels)
-        self._judge = Judge(self.rules.fs, self.rules.max_fill, self.rules.sentinels)
         self._polarity = Watcher(self.rules.polarity, self.rules.fs)
         self._stepped = False
         self.sessions[chunk.session] = known or Sequencer(self.rules.hold, self.rules.hold_s)

@@ -1,0 +1,113 @@
+"""The bench's tables for people: on the terminal, and as Markdown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from . import streamed
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+STREAMED_COLUMNS = {
+    "snr_b_in_db": ("SNR in, dB", 1),
+    "snr_b_out_db": ("out", 1),
+    "gain_db": ("gain", 1),
+    "gain_p5_db": ("5 %", 1),
+    "amplitude": ("ampl.", 2),
+    "hr_mae_in_bpm": ("HR in, bpm", 1),
+    "hr_mae_out_bpm": ("out", 1),
+    "hr_mae_sure_bpm": ("sure", 1),
+    "peak_shift_ms": ("peak, ms", 0),
+    "seam_hop": ("seam hop", 2),
+    "seam_patch": ("patch", 2),
+    "auroc": ("AUROC", 3),
+    "ece": ("ECE", 3),
+    "good": ("good", 2),
+    "good_kept": ("kept", 2),
+    "bad_kept": ("bad kept", 2),
+}
+
+
+class Shown(NamedTuple):
+    """A table for people: title, headings, cells."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+    def rich(self) -> Table:
+        from rich.table import Table
+
+        table = Table(title=self.title, title_justify="left", pad_edge=False)
+        for column in self.columns:
+            left = column in ("method", "kind", "set", "lookahead")
+            table.add_column(column, justify="left" if left else "right", overflow="fold")
+        for row in self.rows:
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        lines = [f"**{self.title}**", "", *(f"| {' | '.join(row)} |" for row in [self.columns, *self.rows])]
+        return "\n".join([*lines[:3], "|---" * len(self.columns) + "|", *lines[3:]]) + "\n"
+
+
+def shown(name: str, rows: list[dict[str, Any]], title: str) -> list[Shown]:
+    """The streamed tables as a summary of all methods, and by kind of noise; the others as they are."""
+    if name in ("windows", "cost") and rows:
+        return [
+            Shown("cost" if name == "cost" else title, list(rows[0]), [[str(value) for value in row.values()] for row in rows])
+        ]
+    if name == "rates":
+        kinds = list(dict.fromkeys(row["kind"] for row in rows))
+        lines = []
+        for set_name, method in dict.fromkeys((row["set"], row["method"]) for row in rows):
+            errors = {row["kind"]: row for row in rows if (row["set"], row["method"]) == (set_name, method)}
+            cells = [f"{errors[k]['hr_mae_out_bpm']:.1f} ({errors[k]['hr_mae_in_bpm']:.1f})" for k in kinds]
+            lines.append([set_name, method, *cells])
+        return [Shown(f"{title}: heart rate error, bpm (of the input)", ["set", "method", *kinds], lines)]
+    if name in ("snr", "lookahead"):
+        key = "gain_db" if name == "snr" else "snr_b_out_db"
+        lead = ["method"] if name == "snr" else ["lookahead", "method"]
+        kinds = list(dict.fromkeys(row["kind"] for row in rows if row["kind"] != "all kinds"))
+        lines = []
+        for at in dict.fromkeys(tuple(row[k] for k in lead) for row in rows):
+            values = {row["kind"]: row.get(key) for row in rows if tuple(row[k] for k in lead) == at}
+            lines.append([*(str(v) for v in at), *(_cell(values[k], 1) for k in kinds)])
+        return [Shown(f"{title}: {'gain' if name == 'snr' else 'SNR_B out'}, dB", [*lead, *kinds], lines)]
+    tables = [_summary(rows, title)]
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        own_rows = [row for row in rows if row["kind"] == kind]
+        keys = [key for key in STREAMED_COLUMNS if any(_cell(row.get(key), 0) for row in own_rows)]
+        if keys:
+            lines = [[row["method"], *(_cell(row.get(key), STREAMED_COLUMNS[key][1]) for key in keys)] for row in own_rows]
+            tables.append(Shown(f"{kind} ({title})", ["method", *(STREAMED_COLUMNS[key][0] for key in keys)], lines))
+    return tables
+
+
+def _summary(rows: list[dict[str, Any]], title: str) -> Shown:
+    """A row a kind, a column a method. A clean input has no gain: SNR_B of the output instead. Without a pulse, and over all kinds: the confidence."""
+    methods_there = list(dict.fromkeys(row["method"] for row in rows))
+    lines = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        of = {row["method"]: row for row in rows if row["kind"] == kind}
+        any_row = next(iter(of.values()))
+        what, digits = f"{kind}: gain; HR", 1
+        keys: tuple[str, ...] = ("gain_db", "hr_mae_out_bpm")
+        if kind == "all kinds":
+            what, digits, keys = "all kinds: AUROC; ECE", 3, ("auroc", "ece")
+        elif "snr_b_in_db" not in any_row:
+            what, digits, keys = f"{kind}: bad called good", 2, ("bad_kept",)
+        elif any_row["snr_b_in_db"] > streamed.CLEAN_DB:
+            what, keys = f"{kind}: SNR_B; HR", ("snr_b_out_db", "hr_mae_out_bpm")
+        cells = ["; ".join(filter(None, (_cell(of[m].get(key), digits) for key in keys))) for m in methods_there]
+        lines.append([what, *cells])
+    return Shown(f"summary ({title}), dB, bpm", ["kind", *methods_there], lines)
+
+
+def _cell(value: Any, digits: int) -> str:
+    if value is None or not np.isfinite(value):
+        return ""
+    return f"{value:.{digits}f}" if abs(value) < 1000 else "inf" if value > 0 else "-inf"
