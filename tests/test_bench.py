@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 from dataclasses import replace
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ppgstream.train import data, evaluate, methods, ship, streamed
+from ppgstream.train import data, evaluate, methods, ship, streamed, tables
+from rich.console import Console
 from typer.testing import CliRunner
 
 from ppgstream.cli.app import app
@@ -262,6 +264,33 @@ def test_evaluate_on_recordings_of_one_s_own_writes_tables_json_and_pictures(
     assert written["cost"][0]["time"] == 1
     for picture in ("streamed", "examples", "snr", "lookahead"):
         assert (out / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_cost_needs_no_recordings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "ROUNDS", 2)
+    asked = ["evaluate", "lmmse", "--tables", "cost", "--data", str(tmp_path / "none"), "--out", str(tmp_path / "out"), "--json"]
+    result = CliRunner().invoke(app, asked)
+    assert result.exit_code == 0, result.output
+    told = json.loads(result.stdout)
+    assert [row["method"] for row in told["cost"]] == ["lmmse"]
+    assert told["sets"] == {}
+    assert json.loads((tmp_path / "out" / "evaluate.json").read_text())["cost"][0]["windows_per_s"] > 0
+
+
+@pytest.mark.parametrize("width", [50, 80, 400])
+def test_a_table_wider_than_the_terminal_is_several_with_whole_cells(width: int) -> None:
+    columns = ["method", *(f"heart rate {k}" for k in range(12))]
+    rows = [[name, *(f"{name}{k}.25" for k in range(12))] for name in ("band-pass 0.5..8 Hz", "b")]
+    parts = tables.Shown("a title", columns, rows).rich(width)
+    console = Console(width=width, record=True, file=io.StringIO())
+    for part in parts:
+        console.print(part)
+    text = console.export_text()
+    assert (len(parts) == 1) == (width == 400)
+    assert all(len(line) <= width for line in text.splitlines())
+    for cell in rows[0] + rows[1]:
+        assert cell in text
+    assert text.count("a title") == 1
 
 
 def test_evaluate_json_is_all_of_stdout(recordings: Path) -> None:

@@ -7,6 +7,7 @@ import errno
 import io
 import json
 import math
+import multiprocessing
 import os
 import re
 import shutil
@@ -163,6 +164,20 @@ def test_a_batch_depends_on_seed_epoch_and_number_alone(sets: list[data.Set]) ->
     one = source.batch(3, 1).inputs[0]
     for other in (source.batch(3, 2), source.batch(4, 1), batches.Source(sets, small(seed=2)).batch(3, 1)):
         assert not np.array_equal(one, other.inputs[0])
+
+
+def test_other_processes_draw_the_same_batches_and_their_end_is_told(sets: list[data.Set]) -> None:
+    recipe = small(epochs=30)
+    source, pool = batches.Source(sets, recipe), batches.Pool(sets, recipe, 1)
+    try:
+        for epoch, number in [(1, 3), (2, 0), (2, 1), (2, 2), (2, 3)]:  # as a resumed run asks
+            np.testing.assert_array_equal(pool.batch(epoch, number).packed, source.batch(epoch, number).packed)
+        for process in multiprocessing.active_children():
+            process.kill()
+        with pytest.raises(ConfigError, match="a process that draws batches has ended"):
+            [pool.batch(epoch, number) for epoch in range(3, 30) for number in range(4)]
+    finally:
+        pool.close()
 
 
 def test_one_pass_shows_every_training_window_once_and_in_another_order_each_epoch(sets: list[data.Set]) -> None:
@@ -633,10 +648,11 @@ def test_the_trainer_runs_without_tensorflow(tmp_path: Path) -> None:
     script = (
         "import sys; sys.modules['tensorflow'] = None\n"
         "from ppgstream.cli.app import app\n"
-        "app(['train', 'dae', '--synthetic', '--epochs', '2', '--steps', '3', '--batch', '16', '--out', 'run'], standalone_mode=False)\n"
+        "app(['train', '--recipe', 'r.toml', '--synthetic', '--epochs', '2', '--steps', '3', '--batch', '16', '--out', 'run'], standalone_mode=False)\n"
         "app(['train', 'dae', '--from', 'net-1', '--synthetic', '--out', 'other'])\n"
     )
     (tmp_path / "net-1.index").write_bytes(b"")
+    (tmp_path / "r.toml").write_text("family = 'dae'\nema = 0.9\n")  # an average of the weights, to be saved in their place
     environment = os.environ | {"KERAS_BACKEND": str(_backend())}
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=150, check=False

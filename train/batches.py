@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -10,7 +13,7 @@ from numpy.typing import NDArray
 
 from ppgstream.core.quality import held_rows
 from ppgstream.core.scaling import Scale, normalise, standard_scale_of
-from ppgstream.errors import DataError
+from ppgstream.errors import ConfigError, DataError
 from ppgstream.lab import noise
 from ppgstream.lab.noise import Floats
 from ppgstream.model.architecture import Architecture
@@ -24,6 +27,7 @@ PASS_HOP = 50  # samples between the training windows of one pass
 VALIDATION_SEED = 1_000_000
 UNSTEADY, UNSTEADY_TURNS = 8.0, (0.2, 1.0)  # samples, at most, that beats come early or late; turns of that in a window
 MOST_SCORED = 1000  # validation windows of one set
+AHEAD = 4  # batches drawn ahead for each process
 
 
 class Drawn(NamedTuple):
@@ -224,6 +228,45 @@ class Source:
             order = np.random.default_rng([recipe.seed, epoch]).permutation(len(self.windows))
             clean = self.windows.given(order[number * recipe.batch : (number + 1) * recipe.batch])
         return draw(clean, recipe, self.arch, rng)
+
+
+class Pool:
+    """The same batches as `Source`'s, drawn ahead in `processes` processes: for a network that takes more than one process draws."""
+
+    def __init__(self, sets: Sequence[data.Set], recipe: Recipe, processes: int) -> None:
+        # Not forked: a copy of a process in which Keras runs may hang.
+        context = multiprocessing.get_context("spawn")
+        self._executor = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(list(sets), recipe))
+        self._steps, self._ahead = Source(sets, recipe).steps, AHEAD * processes
+        self._last = recipe.epochs * self._steps
+        self._waiting: dict[int, Future[Drawn]] = {}
+        self._next: int | None = None
+
+    def batch(self, epoch: int, number: int) -> Drawn:
+        """Batches are asked for in order. Raises ConfigError if a process was ended, as it is where memory is short."""
+        wanted = epoch * self._steps + number
+        first = wanted if self._next is None else self._next
+        self._next = max(first, min(wanted + self._ahead, self._last))
+        try:
+            for n in range(first, self._next):
+                self._waiting[n] = self._executor.submit(_batch, *divmod(n, self._steps))
+            return self._waiting.pop(wanted).result()
+        except BrokenProcessPool:
+            raise ConfigError("a process that draws batches has ended; is there memory for as many --processes?") from None
+
+    def close(self) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+
+_own: list[Source] = []  # the source of a process of a `Pool`
+
+
+def _begin(sets: Sequence[data.Set], recipe: Recipe) -> None:
+    _own.append(Source(sets, recipe))
+
+
+def _batch(epoch: int, number: int) -> Drawn:
+    return _own[0].batch(epoch, number)
 
 
 def shares_of(sets: Sequence[data.Set], synthetic: float) -> list[float]:

@@ -35,6 +35,7 @@ def train(
     overwrite: bool,
     minutes: float | None,
     threads: int,
+    processes: int = 0,
 ) -> None:
     """Train as asked. options: recipe keys. sources: data, recordings, fs, column, field, group, synthetic_only. None: not given.
 
@@ -77,7 +78,16 @@ def train(
     # A run may be gone on with from another working directory.
     about = wanted | {key: str(Path(wanted[key]).absolute()) for key in ("data", "recordings") if key in wanted}
     fit.fit(
-        asked, sets, folder, about=about, start=found_start, resume=resume, overwrite=overwrite, minutes=minutes, threads=threads
+        asked,
+        sets,
+        folder,
+        about=about,
+        start=found_start,
+        resume=resume,
+        overwrite=overwrite,
+        minutes=minutes,
+        threads=threads,
+        processes=processes,
     )
 
 

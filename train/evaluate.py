@@ -122,29 +122,31 @@ def evaluate(
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{out}: cannot write: {error}") from error
-    sets = own_set(own_source, console) if own_source is not None else tested_sets(folder)
-    training = training_windows(folder) if folder.is_dir() else None
-    if training is None:
+    needed = set(tables) != {"cost"}  # recordings
+    sets = {} if not needed else own_set(own_source, console) if own_source is not None else tested_sets(folder)
+    training = training_windows(folder) if needed and folder.is_dir() else None
+    if needed and training is None:
         console.print(f"{folder}: no training recordings there: the rows mean wave and kNN are left out", soft_wrap=True)
     compared = [*methods.baselines(training), *methods.chosen(asked, folder)]
     known = {m.name: seen for m in compared if (seen := _seen(m, sets))}
     for name, count in known.items():
         console.print(f"{name} was trained on {count} of the recordings tested here: its figures flatter it", soft_wrap=True)
-    first = next(iter(sets.values()))
-    people = streamed.records(first, shortest_s=streamed.SHORTEST_S if own_source is None else RATES_SHORTEST_S)
+    shortest_s = streamed.SHORTEST_S if own_source is None else RATES_SHORTEST_S
+    people = streamed.records(next(iter(sets.values())), shortest_s=shortest_s) if needed else []
     result: dict[str, Any] = {
         "methods": {m.name: {"parameters": m.parameters, "trained_on_tested": known.get(m.name, 0)} for m in compared},
         "sets": {name: {"recordings": len(set(c.recording)), "seconds": round(c.seconds)} for name, c in sets.items()},
         "records": [{"person": r.person, "seconds": round(len(r.clean) / data.FS, 1)} for r in people],
         "seeds": seeds,
     }
-    where, pages = next(iter(sets)), [""]
+    where, pages = next(iter(sets), ""), [""]
     for name in tables:
         with _progress(console, name, _steps(name, compared, sets, len(people), seeds)) as step:
             result[name] = _compute(name, compared, sets, people, seeds, step)
         title = f"{name}: {where if name not in ('windows', 'rates') else 'all sets'}, {seeds} draws of noise"
         for table in for_people.shown(name, result[name], title):
-            console.print(table.rich())
+            for part in table.rich(console.width):
+                console.print(part)
             pages.append(table.markdown())
     if out is not None:
         from . import pictures

@@ -67,11 +67,13 @@ def fit(
     overwrite: bool = False,
     minutes: float | None = None,
     threads: int = 2,
+    processes: int = 0,
 ) -> None:
     """Train by `recipe` on the training sides of `sets`; `out` becomes a checkpoint folder.
 
     about: what the state should keep of where the data came from, for the next `resume`. start: weights to begin from. minutes: of wall clock, after
-    which this call ends with the epoch that it is in, or before one that would not end in time.
+    which this call ends with the epoch that it is in, or before one that would not end in time. processes: that draw the batches beside this one; 0: a
+    thread of this one does.
 
     Raises UsageError for a folder that already holds a run, ConfigError for a recipe that differs from the one to resume, and for a loss that is
     no longer finite; CheckpointError if `start` is of another architecture; DataError for a leak or too little data; OutputError for a disk
@@ -126,7 +128,8 @@ def fit(
     if not run.done:
         progress.before(scores)
 
-    dataset = _dataset(source, run.done)
+    pool = batches.Pool(sets, recipe, processes) if processes else None
+    dataset = _dataset(pool or source, source.steps, run.done)
     callbacks = _callbacks(run, dataset, validation, progress, minutes)
     with _disk(run), _kept_until_there_is_a_state(run), progress:
         try:
@@ -135,6 +138,9 @@ def fit(
             what = f"the state after epoch {run.done} is in {out}: go on with --resume" if run.done else "nothing was saved yet"
             progress.say(f"stopped in epoch {run.done + 1} of {recipe.epochs}; {what}")
             raise
+        finally:
+            if pool is not None:
+                pool.close()
     if run.done < recipe.epochs and not run.stopped:
         progress.say(f"{minutes:g} minutes are over after epoch {run.done} of {recipe.epochs}: go on with --resume")
 
@@ -208,8 +214,10 @@ class Run:
         if not self.recipe.ema:
             yield
             return
-        weights = self.model.get_weights()
+        weights = [np.array(w) for w in self.model.get_weights()]
         self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        # Copies: JAX shares the average's arrays with the weights and frees both once the weights were used.
+        self.model.set_weights([np.array(w) for w in self.model.get_weights()])
         try:
             yield
         finally:
@@ -405,18 +413,19 @@ def _with_warm_average(base: Any) -> Any:
     return WarmAverage
 
 
-def _dataset(source: batches.Source, epoch: int) -> Any:
+def _dataset(source: batches.Source | batches.Pool, steps: int, epoch: int) -> Any:
     import keras
 
     class Batches(keras.utils.PyDataset):  # type: ignore[misc]  # Keras is untyped
         """Drawn ahead of the network, on a thread of tf.data's or of two of Keras' own."""
 
         def __init__(self) -> None:
-            super().__init__(workers=1 if keras.backend.backend() == "tensorflow" else 2, max_queue_size=8)
+            one = keras.backend.backend() == "tensorflow" or isinstance(source, batches.Pool)
+            super().__init__(workers=1 if one else 2, max_queue_size=8)
             self.epoch = epoch
 
         def __len__(self) -> int:
-            return source.steps
+            return steps
 
         def __getitem__(self, number: int) -> Any:
             drawn = source.batch(self.epoch, number)

@@ -11,6 +11,7 @@ from . import streamed
 if TYPE_CHECKING:
     from rich.table import Table
 
+FRAME = 3  # characters of a table's frame beside each cell
 STREAMED_COLUMNS = {
     "snr_b_in_db": ("SNR in, dB", 1),
     "snr_b_out_db": ("out", 1),
@@ -38,16 +39,29 @@ class Shown(NamedTuple):
     columns: list[str]
     rows: list[list[str]]
 
-    def rich(self) -> Table:
+    def rich(self, width: int) -> list[Table]:
+        """For a terminal of `width` columns: several tables, each with the first column, where one is too wide."""
         from rich.table import Table
 
-        table = Table(title=self.title, title_justify="left", pad_edge=False)
-        for column in self.columns:
-            left = column in ("method", "kind", "set", "lookahead")
-            table.add_column(column, justify="left" if left else "right", overflow="fold")
-        for row in self.rows:
-            table.add_row(*row)
-        return table
+        widths = [
+            max(len(word) for word in [*heading.split(), *(row[k] for row in self.rows)])
+            for k, heading in enumerate(self.columns)
+        ]
+        blocks: list[list[int]] = [[]]
+        for k in range(1, len(self.columns)):
+            if blocks[-1] and widths[0] + 2 + sum(widths[j] + FRAME for j in [*blocks[-1], k]) > width:
+                blocks.append([])
+            blocks[-1].append(k)
+        tables = []
+        for block in blocks:
+            table = Table(title=self.title if block is blocks[0] else None, title_justify="left", pad_edge=False)
+            for k in [0, *block]:
+                left = self.columns[k] in ("method", "kind", "set", "lookahead")
+                table.add_column(self.columns[k], justify="left" if left else "right", overflow="fold", min_width=widths[k])
+            for row in self.rows:
+                table.add_row(*(row[k] for k in [0, *block]))
+            tables.append(table)
+        return tables
 
     def markdown(self) -> str:
         lines = [f"**{self.title}**", "", *(f"| {' | '.join(row)} |" for row in [self.columns, *self.rows])]

@@ -160,6 +160,14 @@ def train(
     ] = None,
     seed: Annotated[int | None, typer.Option(help="[default: 1]", rich_help_panel="Run")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of computation.", rich_help_panel="Run")] = 2,
+    processes: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="That draw batches beside this one, for a fast accelerator. The batches stay the same.",
+            rich_help_panel="Run",
+        ),
+    ] = 0,
     optimizer: Annotated[
         str | None,
         typer.Option(help="adam, adamw or sgd. [default: adam; patch and transformer adamw]", rich_help_panel="Recipe"),
@@ -239,6 +247,7 @@ def train(
         overwrite=overwrite,
         minutes=minutes,
         threads=threads,
+        processes=processes,
     )
 
 
