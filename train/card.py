@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import msgspec
 
-from ppgstream.model.architecture import Architecture
 from ppgstream.model.checkpoint import Checkpoint
 
 from . import data
@@ -75,7 +73,7 @@ def text(found: Checkpoint) -> str:
         *(_figures(found.figures) if found.figures else []),
         "## Cost",
         "",
-        f"{found.parameters:,} parameters, {mflop(found.arch):.2f} MFLOP a window.",
+        f"{found.parameters:,} parameters, {found.arch.mflop:.2f} MFLOP a window.",
         "",
         "## Data",
         "",
@@ -137,25 +135,3 @@ def _toml(key: str, value: Any) -> str:
 
 def _scalar(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def mflop(arch: Architecture) -> float:
-    """Multiplications and additions of one window, in millions (two for each product of a matrix; activations not counted)."""
-    n = arch.window
-    if "hidden" in arch.sizes:
-        hidden = arch.sizes["hidden"]
-        assert isinstance(hidden, tuple)
-        widths = [n, *hidden, n]
-        return 2e-6 * sum(a * b for a, b in pairwise(widths))
-    if "units" in arch.sizes:
-        units = arch.size("units")
-        steps = n + (arch.family == "brae")
-        return 2e-6 * (steps * 4 * units * (units + 1) + n * units * (2 if arch.family == "brae" else 1))
-    if arch.family == "lmmse":
-        size = arch.size("rank") + 2
-        return 2e-6 * (n * size * size + size**3 + n * arch.size("rank") ** 2)
-    patch, width, depth = arch.size("patch"), arch.size("width"), arch.size("depth")
-    tokens = (n + arch.context) // patch
-    block = 4 * width * width + 2 * 2 * width * width + 2 * tokens * width
-    values = 3 if arch.family == "transformer" else 2  # that go in and come out for each sample
-    return 2e-6 * tokens * (2 * values * patch * width + depth * block)

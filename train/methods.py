@@ -24,7 +24,6 @@ from ppgstream.model.checkpoint import shipped
 from ppgstream.model.restore import restore
 
 from . import data
-from .card import mflop
 
 Float64 = NDArray[np.float64]
 Windows = Callable[[Float64], Float64]
@@ -93,7 +92,7 @@ def of_checkpoint(name: str, path: Path) -> Method:
         found.hop,
         arch.size("patch") if "patch" in arch.sizes else USUAL_PATCH,
         found.parameters,
-        mflop(arch),
+        arch.mflop,
         lambda: denoiser(batch),
         True,
         found.provenance.get("trained_on", {}),

@@ -1,4 +1,4 @@
-"""Commands around checkpoints: train, evaluate, checkpoint."""
+"""Commands around checkpoints: train, evaluate, bench, checkpoint."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from ppgstream.cli.shared import ColumnOption, FieldOption, app, restored
-from ppgstream.errors import UsageError
+from ppgstream.cli.shared import CheckpointOption, ColumnOption, FieldOption, app, loaded, restored, say
+from ppgstream.errors import OutputError, UsageError
 
 checkpoint_app = typer.Typer(no_args_is_help=True, help="Look at checkpoints.")
 app.add_typer(checkpoint_app, name="checkpoint")
@@ -249,6 +249,49 @@ def train(
         threads=threads,
         processes=processes,
     )
+
+
+@app.command()
+def bench(
+    checkpoint: CheckpointOption = None,
+    parts: Annotated[str, typer.Option(metavar="NAME,...", help="Of model, system, peers.")] = "model,peers,system",
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A rough answer within a minute or so; figures to quote take six.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Also write bench.json and the capacity curve there.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The figures as JSON on stdout.")] = False,
+    config: Annotated[Path | None, typer.Option(help="Settings of the daemon that is measured (TOML).")] = None,
+) -> None:
+    """How fast: windows/s of the network, and how many live streams the daemon carries on this machine. Docs: docs/bench.md."""
+    import msgspec
+    from rich.console import Console
+
+    from ppgstream.show import bench as speed
+
+    chosen = parts.split(",")
+    if odd := [name for name in chosen if name not in speed.PARTS]:
+        raise UsageError(f"--parts: known are {', '.join(speed.PARTS)}, got {', '.join(odd)}")
+    loaded(config)  # what is wrong with it is told before anything is measured
+    if out is not None:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{out}: cannot write: {error}") from error
+    settings = [] if config is None else ["--config", str(config.absolute())]
+    result = speed.run(restored(checkpoint), parts=chosen, plan=speed.QUICK if quick else speed.FULL, say=say, settings=settings)
+    if out is not None:
+        try:
+            (out / "bench.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+        except OSError as error:
+            raise OutputError(f"{out}: cannot write: {error}") from error
+        if "system" in result:
+            speed.picture(result, out / "bench.png")
+    if json:
+        print(msgspec.json.encode(result).decode())
+    else:
+        speed.show(result, Console())
 
 
 @app.command()

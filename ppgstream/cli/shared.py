@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ppgstream.model.checkpoint import Checkpoint
 
 
-ORDER = ("run", "demo", "replay", "denoise", "tap", "monitor", "checkpoint", "train", "evaluate")  # in --help
+ORDER = ("run", "demo", "replay", "denoise", "tap", "monitor", "checkpoint", "train", "evaluate", "bench")  # in --help
 
 
 class _Commands(TyperGroup):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field
+from itertools import pairwise
 from typing import Any, Literal
 
 from ppgstream.core.denoiser import Answers, Scaling
@@ -84,6 +85,28 @@ class Architecture:
         value = self.sizes[name]
         assert isinstance(value, int)
         return value
+
+    @property
+    def mflop(self) -> float:
+        """Multiplications and additions of one window, in millions (two for each product of a matrix; activations not counted)."""
+        n = self.window
+        if "hidden" in self.sizes:
+            hidden = self.sizes["hidden"]
+            assert isinstance(hidden, tuple)
+            widths = [n, *hidden, n]
+            return 2e-6 * sum(a * b for a, b in pairwise(widths))
+        if "units" in self.sizes:
+            units = self.size("units")
+            steps = n + (self.family == "brae")
+            return 2e-6 * (steps * 4 * units * (units + 1) + n * units * (2 if self.family == "brae" else 1))
+        if self.family == "lmmse":
+            size = self.size("rank") + 2
+            return 2e-6 * (n * size * size + size**3 + n * self.size("rank") ** 2)
+        patch, width, depth = self.size("patch"), self.size("width"), self.size("depth")
+        tokens = (n + self.context) // patch
+        block = 4 * width * width + 2 * 2 * width * width + 2 * tokens * width
+        values = 3 if self.family == "transformer" else 2  # that go in and come out for each sample
+        return 2e-6 * tokens * (2 * values * patch * width + depth * block)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

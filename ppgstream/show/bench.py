@@ -1,0 +1,436 @@
+"""`ppgstream bench`: how fast the network is, how many live streams the daemon carries, and other ways to run the same network, all in one run.
+
+Figures of different machines do not compare, and neither do those of a busy and a quiet one: so each run also measures this machine's own float32 matrix
+product, and what is quoted is a ratio of figures of one run. Definitions: docs/bench.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import multiprocessing
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from ppgstream.core.denoiser import Batch
+from ppgstream.errors import OutputError, SourceError
+from ppgstream.live.status import Snapshot, StatusClient
+from ppgstream.model.checkpoint import SHIPPED, Checkpoint
+from ppgstream.model.restore import restore
+from ppgstream.show.load import HEAR_S, Load, Received, Sent, receive, send
+
+PARTS = ("model", "system", "peers")
+TILES = (1, 16, 64, 256)
+GEMM = 768  # rows and columns
+LIVE_MS = 250.0  # lag at the 99th percentile up to which a stream counts as live
+BEHIND_MS = 1000.0  # median lag of a probe's last quarter from which the daemon does not keep up
+FIRST_STREAMS, MOST_STREAMS, PRECISION = 250, 10_000, 0.05  # of the search
+READY_S, STOP_S = 120.0, 20.0
+ROUND = 10  # streams
+
+
+class Plan(NamedTuple):
+    """How long each measurement takes, s. probe: of one number of streams; hold: of the largest that is carried; speed: of one tile or peer."""
+
+    probe: float = 8.0
+    hold: float = 60.0
+    speed: float = 1.5
+    fixed: tuple[int, ...] = (1, 1000)  # streams that are measured whatever the capacity
+
+
+FULL, QUICK = Plan(), Plan(probe=5.0, hold=5.0, speed=0.4, fixed=(1,))
+Say = Callable[[str], None]
+
+
+def run(checkpoint: Checkpoint, *, parts: Sequence[str], plan: Plan, say: Say, settings: Sequence[str] = ()) -> dict[str, Any]:
+    """The parts asked for, as they are written to JSON. settings: further arguments of `ppgstream run`."""
+    result: dict[str, Any] = {
+        "checkpoint": {
+            "path": str(checkpoint.path),
+            "family": checkpoint.arch.family,
+            "id": checkpoint.id.hex(),
+            "parameters": checkpoint.parameters,
+            "mflop": round(checkpoint.arch.mflop, 2),
+        },
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+    }
+    cores = int(result["cores"] or 1)
+    if "model" in parts:
+        result["model"] = []
+        for threads in sorted({1, cores}):
+            say(f"model: windows/s by tile on {threads} thread{'s' * (threads > 1)}")
+            result["model"] += _apart(model_speeds, threads, checkpoint.path, plan.speed)
+    if "peers" in parts:
+        say("peers: other ways to run the course's network, one thread")
+        result["peers"] = _apart(peer_speeds, 1, plan.speed)
+    if "system" in parts:
+        result["system"] = system(checkpoint.path, plan=plan, say=say, settings=settings)
+    return result
+
+
+def _apart(measure: Callable[..., list[dict[str, Any]]], threads: int, *arguments: Any) -> list[dict[str, Any]]:
+    """In a process of its own: how many threads the libraries use is decided once a process."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+    before = {name: os.environ.get(name) for name in names}
+    os.environ.update(dict.fromkeys(names, str(threads)))
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(measure, threads, *arguments).result()
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+# ---- the model -----------------------------------------------------------------------------------------------------
+
+
+def rate(call: Callable[[], object], seconds: float) -> float:
+    """Calls a second: the median of single ones over `seconds`, after two that do not count."""
+    call(), call()
+    took: list[float] = []
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until or len(took) < 3:
+        began = time.perf_counter()
+        call()
+        took.append(time.perf_counter() - began)
+    return 1 / float(np.median(took))
+
+
+def gemm_gflops(seconds: float) -> float:
+    """This machine's float32 matrix product, GFLOP/s: the limit of a network that is nothing else."""
+    a = np.random.default_rng(0).standard_normal((GEMM, GEMM), np.float32)
+    return rate(lambda: a @ a, seconds) * 2e-9 * GEMM**3
+
+
+def batch_of(checkpoint: Checkpoint, n: int) -> Batch:
+    length = checkpoint.arch.context + checkpoint.arch.window
+    x = np.random.default_rng(0).uniform(0, 1, (n, length)).astype(np.float32)
+    return Batch(x, np.ones((n, length), np.bool_))
+
+
+def model_speeds(threads: int, path: Path, seconds: float) -> list[dict[str, Any]]:
+    """Windows/s of a checkpoint by tile, beside the matrix product of the same process."""
+    from ppgstream.model.runtime import denoiser
+
+    checkpoint = restore(path)
+    rows = []
+    for tile in TILES:
+        denoise, batch = denoiser(replace(checkpoint, tile=tile), threads=threads), batch_of(checkpoint, tile)
+        speed = tile * rate(lambda denoise=denoise, batch=batch: denoise(batch), seconds)  # type: ignore[misc]
+        gflops = gemm_gflops(seconds / 3)
+        limit = gflops * 1e3 / checkpoint.arch.mflop
+        rows.append(
+            {
+                "threads": threads,
+                "tile": tile,
+                "windows_per_s": round(speed),
+                "gemm_gflops": round(gflops, 1),
+                "of_gemm": round(speed / limit, 3),
+            }
+        )
+    return rows
+
+
+def peer_speeds(threads: int, seconds: float) -> list[dict[str, Any]]:
+    """Windows/s of the course's architecture (the checkpoint `brae`), run as other programs run it, and of the linear estimate."""
+    from ppgstream.model.runtime import denoiser
+    from ppgstream.model.tensorflow_runtime import network
+
+    brae, lmmse = restore(SHIPPED / "brae"), restore(SHIPPED / "lmmse")
+    one, many = batch_of(brae, 1), batch_of(brae, 64)
+    alone, tiled = denoiser(replace(brae, tile=1), threads=threads), denoiser(replace(brae, tile=64), threads=threads)
+    keras = network(brae)
+    linear, linear_batch = denoiser(replace(lmmse, tile=64)), batch_of(lmmse, 64)
+    ways: dict[str, tuple[int, Callable[[], object]]] = {
+        "brae, Keras predict, one window a call": (1, lambda: keras.predict(one.x, verbose=0)),
+        "brae, Keras predict, 64 windows a call": (64, lambda: keras.predict(many.x, verbose=0)),
+        "brae, one window a call": (1, lambda: alone(one)),
+        "brae, tiles of 64": (64, lambda: tiled(many)),
+        "lmmse (NumPy), tiles of 64": (64, lambda: linear(linear_batch)),
+    }
+    speeds = {name: n * rate(call, seconds) for name, (n, call) in ways.items()}
+    best = speeds["brae, tiles of 64"]
+    return [{"way": name, "windows_per_s": round(speed), "ratio": round(speed / best, 3)} for name, speed in speeds.items()]
+
+
+# ---- the system ----------------------------------------------------------------------------------------------------
+
+
+class Carried(NamedTuple):
+    """What came of a number of streams for some seconds. late_ms: of the sender, 99th percentile. cores: processor time a second. load: what sends and
+    receives."""
+
+    streams: int
+    seconds: float
+    sent: int
+    lost: int
+    shed: int
+    unaccounted: int
+    lag_p50_ms: float
+    lag_p99_ms: float
+    lag_p999_ms: float
+    lag_end_ms: float
+    late_ms: float
+    windows_per_s: float
+    daemon_cores: float
+    load_cores: float
+    daemon_mb: float
+
+    @property
+    def whole(self) -> bool:
+        """Nothing was lost or shed, and the daemon kept up."""
+        return not (self.lost or self.shed or self.unaccounted) and self.lag_end_ms <= BEHIND_MS
+
+    @property
+    def live(self) -> bool:
+        return self.whole and self.lag_p99_ms <= LIVE_MS
+
+    def row(self) -> dict[str, Any]:
+        """For JSON, which has no infinity: a lag that nothing gave is None."""
+        figures = {key: value if np.isfinite(value) else None for key, value in self._asdict().items()}
+        return figures | {"whole": self.whole, "live": self.live}
+
+
+class Target:
+    """A daemon in a process of its own, and what it says of itself."""
+
+    def __init__(self, path: Path, folder: Path, settings: Sequence[str]) -> None:
+        self.ends = {name: f"ipc://{folder / name}" for name in ("in", "out", "status")}
+        self.log = folder / "daemon.log"
+        asked = [sys.executable, "-m", "ppgstream", "run", "--checkpoint", str(path.absolute()), *settings]
+        for name, endpoint in self.ends.items():
+            asked += [f"--{name}", endpoint]
+        began = time.monotonic()
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(asked, stdout=log, stderr=log, cwd=folder)  # noqa: S603 (this Python, our own arguments)
+        while "ready:" not in self.log.read_text():
+            if self.process.poll() is not None or time.monotonic() - began > READY_S:
+                self.stop()
+                raise SourceError(
+                    f"the daemon to be measured did not start: {(self.log.read_text().splitlines() or ['it said nothing'])[-1]}"
+                )
+            time.sleep(0.01)
+        self.ready_s = time.monotonic() - began
+        self._status = StatusClient(self.ends["status"])
+
+    def snapshot(self) -> Snapshot:
+        found = self._status.ask(30.0)
+        if found is None:
+            raise SourceError("the daemon to be measured does not answer")
+        return found
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(STOP_S)
+        self.process.kill()
+        self.process.wait()
+
+
+def carry(target: Target, streams: int, seconds: float, pool: ProcessPoolExecutor) -> Carried:
+    """Send `streams` streams for `seconds` through the daemon, and see what comes out."""
+    before = target.snapshot()
+    wait = round(before["delay_s"]["least"] * before["fs"])
+    load = Load(streams, seconds, time.monotonic() + 2 * HEAR_S + streams / 5000, secrets.randbits(63), wait)
+    receiving, sending = pool.submit(receive, target.ends["out"], load), pool.submit(send, target.ends["in"], load)
+    sent: Sent = sending.result()
+    received: Received = receiving.result()
+    after = target.snapshot()
+    took = after["uptime_s"] - before["uptime_s"]
+    ledger = {key: after["ledger"][key] - before["ledger"][key] for key in ("shed", "accepted", "refused")}
+    lags, at = np.array(received.lags_ms or [np.inf]), np.array(received.at_s or [0.0])
+    end = lags[at >= seconds * 0.75]
+    p50, p99, p999 = (float(np.percentile(lags, q)) for q in (50, 99, 99.9))
+    return Carried(
+        streams=streams,
+        seconds=seconds,
+        sent=sent.samples,
+        lost=sent.samples - received.samples,
+        shed=ledger["shed"],
+        unaccounted=after["ledger"]["unaccounted"],
+        lag_p50_ms=round(p50, 1),
+        lag_p99_ms=round(p99, 1),
+        lag_p999_ms=round(p999, 1),
+        lag_end_ms=round(float(np.median(end)), 1) if len(end) else float("inf"),
+        late_ms=round(sent.late_ms, 1),
+        windows_per_s=round(len(lags) / max(seconds - wait / before["fs"], 0.1), 1),
+        daemon_cores=round((after["cpu_s"] - before["cpu_s"]) / took, 3),
+        load_cores=round((sent.cpu_s + received.cpu_s) / seconds, 3),
+        daemon_mb=round(after["max_rss_kb"] / 1024, 1),
+    )
+
+
+def system(path: Path, *, plan: Plan, say: Say, settings: Sequence[str]) -> dict[str, Any]:
+    """The largest number of live streams that a daemon carries with nothing lost or shed, and what each number of streams cost."""
+    probes: list[Carried] = []
+    with _target(path, settings) as target, ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        start = target.snapshot()
+
+        def probe(streams: int, seconds: float = plan.probe) -> bool:
+            say(f"system: {streams:,} streams for {seconds:g} s")
+            found = carry(target, streams, seconds, pool)
+            probes.append(found)
+            fate = "live" if found.live else "carried" if found.whole else "too many"
+            say(
+                f"system: {streams:,} streams: {fate}; lag p50 {found.lag_p50_ms:g}, p99 {found.lag_p99_ms:g} ms; {found.daemon_cores:.2f} cores"
+            )
+            return found.whole
+
+        for streams in plan.fixed:
+            probe(streams)
+        most = search(probe, FIRST_STREAMS, MOST_STREAMS)
+        while most and not probe(most, plan.hold):
+            most = int(most * 0.9) // ROUND * ROUND
+        held = probes[-1] if most else None
+    live = [p.streams for p in probes if p.live and (held is None or p.streams <= held.streams)]
+    return {
+        "ready_s": round(target.ready_s, 2),
+        "start_mb": round(start["max_rss_kb"] / 1024, 1),
+        "streams": held.streams if held else 0,
+        "live_streams": max(live, default=0),
+        "held": held.row() if held else None,
+        "probes": [p.row() for p in probes],
+    }
+
+
+def search(carried: Callable[[int], bool], first: int, most: int) -> int:
+    """The largest number that is carried, to `PRECISION`: doubled until one is not, then halved between. 0 if none is."""
+    low, high, at = 0, most + ROUND, first
+    while high - low > max(PRECISION * low, ROUND):
+        if carried(at):
+            low, at = at, at * 2 if high > most else (at + high) // 2
+        else:
+            high, at = at, (low + at) // 2
+        at = max(min(at, most) // ROUND * ROUND, ROUND)
+        if at in (low, high):
+            break
+    return low
+
+
+@contextmanager
+def _target(path: Path, settings: Sequence[str]) -> Iterator[Target]:
+    with tempfile.TemporaryDirectory(prefix="ppgstream-bench-") as folder:
+        target = Target(path, Path(folder), settings)
+        try:
+            yield target
+        finally:
+            target.stop()
+
+
+# ---- for people ----------------------------------------------------------------------------------------------------
+
+
+def tables(result: dict[str, Any]) -> list[Table]:
+    made = []
+    c = result["checkpoint"]
+    if "model" in result:
+        table = Table(
+            "threads", "tile", "windows/s", "GEMM, GFLOP/s", "of GEMM", title=f"{c['family']}, {c['mflop']} MFLOP a window"
+        )
+        for row in result["model"]:
+            table.add_row(
+                str(row["threads"]),
+                str(row["tile"]),
+                f"{row['windows_per_s']:,}",
+                f"{row['gemm_gflops']:g}",
+                f"{row['of_gemm']:.0%}",
+            )
+        made.append(table)
+    if "peers" in result:
+        table = Table("way", "windows/s", "ratio", title="peers, one thread")
+        for row in result["peers"]:
+            table.add_row(row["way"], f"{row['windows_per_s']:,}", f"{row['ratio']:g}")
+        made.append(table)
+    if "system" in result:
+        headings = ("streams", "s", "lost", "shed", "p50", "p99", "p99.9 ms", "daemon", "load", "MB")
+        table = Table(*headings, title="live streams of 125 Hz: lag; cores of the daemon, and of what sends and receives")
+        for row in sorted(result["system"]["probes"], key=lambda row: row["streams"]):
+            lags = ("" if row[key] is None else f"{row[key]:.0f}" for key in ("lag_p50_ms", "lag_p99_ms", "lag_p999_ms"))
+            shares = (f"{row[key]:.2f}" for key in ("daemon_cores", "load_cores"))
+            table.add_row(
+                f"{row['streams']:,}",
+                f"{row['seconds']:g}",
+                str(row["lost"]),
+                str(row["shed"]),
+                *lags,
+                *shares,
+                f"{row['daemon_mb']:.0f}",
+            )
+        made.append(table)
+    for table in made:
+        table.title_justify = "left"
+        for column in table.columns[0 if "peers" not in str(table.title) else 1 :]:
+            column.justify = "right"
+    return made
+
+
+def summary(result: dict[str, Any]) -> list[str]:
+    """What the run comes to, a line each."""
+    lines = []
+    if "model" in result:
+        one = max((row for row in result["model"] if row["threads"] == 1), key=lambda row: row["windows_per_s"])
+        lines.append(
+            f"model: {one['windows_per_s']:,} windows/s on one core (tile {one['tile']}), {one['of_gemm']:.0%} of the matrix product's speed"
+        )
+    if (s := result.get("system")) is not None:
+        if s["held"] is None:
+            lines.append("system: not even one stream was carried")
+        else:
+            h = s["held"]
+            lines.append(
+                f"system: {s['streams']:,} streams for {h['seconds']:g} s with nothing lost or shed, on {result['cores']} cores, "
+                f"lag p99 {h['lag_p99_ms']:g} ms; up to {s['live_streams']:,} at p99 <= {LIVE_MS:g} ms; "
+                f"ready in {s['ready_s']:g} s, {s['start_mb']:g} MB at the start"
+            )
+    return lines
+
+
+def picture(result: dict[str, Any], path: Path) -> None:
+    """Lag and processor time by the number of streams."""
+    from matplotlib.figure import Figure
+
+    rows = sorted((r for r in result["system"]["probes"] if r["lag_p99_ms"] is not None), key=lambda r: r["streams"])
+    figure = Figure(figsize=(8, 4.5), layout="constrained")
+    left = figure.add_subplot()
+    streams = [r["streams"] for r in rows]
+    left.semilogy(streams, [r["lag_p99_ms"] for r in rows], "o-", color="tab:red", label="lag, 99th percentile")
+    left.semilogy(streams, [r["lag_p50_ms"] for r in rows], "o-", color="tab:orange", label="lag, median")
+    left.axhline(LIVE_MS, color="0.6", ls="--", lw=1)
+    left.set_xlabel("streams of 125 Hz")
+    left.set_ylabel("lag, ms")
+    right = left.twinx()
+    right.plot(streams, [r["daemon_cores"] for r in rows], "s:", color="tab:blue", label="daemon, cores")
+    right.set_ylabel("processor time a second, cores")
+    right.set_ylim(0, max(result["cores"], 1))
+    figure.legend(loc="outside upper center", ncols=3)
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=110)
+    try:
+        path.write_bytes(data.getvalue())
+    except OSError as error:
+        raise OutputError(f"{path}: cannot write: {error}") from error
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    for table in tables(result):
+        console.print(table)
+    for line in summary(result):
+        console.print(line, highlight=False, soft_wrap=True)

@@ -1,0 +1,110 @@
+"""`ppgstream bench`: the search for the capacity, the load, and the command from end to end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from ppgstream.cli.app import app
+from ppgstream.errors import ConfigError, OutputError, SourceError, UsageError
+from ppgstream.model.checkpoint import SHIPPED
+from ppgstream.show import bench, load
+from ppgstream.wire.message import decode
+
+
+@pytest.mark.parametrize("capacity", [0, 9, 10, 40, 250, 251, 990, 1000, 2345, 9_990, 10_000, 50_000])
+def test_the_search_finds_what_is_carried_in_few_probes(capacity: int) -> None:
+    asked: list[int] = []
+
+    def carried(streams: int) -> bool:
+        asked.append(streams)
+        return streams <= capacity
+
+    found = bench.search(carried, bench.FIRST_STREAMS, bench.MOST_STREAMS)
+    most = min(capacity, bench.MOST_STREAMS)
+    assert found <= most
+    assert found >= most * (1 - 2 * bench.PRECISION) - 2 * bench.ROUND
+    assert not found or found in asked
+    assert len(asked) <= 14
+    assert len(set(asked)) == len(asked)
+
+
+def test_streams_take_turns_and_a_message_leaves_once_its_last_sample_is_there() -> None:
+    asked = load.Load(4, 2.0, 100.0, 1, 0)
+    assert asked.chunks == 10
+    assert [asked.due(k, 0) for k in range(4)] == pytest.approx([100.2, 100.25, 100.3, 100.35])
+    assert asked.due(0, 3) == pytest.approx(100.8)
+
+
+def test_the_load_is_messages_of_the_format_with_every_sample_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[tuple[bytes, bytes]] = []
+
+    class Socket:
+        def setsockopt(self, *_: object) -> None: ...
+        def connect(self, _: str) -> None: ...
+        def recv(self) -> bytes:
+            return b"\x01"
+
+        def send_multipart(self, parts: tuple[bytes, bytes]) -> None:
+            sent.append(parts)
+
+    class Context:
+        def socket(self, _: int) -> Socket:
+            return Socket()
+
+        def destroy(self, linger: int) -> None: ...
+
+    monkeypatch.setattr(load.zmq, "Context", Context)
+    result = load.send("ipc://nowhere", load.Load(3, 0.6, 0.0, 77, 0))
+    chunks = [decode(parts) for parts in sent]
+    assert result.samples == 3 * 3 * load.CHUNK == sum(len(c.samples) for c in chunks)
+    for stream in range(3):
+        own = [c for c in chunks if c.stream == load.name_of(stream).decode()]
+        assert [(c.kind.name, c.index) for c in own] == [("DATA", 0), ("DATA", 25), ("DATA", 50), ("END", 75)]
+        assert {c.session for c in own} == {77}
+        assert np.ptp(np.concatenate([c.samples for c in own])) > 100
+
+
+def test_the_command_measures_a_daemon_and_writes_figures_and_the_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "QUICK", bench.Plan(probe=3.0, hold=3.0, speed=0.02, fixed=()))
+    monkeypatch.setattr(bench, "FIRST_STREAMS", 10)
+    monkeypatch.setattr(bench, "MOST_STREAMS", 10)
+    asked = ["bench", "--checkpoint", "lmmse", "--quick", "--parts", "model,system", "--json", "--out", str(tmp_path / "out")]
+    done = CliRunner().invoke(app, asked)
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert json.loads((tmp_path / "out" / "bench.json").read_text()) == result
+    assert (tmp_path / "out" / "bench.png").read_bytes().startswith(b"\x89PNG")
+    assert {row["tile"] for row in result["model"]} == set(bench.TILES)
+    assert all(row["windows_per_s"] > 0 and row["gemm_gflops"] > 0 for row in result["model"])
+    first = result["system"]["probes"][0]  # how late it came depends on what else the machine does; what came does not
+    assert first["streams"] == 10
+    assert first["sent"] == 10 * 15 * 25
+    assert first["lost"] == first["shed"] == first["unaccounted"] == 0
+    assert result["system"]["streams"] in (0, 10)
+    assert first["daemon_cores"] > 0
+    console = Console(width=80, record=True, quiet=True)
+    for part in bench.tables(result):
+        console.print(part)
+    for line in bench.summary(result):
+        assert line.startswith(("model: ", "system: "))
+
+
+def test_what_cannot_be_measured_is_one_line(tmp_path: Path) -> None:
+    def refused(code: int, *arguments: str) -> str:
+        done = CliRunner().invoke(app, ["bench", *arguments])
+        assert done.exit_code == code, done.output
+        return " ".join(done.stderr.split())
+
+    assert "--parts: known are model, system, peers, got speed" in refused(UsageError.exit_code, "--parts", "speed")
+    (tmp_path / "bad.toml").write_text("[model]\nthreads = 0\n")
+    assert "model.threads" in refused(ConfigError.exit_code, "--config", str(tmp_path / "bad.toml"))
+    (tmp_path / "file").write_text("")
+    assert "cannot write" in refused(OutputError.exit_code, "--out", str(tmp_path / "file" / "out"))
+    with pytest.raises(SourceError, match=r"did not start: ppgstream: .*no-such-setting"):
+        bench.Target(SHIPPED / "lmmse", tmp_path, ["--config", "no-such-setting.toml"])
