@@ -46,7 +46,7 @@ class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint: str = ""
-    threads: Annotated[int, Meta(ge=1, le=256)] = 1
+    threads: Annotated[int, Meta(ge=0, le=256)] = 0
     max_delay_ms: Annotated[float, Meta(ge=0, le=10_000)] = 20.0
 
 

@@ -112,7 +112,7 @@ def test_a_value_of_the_wrong_type_is_one_line_that_names_the_file_the_key_and_t
         ("out", "linger_ms", "0.5"),
         ("status", "max_rows", "0"),
         ("status", "max_rows", "100001"),
-        ("model", "threads", "0"),
+        ("model", "threads", "-1"),
         ("model", "threads", "257"),
         ("model", "threads", "true"),
         ("model", "max_delay_ms", "-0.1"),

@@ -102,7 +102,7 @@ def test_what_cannot_be_measured_is_one_line(tmp_path: Path) -> None:
         return " ".join(done.stderr.split())
 
     assert "--parts: known are model, system, peers, got speed" in refused(UsageError.exit_code, "--parts", "speed")
-    (tmp_path / "bad.toml").write_text("[model]\nthreads = 0\n")
+    (tmp_path / "bad.toml").write_text("[model]\nthreads = -1\n")
     assert "model.threads" in refused(ConfigError.exit_code, "--config", str(tmp_path / "bad.toml"))
     (tmp_path / "file").write_text("")
     assert "cannot write" in refused(OutputError.exit_code, "--out", str(tmp_path / "file" / "out"))

@@ -65,7 +65,7 @@ SNAPSHOT: dict[str, Any] = {
     "unclean_sessions": 0,
     "messages": {"received": 201, "malformed": 0, "published": 99},
     "subscribers": 1,
-    "queues": {"inbox_samples": 0, "inbox_limit": 262_144, "ready_windows": 0},
+    "queues": {"ready_windows": 0, "ready_limit": 5242, "model_windows": 0},
     "last_events": [],
     "streams_total": 1,
     "streams": [ROW],

@@ -105,7 +105,7 @@ def denoise(
 
     def engine(chosen: Checkpoint) -> Engine:
         rules = rules_of(settings, chosen, output=scale)
-        return Engine(runtime.denoiser(chosen, threads=settings.model.threads), rules)
+        return Engine(runtime.denoiser(chosen), rules)
 
     if source == "-":
         if plot is not None or suffix in (".csv", ".npy", ".npz") or transpose:

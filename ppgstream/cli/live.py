@@ -36,7 +36,7 @@ def run(
     status: Annotated[str | None, typer.Option(metavar="ENDPOINT", help="What the monitor asks.")] = None,
 ) -> None:
     """The daemon: noisy streams in, clean streams out, until SIGINT or SIGTERM. Settings: config.toml."""
-    from ppgstream.live.daemon import Daemon
+    from ppgstream.live.daemon import Daemon, cores
     from ppgstream.model import runtime
 
     settings = loaded(config, in__endpoint=in_, out__endpoint=out, status__endpoint=status, model__checkpoint=checkpoint)
@@ -45,7 +45,7 @@ def run(
     daemon.open()
     stop = Stop()
     daemon.stop = stop.event
-    denoiser = runtime.denoiser(found, threads=settings.model.threads)
+    denoiser = runtime.denoiser(found, threads=settings.model.threads or cores())
     e = daemon.endpoints
     say(
         f"ready: {found.arch.family} {found.id.hex()} at {found.fs:g} Hz; in {e['in']} ({settings.in_.format}), out {e['out']}, status {e['status']}"

@@ -1,16 +1,17 @@
 """Many streams, one model call. Takes chunks and gives chunks; the caller owns sockets, clocks and threads.
 
     engine.feed(chunk, now)   samples in; windows that are full wait in `ready`
-    engine.step()             up to a batch of them through the denoiser; gives what is final
+    engine.step()             up to a tile of them through the denoiser; gives what is final
     engine.flush()            end every session
 
-The model sees one batch a step, whichever streams its windows are of. Windows of one stream come back in order, since the
-queue is first in, first out.
+A step has three parts, so that the model may run on another thread: `ready.take(n)`, `answer(tile)`, which changes nothing in the engine, and
+`finish(tile, answers)`. Tiles must be finished in the order in which they were taken: then a stream's windows come back in order.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
@@ -52,9 +53,58 @@ class Answered(NamedTuple):
 
 
 class Ready(NamedTuple):
+    """A window that waits for the model. read_at: when its last sample was read; arrived_at: when that came in, as far as the sensor's clock tells."""
+
     stream: Stream
     window: Window
-    at: float  # when its last sample was received
+    read_at: float
+    arrived_at: float
+
+
+class AnsweredTile(NamedTuple):
+    """The model's answers to a tile, None for a window that it gave no finite one to, and what there is to tell of it."""
+
+    answers: list[Answered | None]
+    events: list[Event]
+
+
+class ReadyQueue:
+    """Windows that wait for the model. Streams take turns, a window each, so that a flood waits behind itself. A stream's own stay in order."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[str, deque[Ready]] = {}
+        self._turns: deque[str] = deque()
+        self._count = 0
+
+    def put(self, ready: Ready) -> None:
+        own = self._waiting.get(ready.stream.name)
+        if own is None:
+            own = self._waiting[ready.stream.name] = deque()
+            self._turns.append(ready.stream.name)
+        own.append(ready)
+        self._count += 1
+
+    def take(self, most: int) -> list[Ready]:
+        """The next windows, at most so many."""
+        taken: list[Ready] = []
+        while self._turns and len(taken) < most:
+            name = self._turns.popleft()
+            own = self._waiting[name]
+            taken.append(own.popleft())
+            if own:
+                self._turns.append(name)
+            else:
+                del self._waiting[name]
+        self._count -= len(taken)
+        return taken
+
+    @property
+    def next_read_at(self) -> float:
+        """When the last sample of the window whose turn is next was read."""
+        return self._waiting[self._turns[0]][0].read_at
+
+    def __len__(self) -> int:
+        return self._count
 
 
 @dataclass(slots=True)
@@ -62,7 +112,7 @@ class Engine:
     denoiser: Denoiser
     rules: EngineRules = field(default_factory=EngineRules)
     streams: dict[str, Stream] = field(default_factory=dict)
-    ready: deque[Ready] = field(default_factory=deque)
+    ready: ReadyQueue = field(default_factory=ReadyQueue)
     events: list[Event] = field(default_factory=list)
     windows: int = 0  # denoised so far
     refused: int = 0  # samples of streams beyond max_streams
@@ -84,7 +134,8 @@ class Engine:
                 )
                 return []
             stream = self.streams[chunk.stream] = Stream(chunk.stream, self.rules.stream)
-        return self._queue(stream, stream.feed(chunk, now), now)
+        windows = stream.feed(chunk, now)
+        return self._queue(stream, windows, now, stream.arrived_at)
 
     def expire(self, now: float) -> list[Chunk]:
         """Time passed: streams give up samples they waited for long enough."""
@@ -94,10 +145,10 @@ class Engine:
             chunks += self._queue(stream, stream.expire(now), now)
         return chunks
 
-    def end_idle(self, now: float, idle_s: float) -> list[Chunk]:
-        """End the sessions that have been silent for `idle_s` seconds."""
+    def end_idle(self, now: float, idle_s: float, streams: Iterable[Stream] | None = None) -> list[Chunk]:
+        """End the sessions, of all or of some streams, that have been silent for `idle_s` seconds."""
         chunks = []
-        for stream in self.streams.values():
+        for stream in self.streams.values() if streams is None else streams:
             if stream.session is not None and now - stream.seen_at >= idle_s:
                 self.events.append(
                     Event(
@@ -117,27 +168,35 @@ class Engine:
         return chunks
 
     def step(self, *, shed: bool = False) -> list[Chunk]:
-        """Denoise up to a tile of ready windows, oldest first; give what is final now. With `shed` they are published as they came."""
-        batch = [self.ready.popleft() for _ in range(min(self.rules.tile, len(self.ready)))]
-        if not batch:
+        """Denoise up to a tile of the ready windows; give what is final now. With `shed` they are published as they came."""
+        tile = self.ready.take(self.rules.tile)
+        return self.finish(tile, None if shed or not tile else self.answer(tile))
+
+    def finish(self, tile: list[Ready], found: AnsweredTile | None) -> list[Chunk]:
+        """The answers to a tile (None: it is shed); give what is final now."""
+        if not tile:
             return []
-        answers = [None] * len(batch) if shed else self._answers(batch)
+        if found is not None:
+            self.windows += len(tile)
+            self.events += found.events
         geometry = self.rules.stream.geometry
-        x = np.stack([r.window.x[geometry.context :] for r in batch])
-        state = np.stack([r.window.state[geometry.context :] for r in batch])
+        x = np.stack([r.window.x[geometry.context :] for r in tile])
+        state = np.stack([r.window.state[geometry.context :] for r in tile])
         flags = input_flags(x, state)
+        answers = [None] * len(tile) if found is None else found.answers
         chunks = []
-        for (stream, window, _), answer, f in zip(batch, answers, flags, strict=True):
+        for ready, answer, f in zip(tile, answers, flags, strict=True):
             y, confidence = (None, None) if answer is None else answer
-            chunks += stream.finish(window, y, f, confidence)
+            chunks += ready.stream.finish(ready.window, y, f, confidence)
         return chunks
 
-    def _answers(self, batch: list[Ready]) -> list[Answered | None]:
-        """The denoised windows; None for one the model gave no finite answer to."""
+    def answer(self, tile: list[Ready]) -> AnsweredTile:
+        """The denoised windows of a tile. Changes nothing here: it may run on another thread."""
+        events: list[Event] = []
         context = self.rules.stream.geometry.context
-        sign = np.array([[r.window.sign] for r in batch])
-        x = sign * np.stack([r.window.x for r in batch])
-        state = np.stack([r.window.state for r in batch])
+        sign = np.array([[r.window.sign] for r in tile])
+        x = sign * np.stack([r.window.x for r in tile])
+        state = np.stack([r.window.state for r in tile])
         measured = state == MEASURED
         at = np.arange(x.shape[1])
         for row in np.flatnonzero((state == OUTLIER).any(axis=1)):  # for the model's eyes: a straight line across
@@ -149,7 +208,6 @@ class Engine:
         else:
             scale = scale_of(x, measured if self.rules.answers == "input" else state <= HELD)
         answer, log_var = self.denoiser(Batch(normalise(x, scale), measured))
-        self.windows += len(batch)
         x, measured = x[:, context:], measured[:, context:]
         if self.rules.output == "model":
             y = answer.astype(np.float64)
@@ -161,8 +219,8 @@ class Engine:
             y = sign * np.where(scale.flat, x, y)  # nothing in, nothing out: no pulse is invented for a flat line
         fine: NDArray[np.bool_] = np.all(np.abs(y) <= LARGEST_ANSWER, axis=1)
         if not fine.all():
-            odd = batch[int(np.argmin(fine))]
-            self.events.append(
+            odd = tile[int(np.argmin(fine))]
+            events.append(
                 Event(
                     "bad_answer",
                     f"{odd.stream.name}: the model's answer at index {odd.window.start} is not finite: shed",
@@ -170,12 +228,13 @@ class Engine:
                 )
             )
         if log_var is None:
-            return [Answered(row, None) if ok else None for row, ok in zip(y, fine, strict=True)]
+            return AnsweredTile([Answered(row, None) if ok else None for row, ok in zip(y, fine, strict=True)], events)
         confidence = np.where(scale.flat, 0.0, confidence_of(log_var.astype(np.float64)))
-        return [Answered(row, c) if ok else None for row, c, ok in zip(y, confidence, fine, strict=True)]
+        return AnsweredTile([Answered(row, c) if ok else None for row, c, ok in zip(y, confidence, fine, strict=True)], events)
 
-    def _queue(self, stream: Stream, windows: list[Window], now: float) -> list[Chunk]:
-        self.ready.extend(Ready(stream, window, now) for window in windows)
+    def _queue(self, stream: Stream, windows: list[Window], now: float, arrived_at: float | None = None) -> list[Chunk]:
+        for window in windows:
+            self.ready.put(Ready(stream, window, now, now if arrived_at is None else arrived_at))
         if stream.waits:
             self._waiting.add(stream.name)
         else:

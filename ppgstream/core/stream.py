@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.core.clock import ArrivalClock
 from ppgstream.core.ledger import Event, Ledger
 from ppgstream.core.measured import HELD, INVALID, LOST, OUTLIER, Judge, Judged
 from ppgstream.core.polarity import Polarity, Watcher
@@ -127,6 +128,7 @@ class Stream:
         self.unclean = 0  # sessions that ended without saying so
         self.session: int | None = None
         self.seen_at = 0.0
+        self.arrived_at = 0.0  # when the chunk last fed came in, as far as the sensor's clock tells
         self.fs_measured: float | None = None
         self.confidence = 0.0  # mean over what was published last
         self.trace: Trace | None = None
@@ -156,12 +158,14 @@ class Stream:
         self._anchors: deque[_Anchor] = deque()
         self._fs_from: tuple[int, int] | None = None
         self._fs_last: tuple[int, int] | None = None
+        self._clock = ArrivalClock()
 
     # ---- in ------------------------------------------------------------------------------------------------------
 
     def feed(self, chunk: Chunk, now: float) -> list[Window]:
         """Take a chunk in (`now`: monotonic seconds at which it was received); give back the windows that are full."""
         windows: list[Window] = []
+        self.arrived_at = now if not chunk.t_ns else self._clock.arrived(chunk.t_ns / 1e9 + len(chunk.samples) / chunk.fs, now)
         if abs(chunk.fs / self.rules.fs - 1) > 0.01:
             self._refuse(chunk, "wrong_fs", f"it says {chunk.fs:g} Hz, this checkpoint takes {self.rules.fs:g} Hz")
             return windows

@@ -5,14 +5,13 @@ from __future__ import annotations
 import dataclasses
 import io
 import sys
-from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.core.engine import Engine
+from ppgstream.core.engine import Engine, ReadyQueue
 from ppgstream.core.measured import HELD, INVALID, OUTLIER, states_of
 from ppgstream.core.quality import HELD_CONFIDENCE
 from ppgstream.core.resampling import at_rate, resampled, stretches_of
@@ -59,7 +58,7 @@ def _denoise_resampled(x: NDArray[np.float64], engine: Engine, fs: float) -> Den
     at, stretches = np.arange(n), stretches_of(state < INVALID, steps)
     y[state[there] == OUTLIER] = _OUTLIER
     rules = dataclasses.replace(rules, sentinels=(*rules.sentinels, _OUTLIER))
-    machine = dataclasses.replace(engine, rules=dataclasses.replace(engine.rules, stream=rules), streams={}, ready=deque())
+    machine = dataclasses.replace(engine, rules=dataclasses.replace(engine.rules, stream=rules), streams={}, ready=ReadyQueue())
     parts = Denoised(*(p[0] for p in _denoise_rows(y[None, :], machine)))
     engine.departed, engine.departed_ledger = machine.departed, machine.departed_ledger
     out = np.full(n, np.nan)

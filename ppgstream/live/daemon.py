@@ -1,8 +1,10 @@
-"""The daemon's shell: sockets, threads, clock and signals around the engine.
+"""The daemon's shell: sockets, clock and signals around the engine.
 
-Two threads. The ingest thread owns the input socket and does nothing but read, decode and queue. The engine thread owns everything else: it
-feeds the engine, runs the model, publishes, and answers the monitor. Between them is one bounded queue; when it is full the
-input socket is read no further, ZeroMQ fills up behind it, and a sender that can wait, waits. Nothing that was read is dropped.
+One thread owns the sockets and the bookkeeping: it reads, feeds the engine, hands full tiles of windows to the workers, publishes what comes
+back, and answers the monitor. The model runs on the workers (`workers`), as many as cores by default.
+
+When more windows wait for the model than `queue_samples` allows, the input socket is read no further, ZeroMQ fills up behind it, and a sender that
+can wait, waits. Nothing that was read is dropped.
 """
 
 from __future__ import annotations
@@ -16,7 +18,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,62 +34,22 @@ from ppgstream.core.ledger import Event
 from ppgstream.core.stream import Stream, Trace
 from ppgstream.errors import PpgStreamError, WireError
 from ppgstream.live.endpoints import attach
+from ppgstream.live.workers import Workers
 from ppgstream.model.checkpoint import Checkpoint
 from ppgstream.wire.foreign import Adopter
 from ppgstream.wire.message import Chunk, decode, encode
 
-MESSAGE_COST = 16  # queue space of a message beside its samples, so that empty ones fill it too
 ZMQ_MAX_MESSAGE = 16 * 1024 * 1024  # ZeroMQ cuts off who sends more; up to here a message is refused by name
-MOST_AT_ONCE = 16_384  # samples taken from the queue before looking up: about 5 model calls
 BURST = 256  # messages read before looking up
+POLL_S = 0.05  # longest wait for something to do
 TICK_S = 1.0
+SLICE_S = 0.02  # between two parts of the work that each stream needs once a second
+BACKLOG_S = 2.0  # longer than a message waits in a socket that is read all the time
 LAST_READ_S = 1.0  # after the stop, for reading what is in the input socket
 WATCHED = 8  # streams whose waves are kept for monitors
 WATCH_S = 10.0  # for how long after a monitor last asked
 MOST_COUNTED = 50_000  # of events by stream that are counted; then the counts begin anew
 LAST_EVENTS = 20  # events kept for the monitor
-
-
-class Inbox:
-    """The queue between the two threads, bounded in samples."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.size = 0
-        self._chunks: deque[tuple[Chunk, float]] = deque()
-        self._changed = threading.Condition()
-        self.closed = False
-
-    def put(self, chunks: list[tuple[Chunk, float]]) -> None:
-        with self._changed:
-            self._chunks.extend(chunks)
-            self.size += sum(len(c.samples) + MESSAGE_COST for c, _ in chunks)
-            self._changed.notify_all()
-
-    def wait_for_room(self, timeout_s: float) -> bool:
-        with self._changed:
-            return self._changed.wait_for(lambda: self.size < self.limit, timeout_s)
-
-    def take(self, most: int, timeout_s: float) -> list[tuple[Chunk, float]]:
-        """Up to `most` chunks, and no more than it takes to reach `MOST_AT_ONCE`; waits `timeout_s` seconds for the first."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._chunks or self.closed, timeout_s)
-            taken: list[tuple[Chunk, float]] = []
-            cost = 0
-            while self._chunks and len(taken) < most and cost < MOST_AT_ONCE:
-                taken.append(self._chunks.popleft())
-                cost += len(taken[-1][0].samples) + MESSAGE_COST
-            self.size -= cost
-            self._changed.notify_all()
-            return taken
-
-    def close(self) -> None:
-        with self._changed:
-            self.closed = True
-            self._changed.notify_all()
-
-    def __bool__(self) -> bool:
-        return bool(self._chunks)
 
 
 @dataclass(slots=True)
@@ -118,21 +79,25 @@ class Daemon:
         self.started = time.monotonic()
         self._rules = rules_of(config, checkpoint)
         self._say = say or (lambda text: print(f"ppgstream: {text}", file=sys.stderr, flush=True))
-        self._inbox = Inbox(config.in_.queue_samples)
         self._messages: Counter[str] = Counter(received=0, malformed=0, published=0)
         self._events: Counter[str] = Counter()
         self._event_counts: Counter[tuple[str, str]] = Counter()  # events by kind and stream
         self._last_events: deque[str] = deque(maxlen=LAST_EVENTS)
-        self._events_lock = threading.Lock()
         self._lags: deque[float] = deque(maxlen=4096)
+        self._read_lags: deque[float] = deque(maxlen=4096)
         self._rates = _Rates()
         self._stream_rates: dict[str, _Rates] = {}
         self._stream_lag: dict[str, float] = {}
         self._watched: dict[str, float] = {}
         self._subscribers = 0
+        self._workers: Workers | None = None
         self._snapshot_bytes = b""  # the snapshot last sent; empty: the next request gets a fresh one
         self._snapshot_at = self._snapshot_cost_s = 0.0  # when it was made, and the processor time that it took
         self._drained_by = math.inf  # once stopped: what is not denoised by then is shed
+        self._round: list[Stream] = []  # the streams that are looked at once a second, a part at a time
+        self._round_at = 0
+        self._round_began = self._sliced_at = 0.0
+        self._accepted = 0  # samples of the streams looked at in this round
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
     # ---- sockets -------------------------------------------------------------------------------------------------
@@ -148,7 +113,8 @@ class Daemon:
         self._out.setsockopt(zmq.LINGER, c.out.linger_ms)
         self._out.setsockopt(zmq.XPUB_VERBOSER, 1)
         self._asked = self._context.socket(zmq.ROUTER)
-        self._asked.setsockopt(zmq.SNDHWM, 4)
+        # ZeroMQ counts half a queue of answers that were read as still there; beyond this many it drops one.
+        self._asked.setsockopt(zmq.SNDHWM, 16)
         self._asked.setsockopt(zmq.RCVHWM, 16)
         self._asked.setsockopt(zmq.MAXMSGSIZE, 4096)
         self._asked.setsockopt(zmq.LINGER, 0)
@@ -166,63 +132,95 @@ class Daemon:
     def run(self, denoiser: Denoiser) -> Engine:
         """Work until `stop`, then drain. Returns the engine with its final account."""
         engine = Engine(denoiser, self._rules)
+        workers = self._workers = Workers(engine.answer, self.config.model.threads or cores())
         # Only now: who waits for a subscriber, waits until the model is ready.
         self._in.setsockopt(zmq.SUBSCRIBE, b"")
         self.state = "running"
-        with ThreadPoolExecutor(2, thread_name_prefix="ppgstream") as pool:
-            threads = [pool.submit(self._ingest), pool.submit(self._serve, engine)]
-            try:
-                while not self.stop.wait(0.2):
-                    if any(t.done() for t in threads):
-                        break  # one of them failed: its error comes out below
-            finally:
-                self._drained_by = time.monotonic() + self.config.overload.drain_s
-                self.stop.set()
-                threads[0].exception()
-                self._inbox.close()
-            failed = any(t.exception() for t in threads)
-        self._context.destroy(linger=0 if failed else None)  # None: each socket's own, so that the last messages leave
-        for thread in threads:
-            thread.result()
+        failed = True
+        try:
+            self._work(engine, workers)
+            self._drain(engine, workers)
+            failed = False
+        finally:
+            workers.close()
+            self._context.destroy(linger=0 if failed else None)  # None: each socket's own, so that the last messages leave
         return engine
 
-    # ---- the ingest thread ---------------------------------------------------------------------------------------
+    # ---- the loop ------------------------------------------------------------------------------------------------
 
-    def _ingest(self) -> None:
-        c = self.config.in_
-        foreign = None
-        if c.format != "ppgstream":
-            foreign = Adopter(
-                c.format,
-                fs=c.fs,
-                dtype=c.raw_dtype,
-                samples_key=c.json_samples,
-                stream_key=c.json_stream,
-                default_id=c.default_stream,
-                silence_s=self.config.streams.silence_s,
-                max_streams=self.config.streams.max_streams,
-            )
-        while not self.stop.is_set():
-            if self._inbox.wait_for_room(0.2) and self._in.poll(100):
-                self._inbox.put(self._read(foreign))
-        # What the socket had taken in by then was sent to us: it counts, as far as there is room for it.
-        until = time.monotonic() + LAST_READ_S
-        while time.monotonic() < until and self._inbox.wait_for_room(0.2) and self._in.poll(0):
-            self._inbox.put(self._read(foreign))
+    def _work(self, engine: Engine, workers: Workers) -> None:
+        foreign = self._adopter()
+        most = self._most_waiting(engine)
+        poller = zmq.Poller()
+        for socket in (self._in, self._asked, self._out):
+            poller.register(socket, zmq.POLLIN)
+        poller.register(workers.fileno(), zmq.POLLIN)
+        self._begin_round(engine, time.monotonic())
+        until = math.inf  # once stopped: the end of reading what the socket had taken in by then
+        while True:
+            if until == math.inf and self.stop.is_set():
+                until = time.monotonic() + LAST_READ_S
+                self._drained_by = time.monotonic() + self.config.overload.drain_s
+            room = len(engine.ready) < most
+            poller.register(self._in, zmq.POLLIN if room else 0)
+            stopping = until < math.inf
+            there = dict(poller.poll(0 if stopping and room else math.ceil(1000 * self._wait(engine, workers))))
+            read = 0
+            if room and (stopping or self._in in there):
+                chunks, read = self._read(foreign)
+                received = time.monotonic()
+                for chunk in chunks:
+                    self._publish(engine.feed(chunk, received))
+            if room:  # a stream gives up what it waits for only when that can hardly be in the socket
+                self._publish(engine.expire(time.monotonic() - (0.0 if read < BURST else BACKLOG_S)))
+            self._look_at_streams(engine, quiet=room and read < BURST)
+            self._hand_over(engine, workers)
+            self._take_back(engine, workers)
+            if self._out in there:
+                self._hear_subscribers()
+            if self._asked in there:
+                self._answer_monitors(engine)
+            if stopping and (time.monotonic() > until or (room and not read)):
+                break
         self._in.close(linger=0)
 
-    def _read(self, foreign: Adopter | None) -> list[tuple[Chunk, float]]:
-        """The messages that are there, as chunks: a burst of them at most, and no more than there is room for."""
-        chunks: list[tuple[Chunk, float]] = []
+    def _wait(self, engine: Engine, workers: Workers) -> float:
+        """Seconds until something is to be done though nothing comes."""
+        wait = POLL_S
+        if engine.streams:
+            wait = min(wait, SLICE_S)
+        if engine.ready and not workers.full:
+            wait = min(wait, engine.ready.next_read_at + self.config.model.max_delay_ms / 1000 - time.monotonic())
+        return max(wait, 0.0)
+
+    def _most_waiting(self, engine: Engine) -> int:
+        """Windows that may wait for the model before the socket is read no further."""
+        return max(self.config.in_.queue_samples // engine.rules.stream.geometry.hop, 1)
+
+    def _adopter(self) -> Adopter | None:
+        c = self.config.in_
+        if c.format == "ppgstream":
+            return None
+        return Adopter(
+            c.format,
+            fs=c.fs,
+            dtype=c.raw_dtype,
+            samples_key=c.json_samples,
+            stream_key=c.json_stream,
+            default_id=c.default_stream,
+            silence_s=self.config.streams.silence_s,
+            max_streams=self.config.streams.max_streams,
+        )
+
+    def _read(self, foreign: Adopter | None) -> tuple[list[Chunk], int]:
+        """The messages that are there, as chunks, and how many they were: a burst at most."""
+        chunks: list[Chunk] = []
         received = time.monotonic()
-        room = self._inbox.limit - self._inbox.size
-        for _ in range(BURST):
-            if room <= 0:
-                break
+        for read in range(BURST):
             try:
                 parts = self._in.recv_multipart(zmq.NOBLOCK)
             except zmq.Again:
-                break
+                return chunks, read
             self._messages["received"] += 1
             try:
                 found = [decode(parts)] if foreign is None else foreign.adopt(parts, received)
@@ -233,64 +231,73 @@ class Daemon:
                 continue
             if foreign is not None and foreign.doubt:
                 self._tell(Event("doubtful", foreign.doubt, found[-1].stream))
-            chunks += [(chunk, received) for chunk in found]
-            room -= sum(len(chunk.samples) + MESSAGE_COST for chunk in found)
-        return chunks
+            chunks += found
+        return chunks, BURST
 
-    # ---- the engine thread ---------------------------------------------------------------------------------------
+    def _hand_over(self, engine: Engine, workers: Workers, *, all_of_it: bool = False) -> None:
+        """Full tiles to the workers, and a part of one if it has waited for `max_delay_ms`."""
+        patience, limit = self.config.model.max_delay_ms / 1000, self.config.overload.shed_after_ms / 1000
+        while engine.ready and not workers.full:
+            now, read_at = time.monotonic(), engine.ready.next_read_at
+            if len(engine.ready) < engine.rules.tile and now - read_at < patience and not all_of_it:
+                break
+            shed = now > self._drained_by or (limit > 0 and now - read_at > limit)
+            workers.hand_over(engine.ready.take(engine.rules.tile), shed=shed)
 
-    def _serve(self, engine: Engine) -> None:
-        patience = self.config.model.max_delay_ms / 1000
-        tick = time.monotonic() + TICK_S
-        while not (self._inbox.closed and not self._inbox):
-            now = time.monotonic()
-            wait = tick - now
-            if engine.ready:
-                wait = min(wait, engine.ready[0].at + patience - now)
-            taken = self._inbox.take(BURST, min(max(wait, 0.0), 0.05))
-            for chunk, at in taken:
-                self._publish(engine.feed(chunk, at))
-                while len(engine.ready) >= engine.rules.tile:
-                    self._step(engine)
-            now = time.monotonic()
-            # What is still queued may be what a stream waits for: for the engine, time is when the latest it was fed came in.
-            self._publish(engine.expire(taken[-1][1] if taken else now))
-            if engine.ready and now - engine.ready[0].at >= patience:
-                self._step(engine)
-            self._answer_monitors(engine)
-            if now >= tick:
-                self._tick(engine, now)
-                tick = max(tick + TICK_S, now)
-        self._drain(engine)
-
-    def _step(self, engine: Engine) -> None:
-        batch = list(itertools.islice(engine.ready, engine.rules.tile))
-        limit = self.config.overload.shed_after_ms / 1000
-        now = time.monotonic()
-        shed = now > self._drained_by or (limit > 0 and now - batch[0].at > limit)
-        self._publish(engine.step(shed=shed))
-        done = time.monotonic()
-        for ready in batch:
-            lag = (done - ready.at) * 1000
-            self._lags.append(lag)
-            self._stream_lag[ready.stream.name] = lag
+    def _take_back(self, engine: Engine, workers: Workers) -> None:
+        for tile, found in workers.take_back():
+            self._publish(engine.finish(tile, found))
+            done = time.monotonic()
+            for ready in tile:
+                lag = (done - ready.arrived_at) * 1000
+                self._lags.append(lag)
+                self._read_lags.append((done - ready.read_at) * 1000)
+                self._stream_lag[ready.stream.name] = lag
 
     def _publish(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:
             self._out.send_multipart(encode(chunk, dtype=self.config.out.dtype))
             self._messages["published"] += 1
 
+    # ---- once a second -------------------------------------------------------------------------------------------
+
+    def _begin_round(self, engine: Engine, now: float) -> None:
+        self._round, self._round_at, self._accepted = list(engine.streams.values()), 0, 0
+        self._round_began = self._sliced_at = now
+
+    def _look_at_streams(self, engine: Engine, *, quiet: bool) -> None:
+        """What each stream needs once a second, spread over the second. quiet: nothing waits in the socket, so who is silent is silent."""
+        now = time.monotonic()
+        if now - self._sliced_at < SLICE_S:
+            return
+        self._sliced_at = now
+        share = min((now - self._round_began) / TICK_S, 1.0)
+        upto = math.ceil(share * len(self._round))
+        part = self._round[self._round_at : upto]
+        self._round_at = max(upto, self._round_at)
+        if quiet:
+            self._publish(engine.end_idle(now, self.config.streams.idle_s, part))
+        self._look_at(part, now)
+        if share == 1.0:
+            self._tick(engine, now)
+            self._begin_round(engine, now)
+
+    def _look_at(self, streams: list[Stream], now: float) -> None:
+        self._publish([status for stream in streams if (status := stream.status()) is not None])
+        lost = 0
+        for stream in streams:
+            accepted = stream.accepted
+            self._accepted += accepted
+            lost += stream.unaccounted
+            self._stream_rates.setdefault(stream.name, _Rates()).tick(now, accepted, 0)
+        if lost:
+            self._tell(Event("unaccounted", f"the ledger does not add up by {lost} samples: this is a defect, please report it"))
+
     def _tick(self, engine: Engine, now: float) -> None:
-        self._publish(engine.end_idle(now, self.config.streams.idle_s))
-        self._publish([status for s in engine.streams.values() if (status := s.status()) is not None])
         events, engine.events = engine.events, []
         for event in events:
             self._tell(event)
-        if lost := engine.unaccounted:
-            self._tell(Event("unaccounted", f"the ledger does not add up by {lost} samples: this is a defect, please report it"))
-        self._rates.tick(now, engine.counts.accepted, engine.windows)
-        for name, stream in engine.streams.items():
-            self._stream_rates.setdefault(name, _Rates()).tick(now, stream.accepted, 0)
+        self._rates.tick(now, engine.departed.accepted + self._accepted, engine.windows)
         for name in [n for n in self._stream_rates if n not in engine.streams]:
             del self._stream_rates[name]
             self._stream_lag.pop(name, None)
@@ -305,13 +312,21 @@ class Daemon:
             # 1: a subscription, 0: the end of one, anything else: words sent up a socket that is for listening.
             self._subscribers += {b"\x01": 1, b"\x00": -1}.get(self._out.recv()[:1], 0)
 
-    def _drain(self, engine: Engine) -> None:
+    def _drain(self, engine: Engine, workers: Workers) -> None:
         """Nothing more comes in: denoise what is there, as far as time allows, end every session, and say so."""
         self.state = "draining"
         self._publish(engine.flush(time.monotonic()))
-        while engine.ready:
-            self._step(engine)
-        self._tick(engine, time.monotonic())
+        poller = zmq.Poller()
+        poller.register(workers.fileno(), zmq.POLLIN)
+        while engine.ready or workers:
+            self._hand_over(engine, workers, all_of_it=True)
+            poller.poll(math.ceil(1000 * POLL_S))
+            self._take_back(engine, workers)
+            self._answer_monitors(engine)
+        now = time.monotonic()
+        self._begin_round(engine, now)
+        self._look_at(self._round, now)
+        self._tick(engine, now)
         self._answer_monitors(engine)
         self.state = "stopped"
 
@@ -319,13 +334,12 @@ class Daemon:
 
     def _tell(self, event: Event) -> None:
         """Say an event of a kind and stream the first times, then the 10th, the 100th ...: a flood of them must not become a flood of lines."""
-        with self._events_lock:
-            self._events[event.name] += 1
-            if len(self._event_counts) > MOST_COUNTED:
-                self._event_counts.clear()
-            self._event_counts[event.name, event.stream] += 1
-            times = self._event_counts[event.name, event.stream]
-            self._last_events.append(event.text)
+        self._events[event.name] += 1
+        if len(self._event_counts) > MOST_COUNTED:
+            self._event_counts.clear()
+        self._event_counts[event.name, event.stream] += 1
+        times = self._event_counts[event.name, event.stream]
+        self._last_events.append(event.text)
         if times < 4 or str(times).strip("0") == "1":
             self._say(event.text + (f" ({event.name}: {times} times so far)" if times > 3 else ""))
 
@@ -352,8 +366,7 @@ class Daemon:
             try:
                 self._asked.send_multipart([who, self._current_snapshot(engine)], zmq.NOBLOCK)
             except zmq.ZMQError:
-                with self._events_lock:
-                    self._events["monitor_slow"] += 1  # a monitor is the first to do without
+                self._events["monitor_slow"] += 1  # a monitor is the first to do without
 
     def _current_snapshot(self, engine: Engine) -> bytes:
         """The snapshot as sent, made anew once it is 20 times as old as the processor time that it took.
@@ -372,10 +385,7 @@ class Daemon:
         now = time.monotonic()
         samples_per_s, windows_per_s = self._rates.now()
         g, counts, ledger = engine.rules.stream.geometry, engine.counts, engine.ledger
-        lag = np.percentile(self._lags, [50, 99, 100]).round(3).tolist() if self._lags else [None] * 3
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        with self._events_lock:
-            events, told = dict(self._events), list(self._last_events)
         rows = list(itertools.islice(engine.streams.values(), self.config.status.max_rows))
         rows += [engine.streams[n] for n in self._watched if n in engine.streams and engine.streams[n] not in rows]
         return {
@@ -400,7 +410,8 @@ class Daemon:
             },
             "samples_per_s": round(samples_per_s, 1),
             "windows_per_s": round(windows_per_s, 1),
-            "lag_ms": dict(zip(("p50", "p99", "max"), lag, strict=True)),
+            "lag_ms": _percentiles(self._lags),
+            "read_lag_ms": _percentiles(self._read_lags),
             "ledger": {
                 **counts._asdict(),
                 "denoised": ledger.denoised,
@@ -417,12 +428,12 @@ class Daemon:
             "messages": dict(self._messages),
             "subscribers": self._subscribers,
             "queues": {
-                "inbox_samples": self._inbox.size,
-                "inbox_limit": self._inbox.limit,
                 "ready_windows": len(engine.ready),
+                "ready_limit": self._most_waiting(engine),
+                "model_windows": 0 if self._workers is None else self._workers.windows,
             },
-            "events": events,
-            "last_events": told,
+            "events": dict(self._events),
+            "last_events": list(self._last_events),
             "streams_total": len(engine.streams),
             "streams": [self._row(s, now) for s in rows],
             "traces": {
@@ -459,3 +470,13 @@ class Daemon:
 
 def _finite(values: deque[float]) -> list[float | None]:
     return [None if math.isnan(v) else v for v in values]
+
+
+def _percentiles(values: deque[float]) -> dict[str, float | None]:
+    found = np.percentile(values, [50, 99, 100]).round(3).tolist() if values else [None] * 3
+    return dict(zip(("p50", "p99", "max"), found, strict=True))
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

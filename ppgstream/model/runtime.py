@@ -16,7 +16,8 @@ def denoiser(checkpoint: Checkpoint, *, threads: int = 1) -> Denoiser:
     """The `Denoiser` that runs a checkpoint, warmed up: in TensorFlow, or in NumPy for `lmmse`.
 
     Every call computes whole tiles of `checkpoint.tile` windows, the last one padded: the shape never changes, so a
-    window's answer is the same bit for bit whatever else is in the batch. `threads` of TensorFlow's computation; it counts once a process.
+    window's answer is the same bit for bit whatever else is in the batch. `threads`: so many may call it at once, each computing on its own; for
+    TensorFlow that is settled once a process.
     """
     arch, tile = checkpoint.arch, checkpoint.tile
     length = arch.context + arch.window

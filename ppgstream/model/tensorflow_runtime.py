@@ -67,8 +67,9 @@ def load_into(model: keras.Model, checkpoint: Checkpoint) -> None:
 def in_tensorflow(checkpoint: Checkpoint, threads: int) -> Compute:
     tf = import_tensorflow()
     try:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
-        tf.config.threading.set_inter_op_parallelism_threads(1)
+        # A call computes on one thread; so many calls may run at once.
+        tf.config.threading.set_intra_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(threads)
     except RuntimeError:
         pass  # TensorFlow has run already in this process and keeps the threads it has
     model = network(checkpoint)

@@ -91,7 +91,7 @@ def _summary(s: Snapshot) -> Text:
         f"{s['samples_per_s']:,.0f} samples/s   {s['windows_per_s']:,.1f} windows/s   {s['streams_total']} streams   "
         f"{s['subscribers']} subscriptions   up {_clock(s['uptime_s'])}\n"
         f"lag p50 {_ms(lag['p50'])}  p99 {_ms(lag['p99'])}   look-ahead {delay['least']:.2f}..{delay['most']:.2f} s   "
-        f"queued {queues['inbox_samples']:,} samples, {queues['ready_windows']} windows   "
+        f"waiting {queues['ready_windows']:,} windows, {queues['model_windows']} in the model   "
         f"{s['checkpoint']['family']} {s['checkpoint']['id'][:8]}"
     )
 

@@ -63,6 +63,7 @@ class Engine:
     rules: EngineRules = field(default_factory=EngineRules)
     streams: dict[str, Stream] = field(default_factory=dict)
     ready: deque[Ready] = field(default_factory=deque)
+    turns: list[str] = field(default_factory=list)  # streams with windows in `ready`
     events: list[Event] = field(default_factory=list)
     windows: int = 0  # denoised so far
     refused: int = 0  # samples of streams beyond max_streams
@@ -117,8 +118,8 @@ class Engine:
         return chunks
 
     def step(self, *, shed: bool = False) -> list[Chunk]:
-        """Denoise up to a tile of ready windows, oldest first; give what is final now. With `shed` they are published as they came."""
-        batch = [self.ready.popleft() for _ in range(min(self.rules.tile, len(self.ready)))]
+        """Denoise up to a tile of ready windows, the streams in turns; give what is final now. With `shed` they are published as they came."""
+        batch = self._take()
         if not batch:
             return []
         answers = [None] * len(batch) if shed else self._answers(batch)
@@ -174,8 +175,23 @@ class Engine:
         confidence = np.where(scale.flat, 0.0, confidence_of(log_var.astype(np.float64)))
         return [Answered(row, c) if ok else None for row, c, ok in zip(y, confidence, fine, strict=True)]
 
+    def _take(self) -> list[Ready]:
+        """A tile: of the stream whose turn it is its oldest window, and if more of it wait, its next turn is the last."""
+        taken: list[Ready] = []
+        while self.ready and len(taken) < self.rules.tile:
+            name = self.turns.pop(0)
+            own = [ready for ready in self.ready if ready.stream.name == name]
+            taken.append(own[0])
+            self.ready = deque(ready for ready in self.ready if ready is not own[0])
+            if len(own) > 1:
+                self.turns.append(name)
+        return taken
+
     def _queue(self, stream: Stream, windows: list[Window], now: float) -> list[Chunk]:
-        self.ready.extend(Ready(stream, window, now) for window in windows)
+        for window in windows:
+            if not any(ready.stream.name == stream.name for ready in self.ready):
+                self.turns.append(stream.name)
+            self.ready.append(Ready(stream, window, now))
         if stream.waits:
             self._waiting.add(stream.name)
         else:

@@ -1,0 +1,152 @@
+"""What lies between the sockets and the model: turns, workers, and when a message came."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ppgstream.core.clock import SPAN_S, ArrivalClock
+from ppgstream.core.engine import AnsweredTile, Ready, ReadyQueue
+from ppgstream.core.segments import Geometry, Segment, Window
+from ppgstream.core.stream import Stream, StreamRules
+from ppgstream.live.workers import Workers
+
+STREAMS = {name: Stream(name, StreamRules()) for name in "abcd"}
+
+
+def ready(stream: str, number: int) -> Ready:
+    window = Window(Segment(0, Geometry()), number, np.zeros(250), np.zeros(250, np.uint8))
+    return Ready(STREAMS[stream], window, float(number), float(number))
+
+
+def named(taken: list[Ready]) -> list[tuple[str, int]]:
+    return [(r.stream.name, r.window.start) for r in taken]
+
+
+def test_a_flood_waits_behind_itself() -> None:
+    queue = ReadyQueue()
+    for number in range(100):
+        queue.put(ready("a", number))
+    queue.put(ready("b", 0))
+    queue.put(ready("c", 0))
+    queue.put(ready("b", 1))
+    assert len(queue) == 103
+    assert named(queue.take(4)) == [("a", 0), ("b", 0), ("c", 0), ("a", 1)]
+    assert named(queue.take(3)) == [("b", 1), ("a", 2), ("a", 3)]
+    assert queue.next_read_at == 4.0
+    assert len(queue) == 96
+
+
+@given(st.lists(st.tuples(st.sampled_from("abcd"), st.integers(0, 3)), max_size=60))
+def test_windows_of_a_stream_stay_in_order_and_none_is_lost(script: list[tuple[str, int]]) -> None:
+    queue, put, taken = ReadyQueue(), dict.fromkeys("abcd", 0), list[tuple[str, int]]()
+    for name, take in script:
+        queue.put(ready(name, put[name]))
+        put[name] += 1
+        taken += named(queue.take(take))
+        assert len(queue) == sum(put.values()) - len(taken)
+        assert bool(queue) == (len(queue) > 0)
+    taken += named(queue.take(1000))
+    for name in "abcd":
+        assert [number for own, number in taken if own == name] == list(range(put[name]))
+
+
+# ---- workers -------------------------------------------------------------------------------------------------------
+
+
+def finished(workers: Workers, number: int) -> list[tuple[list[Ready], AnsweredTile | None]]:
+    import select
+
+    found: list[Any] = []
+    while len(found) < number:
+        assert select.select([workers], [], [], 30.0)[0], "no bell"
+        found += workers.take_back()
+    return found
+
+
+@pytest.fixture
+def with_workers(request: pytest.FixtureRequest) -> Callable[..., Workers]:
+    def make(answer: Callable[[list[Ready]], AnsweredTile], threads: int) -> Workers:
+        workers = Workers(answer, threads)
+        request.addfinalizer(workers.close)
+        return workers
+
+    return make
+
+
+def test_tiles_come_back_in_the_order_in_which_they_went(with_workers: Callable[..., Workers]) -> None:
+    first_may_go = threading.Event()
+
+    def answer(tile: list[Ready]) -> AnsweredTile:
+        if tile[0].window.start == 0:
+            first_may_go.wait(30)
+        else:
+            first_may_go.set()
+        return AnsweredTile([None] * len(tile), [])
+
+    workers = with_workers(answer, 2)
+    for number in range(3):
+        assert not workers.full
+        workers.hand_over([ready("a", number)], shed=number == 2)
+    assert workers.full
+    assert (len(workers), workers.windows) == (3, 3)
+    back = finished(workers, 3)
+    assert [tile[0].window.start for tile, _ in back] == [0, 1, 2]
+    assert [found is None for _, found in back] == [False, False, True]
+    assert (len(workers), workers.windows) == (0, 0)
+
+
+def test_a_model_that_fails_is_told_and_the_worker_goes_on(with_workers: Callable[..., Workers]) -> None:
+    def answer(tile: list[Ready]) -> AnsweredTile:
+        if tile[0].window.start == 0:
+            raise MemoryError("no room")
+        return AnsweredTile([None], [])
+
+    workers = with_workers(answer, 1)
+    workers.hand_over([ready("a", 0), ready("b", 0)])
+    workers.hand_over([ready("a", 1)])
+    (_, failed), (_, fine) = finished(workers, 2)
+    assert failed is not None
+    assert failed.answers == [None, None]
+    assert failed.events[0].name == "model_failed"
+    assert failed.events[0].text == "a: the model failed on a tile of 2 windows: shed: MemoryError: no room"
+    assert fine is not None
+    assert fine.events == []
+
+
+# ---- when a message came -------------------------------------------------------------------------------------------
+
+
+def test_what_waited_came_earlier_than_it_was_read() -> None:
+    clock = ArrivalClock()
+    assert clock.arrived(1000.0, 5.0) == pytest.approx(5.0)
+    assert clock.arrived(1000.2, 5.9) == pytest.approx(5.2)
+    assert clock.arrived(1000.4, 5.9) == pytest.approx(5.4)
+    assert clock.arrived(1000.6, 5.58) == pytest.approx(5.58), "a faster one: now we know better"
+    assert clock.arrived(1000.8, 6.0) == pytest.approx(5.78)
+
+
+def test_a_clock_that_was_set_begins_anew_and_one_that_drifts_is_followed() -> None:
+    clock = ArrivalClock()
+    clock.arrived(1000.0, 5.0)
+    assert clock.arrived(1003.5, 5.2) == pytest.approx(5.2), "set forward"
+    assert clock.arrived(1000.4, 5.4) == pytest.approx(5.4), "set back"
+    drifting, now, sent = ArrivalClock(), 0.0, 0.0
+    while now < 2000:
+        now, sent = now + 0.2, sent + 0.2 * (1 - 200e-6)
+        late = now - drifting.arrived(sent, now)
+    assert 0 <= late <= 200e-6 * 2 * SPAN_S + 1e-9
+
+
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(-5, 5)), min_size=1, max_size=50))
+def test_nothing_comes_after_it_was_read(steps: list[tuple[float, float]]) -> None:
+    clock, now, sent = ArrivalClock(), 100.0, 1e9
+    for passed, said in steps:
+        now, sent = now + passed, sent + said
+        assert clock.arrived(sent, now) <= now
