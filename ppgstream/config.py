@@ -46,6 +46,7 @@ class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint: str = ""
+    runtime: Literal["auto", "onnx", "tensorflow"] = "auto"
     threads: Annotated[int, Meta(ge=0, le=256)] = 0
     max_delay_ms: Annotated[float, Meta(ge=0, le=10_000)] = 20.0
 

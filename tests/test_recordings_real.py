@@ -14,7 +14,7 @@ from ppgstream.config import Config
 from ppgstream.core.engine import Engine
 from ppgstream.core.resampling import resample
 from ppgstream.files import offline, recording
-from ppgstream.lab import scores
+from ppgstream.lab import scores, synthetic
 from ppgstream.model import runtime
 from ppgstream.model.checkpoint import BUNDLED
 from ppgstream.model.restore import restore
@@ -86,7 +86,8 @@ def test_lost_and_invalid_samples_of_a_real_recording_keep_their_places(machine:
 @pytest.mark.parametrize("fs", [20.0, 99.7, 117.0, 250.0, 999.7, 1000.0])
 def test_a_file_of_another_rate_keeps_its_length_and_its_invalid_samples(fs: float, machine: Engine) -> None:
     n = 20_011
-    x = 500 + 20 * np.sin(2 * np.pi * 1.2 * np.arange(n) / fs)
+    rng = np.random.default_rng(7)
+    x = 500 + 20 * synthetic.pulse(n, synthetic.Person(), rng, fs=fs)[0]
     x[2001] = np.nan
     x[3000:3040] = np.inf
     out = offline.denoise(x, machine, fs=fs)

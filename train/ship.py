@@ -6,6 +6,7 @@ They decide nothing about the output, so the id stays that of the run.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,8 +15,9 @@ from typing import Annotated, Any
 import typer
 
 from ppgstream.errors import DataError
-from ppgstream.model.checkpoint import MANIFEST, SHIPPED, WEIGHTS
+from ppgstream.model.checkpoint import GRAPH, MANIFEST, SHIPPED, WEIGHTS
 from ppgstream.model.folder import replace_files
+from ppgstream.model.graph import graph_of
 from ppgstream.model.restore import restore
 
 from . import card
@@ -45,15 +47,17 @@ def figures_of(bench: Mapping[str, Any], name: str) -> dict[str, float]:
 
 def ship(run: Path, name: str, bench: Path, *, into: Path = SHIPPED) -> None:
     """Put a run's checkpoint, with the figures of its row in `bench`, under `into`."""
-    restore(run)  # raises for one that is not whole
+    arch = restore(run).arch  # raises for one that is not whole
     manifest = json.loads((run / MANIFEST).read_bytes())
     manifest["figures"] = figures_of(json.loads(bench.read_bytes()), name)
     folder = into / name
     folder.mkdir(parents=True, exist_ok=True)
-    content = {
-        folder / WEIGHTS: (run / WEIGHTS).read_bytes(),
-        folder / MANIFEST: (json.dumps(manifest, indent=2) + "\n").encode(),
-    }
+    weights = (run / WEIGHTS).read_bytes()
+    content = {folder / WEIGHTS: weights}
+    if arch.family != "lmmse":
+        content[folder / GRAPH] = graph_of(arch, weights)
+        manifest["graph_sha256"] = hashlib.sha256(content[folder / GRAPH]).hexdigest()
+    content[folder / MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
     replace_files(content)
     replace_files({folder / "README.md": card.text(restore(folder)).encode()})
 

@@ -105,7 +105,7 @@ def denoise(
 
     def engine(chosen: Checkpoint) -> Engine:
         rules = rules_of(settings, chosen, output=scale)
-        return Engine(runtime.denoiser(chosen), rules)
+        return Engine(runtime.denoiser(chosen, runtime=settings.model.runtime, say=say), rules)
 
     if source == "-":
         if plot is not None or suffix in (".csv", ".npy", ".npz") or transpose:

@@ -45,7 +45,7 @@ def run(
     daemon.open()
     stop = Stop()
     daemon.stop = stop.event
-    denoiser = runtime.denoiser(found, threads=settings.model.threads or cores())
+    denoiser = runtime.denoiser(found, threads=settings.model.threads or cores(), runtime=settings.model.runtime, say=say)
     e = daemon.endpoints
     say(
         f"ready: {found.arch.family} {found.id.hex()} at {found.fs:g} Hz; in {e['in']} ({settings.in_.format}), out {e['out']}, status {e['status']}"

@@ -251,6 +251,42 @@ def train(
     )
 
 
+@checkpoint_app.command("import")
+def checkpoint_import(
+    path: Annotated[str, typer.Argument(help="A TensorFlow 1 Saver prefix, .index file or folder.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="The new checkpoint's folder.")],
+) -> None:
+    """A TensorFlow 1 checkpoint as a folder of ours, which runs without TensorFlow."""
+    from ppgstream.model.checkpoint import MANIFEST
+    from ppgstream.model.folder import write
+
+    found = restored(path)
+    if (out / MANIFEST).exists():
+        raise UsageError(f"{out}: holds a checkpoint already")
+    try:
+        write(
+            out, found.tensors, found.arch, fs=found.fs, hop=found.hop, lookahead=found.lookahead, provenance={"from": str(path)}
+        )
+    except OSError as error:
+        raise OutputError(f"{out}: cannot write: {error}") from error
+    say(f"{out}: {found.arch.family}, {found.parameters:,} parameters")
+
+
+@checkpoint_app.command("export")
+def checkpoint_export(
+    path: Annotated[str | None, typer.Argument(help="A checkpoint of either kind. Default: the bundled one.")] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The ONNX file.")] = Path("model.onnx"),
+) -> None:
+    """The network as one ONNX file with its weights, for other programs."""
+    from ppgstream.model.imported import standalone
+
+    try:
+        out.write_bytes(standalone(restored(path)))
+    except OSError as error:
+        raise OutputError(f"{out}: cannot write: {error.strerror}") from error
+    say(f"{out}: inputs x (and valid where the network takes the mask), output y; what they mean: docs/training.md")
+
+
 @app.command()
 def bench(
     checkpoint: CheckpointOption = None,

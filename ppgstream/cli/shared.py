@@ -73,7 +73,7 @@ app = typer.Typer(
 CheckpointOption = Annotated[
     str | None,
     typer.Option(
-        help="A checkpoint folder, a TensorFlow 1 Saver prefix, .index file or folder, or the name of one that comes along (default, fast, brae, lmmse)."
+        help="A checkpoint folder, a TensorFlow 1 Saver prefix, .index file or folder, or the name of one of ours (default, fast, live, brae, lmmse)."
     ),
 ]
 

@@ -23,7 +23,8 @@ class Checkpoint:
 
     `fs` is the sampling rate the network was trained for, Hz; `hop` and `lookahead` (None: all that help) are in samples and meant
     for the daemon, whose settings may override them. `sha256` covers everything that decides the output (`folder.identity`), and its
-    first 8 bytes travel in the header of everything that was denoised with it. `calibration` is kept as it was found.
+    first 8 bytes travel in the header of everything that was denoised with it. `calibration` is kept as it was found. `graph`: the network as an
+    ONNX graph, whose sha256 should be `graph_sha256`; None if there is none.
     """
 
     path: Path
@@ -38,6 +39,8 @@ class Checkpoint:
     kind: str = "ppgstream"
     provenance: Mapping[str, Any] = field(default_factory=dict)
     figures: Mapping[str, Any] = field(default_factory=dict)
+    graph: Path | None = None
+    graph_sha256: str = ""
 
     @property
     def id(self) -> bytes:
@@ -48,7 +51,7 @@ class Checkpoint:
         return sum(t.size for t in self.tensors.values())
 
 
-MANIFEST, WEIGHTS = "checkpoint.json", "weights.safetensors"
+MANIFEST, WEIGHTS, GRAPH = "checkpoint.json", "weights.safetensors", "model.onnx"
 SHIPPED = Path(__file__).parents[1] / "checkpoints"  # checkpoints that come with the package, found by their folder's name
 BUNDLED = SHIPPED / "default"
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ppgstream.errors import CheckpointError
+from ppgstream.model import imported
 from ppgstream.model.architecture import Architecture, Sizes
-from ppgstream.model.checkpoint import MANIFEST, Checkpoint, Tensor, shipped
+from ppgstream.model.checkpoint import DEFAULT_HOP, MANIFEST, Checkpoint, Tensor, shipped
+from ppgstream.model.folder import write
 from ppgstream.model.tensorflow_runtime import import_tensorflow
 
 
@@ -45,22 +49,39 @@ def _epoch(name: str) -> tuple[int, str]:
 
 
 def restore_saver(prefix: Path) -> Checkpoint:
-    tf = import_tensorflow()
+    """A Saver checkpoint, through the cache: TensorFlow reads it once, in a process of its own. Raises CheckpointError."""
     shards = sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}.data-*-of-*"))
+    try:
+        digest = hashlib.sha256(b"".join(s.read_bytes() for s in shards)).hexdigest()
+        found = imported.saver(prefix, [prefix.with_name(prefix.name + ".index"), *shards])
+    except OSError as error:
+        raise CheckpointError(f"{prefix}: cannot read the TensorFlow checkpoint: {error}") from error
+    return replace(found, path=prefix, sha256=digest, hop=DEFAULT_HOP, kind="TensorFlow 1 Saver")
+
+
+def import_saver(prefix: str, folder: str) -> None:
+    """Read a Saver checkpoint with TensorFlow and write it as a folder of ours. In a process of its own: an error is a line on stderr and exit code 1."""
+    try:
+        arch, tensors = _read(Path(prefix))
+        write(Path(folder), tensors, arch)
+    except CheckpointError as error:
+        sys.exit(str(error))
+
+
+def _read(prefix: Path) -> tuple[Architecture, dict[str, Tensor]]:
+    tf = import_tensorflow()
     try:
         reader = tf.train.load_checkpoint(str(prefix))
         shapes: dict[str, list[int]] = reader.get_variable_to_shape_map()
         wanted = [n for n in shapes if n.endswith(("/kernel", "/bias"))]  # not the optimizer's slots
         raw = {n: np.asarray(reader.get_tensor(n), np.float32) for n in wanted}
-        digest = hashlib.sha256(b"".join(s.read_bytes() for s in shards)).hexdigest()
     except (tf.errors.OpError, OSError, ValueError, RuntimeError) as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(f"{prefix}: cannot read the TensorFlow checkpoint: {reason}") from error
     try:
-        arch, tensors = from_saver(raw)
+        return from_saver(raw)
     except CheckpointError as error:
         raise CheckpointError(f"{prefix}: {error}") from None
-    return Checkpoint(prefix, arch, tensors, digest, kind="TensorFlow 1 Saver")
 
 
 def from_saver(raw: Mapping[str, Tensor]) -> tuple[Architecture, dict[str, Tensor]]:

@@ -1,4 +1,4 @@
-"""Our checkpoint format: a folder of `checkpoint.json` (readable) and `weights.safetensors`. Writing and reading.
+"""Our checkpoint format: a folder of `checkpoint.json` (readable), `weights.safetensors` and `model.onnx`, the graph. Writing and reading.
 
 The manifest holds network, fs, hop, scaling, provenance, figures and id. Format 2 is written; format 1, whose id covers the weights alone, is still read.
 Only tensors are read: nothing in a checkpoint can run.
@@ -10,12 +10,14 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppgstream.errors import CheckpointError
 from ppgstream.model.architecture import Architecture, Sizes
-from ppgstream.model.checkpoint import DEFAULT_HOP, DEFAULT_TILE, MANIFEST, WEIGHTS, Checkpoint, Tensor
+from ppgstream.model.checkpoint import DEFAULT_HOP, DEFAULT_TILE, GRAPH, MANIFEST, WEIGHTS, Checkpoint, Tensor
+from ppgstream.model.graph import graph_of
 from ppgstream.model.tensorflow_runtime import array_of, names_of
 
 if TYPE_CHECKING:
@@ -42,7 +44,8 @@ def write(
     provenance: Mapping[str, Any] | None = None,
     figures: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write tensors by name as a checkpoint folder of format 2. The files are replaced whole, the manifest last."""
+    """Write tensors by name as a checkpoint folder of format 2. The files are replaced whole, the manifest last. The graph is left out of a linear
+    estimate, and where the package onnx is missing."""
     from safetensors.numpy import save as to_bytes
 
     blob = to_bytes(dict(tensors))
@@ -66,8 +69,13 @@ def write(
         "provenance": dict(provenance or {}),
         "figures": dict(figures or {}),
     }
+    graph = graph_of(arch, blob) if arch.family != "lmmse" and find_spec("onnx") is not None else None
+    if graph is not None:
+        manifest["graph_sha256"] = hashlib.sha256(graph).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
-    replace_files({folder / WEIGHTS: blob, folder / MANIFEST: (json.dumps(manifest, indent=2) + "\n").encode()})
+    files = {WEIGHTS: blob} | ({} if graph is None else {GRAPH: graph})
+    files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
+    replace_files({folder / name: content for name, content in files.items()})
 
 
 DECIDES = ("network", "fs", "hop", "lookahead", "scaling", "calibration")
@@ -162,7 +170,10 @@ def restore_folder(folder: Path) -> Checkpoint:
         tensors = load(blob)
     except SafetensorError as error:
         raise CheckpointError(f"{weights_path}: cannot read the tensors: {error}") from error
-    return Checkpoint(folder, arch, tensors, sha256, fs, tile, hop, lookahead, calibration, "ppgstream", provenance, figures)
+    graph_sha256 = str(manifest.get("graph_sha256", ""))
+    graph = folder / GRAPH if graph_sha256 else None
+    stated_facts = (calibration, "ppgstream", provenance, figures)
+    return Checkpoint(folder, arch, tensors, sha256, fs, tile, hop, lookahead, *stated_facts, graph, graph_sha256)
 
 
 def _sizes(stated: Mapping[str, Any]) -> Sizes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -104,6 +105,7 @@ def import_tensorflow() -> Any:
             finally:
                 os.dup2(real, 2)
                 os.close(real)
+        logging.getLogger("tensorflow").setLevel(logging.ERROR)
     return sys.modules["tensorflow"]
 
 

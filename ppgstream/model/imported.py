@@ -1,0 +1,100 @@
+"""Checkpoints that have no graph, or are TensorFlow's, as folders of ours in the user's cache: imported once, and run without TensorFlow from then on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from ppgstream.errors import CheckpointError
+from ppgstream.model.checkpoint import Checkpoint
+from ppgstream.model.folder import restore_folder, write
+
+LAYOUT = "1"  # of what is kept; another one is imported anew
+IMPORT_S = 300.0
+
+
+def cache_folder() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ppgstream" / "checkpoints"
+
+
+def with_graph(checkpoint: Checkpoint) -> Checkpoint:
+    """The checkpoint with a graph: its own, or one in the cache. Raises CheckpointError where none can be written."""
+    if checkpoint.graph is not None:
+        return checkpoint
+    if checkpoint.arch.family == "lmmse":
+        raise CheckpointError(f"{checkpoint.path}: a linear estimate has no graph")
+    digest = hashlib.sha256(repr(checkpoint.arch.to_json()).encode())
+    for name in sorted(checkpoint.tensors):
+        digest.update(name.encode() + checkpoint.tensors[name].tobytes())
+    found = kept(digest.hexdigest(), lambda folder: write(folder, checkpoint.tensors, checkpoint.arch))
+    if found.graph is None:
+        raise CheckpointError(f"{checkpoint.path}: has no graph, and none can be written: pip install onnx")
+    return replace(checkpoint, graph=found.graph, graph_sha256=found.graph_sha256)
+
+
+def standalone(checkpoint: Checkpoint) -> bytes:
+    """The network as an ONNX file that holds its weights. Raises CheckpointError as `with_graph` does."""
+    graph = with_graph(checkpoint).graph
+    assert graph is not None
+    try:
+        import onnx
+    except ImportError as error:
+        raise CheckpointError(f"the network cannot be exported: {error}; pip install onnx") from error
+    return bytes(onnx.load(graph).SerializeToString(deterministic=True))
+
+
+def saver(prefix: Path, files: Sequence[Path]) -> Checkpoint:
+    """A TensorFlow 1 Saver checkpoint that consists of `files`, as a folder of ours. A process of its own reads it, so that TensorFlow does not stay
+    in this one.
+
+    Raises CheckpointError with the reason of that process.
+    """
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.name.removeprefix(prefix.name).encode() + file.read_bytes())
+    return kept(digest.hexdigest(), lambda folder: _import_apart(prefix, folder))
+
+
+def kept(key: str, make: Callable[[Path], None]) -> Checkpoint:
+    """What is in the cache under `key`, made first if it is not there or not whole. Where the cache cannot be written it is made for this process
+    alone."""
+    folder = cache_folder() / f"{LAYOUT}-{key[:32]}"
+    try:
+        return restore_folder(folder)
+    except CheckpointError:
+        pass  # not there, or damaged
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as beside:
+            made = Path(beside) / "made"
+            make(made)
+            _replace(made, folder)
+    except OSError:
+        own = tempfile.TemporaryDirectory(prefix="ppgstream-")
+        _for_this_process.append(own)
+        folder = Path(own.name) / "made"
+        make(folder)
+    return restore_folder(folder)
+
+
+_for_this_process: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def _replace(made: Path, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    for file in sorted(made.iterdir(), key=lambda file: file.suffix == ".json"):  # the manifest last
+        file.replace(folder / file.name)
+
+
+def _import_apart(prefix: Path, folder: Path) -> None:
+    script = "import sys; from ppgstream.model.course import import_saver; import_saver(sys.argv[1], sys.argv[2])"
+    asked = [sys.executable, "-c", script, str(prefix), str(folder)]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=IMPORT_S, check=False)  # noqa: S603 (this Python, our own code)
+    if done.returncode:
+        raise CheckpointError((done.stderr.strip().splitlines() or [f"{prefix}: cannot be imported"])[-1])

@@ -1,0 +1,232 @@
+"""Networks without TensorFlow: the ONNX graph beside the weights, the cache, and what happens where one of them is wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from ppgstream.cli.app import app
+from ppgstream.core.denoiser import Batch
+from ppgstream.errors import CheckpointError
+from ppgstream.model import folder, imported, onnx_runtime, runtime
+from ppgstream.model.architecture import DEFAULT_SIZES, Architecture
+from ppgstream.model.checkpoint import GRAPH, MANIFEST, SHIPPED, WEIGHTS, Checkpoint
+from ppgstream.model.networks import build
+from ppgstream.model.restore import restore
+from ppgstream.model.tensorflow_runtime import import_keras
+
+TINY = {
+    "ae": {"hidden": (7,)},
+    "ae3": {"hidden": (9, 4, 9)},
+    "dae": {"hidden": (5,)},
+    "rae": {"units": 6},
+    "brae": {"units": 6},
+    "patch": {"patch": 10, "width": 12, "depth": 2, "heads": 3},
+    "transformer": {"patch": 25, "width": 20, "depth": 2, "heads": 4},
+}
+
+
+def made(family: str, at: Path, *, context: int = 0, seed: int = 1, **more: str) -> Checkpoint:
+    """A checkpoint with random weights, biases among them."""
+    import_keras().utils.set_random_seed(seed)
+    arch = Architecture(family, 250, context, TINY[family], **more)
+    model = build(arch)
+    rng = np.random.default_rng(seed)
+    model.set_weights([rng.normal(0, 0.3, w.shape).astype(np.float32) for w in model.get_weights()])
+    folder.save(at, model, arch)
+    return restore(at)
+
+
+def windows(checkpoint: Checkpoint, n: int, seed: int = 3) -> Batch:
+    rng = np.random.default_rng(seed)
+    shape = (n, checkpoint.arch.context + checkpoint.arch.window)
+    x = rng.standard_normal(shape) if checkpoint.arch.scaling == "standard" else rng.uniform(0, 1, shape)
+    valid = rng.uniform(0, 1, shape) > 0.2
+    valid[0, :60] = False  # whole patches of nothing
+    x[-1, 5] = 80.0 if checkpoint.arch.scaling == "standard" else 1.0
+    return Batch(x.astype(np.float32), valid)
+
+
+def answers(checkpoint: Checkpoint, batch: Batch, asked: runtime.Runtime) -> np.ndarray:
+    answer = runtime.denoiser(checkpoint, runtime=asked)(batch)
+    return np.concatenate([answer.y] + ([] if answer.log_var is None else [answer.log_var]), axis=1)
+
+
+def test_every_network_is_tried() -> None:
+    assert set(TINY) == set(DEFAULT_SIZES) - {"lmmse"}
+
+
+@pytest.mark.parametrize("family", [*TINY, "transformer with context", "patch with context", "rae with relu", "ae with elu"])
+def test_onnx_runtime_and_tensorflow_agree(family: str, tmp_path: Path) -> None:
+    name, _, variant = family.partition(" with ")
+    more = {} if variant in ("", "context") else {"hidden_activation": variant}
+    checkpoint = made(name, tmp_path, context=50 if variant == "context" else 0, **more)
+    batch = windows(checkpoint, checkpoint.tile + 5)
+    with_onnx, with_tensorflow = answers(checkpoint, batch, "onnx"), answers(checkpoint, batch, "tensorflow")
+    assert np.ptp(with_tensorflow) > 0.1
+    np.testing.assert_allclose(with_onnx, with_tensorflow, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["default", "fast", "live", "brae"])
+def test_a_window_s_answer_is_the_same_bit_for_bit_wherever_it_lies(name: str) -> None:
+    checkpoint = restore(Path(name))
+    assert checkpoint.graph is not None
+    batch = windows(checkpoint, checkpoint.tile)
+    denoise = runtime.denoiser(checkpoint, runtime="onnx")
+    whole = denoise(batch)
+    order = np.random.default_rng(0).permutation(checkpoint.tile)
+    shuffled = denoise(Batch(batch.x[order], batch.valid[order]))
+    np.testing.assert_array_equal(shuffled.y, whole.y[order])
+    alone = denoise(Batch(batch.x[7:8], batch.valid[7:8]))
+    np.testing.assert_array_equal(alone.y[0], whole.y[7])
+    if whole.log_var is not None:
+        assert shuffled.log_var is not None
+        np.testing.assert_array_equal(shuffled.log_var, whole.log_var[order])
+
+
+def test_the_graph_holds_no_weights(tmp_path: Path) -> None:
+    made("transformer", tmp_path)
+    small, large = tmp_path / GRAPH, made("dae", tmp_path / "dae")
+    assert small.stat().st_size < 40_000
+    assert large.graph is not None
+    assert large.graph.stat().st_size < 2_000
+
+
+# ---- what may be wrong ---------------------------------------------------------------------------------------------
+
+
+def refused(checkpoint: Checkpoint, match: str) -> None:
+    """Asked for by name it is an error; else TensorFlow runs the checkpoint, and the reason is told."""
+    batch, told = windows(checkpoint, 3), list[str]()
+    with pytest.raises(CheckpointError, match=match):
+        runtime.denoiser(checkpoint, runtime="onnx")
+    y = runtime.denoiser(checkpoint, say=told.append)(batch).y
+    assert len(told) == 1
+    assert told[0].endswith(": TensorFlow runs it instead")
+    np.testing.assert_array_equal(y, runtime.denoiser(checkpoint, runtime="tensorflow")(batch).y)
+
+
+def test_a_graph_that_is_not_the_checkpoint_s_is_not_run(tmp_path: Path) -> None:
+    one, other = made("brae", tmp_path / "one"), made("dae", tmp_path / "other")
+    assert one.graph is not None
+    assert other.graph is not None
+    shutil.copy(other.graph, one.graph)
+    refused(one, "not the graph of this checkpoint")
+    one.graph.unlink()
+    refused(one, "cannot read the graph: No such file")
+
+
+def test_a_graph_that_onnx_runtime_cannot_load_is_told(tmp_path: Path) -> None:
+    checkpoint = made("brae", tmp_path)
+    assert checkpoint.graph is not None
+    checkpoint.graph.write_bytes(b"no graph")
+    damaged = replace(checkpoint, graph_sha256=onnx_runtime.sha256_of(checkpoint.graph))
+    refused(damaged, "ONNX Runtime cannot load the graph")
+
+
+def test_without_onnx_runtime_tensorflow_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    refused(made("brae", tmp_path), "ONNX Runtime cannot be imported")
+
+
+# ---- the cache -----------------------------------------------------------------------------------------------------
+
+
+def without_graph(at: Path) -> Checkpoint:
+    """A checkpoint as they were written before graphs were."""
+    made("brae", at)
+    manifest = json.loads((at / MANIFEST).read_text())
+    del manifest["graph_sha256"]
+    (at / MANIFEST).write_text(json.dumps(manifest))
+    (at / GRAPH).unlink()
+    return restore(at)
+
+
+def test_a_checkpoint_without_a_graph_gets_one_in_the_cache_and_a_damaged_one_is_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    old = without_graph(tmp_path / "old")
+    assert old.graph is None
+    batch = windows(old, 3)
+    first = runtime.denoiser(old, runtime="onnx")(batch).y
+    kept = imported.with_graph(old)
+    assert kept.graph is not None
+    assert kept.graph.is_relative_to(tmp_path / "cache" / "ppgstream")
+    assert (kept.path, kept.sha256) == (old.path, old.sha256)
+    (kept.graph.parent / WEIGHTS).write_bytes(b"cut short")
+    np.testing.assert_array_equal(runtime.denoiser(old, runtime="onnx")(batch).y, first)
+    assert not list(tmp_path.glob("cache/ppgstream/checkpoints/tmp*")), "nothing half made stays behind"
+
+
+def test_where_nothing_can_be_kept_the_graph_is_made_for_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "home").write_text("a file where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    old = without_graph(tmp_path / "old")
+    assert np.isfinite(runtime.denoiser(old, runtime="onnx")(windows(old, 3)).y).all()
+
+
+def test_import_writes_a_folder_that_runs_without_tensorflow_and_export_a_file_that_holds_all(tmp_path: Path) -> None:
+    import onnxruntime as ort  # type: ignore[import-untyped]
+
+    source = made("brae", tmp_path / "source")
+    runner = CliRunner()
+    done = runner.invoke(app, ["checkpoint", "import", str(source.path), "-o", str(tmp_path / "mine")])
+    assert done.exit_code == 0, done.output
+    again = runner.invoke(app, ["checkpoint", "import", str(source.path), "-o", str(tmp_path / "mine")])
+    assert again.exit_code == 2
+    assert "holds a checkpoint already" in again.stderr
+    mine = restore(tmp_path / "mine")
+    assert mine.graph is not None
+    done = runner.invoke(app, ["checkpoint", "export", str(mine.path), "-o", str(tmp_path / "alone.onnx")])
+    assert done.exit_code == 0, done.output
+    batch = windows(source, 4)
+    session = ort.InferenceSession(str(tmp_path / "alone.onnx"), providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(session.run(None, {"x": batch.x})[0], runtime.denoiser(source)(batch).y, rtol=1e-5, atol=1e-6)
+    done = runner.invoke(app, ["checkpoint", "export", "lmmse", "-o", str(tmp_path / "none.onnx")])
+    assert done.exit_code == 78
+    assert "a linear estimate has no graph" in done.stderr
+
+
+def test_denoise_never_imports_tensorflow(tmp_path: Path) -> None:
+    (tmp_path / "in.txt").write_text("\n".join(f"{np.sin(k / 18):.4f}" for k in range(600)))
+    script = (
+        "import sys; sys.modules['tensorflow'] = sys.modules['keras'] = sys.modules['onnx'] = None\n"
+        "from ppgstream.cli.app import app\n"
+        "app(['denoise', 'in.txt', '--fs', '125', '-o', 'out.npy'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "TensorFlow" not in done.stderr
+    assert np.load(tmp_path / "out.npy").shape == (600,)
+
+
+def test_a_tensorflow_checkpoint_needs_tensorflow_once(tmp_path: Path) -> None:
+    (tmp_path / "net-1.index").write_bytes(b"")
+    script = (
+        "import sys; sys.modules['tensorflow'] = None\n"
+        "from ppgstream.model.course import import_saver\n"
+        "import_saver('net-1', 'out')\n"
+    )
+    environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("TensorFlow cannot be imported, and a checkpoint needs it")
+
+
+def test_the_shipped_checkpoints_have_their_graphs() -> None:
+    for path in SHIPPED.iterdir():
+        checkpoint = restore(path)
+        assert (checkpoint.graph is None) == (checkpoint.arch.family == "lmmse")
+    assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) < 5e6
