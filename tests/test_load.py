@@ -37,7 +37,7 @@ def test_the_search_finds_what_is_carried_in_few_probes(capacity: int) -> None:
 def test_streams_take_turns_and_a_message_leaves_once_its_last_sample_is_there() -> None:
     asked = load.Load(4, 2.0, 100.0, 1, 0)
     assert asked.chunks == 10
-    assert [asked.due(k, 0) for k in range(4)] == pytest.approx([100.2, 100.25, 100.3, 100.35])
+    assert [asked.due(k, 0) for k in range(4)] == pytest.approx([100.2, 100.7, 101.2, 101.7])
     assert asked.due(0, 3) == pytest.approx(100.8)
 
 

@@ -252,12 +252,12 @@ def carry(target: Target, streams: int, seconds: float, pool: ProcessPoolExecuto
     """Send `streams` streams for `seconds` through the daemon, and see what comes out."""
     before = target.snapshot()
     wait = round(before["delay_s"]["least"] * before["fs"])
-    load = Load(streams, seconds, time.monotonic() + 2 * HEAR_S + streams / 5000, secrets.randbits(63), wait)
+    prepared_s = 2 * HEAR_S + streams * seconds / 60_000
+    load = Load(streams, seconds, time.monotonic() + prepared_s, secrets.randbits(63), wait)
     receiving, sending = pool.submit(receive, target.ends["out"], load), pool.submit(send, target.ends["in"], load)
     sent: Sent = sending.result()
     received: Received = receiving.result()
     after = target.snapshot()
-    took = after["uptime_s"] - before["uptime_s"]
     ledger = {key: after["ledger"][key] - before["ledger"][key] for key in ("shed", "accepted", "refused")}
     lags, at = np.array(received.lags_ms or [np.inf]), np.array(received.at_s or [0.0])
     end = lags[at >= seconds * 0.75]
@@ -275,7 +275,7 @@ def carry(target: Target, streams: int, seconds: float, pool: ProcessPoolExecuto
         lag_end_ms=round(float(np.median(end)), 1) if len(end) else float("inf"),
         late_ms=round(sent.late_ms, 1),
         windows_per_s=round(len(lags) / max(seconds - wait / before["fs"], 0.1), 1),
-        daemon_cores=round((after["cpu_s"] - before["cpu_s"]) / took, 3),
+        daemon_cores=round((after["cpu_s"] - before["cpu_s"]) / seconds, 3),
         load_cores=round((sent.cpu_s + received.cpu_s) / seconds, 3),
         daemon_mb=round(after["max_rss_kb"] / 1024, 1),
     )
