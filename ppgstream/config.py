@@ -6,7 +6,7 @@ import ipaddress
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 from msgspec import Meta
@@ -14,6 +14,7 @@ from msgspec import Meta
 from ppgstream.errors import ConfigError
 
 Positive = Annotated[int, Meta(ge=1)]
+Runtime = Literal["auto", "onnx", "tensorflow"]  # what runs a network
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 
 
@@ -46,7 +47,7 @@ class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint: str = ""
-    runtime: Literal["auto", "onnx", "tensorflow"] = "auto"
+    runtime: Runtime = "auto"
     threads: Annotated[int, Meta(ge=0, le=256)] = 0
     max_delay_ms: Annotated[float, Meta(ge=0, le=10_000)] = 20.0
 
@@ -126,7 +127,17 @@ def _explain(message: str, tree: dict[str, dict[str, object]]) -> str:
     value: object = tree
     for part in key.split(".") if key else []:
         value = value.get(part) if isinstance(value, dict) else None
+    if reason.startswith("Invalid enum value"):
+        return f"{key}: must be one of {', '.join(_choices(key))}, got {value!r}"
     return f"{key}: {reason.lower().partition(', got')[0]}, got {value!r}"
+
+
+def _choices(key: str) -> list[str]:
+    """The values that a setting may have, if it is one of few."""
+    hint: Any = Config
+    for part in key.split("."):
+        hint = get_type_hints(hint)["in_" if part == "in" else part]
+    return [str(value) for value in get_args(hint)]
 
 
 def check_endpoint(endpoint: str, name: str) -> None:

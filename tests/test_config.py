@@ -331,3 +331,21 @@ def test_settings_cannot_be_changed_once_loaded() -> None:
 def test_an_endpoint_that_is_not_loopback_is_told_with_the_file_it_stands_in(tmp_path: Path) -> None:
     path = written(tmp_path, '[in]\nendpoint = "tcp://0.0.0.0:5600"\n')
     assert complaint(path).startswith(f"{path}: in.endpoint: ")
+
+
+@pytest.mark.parametrize(
+    ("section", "key", "value", "choices"),
+    [
+        ("model", "runtime", "cuda", "auto, onnx, tensorflow"),
+        ("windows", "overlap", "flat", "hann, uniform"),
+        ("in", "format", "xml", "ppgstream, json, raw"),
+    ],
+)
+def test_a_value_that_is_none_of_few_is_refused_with_what_may_be(
+    section: str, key: str, value: str, choices: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text(f'[{section}]\n{key} = "{value}"\n')
+    with pytest.raises(ConfigError) as caught:
+        load(path)
+    assert str(caught.value) == f"{path}: {section}.{key}: must be one of {choices}, got {value!r}"

@@ -168,7 +168,7 @@ def test_a_batch_depends_on_seed_epoch_and_number_alone(sets: list[data.Set]) ->
 
 def test_other_processes_draw_the_same_batches_and_their_end_is_told(sets: list[data.Set]) -> None:
     recipe = small(epochs=30)
-    source, pool = batches.Source(sets, recipe), batches.Pool(sets, recipe, 1)
+    source, pool = batches.Source(sets, recipe), batches.Pool(sets, recipe, 1, recipe.steps)
     try:
         for epoch, number in [(1, 3), (2, 0), (2, 1), (2, 2), (2, 3)]:  # as a resumed run asks
             np.testing.assert_array_equal(pool.batch(epoch, number).packed, source.batch(epoch, number).packed)

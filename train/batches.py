@@ -233,11 +233,11 @@ class Source:
 class Pool:
     """The same batches as `Source`'s, drawn ahead in `processes` processes: for a network that takes more than one process draws."""
 
-    def __init__(self, sets: Sequence[data.Set], recipe: Recipe, processes: int) -> None:
+    def __init__(self, sets: Sequence[data.Set], recipe: Recipe, processes: int, steps: int) -> None:
         # Not forked: a copy of a process in which Keras runs may hang.
         context = multiprocessing.get_context("spawn")
         self._executor = ProcessPoolExecutor(processes, context, initializer=_begin, initargs=(list(sets), recipe))
-        self._steps, self._ahead = Source(sets, recipe).steps, AHEAD * processes
+        self._steps, self._ahead = steps, AHEAD * processes
         self._last = recipe.epochs * self._steps
         self._waiting: dict[int, Future[Drawn]] = {}
         self._next: int | None = None

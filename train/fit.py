@@ -128,7 +128,7 @@ def fit(
     if not run.done:
         progress.before(scores)
 
-    pool = batches.Pool(sets, recipe, processes) if processes else None
+    pool = batches.Pool(sets, recipe, processes, source.steps) if processes else None
     dataset = _dataset(pool or source, source.steps, run.done)
     callbacks = _callbacks(run, dataset, validation, progress, minutes)
     with _disk(run), _kept_until_there_is_a_state(run), progress:

@@ -6,7 +6,6 @@ They decide nothing about the output, so the id stays that of the run.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,9 +14,8 @@ from typing import Annotated, Any
 import typer
 
 from ppgstream.errors import DataError
-from ppgstream.model.checkpoint import GRAPH, MANIFEST, SHIPPED, WEIGHTS
-from ppgstream.model.folder import replace_files
-from ppgstream.model.graph import graph_of
+from ppgstream.model.checkpoint import SHIPPED
+from ppgstream.model.folder import replace_files, write_restored
 from ppgstream.model.restore import restore
 
 from . import card
@@ -47,18 +45,8 @@ def figures_of(bench: Mapping[str, Any], name: str) -> dict[str, float]:
 
 def ship(run: Path, name: str, bench: Path, *, into: Path = SHIPPED) -> None:
     """Put a run's checkpoint, with the figures of its row in `bench`, under `into`."""
-    arch = restore(run).arch  # raises for one that is not whole
-    manifest = json.loads((run / MANIFEST).read_bytes())
-    manifest["figures"] = figures_of(json.loads(bench.read_bytes()), name)
-    folder = into / name
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = (run / WEIGHTS).read_bytes()
-    content = {folder / WEIGHTS: weights}
-    if arch.family != "lmmse":
-        content[folder / GRAPH] = graph_of(arch, weights)
-        manifest["graph_sha256"] = hashlib.sha256(content[folder / GRAPH]).hexdigest()
-    content[folder / MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
-    replace_files(content)
+    found, folder = restore(run), into / name
+    write_restored(folder, found, figures=figures_of(json.loads(bench.read_bytes()), name))
     replace_files({folder / "README.md": card.text(restore(folder)).encode()})
 
 

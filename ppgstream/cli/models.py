@@ -258,15 +258,13 @@ def checkpoint_import(
 ) -> None:
     """A TensorFlow 1 checkpoint as a folder of ours, which runs without TensorFlow."""
     from ppgstream.model.checkpoint import MANIFEST
-    from ppgstream.model.folder import write
+    from ppgstream.model.folder import write_restored
 
     found = restored(path)
     if (out / MANIFEST).exists():
         raise UsageError(f"{out}: holds a checkpoint already")
     try:
-        write(
-            out, found.tensors, found.arch, fs=found.fs, hop=found.hop, lookahead=found.lookahead, provenance={"from": str(path)}
-        )
+        write_restored(out, found, provenance=dict(found.provenance) | {"from": str(path)})
     except OSError as error:
         raise OutputError(f"{out}: cannot write: {error}") from error
     say(f"{out}: {found.arch.family}, {found.parameters:,} parameters")

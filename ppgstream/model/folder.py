@@ -78,6 +78,12 @@ def write(
     replace_files({folder / name: content for name, content in files.items()})
 
 
+def write_restored(folder: Path, found: Checkpoint, **stated: Any) -> None:
+    """Write a restored checkpoint as a folder of format 2. stated: what is to be another than the checkpoint's own, as `write` takes it."""
+    own = {key: getattr(found, key) for key in ("fs", "hop", "lookahead", "calibration", "provenance", "figures")}
+    write(folder, found.tensors, found.arch, **(own | stated))
+
+
 DECIDES = ("network", "fs", "hop", "lookahead", "scaling", "calibration")
 
 

@@ -17,13 +17,12 @@ from ppgstream.core.denoiser import LOG_VAR
 from ppgstream.errors import CheckpointError
 from ppgstream.model.architecture import Architecture
 from ppgstream.model.checkpoint import WEIGHTS
+from ppgstream.model.networks import CLIPPED_AT, EPSILON, FARTHEST
 
 if TYPE_CHECKING:
     import onnx
 
 OPSET, IR_VERSION = 18, 10
-CLIPPED_AT, FARTHEST = 6.0, 60.0  # as in `networks`
-EPSILON = 1e-5  # of layer norms
 ONNX_ACTIVATIONS = {
     "sigmoid": "Sigmoid",
     "tanh": "Tanh",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+
+from platformdirs import user_cache_path
 
 from ppgstream.errors import CheckpointError
 from ppgstream.model.checkpoint import Checkpoint
@@ -20,7 +21,7 @@ IMPORT_S = 300.0
 
 
 def cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ppgstream" / "checkpoints"
+    return user_cache_path("ppgstream", appauthor=False) / "checkpoints"
 
 
 def with_graph(checkpoint: Checkpoint) -> Checkpoint:
@@ -95,6 +96,9 @@ def _replace(made: Path, folder: Path) -> None:
 def _import_apart(prefix: Path, folder: Path) -> None:
     script = "import sys; from ppgstream.model.course import import_saver; import_saver(sys.argv[1], sys.argv[2])"
     asked = [sys.executable, "-c", script, str(prefix), str(folder)]
-    done = subprocess.run(asked, capture_output=True, text=True, timeout=IMPORT_S, check=False)  # noqa: S603 (this Python, our own code)
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=IMPORT_S, check=False)  # noqa: S603 (this Python, our own code)
+    except subprocess.TimeoutExpired as error:
+        raise CheckpointError(f"{prefix}: TensorFlow has not read it in {IMPORT_S:g} s") from error
     if done.returncode:
         raise CheckpointError((done.stderr.strip().splitlines() or [f"{prefix}: cannot be imported"])[-1])

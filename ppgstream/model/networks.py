@@ -32,6 +32,11 @@ if TYPE_CHECKING:
     import keras
 
 
+EPSILON = 1e-5  # of layer norms
+CLIPPED_AT = 6.0  # SD: what lies beyond is shown to the network as this
+FARTHEST = 60.0  # SD: of a sample that is passed on
+
+
 def build(arch: Architecture, *, dropout: float = 0.0) -> keras.Model:
     """The untrained network of an architecture. Raises CheckpointError as `check` does, and for `lmmse`, which is no network."""
     check(arch)
@@ -98,23 +103,19 @@ def _patch_transformer(arch: Architecture, dropout: float) -> keras.Model:
     h = layers.Dense(width, name="embed")(h)
     h = _Position(tokens, width, name="position")(h)
     for block in range(arch.size("depth")):
-        a = layers.LayerNormalization(epsilon=1e-5, name=f"norm_a{block}")(h)
+        a = layers.LayerNormalization(epsilon=EPSILON, name=f"norm_a{block}")(h)
         a = _Attention(heads, width // heads, dropout, name=f"attention{block}")(a)
         h = h + a
-        m = layers.LayerNormalization(epsilon=1e-5, name=f"norm_m{block}")(h)
+        m = layers.LayerNormalization(epsilon=EPSILON, name=f"norm_m{block}")(h)
         m = layers.Dense(2 * width, activation="silu", name=f"up{block}")(m)
         m = layers.Dropout(dropout)(m)
         h = h + layers.Dense(width, name=f"down{block}")(m)
-    h = layers.LayerNormalization(epsilon=1e-5, name="norm_out")(h)
+    h = layers.LayerNormalization(epsilon=EPSILON, name="norm_out")(h)
     h = layers.Dense(2 * patch, name="head")(h)
     h = layers.Reshape((length, 2))(h)[:, arch.context :]
     gate = ops.sigmoid(h[..., 0])  # 1: believe the sample, 0: believe the network
     y = gate * valid[:, arch.context :] * x[:, arch.context :] + h[..., 1]
     return keras.Model([x, valid], y, name="patch")
-
-
-CLIPPED_AT = 6.0  # SD: what lies beyond is shown to the network as this
-FARTHEST = 60.0  # SD: of a sample that is passed on
 
 
 def _transformer(arch: Architecture, dropout: float) -> keras.Model:
@@ -139,7 +140,7 @@ def _transformer(arch: Architecture, dropout: float) -> keras.Model:
     h = layers.Dense(width, name="embed")(h)
     h = _Position(tokens, width, name="position")(h)
     for block in range(arch.size("depth")):
-        z = layers.LayerNormalization(epsilon=1e-5, name=f"norm_a{block}")(h)
+        z = layers.LayerNormalization(epsilon=EPSILON, name=f"norm_a{block}")(h)
         z = ops.reshape(layers.Dense(3 * width, name=f"qkv{block}")(z), (-1, tokens, 3, heads, size))
         query, key, value = (ops.transpose(z[:, :, part], (0, 2, 1, 3)) for part in range(3))
         score = ops.matmul(query * size**-0.5, ops.transpose(key, (0, 1, 3, 2)))
@@ -147,10 +148,10 @@ def _transformer(arch: Architecture, dropout: float) -> keras.Model:
         mixed = ops.matmul(weight, value) / ops.sum(weight, axis=-1, keepdims=True)
         mixed = ops.reshape(ops.transpose(mixed, (0, 2, 1, 3)), (-1, tokens, width))
         h = h + layers.Dropout(dropout)(layers.Dense(width, name=f"mix{block}")(mixed))
-        z = layers.LayerNormalization(epsilon=1e-5, name=f"norm_m{block}")(h)
+        z = layers.LayerNormalization(epsilon=EPSILON, name=f"norm_m{block}")(h)
         z = layers.Dense(2 * width, activation="silu", name=f"up{block}")(z)
         h = h + layers.Dropout(dropout)(layers.Dense(width, name=f"down{block}")(z))
-    h = layers.LayerNormalization(epsilon=1e-5, name="norm_out")(h)
+    h = layers.LayerNormalization(epsilon=EPSILON, name="norm_out")(h)
     h = ops.reshape(layers.Dense(3 * patch, name="head")(h), (-1, tokens, 3, patch))
     gate, correction, log_var = (ops.reshape(h[:, :, part], (-1, length))[:, arch.context :] for part in range(3))
     y = ops.sigmoid(gate) * measured[:, arch.context :] + correction

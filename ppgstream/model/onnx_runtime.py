@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,7 @@ def in_onnx(checkpoint: Checkpoint) -> Compute:
         raise CheckpointError(f"{path}: cannot read the graph: {error.strerror}") from error
     if found != checkpoint.graph_sha256:
         raise CheckpointError(f"{path}: not the graph of this checkpoint: its sha256 is another one than the manifest states")
-    try:
-        import onnxruntime as ort  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise CheckpointError(f"ONNX Runtime cannot be imported: {error}") from error
+    ort = import_onnxruntime()
     options: Any = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
@@ -45,6 +43,20 @@ def in_onnx(checkpoint: Checkpoint) -> Compute:
         return y
 
     return compute
+
+
+def import_onnxruntime() -> Any:
+    """ONNX Runtime, without its telemetry. Raises CheckpointError where it is missing.
+
+    Since 1.29 its official builds send events to their maker and keep an identifier of the machine on disk, unless one of these variables is set
+    before the import.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = os.environ["ORT_TELEMETRY_DISABLED"] = "1"  # its name now, and in its first releases
+    try:
+        import onnxruntime  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise CheckpointError(f"ONNX Runtime cannot be imported: {error}") from error
+    return onnxruntime
 
 
 def sha256_of(path: Path) -> str:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.config import Runtime
 from ppgstream.core.denoiser import Answer, Batch, Denoiser
 from ppgstream.errors import CheckpointError
 from ppgstream.model import lmmse
@@ -16,8 +16,6 @@ from ppgstream.model.checkpoint import Checkpoint
 from ppgstream.model.imported import with_graph
 from ppgstream.model.onnx_runtime import in_onnx
 from ppgstream.model.tensorflow_runtime import Compute, in_tensorflow
-
-Runtime = Literal["auto", "onnx", "tensorflow"]
 
 
 def denoiser(
@@ -61,7 +59,7 @@ def _network(checkpoint: Checkpoint, threads: int, runtime: Runtime, say: Callab
         if runtime == "onnx":
             raise
         compute = in_tensorflow(checkpoint, threads)
-        say(f"{error}: TensorFlow runs it instead")
+        say(f"{error}; TensorFlow runs it instead")
     return compute
 
 

@@ -28,8 +28,10 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from ppgstream.config import Runtime
 from ppgstream.core.denoiser import Batch
 from ppgstream.errors import OutputError, SourceError
+from ppgstream.live.daemon import cores
 from ppgstream.live.status import Snapshot, StatusClient
 from ppgstream.model.checkpoint import SHIPPED, Checkpoint
 from ppgstream.model.restore import restore
@@ -68,12 +70,11 @@ def run(checkpoint: Checkpoint, *, parts: Sequence[str], plan: Plan, say: Say, s
             "parameters": checkpoint.parameters,
             "mflop": round(checkpoint.arch.mflop, 2),
         },
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": cores(),
     }
-    cores = int(result["cores"] or 1)
     if "model" in parts:
         result["model"] = []
-        for threads in sorted({1, cores}):
+        for threads in sorted({1, cores()}):
             say(f"model: windows/s by tile on {threads} thread{'s' * (threads > 1)}")
             result["model"] += _apart(model_speeds, threads, checkpoint.path, plan.speed)
     if "peers" in parts:
@@ -159,18 +160,23 @@ def peer_speeds(threads: int, seconds: float) -> list[dict[str, Any]]:
 
     brae, lmmse = restore(SHIPPED / "brae"), restore(SHIPPED / "lmmse")
     one, many = batch_of(brae, 1), batch_of(brae, 64)
-    alone, tiled = denoiser(replace(brae, tile=1), threads=threads), denoiser(replace(brae, tile=64), threads=threads)
     keras = network(brae)
     linear, linear_batch = denoiser(replace(lmmse, tile=64)), batch_of(lmmse, 64)
+
+    def way(runtime: Runtime, tile: int) -> Callable[[], object]:
+        return partial(denoiser(replace(brae, tile=tile), threads=threads, runtime=runtime), batch_of(brae, tile))
+
     ways: dict[str, tuple[int, Callable[[], object]]] = {
         "brae, Keras predict, one window a call": (1, lambda: keras.predict(one.x, verbose=0)),
         "brae, Keras predict, 64 windows a call": (64, lambda: keras.predict(many.x, verbose=0)),
-        "brae, one window a call": (1, lambda: alone(one)),
-        "brae, tiles of 64": (64, lambda: tiled(many)),
+        "brae, TensorFlow, one window a call": (1, way("tensorflow", 1)),
+        "brae, TensorFlow, tiles of 64": (64, way("tensorflow", 64)),
+        "brae, ONNX Runtime, one window a call": (1, way("onnx", 1)),
+        "brae, ONNX Runtime, tiles of 64": (64, way("onnx", 64)),
         "lmmse (NumPy), tiles of 64": (64, lambda: linear(linear_batch)),
     }
     speeds = {name: n * rate(call, seconds) for name, (n, call) in ways.items()}
-    best = speeds["brae, tiles of 64"]
+    best = speeds["brae, ONNX Runtime, tiles of 64"]
     return [{"way": name, "windows_per_s": round(speed), "ratio": round(speed / best, 3)} for name, speed in speeds.items()]
 
 
@@ -221,6 +227,7 @@ class Target:
         asked = [sys.executable, "-m", "ppgstream", "run", "--checkpoint", str(path.absolute()), *settings]
         for name, endpoint in self.ends.items():
             asked += [f"--{name}", endpoint]
+        self._status: StatusClient | None = None
         began = time.monotonic()
         with self.log.open("w") as log:
             self.process = subprocess.Popen(asked, stdout=log, stderr=log, cwd=folder)  # noqa: S603 (this Python, our own arguments)
@@ -235,12 +242,14 @@ class Target:
         self._status = StatusClient(self.ends["status"])
 
     def snapshot(self) -> Snapshot:
-        found = self._status.ask(30.0)
+        found = None if self._status is None else self._status.ask(30.0)
         if found is None:
             raise SourceError("the daemon to be measured does not answer")
         return found
 
     def stop(self) -> None:
+        if self._status is not None:
+            self._status.close()
         self.process.send_signal(signal.SIGTERM)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(STOP_S)
