@@ -10,7 +10,7 @@ from ppgstream.assemble import rules_of
 from ppgstream.config import Config, Streams
 from ppgstream.core.denoiser import identity
 from ppgstream.core.engine import Engine, EngineRules
-from ppgstream.core.polarity import Watcher
+from ppgstream.core.polarity import Watcher, skewness_of
 from ppgstream.core.quality import held_rows
 from ppgstream.core.segments import Geometry
 from ppgstream.core.stream import StreamRules
@@ -61,8 +61,8 @@ def test_one_noisy_window_is_hardly_ever_turned_over() -> None:
     rows = np.concatenate([noise.n1(clean_pulse(seed).reshape(-1, 250), rng).noisy for seed in range(30)])
     turned = 0
     for row, held in zip(rows, held_rows(rows), strict=True):
-        watcher = Watcher("auto", FS)
-        watcher.look(row, held.astype(np.uint8), 50)
+        watcher = Watcher("auto")
+        watcher.look(float(skewness_of(row[None], held.astype(np.uint8)[None], FS)[0]), 0.2)
         turned += watcher.sign < 0
     assert turned <= 0.02 * len(rows)
 

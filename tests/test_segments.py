@@ -71,6 +71,21 @@ def test_uniform_weights_return_whole_numbers_exactly() -> None:
     np.testing.assert_array_equal(np.concatenate([p.values for p in parts]), x)
 
 
+@pytest.mark.parametrize(("hop", "lookahead"), [(13, 49), (13, 20), (49, 49), (49, 100), (50, 150), (50, None)])
+def test_windows_that_disagree_leave_no_step_at_the_hop(hop: int, lookahead: int | None) -> None:
+    """Each answer is at a level of its own. Where two or more cover a sample, the level moves over a hop, and never in one step."""
+    g, rng = Geometry(hop=hop, lookahead=lookahead), np.random.default_rng(3)
+    segment, parts = Segment(0, g), []
+    for _ in range(4000):
+        segment.append(np.zeros(1))
+        for window in segment.cut():
+            segment.add(window.start, np.full(g.window, rng.uniform(-1, 1)), np.zeros(g.window, np.uint16))
+            parts.append(segment.release())
+    y = np.concatenate([p.values for p in parts if p is not None])[500:]
+    assert np.ptp(y) > 0.3
+    assert np.abs(np.diff(y)).max() < 5 / hop  # a step would be up to 2; evenly spread over the hop, 2 / hop
+
+
 @pytest.mark.parametrize(("lookahead", "least"), [(None, 200), (249, 200), (200, 200), (100, 100), (13, 13), (0, 0)])
 def test_a_sample_waits_for_its_lookahead_and_at_most_a_hop_more(lookahead: int | None, least: int) -> None:
     g = Geometry(lookahead=lookahead)

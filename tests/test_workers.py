@@ -12,10 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ppgstream.core.clock import SPAN_S, ArrivalClock
-from ppgstream.core.engine import AnsweredTile, Ready, ReadyQueue
+from ppgstream.core.denoiser import Answer, Batch, Denoiser, identity
+from ppgstream.core.engine import Engine, Ready, ReadyQueue, Tile
+from ppgstream.core.scaling import standard_scale_of
 from ppgstream.core.segments import Geometry, Segment, Window
 from ppgstream.core.stream import Stream, StreamRules
-from ppgstream.live.workers import Workers
+from ppgstream.live.workers import Found, Workers
 
 STREAMS = {name: Stream(name, StreamRules()) for name in "abcd"}
 
@@ -23,6 +25,14 @@ STREAMS = {name: Stream(name, StreamRules()) for name in "abcd"}
 def ready(stream: str, number: int) -> Ready:
     window = Window(Segment(0, Geometry()), number, np.zeros(250), np.zeros(250, np.uint8))
     return Ready(STREAMS[stream], window, float(number), float(number))
+
+
+def tile_of(*windows: Ready) -> Tile:
+    """Windows as a tile; the model sees each window's number."""
+    n = len(windows)
+    x, state = np.stack([r.window.x for r in windows]), np.stack([r.window.state for r in windows])
+    seen = np.repeat([[np.float32(r.window.start)] for r in windows], 250, axis=1)
+    return Tile(list(windows), x, state, np.ones((n, 1)), standard_scale_of(x, state == 0), Batch(seen, state == 0))
 
 
 def named(taken: list[Ready]) -> list[tuple[str, int]]:
@@ -60,7 +70,7 @@ def test_windows_of_a_stream_stay_in_order_and_none_is_lost(script: list[tuple[s
 # ---- workers -------------------------------------------------------------------------------------------------------
 
 
-def finished(workers: Workers, number: int) -> list[tuple[list[Ready], AnsweredTile | None]]:
+def finished(workers: Workers, number: int) -> list[tuple[Tile, Found]]:
     import select
 
     found: list[Any] = []
@@ -72,8 +82,8 @@ def finished(workers: Workers, number: int) -> list[tuple[list[Ready], AnsweredT
 
 @pytest.fixture
 def with_workers(request: pytest.FixtureRequest) -> Callable[..., Workers]:
-    def make(answer: Callable[[list[Ready]], AnsweredTile], threads: int) -> Workers:
-        workers = Workers(answer, threads)
+    def make(denoiser: Denoiser, threads: int) -> Workers:
+        workers = Workers(denoiser, threads)
         request.addfinalizer(workers.close)
         return workers
 
@@ -83,41 +93,41 @@ def with_workers(request: pytest.FixtureRequest) -> Callable[..., Workers]:
 def test_tiles_come_back_in_the_order_in_which_they_went(with_workers: Callable[..., Workers]) -> None:
     first_may_go = threading.Event()
 
-    def answer(tile: list[Ready]) -> AnsweredTile:
-        if tile[0].window.start == 0:
+    def denoiser(batch: Batch) -> Answer:
+        if batch.x[0, 0] == 0:
             first_may_go.wait(30)
         else:
             first_may_go.set()
-        return AnsweredTile([None] * len(tile), [])
+        return Answer(batch.x)
 
-    workers = with_workers(answer, 2)
+    workers = with_workers(denoiser, 2)
     for number in range(3):
         assert not workers.full
-        workers.hand_over([ready("a", number)], shed=number == 2)
+        workers.hand_over(tile_of(ready("a", number)), shed=number == 2)
     assert workers.full
     assert (len(workers), workers.windows) == (3, 3)
     back = finished(workers, 3)
-    assert [tile[0].window.start for tile, _ in back] == [0, 1, 2]
-    assert [found is None for _, found in back] == [False, False, True]
+    assert [tile.ready[0].window.start for tile, _ in back] == [0, 1, 2]
+    assert [None if found is None else found.y[0, 0] for _, found in back] == [0, 1, None]
     assert (len(workers), workers.windows) == (0, 0)
 
 
 def test_a_model_that_fails_is_told_and_the_worker_goes_on(with_workers: Callable[..., Workers]) -> None:
-    def answer(tile: list[Ready]) -> AnsweredTile:
-        if tile[0].window.start == 0:
+    def denoiser(batch: Batch) -> Answer:
+        if batch.x[0, 0] == 0:
             raise MemoryError("no room")
-        return AnsweredTile([None], [])
+        return Answer(batch.x)
 
-    workers = with_workers(answer, 1)
-    workers.hand_over([ready("a", 0), ready("b", 0)])
-    workers.hand_over([ready("a", 1)])
-    (_, failed), (_, fine) = finished(workers, 2)
-    assert failed is not None
-    assert failed.answers == [None, None]
-    assert failed.events[0].name == "model_failed"
-    assert failed.events[0].text == "a: the model failed on a tile of 2 windows: shed: MemoryError: no room"
-    assert fine is not None
-    assert fine.events == []
+    workers = with_workers(denoiser, 1)
+    workers.hand_over(tile_of(ready("a", 0), ready("b", 0)))
+    workers.hand_over(tile_of(ready("a", 1)))
+    (tile, failed), (_, fine) = finished(workers, 2)
+    assert isinstance(failed, MemoryError)
+    assert isinstance(fine, Answer)
+    engine = Engine(identity(250))
+    engine.finish(tile, failed)
+    assert engine.events[0].name == "model_failed"
+    assert engine.events[0].text == "a: the model failed on a tile of 2 windows: shed: MemoryError: no room"
 
 
 # ---- when a message came -------------------------------------------------------------------------------------------

@@ -4,8 +4,9 @@
     engine.step()             up to a tile of them through the denoiser; gives what is final
     engine.flush()            end every session
 
-A step has three parts, so that the model may run on another thread: `ready.take(n)`, `answer(tile)`, which changes nothing in the engine, and
-`finish(tile, answers)`. Tiles must be finished in the order in which they were taken: then a stream's windows come back in order.
+A step has three parts, so that the model may run on another thread: `take()` gives a tile, whose `batch` is for the model, and `finish(tile, answer)`
+takes it back. Tiles must be finished in the order in which they were taken: then a stream's windows come back in order. All but the model is meant
+for one thread: arithmetic in small arrays on two would wait for Python's lock most of the time (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.core.denoiser import Answers, Batch, Denoiser, Scaling
+from ppgstream.core.denoiser import Answer, Answers, Batch, Denoiser, Scaling
 from ppgstream.core.ledger import Event, Ledger
 from ppgstream.core.measured import HELD, MEASURED, OUTLIER
+from ppgstream.core.polarity import skewness_of
 from ppgstream.core.quality import confidence_of, input_flags
-from ppgstream.core.scaling import denormalise, fit_to_input, normalise, scale_of, standard_scale_of
+from ppgstream.core.scaling import Scale, denormalise, fit_to_input, normalise, scale_of, standard_scale_of
 from ppgstream.core.segments import Window
 from ppgstream.core.sequence import Counts
 from ppgstream.core.stream import Stream, StreamRules
@@ -45,13 +47,6 @@ class EngineRules:
     max_streams: int = 10_000
 
 
-class Answered(NamedTuple):
-    """A denoised window, (window,) in the sensor's units; confidence: of each sample, from a network that tells its error."""
-
-    y: NDArray[np.float64]
-    confidence: NDArray[np.float64] | None
-
-
 class Ready(NamedTuple):
     """A window that waits for the model. read_at: when its last sample was read; arrived_at: when that came in, as far as the sensor's clock tells."""
 
@@ -61,11 +56,16 @@ class Ready(NamedTuple):
     arrived_at: float
 
 
-class AnsweredTile(NamedTuple):
-    """The model's answers to a tile, None for a window that it gave no finite one to, and what there is to tell of it."""
+class Tile(NamedTuple):
+    """Windows on their way through the model. x, upright and in the sensor's units, and state: (n, context + window). sign: (n, 1), -1 for a window that
+    was turned over. `batch` is x by `scale`."""
 
-    answers: list[Answered | None]
-    events: list[Event]
+    ready: list[Ready]
+    x: NDArray[np.float64]
+    state: NDArray[np.uint8]
+    sign: NDArray[np.float64]
+    scale: Scale
+    batch: Batch
 
 
 class ReadyQueue:
@@ -169,34 +169,19 @@ class Engine:
 
     def step(self, *, shed: bool = False) -> list[Chunk]:
         """Denoise up to a tile of the ready windows; give what is final now. With `shed` they are published as they came."""
-        tile = self.ready.take(self.rules.tile)
-        return self.finish(tile, None if shed or not tile else self.answer(tile))
-
-    def finish(self, tile: list[Ready], found: AnsweredTile | None) -> list[Chunk]:
-        """The answers to a tile (None: it is shed); give what is final now."""
-        if not tile:
+        if not self.ready:
             return []
-        if found is not None:
-            self.windows += len(tile)
-            self.events += found.events
-        geometry = self.rules.stream.geometry
-        x = np.stack([r.window.x[geometry.context :] for r in tile])
-        state = np.stack([r.window.state[geometry.context :] for r in tile])
-        flags = input_flags(x, state)
-        answers = [None] * len(tile) if found is None else found.answers
-        chunks = []
-        for ready, answer, f in zip(tile, answers, flags, strict=True):
-            y, confidence = (None, None) if answer is None else answer
-            chunks += ready.stream.finish(ready.window, y, f, confidence)
-        return chunks
+        tile = self.take()
+        return self.finish(tile, None if shed else self.denoiser(tile.batch))
 
-    def answer(self, tile: list[Ready]) -> AnsweredTile:
-        """The denoised windows of a tile. Changes nothing here: it may run on another thread."""
-        events: list[Event] = []
-        context = self.rules.stream.geometry.context
-        sign = np.array([[r.window.sign] for r in tile])
-        x = sign * np.stack([r.window.x for r in tile])
-        state = np.stack([r.window.state for r in tile])
+    def take(self) -> Tile:
+        """The next windows, at most a tile, made ready for the model."""
+        ready = self.ready.take(self.rules.tile)
+        g = self.rules.stream.geometry
+        x = np.concatenate([r.window.x for r in ready]).reshape(len(ready), g.context + g.window)
+        state = np.concatenate([r.window.state for r in ready]).reshape(x.shape)
+        sign = self._signs(ready, x, state)
+        x = sign * x
         measured = state == MEASURED
         at = np.arange(x.shape[1])
         for row in np.flatnonzero((state == OUTLIER).any(axis=1)):  # for the model's eyes: a straight line across
@@ -207,30 +192,66 @@ class Engine:
             scale = standard_scale_of(x, measured)
         else:
             scale = scale_of(x, measured if self.rules.answers == "input" else state <= HELD)
-        answer, log_var = self.denoiser(Batch(normalise(x, scale), measured))
-        x, measured = x[:, context:], measured[:, context:]
+        return Tile(ready, x, state, sign, scale, Batch(normalise(x, scale), measured))
+
+    def _signs(self, ready: list[Ready], x: NDArray[np.float64], state: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """(n, 1): -1 for each window of `x` (n, context + window) that is upside down, as far as its session's windows up to it tell."""
+        sign = np.array([[r.window.segment.polarity.sign] for r in ready])
+        open_ = [k for k, r in enumerate(ready) if not r.window.segment.polarity.final]
+        if not open_:
+            return sign
+        new = self.rules.stream.geometry.hop / x.shape[1]
+        skewness = skewness_of(x[open_], state[open_], self.rules.stream.fs).tolist()
+        for k, skew in zip(open_, skewness, strict=True):
+            stream, window = ready[k].stream, ready[k].window
+            polarity = window.segment.polarity
+            decided = polarity.decided
+            if polarity.look(skew, new) and (decided or polarity.sign < 0):
+                down = "points down (an inverted sensor): the model sees it turned over"
+                way = down if polarity.sign < 0 else "points up after all"
+                self.events.append(Event("polarity", f"{stream.name}: the pulse at index {window.start} {way}", stream.name))
+            sign[k] = polarity.sign
+        return sign
+
+    def finish(self, tile: Tile, answer: Answer | Exception | None) -> list[Chunk]:
+        """What the model answered to a tile, or raised; None: it is shed. Gives what is final now."""
+        context = self.rules.stream.geometry.context
+        x, state = tile.x[:, context:], tile.state[:, context:]
+        flags = input_flags(tile.sign * x, state)
+        n = len(tile.ready)
+        rows: list[NDArray[np.float64] | None] = [None] * n
+        confidences: list[NDArray[np.float64] | None] = [None] * n
+        if isinstance(answer, Exception):
+            first = tile.ready[0].stream.name
+            why = f"the model failed on a tile of {n} windows: shed: {type(answer).__name__}: {answer}"
+            self.events.append(Event("model_failed", f"{first}: {why}", first))
+        if isinstance(answer, Answer):
+            self.windows += n
+            y = self._in_units(answer, tile, x, state)
+            fine = np.all(np.abs(y) <= LARGEST_ANSWER, axis=1)
+            if not fine.all():
+                odd = tile.ready[int(np.argmin(fine))]
+                text = f"{odd.stream.name}: the model's answer at index {odd.window.start} is not finite: shed"
+                self.events.append(Event("bad_answer", text, odd.stream.name))
+            rows = [row if ok else None for row, ok in zip(y, fine, strict=True)]
+            if answer.log_var is not None:
+                confidences = list(np.where(tile.scale.flat, 0.0, confidence_of(answer.log_var.astype(np.float64))))
+        chunks = []
+        for ready, row, confidence, f in zip(tile.ready, rows, confidences, flags, strict=True):
+            chunks += ready.stream.finish(ready.window, row, f, None if row is None else confidence)
+        return chunks
+
+    def _in_units(self, answer: Answer, tile: Tile, x: NDArray[np.float64], state: NDArray[np.uint8]) -> NDArray[np.float64]:
+        """The answer (n, window) in the sensor's units, the sensor's way up."""
         if self.rules.output == "model":
-            y = answer.astype(np.float64)
-        elif self.rules.answers == "input":
-            y = denormalise(answer, scale)
-        else:
-            y = fit_to_input(answer, x, measured)
-        if self.rules.output == "input":
-            y = sign * np.where(scale.flat, x, y)  # nothing in, nothing out: no pulse is invented for a flat line
-        fine: NDArray[np.bool_] = np.all(np.abs(y) <= LARGEST_ANSWER, axis=1)
-        if not fine.all():
-            odd = tile[int(np.argmin(fine))]
-            events.append(
-                Event(
-                    "bad_answer",
-                    f"{odd.stream.name}: the model's answer at index {odd.window.start} is not finite: shed",
-                    odd.stream.name,
-                )
-            )
-        if log_var is None:
-            return AnsweredTile([Answered(row, None) if ok else None for row, ok in zip(y, fine, strict=True)], events)
-        confidence = np.where(scale.flat, 0.0, confidence_of(log_var.astype(np.float64)))
-        return AnsweredTile([Answered(row, c) if ok else None for row, c, ok in zip(y, confidence, fine, strict=True)], events)
+            return answer.y.astype(np.float64)
+        told = (
+            denormalise(answer.y, tile.scale) if self.rules.answers == "input" else fit_to_input(answer.y, x, state == MEASURED)
+        )
+        y: NDArray[np.float64] = tile.sign * np.where(
+            tile.scale.flat, x, told
+        )  # nothing in, nothing out: no pulse is invented for a flat line
+        return y
 
     def _queue(self, stream: Stream, windows: list[Window], now: float, arrived_at: float | None = None) -> list[Chunk]:
         for window in windows:
@@ -242,7 +263,7 @@ class Engine:
         if stream.events:
             self.events += stream.events
             stream.events.clear()
-        return stream.release()
+        return stream.release() if stream.moved else []
 
     def forget_ended(self) -> None:
         """Forget every stream that has ended, keeping its sums."""

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import Literal, NamedTuple
 
@@ -104,27 +105,23 @@ def _statistics(x: Float64) -> _Statistics | None:
     if len(x) < UNKNOWN_RUN:
         return None
     k = len(x) // 20
-    ordered = np.partition(x, (k, len(x) // 2, len(x) - 1 - k))
+    ordered = np.sort(x)
     low, median, high = float(ordered[k]), float(ordered[len(x) // 2]), float(ordered[-1 - k])
-    steps = np.abs(np.diff(x))
-    moved = np.flatnonzero(steps)
+    steps = np.abs(x[1:] - x[:-1])
+    moved = steps.nonzero()[0]
     if not len(moved) or not high > low:
         return None
-    runs = np.diff(moved, prepend=-1)
-    usual = int(np.partition(runs, int(0.9 * (len(runs) - 1)))[int(0.9 * (len(runs) - 1))])
-    quantum = float(steps[moved].min())
-    multiples = 60 * steps / quantum  # whole, also if the smallest step seen was of 2 to 6 counts
-    continuous = high - low > FINE * quantum or bool(np.abs(multiples - np.round(multiples)).max() > 0.01)
-    return _Statistics(
-        median,
-        low,
-        high,
-        float(steps.max()),
-        quantum,
-        continuous,
-        usual,
-        float(runs.mean()),
-    )
+    usual, mean = 1, 1.0
+    quantum = float(steps.min())
+    if len(moved) < len(steps):
+        runs = np.sort(np.concatenate([moved[:1] + 1, moved[1:] - moved[:-1]]))
+        usual, mean = int(runs[int(0.9 * (len(runs) - 1))]), float(runs.mean())
+        quantum = float(steps[moved].min())
+    continuous = high - low > FINE * quantum
+    if not continuous:
+        multiples = 60 * steps / quantum  # whole, also if the smallest step seen was of 2 to 6 counts
+        continuous = bool(np.abs(multiples - np.rint(multiples)).max() > 0.01)
+    return _Statistics(median, low, high, float(steps.max()), quantum, continuous, usual, mean)
 
 
 class Judge:
@@ -190,6 +187,25 @@ class Judge:
         self._feed(x, out)
         self._put_together(out)
         return out
+
+    def feed_plainly(self, x: Float64) -> bool:
+        """The same if all of them are measured beyond doubt, and none before them is in doubt: then they are not given back. False, and nothing taken, if
+        there is more to it."""
+        if self._start is not None or self._long or self._idle or self._given or self._judged % self._grid + len(x) > self._grid:
+            return False
+        if not self._quiet(x):
+            return False
+        self._missed = 0
+        self._fresh.append(x)
+        self._took(x)
+        if self._judged % self._grid == 0:
+            self._update()
+        return True
+
+    @property
+    def line_hz(self) -> float:
+        """Of a steady line in the last second; 0: none."""
+        return self._line_hz
 
     def missing(self, count: int, *, sent: bool) -> list[Judged]:
         """Samples that are not there: lost, or (`sent`) NaN and infinity."""
@@ -257,12 +273,8 @@ class Judge:
             block = x[: self._grid - self._judged % self._grid]
             if self._quiet(block):
                 self._give(block, MEASURED)
+                self._took(block)
                 taken = len(block)
-                touching = self._touching or taken > 1
-                self._before, self._last = float(block[-2]) if taken > 1 else self._last, float(block[-1])
-                self._entry = abs(self._last - self._before) if touching and self._before is not None else np.inf
-                self._touching = True
-                self._judged += taken
             else:
                 taken = self._look(block, out)
             if self._judged % self._grid == 0:
@@ -273,10 +285,20 @@ class Judge:
     def _quiet(self, x: Float64) -> bool:
         """Nothing in these samples raises a doubt."""
         s = self._statistics
-        if s is None or self._pending or (self._touching and x[0] == self._last) or (x[1:] == x[:-1]).any():
+        if s is None or self._pending or (self._touching and x[0] == self._last) or np.count_nonzero(x[1:] == x[:-1]):
             return False
         margin = s.range / 2
-        return bool(x.min() >= s.low - margin and x.max() <= s.high + margin) and not any((x == v).any() for v in self._sentinels)
+        if x.min() < s.low - margin or x.max() > s.high + margin:
+            return False
+        return not self._sentinels or not any((x == v).any() for v in self._sentinels)
+
+    def _took(self, x: Float64) -> None:
+        """These samples were quiet."""
+        touching = self._touching or len(x) > 1
+        self._before, self._last = float(x[-2]) if len(x) > 1 else self._last, float(x[-1])
+        self._entry = abs(self._last - self._before) if touching and self._before is not None else np.inf
+        self._touching = True
+        self._judged += len(x)
 
     def _look(self, x: Float64, out: list[Judged]) -> int:
         """Judge sample by sample; up to where a stretch ends. Returns how many samples were taken."""
@@ -435,8 +457,12 @@ class Judge:
     def _put_together(self, out: list[Judged]) -> None:
         if not self._given:
             return
-        x = np.concatenate([part for part, _ in self._given])
-        state = np.repeat(np.array([s for _, s in self._given], np.uint8), [len(part) for part, _ in self._given])
+        if len(self._given) == 1:
+            x, one = self._given[0]
+            state = np.full(len(x), one, np.uint8)
+        else:
+            x = np.concatenate([part for part, _ in self._given])
+            state = np.repeat(np.array([s for _, s in self._given], np.uint8), [len(part) for part, _ in self._given])
         if self._idle:
             out.append(Judged("held", x, np.full(len(x), HELD, np.uint8), value=np.nan, lead_off=True))
         else:
@@ -479,14 +505,21 @@ class Judge:
         return float((y[1:] * y[:-1]).sum()) < IDLE_CORRELATION * float((y * y).sum())
 
 
+@lru_cache(maxsize=8)
+def _hann(n: int) -> tuple[Float64, Float64]:
+    """The Hann window (n,), and the positions in it from 0 to 1."""
+    return np.hanning(n), np.linspace(0.0, 1.0, n)
+
+
 def _steady_line(x: Float64, fs: float) -> float:
     """The frequency, Hz, of a line in the measured samples (n,) that no pulse makes; 0 if there is none. A pulse's harmonics fall off; the line is at
     least half as strong as the strongest wave of the heart's frequencies, twice as strong as everything between, and most of its band."""
-    n = len(x)
+    n, quarter = len(x), len(x) // 4
+    hann, at = _hann(n)
     with np.errstate(all="ignore"):
-        x = (x - x.mean()) / np.ptp(x)
-        x = x - np.linspace(x[: n // 4].mean(), x[-(n // 4) :].mean(), n)
-        power = np.abs(np.fft.rfft(x * np.hanning(n))) ** 2
+        x = (x - x.sum() / n) / (x.max() - x.min())
+        before, after = x[:quarter].sum() / quarter, x[-quarter:].sum() / quarter
+        power = np.abs(np.fft.rfft((x - (before + at * (after - before))) * hann)) ** 2
     strength = power.copy()
     strength[1:-1] += power[:-2] + power[2:]
     hz = fs / n

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ppgstream.core.measured import MEASURED
 
 Polarity = Literal["auto", "up", "down"]
+Float64 = NDArray[np.float64]
 
 SMOOTHING_S = 0.12  # length of a moving average that is applied twice
 VALUES = 0.75  # weight of the skewness of the values against that of the slope: fitted to windows under the course's noise
@@ -31,20 +32,21 @@ class Watcher:
     what there is of it; the decision changes at most once.
     """
 
-    def __init__(self, polarity: Polarity, fs: float) -> None:
+    __slots__ = ("_evidence", "_first", "decided", "final", "sign")
+
+    def __init__(self, polarity: Polarity) -> None:
         self.sign = -1.0 if polarity == "down" else 1.0
-        self.decided = self._final = polarity != "auto"
-        self._smoothing = max(round(SMOOTHING_S * fs), 2)
+        self.decided = polarity != "auto"
+        self.final = self.decided  # nothing changes it any more
         self._evidence = PRIOR
         self._first = True
 
-    def look(self, x: NDArray[np.float64], state: NDArray[np.uint8], hop: int) -> bool:
-        """Take a window (n,) and its samples' states into account; says whether the polarity was decided, or changed, now."""
-        if self._final:
+    def look(self, skewness: float, new: float) -> bool:
+        """Take a window's `skewness` into account, `new` the share of it that the window before did not have; says whether the polarity was decided, or
+        changed, now."""
+        if self.final:
             return False
-        skewness = self._skewness(x, state)
-        share = 1.0 if self._first else min(hop / len(x), 1.0)  # of the window that the one before had not seen
-        self._evidence += skewness * share
+        self._evidence += skewness * (1.0 if self._first else min(new, 1.0))
         self._first = self._first and not skewness
         if not self.decided:
             self.sign = -1.0 if self._evidence < 0 else 1.0
@@ -55,30 +57,43 @@ class Watcher:
         self._evidence = min(self._evidence * self.sign, CONTRARY) * self.sign
         if self._evidence * self.sign > -CONTRARY:
             return False
-        self.sign, self._final = -self.sign, True
+        self.sign, self.final = -self.sign, True
         return True
 
-    def _skewness(self, x: NDArray[np.float64], state: NDArray[np.uint8]) -> float:
-        """Of the window's slope and values; 0 if there is too little to go by."""
-        measured = state == MEASURED
-        if not measured.all():
-            if measured.mean() < LEAST_MEASURED:
-                return 0.0
-            at = np.arange(len(x))
-            x = np.interp(at, at[measured], x[measured])
-        n = self._smoothing
-        if len(x) < 4 * n or not np.ptp(x) > 0:
-            return 0.0
-        y = (x - x.min()) / np.ptp(x)
-        for _ in range(2):
-            total = np.cumsum(np.concatenate([[0.0], y]))
-            y = (total[n:] - total[:-n]) / n
-        ramp = np.linspace(-1.0, 1.0, len(y))
-        y = y - y.mean()
-        return _skew(np.diff(y)) + VALUES * _skew(y - ramp * (ramp @ y) / (ramp @ ramp))
+
+UPRIGHT = Watcher("up")
 
 
-def _skew(y: NDArray[np.float64]) -> float:
-    y = y - y.mean()
-    power = float((y * y).mean())
-    return float((y**3).mean()) / power**1.5 if power > 1e-16 else 0.0
+def skewness_of(x: Float64, state: NDArray[np.uint8], fs: float) -> Float64:
+    """(n,): of the slope and the values of each window of `x` (n, m), `state` (n, m) as in `measured`; 0 where there is too little to go by.
+
+    A row's result depends on that row alone, bit for bit."""
+    n = max(round(SMOOTHING_S * fs), 2)
+    if x.shape[1] < 4 * n:
+        return np.zeros(len(x))
+    measured = state == MEASURED
+    odd = np.flatnonzero(~measured.all(axis=1))
+    if len(odd):
+        x, at = x.copy(), np.arange(x.shape[1])
+        for row in odd:
+            known = measured[row]
+            x[row] = np.interp(at, at[known], x[row, known]) if known.mean() >= LEAST_MEASURED else 0.0
+    low = x.min(axis=1, keepdims=True)
+    height = x.max(axis=1, keepdims=True) - low
+    y = (x - low) / np.where(height > 0, height, 1.0)
+    for _ in range(2):
+        total = np.zeros((len(y), y.shape[1] + 1))
+        np.cumsum(y, axis=1, out=total[:, 1:])
+        y = (total[:, n:] - total[:, :-n]) / n
+    ramp = np.linspace(-1.0, 1.0, y.shape[1])
+    y = y - y.mean(axis=1, keepdims=True)
+    slope = (ramp * y).sum(axis=1, keepdims=True) / (ramp * ramp).sum()
+    return np.where(height[:, 0] > 0, _skew(y[:, 1:] - y[:, :-1]) + VALUES * _skew(y - ramp * slope), 0.0)
+
+
+def _skew(y: Float64) -> Float64:
+    y = y - y.mean(axis=1, keepdims=True)
+    square = y * y
+    power = square.mean(axis=1)
+    enough = power > 1e-16
+    return np.where(enough, (square * y).mean(axis=1) / np.where(enough, power, 1.0) ** 1.5, 0.0)

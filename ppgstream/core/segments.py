@@ -1,8 +1,8 @@
 """Cutting a stretch of samples into windows, and averaging the answers back: the two halves of overlap-add.
 
 A segment is a stretch without a long gap. Windows start every `hop` samples; when the segment is closed one more, right-aligned, covers
-its tail. Each answer is added with a weight that fades towards its edges, so that no seam shows where one window leaves the
-average and the next enters. A sample is final once the last window over it is in, or, with a shorter `lookahead`, once the
+its tail. Each answer is added with a weight that fades towards the edges of what it adds to, so that no seam shows where one window leaves
+the average and the next enters. A sample is final once the last window over it is in, or, with a shorter `lookahead`, once the
 first window is in that ends `lookahead` samples after it.
 """
 
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.core.measured import HELD, INVALID, LOST
+from ppgstream.core.polarity import UPRIGHT, Watcher
 
 Float64 = NDArray[np.float64]
 FIRST_AGREEMENT = 0.3  # confidence of a window with no earlier one to compare with: below the threshold, so it is flagged
@@ -35,10 +36,15 @@ class Geometry:
     def weights(self) -> Float64:
         if self.overlap == "uniform":
             return np.ones(self.window)
-        # The sine-squared taper, lifted so that the first and last sample of a segment still have a weight.
-        return np.sin(np.pi * (np.arange(self.window) + 0.5) / self.window) ** 2 + 1e-3
+        at = np.arange(self.window) + 0.5
+        taper = np.sin(np.pi * at / self.window) ** 2
+        if self.lookahead is not None and (unused := self.window - self.hop - self.lookahead) > 0:
+            # The samples before are published already; from here on the answer counts, and fades in over a hop.
+            taper *= np.sin(np.pi / 2 * np.clip((at - unused) / self.hop, 0.0, 1.0)) ** 2
+        # Lifted so that the first and last sample of a segment still have a weight.
+        return taper + 1e-3
 
-    @property
+    @cached_property
     def settles(self) -> int:
         """How many of a window's samples are final once it is in."""
         wait = self.window - 1 if self.lookahead is None else self.lookahead
@@ -47,18 +53,18 @@ class Geometry:
 
 class Window(NamedTuple):
     """One window, ready for the model. x: (context + window,) in the sensor's units, missing samples filled; state: the same,
-    each sample's as in `measured`. sign: -1 if the model should see it upside down."""
+    each sample's as in `measured`."""
 
     segment: Segment
     start: int
     x: Float64
     state: NDArray[np.uint8]
-    sign: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Released:
-    """Final samples, and the state of each as in `measured`. `bare`: no window was denoised over it."""
+    """Final samples, and the state of each as in `measured`. `bare`: no window was denoised over it. `raw` and `state` are views, until the segment is
+    given more."""
 
     index: int
     raw: Float64
@@ -91,6 +97,7 @@ class Segment:
         "flags",
         "geometry",
         "next_window",
+        "polarity",
         "released",
         "start",
         "state",
@@ -101,8 +108,8 @@ class Segment:
         "x",
     )
 
-    def __init__(self, start: int, geometry: Geometry, first_flags: int = 0) -> None:
-        self.geometry = geometry
+    def __init__(self, start: int, geometry: Geometry, first_flags: int = 0, polarity: Watcher = UPRIGHT) -> None:
+        self.geometry, self.polarity = geometry, polarity  # the polarity is its session's
         self.start = self.stop = self.released = self.next_window = start
         self.closed = False
         self._base = start  # index of buffer position 0
@@ -183,7 +190,7 @@ class Segment:
     def settled(self) -> int:
         """The index up to which samples are final."""
         g = self.geometry
-        if self.short or (self.closed and self._done == self.stop):
+        if self.closed and (self._done == self.stop or self.short):
             return self.stop
         return self.start if self._done == self.start else self._done - g.window + g.settles
 
@@ -193,19 +200,15 @@ class Segment:
         if settled == self.released:
             return None
         part = slice(self.released - self._base, settled - self._base)
-        weight, state, raw = self.weight[part], self.state[part], self.x[part].copy()
+        weight, raw = self.weight[part], self.x[part]
         bare = weight == 0
-        safe = np.where(bare, 1.0, weight)
-        released = Released(
-            index=self.released,
-            raw=raw,
-            values=np.where(bare, raw, self.total[part] / safe),
-            confidence=np.where(bare, 0.0, self.trust[part] / safe),
-            flags=self.flags[part].copy(),
-            state=state.copy(),
-            bare=bare,
-        )
-        if self.released == self.start:
+        if np.count_nonzero(bare):
+            safe = np.where(bare, 1.0, weight)
+            values, confidence = np.where(bare, raw, self.total[part] / safe), np.where(bare, 0.0, self.trust[part] / safe)
+        else:
+            values, confidence = self.total[part] / weight, self.trust[part] / weight
+        released = Released(self.released, raw, values, confidence, self.flags[part].copy(), self.state[part], bare)
+        if self._first_flags and self.released == self.start:
             released.flags[0] |= np.uint16(self._first_flags)
         self.released = settled
         return released
@@ -248,12 +251,17 @@ class Segment:
             # The next answer belongs a hop after the last one's window; a right-aligned last window starts later still.
             keep = max(self._done - g.window - g.context, self._base)
             drop, used = keep - self._base, self.stop - keep
-            self._size = max(self._size, 2 * (used + n)) if used + n > self._size else self._size
+            larger = used + n > self._size
+            if larger:
+                self._size = max(self._size, 2 * (used + n))
             for name, dtype in _BUFFERS.items():
                 old = getattr(self, name)
-                fresh = np.zeros(self._size, dtype)
-                fresh[:used] = old[drop : drop + used]
-                setattr(self, name, fresh)
+                buffer = np.zeros(self._size, dtype) if larger else old
+                buffer[:used] = old[drop : drop + used]
+                if larger:
+                    setattr(self, name, buffer)
+                else:
+                    buffer[used:] = 0
             self._base, at = keep, used
         self.stop += n
         return at

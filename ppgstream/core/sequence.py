@@ -23,7 +23,7 @@ HOLD_S = 0.5
 REMEMBERED_GAPS = 4096  # a late sample of an older gap counts as a duplicate, and its index stays a gap
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stretch:
     """Samples in order. The ones between the last run's end and `index` never came."""
 
@@ -222,13 +222,14 @@ class Counter:
 
     def feed(self, index: int, samples: Samples, sequencer: Sequencer) -> list[tuple[int, Samples]]:
         """What is to go on to the sequencer now: this message, or none, or those that waited before it. `restarted` says that they begin a new count."""
-        crc = zlib.crc32(np.ascontiguousarray(samples).tobytes(), index & 0xFFFFFFFF)
-        repeat = crc in self._seen
+        crc = zlib.crc32(samples.tobytes(), index & 0xFFFFFFFF)
+        rises = index == self._last + 1 and len(samples) > 1
+        back = sequencer.first is not None and index + len(samples) <= sequencer.next and len(samples) > 0
+        repeat = (rises or back) and crc in self._seen
         self._seen.append(crc)
-        self._steps = self._steps + 1 if index == self._last + 1 and len(samples) > 1 and not repeat else 0
+        self._steps = self._steps + 1 if rises and not repeat else 0
         self._last = index
         self.counts_messages = self._steps == self.RISING
-        back = sequencer.first is not None and index + len(samples) <= sequencer.next and len(samples) > 0
         if not back or repeat or sequencer.is_lost(index, index + len(samples)):
             return [*self.give_up(), (index, samples)]
         given = []

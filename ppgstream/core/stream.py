@@ -90,7 +90,7 @@ class _Session(NamedTuple):
     resumed_at: int | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Anchor:
     generation: int
     index: int
@@ -132,12 +132,13 @@ class Stream:
         self.fs_measured: float | None = None
         self.confidence = 0.0  # mean over what was published last
         self.trace: Trace | None = None
+        self.moved = False  # since the last release something became final, or may have, without an answer of the model
         self._timeline: deque[_Item] = deque()
         self._segment: Segment | None = None
         self._run: list[tuple[bool, int]] = []  # missing samples not decided yet: (sent, count)
         self._expected = 0  # index after the last sample, measured or not, of the current session
         self._judge = Judge(rules.fs, rules.max_fill, rules.sentinels)
-        self._polarity = Watcher(rules.polarity, rules.fs)
+        self._polarity = Watcher(rules.polarity)
         self._judged = 0  # index after the last sample that the judge gave back
         self._line_hz = 0.0  # of a steady line that was told as an event
         self._stepped = False  # a step ended the last segment
@@ -154,6 +155,7 @@ class Stream:
         self._generation = 0  # counts sessions opened; `_publishing_generation` is the one at the timeline's head
         self._publishing_generation = 0
         self._next_out: int | None = None
+        self._next_out_before: int | None = None  # a second ago
         self._last_finite = 0.0
         self._anchors: deque[_Anchor] = deque()
         self._fs_from: tuple[int, int] | None = None
@@ -252,12 +254,13 @@ class Stream:
         self._arrived = (-1.0, 0)
         self._fs_from = self._fs_last = None
         self._generation += 1
+        self.moved = True
         known = self.sessions.pop(chunk.session, None)
         # One that was silent for so long that it was ended here goes on where it was; a new one's first run says where it begins.
         resumed_at = None if known is None else known.next
         self._expected = self._judged = -1 if resumed_at is None else resumed_at
         self._judge = Judge(self.rules.fs, self.rules.max_fill, self.rules.sentinels)
-        self._polarity = Watcher(self.rules.polarity, self.rules.fs)
+        self._polarity = Watcher(self.rules.polarity)
         self._stepped = False
         self.sessions[chunk.session] = known or Sequencer(self.rules.hold, self.rules.hold_s)
         self._timeline.append(_Session(chunk.session, self._generation, resumed_at))
@@ -285,6 +288,7 @@ class Stream:
         sequencer = self.sessions[self.session]
         windows = self._accept([Stretch(sequencer.next, EMPTY)]) + self._take(self._judge.finish()) + self._break()
         self._timeline.append(_End(sequencer.next, unclean))
+        self.moved = True
         self.unclean += unclean
         self.session = None
         return windows
@@ -300,9 +304,12 @@ class Stream:
                 windows += self._take(self._judge.missing(run.index - self._expected, sent=False))
             self._expected = run.index + len(run.samples)
             x = np.asarray(run.samples, np.float64)
+            if not len(x):
+                continue
             finite = np.abs(x) <= LARGEST
-            if finite.all():
-                windows += self._take(self._judge.feed(x))
+            if np.count_nonzero(finite) == len(x):
+                if not self._grow_plainly(x):
+                    windows += self._take(self._judge.feed(x))
             else:
                 edges = np.flatnonzero(finite[1:] != finite[:-1]) + 1
                 for a, b in zip([0, *edges], [*edges, len(x)], strict=True):
@@ -311,21 +318,10 @@ class Stream:
         return windows + self._cut()
 
     def _cut(self, *, close: bool = False) -> list[Window]:
-        """The windows that are full, or all if the segment ends here, each the right way up."""
+        """The windows that are full, or all if the segment ends here."""
         if self._segment is None:
             return []
-        windows = self._segment.cut() + (self._segment.close() if close else [])
-        for k, window in enumerate(windows):
-            before = self._polarity.decided
-            if self._polarity.look(window.x, window.state, self.rules.geometry.hop) and (before or self._polarity.sign < 0):
-                way = (
-                    "points down (an inverted sensor): the model sees it turned over"
-                    if self._polarity.sign < 0
-                    else "points up after all"
-                )
-                self._event("polarity", f"the pulse at index {window.start} {way}")
-            windows[k] = window._replace(sign=self._polarity.sign)
-        return windows
+        return self._segment.cut() + self._segment.close() if close else self._segment.cut()
 
     def _take(self, judged: list[Judged]) -> list[Window]:
         """Samples with their states, in order: they grow the segment, or end it."""
@@ -356,12 +352,24 @@ class Stream:
                 self._event("step", text)
         return windows
 
+    def _grow_plainly(self, x: NDArray[np.float64]) -> bool:
+        """The way of nearly all samples: measured beyond doubt, and the segment goes on. What it does, `_take` would do; False, and nothing done, if there
+        is more to it."""
+        segment, judge = self._segment, self._judge
+        if segment is None or self._run or self._line_hz != judge.line_hz or not judge.feed_plainly(x):
+            return False
+        segment.append(x, None, Flag.INTERFERENCE if self._line_hz else 0)
+        self._judged += len(x)
+        self._lead_off = False
+        return True
+
     def _grow(self, part: Judged) -> list[Window]:
         windows: list[Window] = []
         if self._segment is None:
             self._put_run()
-            self._segment = Segment(self._judged, self.rules.geometry, Flag.STEP if self._stepped else 0)
+            self._segment = Segment(self._judged, self.rules.geometry, Flag.STEP if self._stepped else 0, self._polarity)
             self._stepped = False
+            self.moved = True
             self._timeline.append(self._segment)
         else:
             if part.back:
@@ -397,7 +405,7 @@ class Stream:
     def _break(self) -> list[Window]:
         """The segment, if one is open, ends before the undecided run, and the run goes on the timeline."""
         windows = self._cut(close=True)
-        self._segment = None
+        self.moved, self._segment = True, None
         self._put_run()
         return windows
 
@@ -459,6 +467,7 @@ class Stream:
     def release(self) -> list[Chunk]:
         """Everything that is final and not yet published, in index order."""
         chunks: list[Chunk] = []
+        self.moved = False
         while self._timeline:
             item = self._timeline[0]
             if isinstance(item, Segment):
@@ -513,8 +522,10 @@ class Stream:
         return sessions + abs(self.accepted - self.ledger.published - self.in_flight)
 
     def status(self) -> Chunk | None:
-        """A STATUS that says how far the current session is published, so that a receiver notices a lost tail."""
-        if self.session is None or self._publishing != self.session or self._next_out is None:
+        """Called once a second: a STATUS that says how far the current session is published, so that a receiver notices a lost tail. None while messages
+        follow each other: then the next one's index says it."""
+        before, self._next_out_before = self._next_out_before, self._next_out
+        if self.session is None or self._publishing != self.session or self._next_out is None or self._next_out != before:
             return None
         return self._chunk(self._next_out, EMPTY, Kind.STATUS)
 
@@ -537,6 +548,12 @@ class Stream:
 
     def _publish(self, r: Released, *, short: bool) -> list[Chunk]:
         values, confidence, flags, state = r.values, r.confidence, r.flags, r.state
+        if not (short or np.count_nonzero(state) or np.count_nonzero(r.bare)):  # all measured and denoised: nearly always
+            if np.count_nonzero(flags):
+                lined = (flags & Flag.INTERFERENCE) != 0
+                confidence[lined] = np.minimum(confidence[lined], INTERFERENCE_CONFIDENCE)
+            self.ledger.denoised += len(values)
+            return self._emit(r.index, values, r.raw, confidence, flags)
         lost, invalid, held, outlier = state == LOST, state == INVALID, state == HELD, state == OUTLIER
         if short:
             flags |= input_flags(r.raw[None, :], state[None, :])[0]
@@ -584,10 +601,12 @@ class Stream:
         chunks = self._gap_before(index)
         if chunks:
             flags[0] |= np.uint16(Flag.GAP)
-        flags[confidence < self.rules.threshold] |= np.uint16(Flag.LOW_CONFIDENCE)
+        low = confidence < self.rules.threshold
+        if np.count_nonzero(low):
+            flags[low] |= np.uint16(Flag.LOW_CONFIDENCE)
         self._last_finite = float(values[-1])
         self._next_out = index + len(values)
-        self.confidence = float(confidence.mean())
+        self.confidence = float(confidence.sum()) / len(confidence)
         if self.trace is not None:
             self.trace.raw.extend(raw.tolist())
             self.trace.clean.extend(values.tolist())

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.core.measured import MEASURED, states_of
-from ppgstream.core.polarity import Watcher
+from ppgstream.core.polarity import Watcher, skewness_of
 from ppgstream.core.resampling import MAX_FILL, resample
 from ppgstream.lab import scores
 
@@ -138,8 +138,9 @@ def choose(samples: Float64, fs: float, name: str) -> tuple[list[Float64], Repor
     for a in kept:
         covered[a : a + WINDOW] = True
     report.windows, report.chosen = len(starts), float(covered.sum() / FS)
-    watcher = Watcher("auto", FS)
+    watcher = Watcher("auto")
     for stretch in stretches:
-        for a in range(0, len(stretch) - 249, 125):
-            watcher.look(stretch[a : a + 250], np.full(250, MEASURED, np.uint8), 125)
+        rows = np.lib.stride_tricks.sliding_window_view(stretch, 250)[::125]
+        for skewness in skewness_of(rows, np.full(rows.shape, MEASURED, np.uint8), FS):
+            watcher.look(float(skewness), 0.5)
     return [watcher.sign * s for s in stretches], report

@@ -1,7 +1,7 @@
 """The daemon's shell: sockets, clock and signals around the engine.
 
 One thread owns the sockets and the bookkeeping: it reads, feeds the engine, hands full tiles of windows to the workers, publishes what comes
-back, and answers the monitor. The model runs on the workers (`workers`), as many as cores by default.
+back, and answers the monitor. The model alone runs on the workers (`workers`), as many as cores by default.
 
 When more windows wait for the model than `queue_samples` allows, the input socket is read no further, ZeroMQ fills up behind it, and a sender that
 can wait, waits. Nothing that was read is dropped.
@@ -31,6 +31,7 @@ from ppgstream.config import Config
 from ppgstream.core.denoiser import Denoiser
 from ppgstream.core.engine import Engine
 from ppgstream.core.ledger import Event
+from ppgstream.core.quality import confidence_of
 from ppgstream.core.stream import Stream, Trace
 from ppgstream.errors import PpgStreamError, WireError
 from ppgstream.live.endpoints import attach
@@ -132,7 +133,8 @@ class Daemon:
     def run(self, denoiser: Denoiser) -> Engine:
         """Work until `stop`, then drain. Returns the engine with its final account."""
         engine = Engine(denoiser, self._rules)
-        workers = self._workers = Workers(engine.answer, self.config.model.threads or cores())
+        workers = self._workers = Workers(denoiser, self.config.model.threads or cores())
+        confidence_of(np.zeros(1))  # imports what it needs, which takes 0.1 s
         # Only now: who waits for a subscriber, waits until the model is ready.
         self._in.setsockopt(zmq.SUBSCRIBE, b"")
         self.state = "running"
@@ -242,13 +244,13 @@ class Daemon:
             if len(engine.ready) < engine.rules.tile and now - read_at < patience and not all_of_it:
                 break
             shed = now > self._drained_by or (limit > 0 and now - read_at > limit)
-            workers.hand_over(engine.ready.take(engine.rules.tile), shed=shed)
+            workers.hand_over(engine.take(), shed=shed)
 
     def _take_back(self, engine: Engine, workers: Workers) -> None:
         for tile, found in workers.take_back():
             self._publish(engine.finish(tile, found))
             done = time.monotonic()
-            for ready in tile:
+            for ready in tile.ready:
                 lag = (done - ready.arrived_at) * 1000
                 self._lags.append(lag)
                 self._read_lags.append((done - ready.read_at) * 1000)
@@ -289,7 +291,10 @@ class Daemon:
             accepted = stream.accepted
             self._accepted += accepted
             lost += stream.unaccounted
-            self._stream_rates.setdefault(stream.name, _Rates()).tick(now, accepted, 0)
+            rates = self._stream_rates.get(stream.name)
+            if rates is None:
+                rates = self._stream_rates[stream.name] = _Rates()
+            rates.tick(now, accepted, 0)
         if lost:
             self._tell(Event("unaccounted", f"the ledger does not add up by {lost} samples: this is a defect, please report it"))
 

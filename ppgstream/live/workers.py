@@ -5,23 +5,23 @@ from __future__ import annotations
 import contextlib
 import socket
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-from ppgstream.core.engine import AnsweredTile, Ready
-from ppgstream.core.ledger import Event
+from ppgstream.core.denoiser import Answer, Denoiser
+from ppgstream.core.engine import Tile
 
-Tile = list[Ready]
+Found = Answer | Exception | None  # what the model answered, or raised; None: it was not asked
 
 
 class Workers:
-    """`threads` threads that answer tiles. One thread hands over and takes back; `fileno` is readable once something may be taken back."""
+    """`threads` threads that run the model. One thread hands over and takes back; `fileno` is readable once something may be taken back."""
 
-    def __init__(self, answer: Callable[[Tile], AnsweredTile], threads: int) -> None:
-        self._answer = answer
+    def __init__(self, denoiser: Denoiser, threads: int) -> None:
+        self._denoiser = denoiser
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ppgstream-model")
         self._most = threads + 1  # one waits, so that no worker does
-        self._tiles: deque[tuple[Tile, Future[AnsweredTile | None]]] = deque()
+        self._tiles: deque[tuple[Tile, Future[Found]]] = deque()
         self._awake, self._wake = socket.socketpair()
         self._awake.setblocking(False)
         self._wake.setblocking(False)
@@ -37,24 +37,24 @@ class Workers:
     @property
     def windows(self) -> int:
         """Windows of those tiles."""
-        return sum(len(tile) for tile, _ in self._tiles)
+        return sum(len(tile.ready) for tile, _ in self._tiles)
 
     def fileno(self) -> int:
         return self._awake.fileno()
 
     def hand_over(self, tile: Tile, *, shed: bool = False) -> None:
         """A tile to be answered; with `shed` it comes back in its turn without an answer."""
-        future: Future[AnsweredTile | None]
+        future: Future[Found]
         if shed:
             future = Future()
             future.set_result(None)
             self._ring()
         else:
-            future = self._pool.submit(self._answered, tile)
+            future = self._pool.submit(self._answer, tile)
             future.add_done_callback(lambda _: self._ring())
         self._tiles.append((tile, future))
 
-    def take_back(self) -> Iterator[tuple[Tile, AnsweredTile | None]]:
+    def take_back(self) -> Iterator[tuple[Tile, Found]]:
         """The tiles that are answered and whose turn it is."""
         with contextlib.suppress(BlockingIOError):
             while self._awake.recv(4096):
@@ -68,15 +68,11 @@ class Workers:
         self._awake.close()
         self._wake.close()
 
-    def _answered(self, tile: Tile) -> AnsweredTile:
+    def _answer(self, tile: Tile) -> Found:
         try:
-            return self._answer(tile)
+            return self._denoiser(tile.batch)
         except Exception as error:  # whatever the runtime raises: its tile is published as it came, and the worker goes on
-            first = tile[0]
-            text = (
-                f"{first.stream.name}: the model failed on a tile of {len(tile)} windows: shed: {type(error).__name__}: {error}"
-            )
-            return AnsweredTile([None] * len(tile), [Event("model_failed", text, first.stream.name)])
+            return error
 
     def _ring(self) -> None:
         with contextlib.suppress(OSError):  # full: it rings already; closed: nobody listens any more

@@ -157,6 +157,7 @@ def _unsayable(chunk: Chunk) -> str | None:
     if (
         chunk.flags is not None
         and n
+        and chunk.flags.dtype != _FLAGS
         and (chunk.flags.dtype.kind not in "iu" or not 0 <= chunk.flags.min() <= chunk.flags.max() < 2**16)
     ):
         return "flags must be whole numbers of 16 bits"
@@ -189,8 +190,7 @@ def decode(parts: Sequence[bytes]) -> Chunk:
     if version != VERSION:
         raise WireError(f"version {version}: this reader knows version {VERSION}")
     (crc,) = CRC.unpack_from(body, HEADER.size)
-    payload = memoryview(body)[HEADER_SIZE:]
-    if crc != zlib.crc32(payload, zlib.crc32(memoryview(body)[: HEADER.size])):
+    if crc != zlib.crc32(memoryview(body)[HEADER_SIZE:], zlib.crc32(body[: HEADER.size])):
         raise WireError("CRC does not match: the message was damaged")
     if kind not in _KINDS or code not in DTYPES or annotated > 1 or unclean > 1 or reserved:
         raise WireError(
@@ -206,19 +206,19 @@ def decode(parts: Sequence[bytes]) -> Chunk:
     dtype = DTYPES[code]
     samples = count if data else 0
     expected = samples * (dtype.itemsize + (6 if annotated else 0))
-    if samples > MAX_COUNT or len(payload) != expected:
-        raise WireError(f"{samples} samples need {expected} bytes, got {len(payload)}")
-    end = samples * dtype.itemsize
+    if samples > MAX_COUNT or len(body) - HEADER_SIZE != expected:
+        raise WireError(f"{samples} samples need {expected} bytes, got {len(body) - HEADER_SIZE}")
+    end = HEADER_SIZE + samples * dtype.itemsize
     return Chunk(
         stream=stream,
         session=session,
         index=index,
-        samples=np.frombuffer(payload[:end], dtype),
+        samples=np.frombuffer(body, dtype, samples, HEADER_SIZE),
         kind=_KINDS[kind],
         fs=fs_mhz / 1000,
         t_ns=t_ns,
-        confidence=np.frombuffer(payload[end : end + 4 * samples], _CONFIDENCE) if annotated else None,
-        flags=np.frombuffer(payload[end + 4 * samples :], _FLAGS) if annotated else None,
+        confidence=np.frombuffer(body, _CONFIDENCE, samples, end) if annotated else None,
+        flags=np.frombuffer(body, _FLAGS, samples, end + 4 * samples) if annotated else None,
         checkpoint=bytes(checkpoint),
         missing=0 if data else count,
         unclean=bool(unclean),

@@ -1,8 +1,8 @@
 """Cutting a stretch of samples into windows, and averaging the answers back: the two halves of overlap-add.
 
 A segment is a stretch without a long gap. Windows start every `hop` samples; when the segment is closed one more, right-aligned, covers
-its tail. Each answer is added with a weight that fades towards its edges, so that no seam shows where one window leaves the
-average and the next enters. A sample is final once the last window over it is in, or, with a shorter `lookahead`, once the
+its tail. Each answer is added with a weight that fades towards the edges of what it adds to, so that no seam shows where one window leaves
+the average and the next enters. A sample is final once the last window over it is in, or, with a shorter `lookahead`, once the
 first window is in that ends `lookahead` samples after it.
 """
 
@@ -35,8 +35,13 @@ class Geometry:
     def weights(self) -> Float64:
         if self.overlap == "uniform":
             return np.ones(self.window)
-        # The sine-squared taper, lifted so that the first and last sample of a segment still have a weight.
-        return np.sin(np.pi * (np.arange(self.window) + 0.5) / self.window) ** 2 + 1e-3
+        at = np.arange(self.window) + 0.5
+        taper = np.sin(np.pi * at / self.window) ** 2
+        if self.lookahead is not None and (unused := self.window - self.hop - self.lookahead) > 0:
+            # The samples before are published already; from here on the answer counts, and fades in over a hop.
+            taper *= np.sin(np.pi / 2 * np.clip((at - unused) / self.hop, 0.0, 1.0)) ** 2
+        # Lifted so that the first and last sample of a segment still have a weight.
+        return taper + 1e-3
 
     @property
     def settles(self) -> int:
