@@ -86,11 +86,25 @@ def test_a_window_s_answer_is_the_same_bit_for_bit_wherever_it_lies(name: str) -
     order = np.random.default_rng(0).permutation(checkpoint.tile)
     shuffled = denoise(Batch(batch.x[order], batch.valid[order]))
     np.testing.assert_array_equal(shuffled.y, whole.y[order])
-    alone = denoise(Batch(batch.x[7:8], batch.valid[7:8]))
-    np.testing.assert_array_equal(alone.y[0], whole.y[7])
+    for n in (1, 3, 4, 9, 16, 40):  # in smaller tiles
+        some = denoise(Batch(batch.x[7 : 7 + n], batch.valid[7 : 7 + n]))
+        np.testing.assert_array_equal(some.y, whole.y[7 : 7 + n])
     if whole.log_var is not None:
         assert shuffled.log_var is not None
         np.testing.assert_array_equal(shuffled.log_var, whole.log_var[order])
+
+
+@pytest.mark.parametrize(
+    ("unlike", "tile", "kept"),
+    [((), 64, (1, 4, 16, 64)), ((4,), 64, (1, 16, 64)), ((1, 4, 16), 64, (64,)), ((), 8, (1, 4, 8)), ((), 1, (1,))],
+)
+def test_a_smaller_tile_is_taken_only_where_it_answers_with_the_same_bits(
+    unlike: tuple[int, ...], tile: int, kept: tuple[int, ...]
+) -> None:
+    def compute(x: np.ndarray, valid: np.ndarray) -> np.ndarray:
+        return np.where(valid, x, 0) + np.float32(1e-7 * (len(x) in unlike))
+
+    assert runtime.tiles_of(compute, tile, 250) == kept
 
 
 def test_the_graph_holds_no_weights(tmp_path: Path) -> None:

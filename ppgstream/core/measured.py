@@ -127,6 +127,40 @@ def _statistics(x: Float64) -> _Statistics | None:
 class Judge:
     """See the module. `fs` in Hz; `max_fill`, in samples: what is longer ends a stretch; `sentinels`: values that mean "no value"."""
 
+    __slots__ = (
+        "_back",
+        "_before",
+        "_early",
+        "_early_length",
+        "_entry",
+        "_far",
+        "_fresh",
+        "_fs",
+        "_given",
+        "_grid",
+        "_held",
+        "_history",
+        "_history_length",
+        "_idle",
+        "_judged",
+        "_last",
+        "_lead_off",
+        "_line_hz",
+        "_line_missed",
+        "_line_seen",
+        "_long",
+        "_max_fill",
+        "_missed",
+        "_pending",
+        "_reference",
+        "_run_value",
+        "_sentinels",
+        "_start",
+        "_start_length",
+        "_statistics",
+        "_touching",
+    )
+
     def __init__(self, fs: float, max_fill: int, sentinels: Sequence[float] = ()) -> None:
         self._grid, self._history_length, self._early_length = round(GRID_S * fs), round(HISTORY_S * fs), round(EARLY_S * fs)
         self._lead_off = round(LEAD_OFF_S * fs)
@@ -514,23 +548,23 @@ def _hann(n: int) -> tuple[Float64, Float64]:
 def _steady_line(x: Float64, fs: float) -> float:
     """The frequency, Hz, of a line in the measured samples (n,) that no pulse makes; 0 if there is none. A pulse's harmonics fall off; the line is at
     least half as strong as the strongest wave of the heart's frequencies, twice as strong as everything between, and most of its band."""
-    n, quarter = len(x), len(x) // 4
+    n, quarter, hz = len(x), len(x) // 4, fs / len(x)
+    first, last, top = math.ceil(LINE_HZ[0] / hz), min(int(LINE_HZ[1] / hz), n // 2 - 1), int(20 / hz)
+    heart = slice(int(0.7 / hz), int(3.5 / hz) + 1)
+    height = x.max() - x.min()
+    if last <= first or not height > 0:
+        return 0.0
     hann, at = _hann(n)
-    with np.errstate(all="ignore"):
-        x = (x - x.sum() / n) / (x.max() - x.min())
-        before, after = x[:quarter].sum() / quarter, x[-quarter:].sum() / quarter
-        power = np.abs(np.fft.rfft((x - (before + at * (after - before))) * hann)) ** 2
+    x = (x - x.sum() / n) / height
+    before, after = x[:quarter].sum() / quarter, x[-quarter:].sum() / quarter
+    spectrum = np.fft.rfft((x - (before + at * (after - before))) * hann)[: max(top, last + 2)]
+    power = spectrum.real**2 + spectrum.imag**2
     strength = power.copy()
     strength[1:-1] += power[:-2] + power[2:]
-    hz = fs / n
-    first, last = int(np.ceil(LINE_HZ[0] / hz)), min(int(LINE_HZ[1] / hz), len(power) - 2)
-    heart = slice(int(0.7 / hz), int(3.5 / hz) + 1)
-    if last <= first:
-        return 0.0
-    line = first + int(np.argmax(strength[first : last + 1]))
-    pulse = heart.start + int(np.argmax(strength[heart]))
+    line = first + int(strength[first : last + 1].argmax())
+    pulse = heart.start + int(strength[heart].argmax())
     between = strength[pulse + 2 if pulse * hz > 1.4 else int(1.5 / hz) : line - 2]
-    band = power[first - 2 : int(20 / hz)].sum()
+    band = power[first - 2 : top].sum()
     steady = len(between) and strength[line] > max(0.5 * strength[pulse], 2 * between.max(), 0.6 * band)
     return line * hz if steady else 0.0
 

@@ -10,7 +10,7 @@ had been given up it moves from gap to rejected, else it is a duplicate. So at a
 from __future__ import annotations
 
 import zlib
-from collections import deque
+from array import array
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -213,7 +213,8 @@ class Counter:
     REMEMBERED_MESSAGES, RISING = 64, 3
 
     def __init__(self) -> None:
-        self._seen: deque[int] = deque(maxlen=self.REMEMBERED_MESSAGES)
+        self._seen = array("I")  # their checksums, the oldest overwritten
+        self._seen_at = 0
         self._waiting: list[tuple[int, Samples]] = []
         self._steps = 0  # messages in a row whose index was one above the last, whatever their length
         self._last = -1
@@ -226,7 +227,11 @@ class Counter:
         rises = index == self._last + 1 and len(samples) > 1
         back = sequencer.first is not None and index + len(samples) <= sequencer.next and len(samples) > 0
         repeat = (rises or back) and crc in self._seen
-        self._seen.append(crc)
+        if len(self._seen) < self.REMEMBERED_MESSAGES:
+            self._seen.append(crc)
+        else:
+            self._seen[self._seen_at] = crc
+            self._seen_at = (self._seen_at + 1) % self.REMEMBERED_MESSAGES
         self._steps = self._steps + 1 if rises and not repeat else 0
         self._last = index
         self.counts_messages = self._steps == self.RISING

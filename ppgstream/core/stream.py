@@ -119,6 +119,48 @@ class Trace:
 class Stream:
     """See the module. `feed`, `expire`, `finish`, `flush` and `release` are called from one thread."""
 
+    __slots__ = (
+        "_anchors",
+        "_arrived",
+        "_clock",
+        "_counter",
+        "_expected",
+        "_fs_from",
+        "_fs_last",
+        "_generation",
+        "_judge",
+        "_judged",
+        "_last_arrival_s",
+        "_last_finite",
+        "_lead_off",
+        "_line_hz",
+        "_next_out",
+        "_next_out_before",
+        "_polarity",
+        "_publishing",
+        "_publishing_generation",
+        "_renamed",
+        "_run",
+        "_segment",
+        "_stepped",
+        "_taken_back",
+        "_timeline",
+        "arrived_at",
+        "confidence",
+        "events",
+        "fs_measured",
+        "ledger",
+        "moved",
+        "name",
+        "retired",
+        "rules",
+        "seen_at",
+        "session",
+        "sessions",
+        "trace",
+        "unclean",
+    )
+
     def __init__(self, name: str, rules: StreamRules) -> None:
         self.name, self.rules = name, rules
         self.ledger = Ledger()
@@ -133,7 +175,7 @@ class Stream:
         self.confidence = 0.0  # mean over what was published last
         self.trace: Trace | None = None
         self.moved = False  # since the last release something became final, or may have, without an answer of the model
-        self._timeline: deque[_Item] = deque()
+        self._timeline: list[_Item] = []  # short: a deque would take 0.7 kB even when empty
         self._segment: Segment | None = None
         self._run: list[tuple[bool, int]] = []  # missing samples not decided yet: (sent, count)
         self._expected = 0  # index after the last sample, measured or not, of the current session
@@ -157,7 +199,7 @@ class Stream:
         self._next_out: int | None = None
         self._next_out_before: int | None = None  # a second ago
         self._last_finite = 0.0
-        self._anchors: deque[_Anchor] = deque()
+        self._anchors: list[_Anchor] = []
         self._fs_from: tuple[int, int] | None = None
         self._fs_last: tuple[int, int] | None = None
         self._clock = ArrivalClock()
@@ -486,7 +528,7 @@ class Stream:
             else:
                 chunks += self._gap_before(item.index)
                 chunks.append(self._chunk(item.index, EMPTY, Kind.END, unclean=item.unclean))
-            self._timeline.popleft()
+            del self._timeline[0]
         return chunks
 
     @property
@@ -513,7 +555,7 @@ class Stream:
 
     @property
     def accepted(self) -> int:
-        return self.counts.accepted
+        return self.retired.accepted + sum(s.accepted for s in self.sessions.values())
 
     @property
     def unaccounted(self) -> int:
@@ -638,7 +680,7 @@ class Stream:
             anchors[0].generation < generation
             or (len(anchors) > 1 and anchors[1].generation == generation and anchors[1].index <= index)
         ):
-            anchors.popleft()
+            del anchors[0]
         t_ns = 0
         if anchors and anchors[0].generation == generation:
             t_ns = anchors[0].t_ns + round((index - anchors[0].index) * 1e9 / self.rules.fs)

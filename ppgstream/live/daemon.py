@@ -42,7 +42,7 @@ from ppgstream.wire.message import Chunk, decode, encode
 
 ZMQ_MAX_MESSAGE = 16 * 1024 * 1024  # ZeroMQ cuts off who sends more; up to here a message is refused by name
 BURST = 256  # messages read before looking up
-POLL_S = 0.05  # longest wait for something to do
+POLL_S = 0.1  # longest wait for something to do, and so until a stop is noticed
 TICK_S = 1.0
 SLICE_S = 0.02  # between two parts of the work that each stream needs once a second
 BACKLOG_S = 2.0  # longer than a message waits in a socket that is read all the time
@@ -188,11 +188,12 @@ class Daemon:
 
     def _wait(self, engine: Engine, workers: Workers) -> float:
         """Seconds until something is to be done though nothing comes."""
-        wait = POLL_S
-        if engine.streams:
-            wait = min(wait, SLICE_S)
+        now = time.monotonic()
+        # The next stream that is to be looked at, or the end of the round.
+        share = self._round_at / len(self._round) if self._round else 1.0
+        wait = min(POLL_S, max(self._round_began + share * TICK_S, self._sliced_at + SLICE_S) - now)
         if engine.ready and not workers.full:
-            wait = min(wait, engine.ready.next_read_at + self.config.model.max_delay_ms / 1000 - time.monotonic())
+            wait = min(wait, engine.ready.next_read_at + self.config.model.max_delay_ms / 1000 - now)
         return max(wait, 0.0)
 
     def _most_waiting(self, engine: Engine) -> int:
@@ -258,8 +259,10 @@ class Daemon:
 
     def _publish(self, chunks: list[Chunk]) -> None:
         for chunk in chunks:
-            self._out.send_multipart(encode(chunk, dtype=self.config.out.dtype))
-            self._messages["published"] += 1
+            stream, body = encode(chunk, dtype=self.config.out.dtype)
+            self._out.send(stream, zmq.SNDMORE)
+            self._out.send(body)
+        self._messages["published"] += len(chunks)
 
     # ---- once a second -------------------------------------------------------------------------------------------
 

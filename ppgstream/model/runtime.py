@@ -17,6 +17,8 @@ from ppgstream.model.imported import with_graph
 from ppgstream.model.onnx_runtime import in_onnx
 from ppgstream.model.tensorflow_runtime import Compute, in_tensorflow
 
+SMALLER_TILES = (1, 4, 16)  # windows
+
 
 def denoiser(
     checkpoint: Checkpoint, *, threads: int = 1, runtime: Runtime = "auto", say: Callable[[str], None] | None = None
@@ -24,43 +26,60 @@ def denoiser(
     """The `Denoiser` that runs a checkpoint, warmed up. `lmmse` runs in NumPy. "auto" is ONNX Runtime where it can run the checkpoint, else
     TensorFlow, with the reason to `say` (by default a line on stderr).
 
-    Every call computes whole tiles of `checkpoint.tile` windows, the last one padded: the shape never changes, so a
-    window's answer is the same bit for bit whatever else is in the batch. `threads`: so many may call it at once, each computing on its own; for
-    TensorFlow that is settled once a process.
+    Every call computes whole tiles, the last one padded: of `checkpoint.tile` windows, or of fewer where a smaller tile gives the same answers bit for bit
+    (ONNX Runtime; `tiles_of`). So a window's answer does not depend on what else is in the batch. `threads`: so many may call it at once, each
+    computing on its own; for TensorFlow that is settled once a process.
 
     Raises CheckpointError if the runtime that is asked for cannot run it, or none can.
     """
     arch, tile = checkpoint.arch, checkpoint.tile
     length = arch.context + arch.window
-    compute = _lmmse(checkpoint) if arch.family == "lmmse" else _network(checkpoint, threads, runtime, say or _say)
+    if arch.family == "lmmse":
+        compute = _lmmse(checkpoint)
+        tiles: tuple[int, ...] = (tile,)
+    else:
+        compute, takes_any = _network(checkpoint, threads, runtime, say or _say)
+        tiles = tiles_of(compute, tile, length) if takes_any else (tile,)
 
     def run(batch: Batch) -> Answer:
-        n = len(batch.x)
-        y = np.empty((n, arch.window * len(arch.outputs)), np.float32)
-        for start in range(0, n, tile):
-            stop = min(start + tile, n)
-            x = np.full((tile, length), 0.5, np.float32)
-            valid = np.ones((tile, length), np.bool_)
-            x[: stop - start] = batch.x[start:stop]
-            valid[: stop - start] = batch.valid[start:stop]
-            y[start:stop] = compute(x, valid)[: stop - start]
+        parts = []
+        for start in range(0, len(batch.x), tile):
+            x, valid = batch.x[start : start + tile], batch.valid[start : start + tile]
+            n = len(x)
+            missing = next(t for t in tiles if t >= n) - n
+            if missing:
+                x = np.concatenate([x, np.full((missing, length), 0.5, np.float32)])
+                valid = np.concatenate([valid, np.ones((missing, length), np.bool_)])
+            parts.append(compute(x, valid)[:n])
+        y = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return Answer(y[:, : arch.window], y[:, arch.window :] if "log_var" in arch.outputs else None)
 
     run(Batch(np.full((1, length), 0.5, np.float32), np.ones((1, length), np.bool_)))
     return run
 
 
-def _network(checkpoint: Checkpoint, threads: int, runtime: Runtime, say: Callable[[str], None]) -> Compute:
+def tiles_of(compute: Compute, tile: int, length: int) -> tuple[int, ...]:
+    """The tiles, in windows of (length,), in which a network may be computed, rising up to `tile`: of `SMALLER_TILES` those that answer as a whole tile
+    does, bit for bit, on this processor. Which of its matrix products a library uses depends on their shape, and the order of their sums with it."""
+    rng = np.random.default_rng(0)
+    x, valid = rng.standard_normal((tile, length), np.float32), rng.uniform(size=(tile, length)) < 0.9
+    whole = compute(x, valid)
+    same = [n for n in SMALLER_TILES if n < tile and np.array_equal(compute(x[:n], valid[:n]), whole[:n])]
+    return (*same, tile)
+
+
+def _network(checkpoint: Checkpoint, threads: int, runtime: Runtime, say: Callable[[str], None]) -> tuple[Compute, bool]:
+    """The network, and whether it takes any number of windows."""
     if runtime == "tensorflow":
-        return in_tensorflow(checkpoint, threads)
+        return in_tensorflow(checkpoint, threads), False
     try:
-        return in_onnx(with_graph(checkpoint))
+        return in_onnx(with_graph(checkpoint)), True
     except CheckpointError as error:
         if runtime == "onnx":
             raise
         compute = in_tensorflow(checkpoint, threads)
         say(f"{error}; TensorFlow runs it instead")
-    return compute
+    return compute, False
 
 
 def _say(text: str) -> None:
