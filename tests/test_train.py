@@ -533,13 +533,13 @@ def test_early_stopping_keeps_the_best_weights_through_a_kill(
 
 
 @pytest.mark.usefixtures("no_pictures")
+@pytest.mark.parametrize("ema", [0.0, 0.9])
 def test_from_a_checkpoint_begins_with_its_weights_and_says_so(
-    finished: Path, sets: list[data.Set], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ema: float, finished: Path, sets: list[data.Set], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     start = restore(finished)
-    recipe = fit.architecture_from(
-        start, make("dae", None, {"steps": 1, "epochs": 1, "batch": 4, "learning_rate": 1e-9}), finished
-    )
+    asked = {"steps": 1, "epochs": 1, "batch": 4, "learning_rate": 1e-9, "ema": ema}
+    recipe = fit.architecture_from(start, make("dae", None, asked), finished)
     assert recipe.architecture == start.arch
     fit.fit(recipe, sets, tmp_path / "next", start=start, threads=1)
     for name, tensor in tensors(tmp_path / "next").items():
@@ -793,17 +793,23 @@ def test_the_recipe_s_hop_and_lookahead_are_stated_in_the_checkpoint(
 
 
 @pytest.mark.parametrize("name", losses.LOSSES)
-def test_only_the_newest_samples_count_in_the_loss(name: str) -> None:
+def test_the_newest_samples_count_as_much_in_the_loss_as_the_whole_window(name: str) -> None:
     rng = np.random.default_rng(1)
     packed = np.concatenate([rng.uniform(0, 1, (3, 50)), np.ones((3, 1)), np.zeros((3, 1)), np.ones((3, 2))], axis=1).astype("f4")
     answer = rng.uniform(0, 1, (3, 50)).astype("f4")
     answer[:, 30:32] = (0.0, 1.0)  # lowest and highest stay where they are
     other = answer.copy()
     other[:, :30] = rng.uniform(0, 1, (3, 30))
-    newest, every = losses.loss_of(name, 20), losses.loss_of(name, 0)
-    np.testing.assert_array_equal(np.asarray(newest(packed, answer)), np.asarray(newest(packed, other)))
-    assert (np.asarray(every(packed, answer)) != np.asarray(every(packed, other))).all()
-    np.testing.assert_array_equal(np.asarray(losses.loss_of(name, 50)(packed, answer)), np.asarray(every(packed, answer)))
+
+    def loss(newest: int, answer: np.ndarray) -> np.ndarray:
+        return np.asarray(losses.loss_of(name, newest)(packed, answer))
+
+    def of_newest(answer: np.ndarray) -> np.ndarray:
+        return 2 * loss(20, answer) - loss(0, answer)
+
+    assert (loss(0, answer) != loss(0, other)).all()
+    np.testing.assert_allclose(of_newest(answer), of_newest(other), rtol=1e-4)
+    np.testing.assert_allclose(loss(50, answer), loss(0, answer), rtol=1e-6)
 
 
 def test_train_lmmse_computes_a_prior_and_takes_data_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

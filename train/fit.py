@@ -210,8 +210,8 @@ class Run:
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
-        """With the weights that are saved: the average, if the recipe has one."""
-        if not self.recipe.ema:
+        """With the weights that are saved: the average, if the recipe has one. Before the first step it is all zeros."""
+        if not self.recipe.ema or not int(self.model.optimizer.iterations):
             yield
             return
         weights = [np.array(w) for w in self.model.get_weights()]

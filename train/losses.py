@@ -3,6 +3,8 @@
 packed: (n, window + 4): the clean window in its own 0..1; gain and level, with which `gain * clean + level` is the right answer in the scale that the
 network answers in; the clean pulse's SD in that scale; and 1 where there is a pulse, 0 where there is none. answer: (n, window), or (n, 2 * window)
 from a network that adds the log variance of its error. newest: so many samples at the window's end count, 0: all.
+`loss_of` gives the mean of a loss over all samples and over the newest: a network for which the newest alone counted would answer anything elsewhere,
+and the first samples of a stream come from elsewhere.
 """
 
 from __future__ import annotations
@@ -100,9 +102,10 @@ LOSSES: dict[str, Callable[..., Any]] = {"l2": l2, "l1": l1, "shape": shape, "ro
 
 
 def loss_of(name: str, newest: int) -> Loss:
-    """A loss by name, over the `newest` samples of a window (0: all)."""
+    """A loss by name. newest: so many samples at a window's end count as much as the whole window; 0: no more than others."""
 
     def loss(packed: Any, answer: Any) -> Any:
-        return LOSSES[name](packed, answer, newest)
+        whole = LOSSES[name](packed, answer)
+        return (whole + LOSSES[name](packed, answer, newest)) / 2 if newest else whole
 
     return loss

@@ -39,7 +39,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Learning rate: rises over `warm_up` steps (at most a tenth of all) to `learning_rate`, then falls on a cosine to `final_rate` times that over all
     planned steps; 1 keeps it.
     `ema`: the saved weights are an exponential average over about 1 / (1 - ema) steps, fewer at the start; 0: the last weights.
-    `newest`: so many samples at the window's end count in the loss, 0: all.
+    `newest`: so many samples at the window's end count as much in the loss as the whole window; 0: no more than others.
     `hop`, `lookahead`: for the daemon, stated in the checkpoint, in samples; None: the usual ones.
     `early_stop`: epochs without a lower validation loss after which the run ends, with the best weights; 0: never.
     """

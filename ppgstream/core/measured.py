@@ -36,6 +36,7 @@ States = NDArray[np.uint8]
 
 MEASURED, HELD, OUTLIER, INVALID, LOST = range(5)  # a sample's state; what is at most OUTLIER was sent and is a number
 
+LARGEST = 1e37  # a larger value counts as infinite: its denoised neighbours might not fit the f4 of the output
 HISTORY_S = 4.0  # statistics are of the measured samples of this time
 GRID_S = 1.0  # and are made anew this often
 EARLY_S = 2.0  # up to here in a stretch, its range is known badly
@@ -94,10 +95,9 @@ class _Statistics(NamedTuple):
     continuous: bool  # no converter's steps show
     usual_run: int  # nine runs of ten are at most as long
     mean_run: float
-
-    @property
-    def range(self) -> float:
-        return max(self.high - self.low, self.quantum)
+    range: float  # from low to high
+    least: float  # what lies between this and `most` is not far
+    most: float
 
 
 def _statistics(x: Float64) -> _Statistics | None:
@@ -121,7 +121,9 @@ def _statistics(x: Float64) -> _Statistics | None:
     if not continuous:
         multiples = 60 * steps / quantum  # whole, also if the smallest step seen was of 2 to 6 counts
         continuous = bool(np.abs(multiples - np.rint(multiples)).max() > 0.01)
-    return _Statistics(median, low, high, float(steps.max()), quantum, continuous, usual, mean)
+    range_ = max(high - low, quantum)
+    least, most = max(low - range_ / 2, -LARGEST), min(high + range_ / 2, LARGEST)
+    return _Statistics(median, low, high, float(steps.max()), quantum, continuous, usual, mean, range_, least, most)
 
 
 class Judge:
@@ -224,7 +226,7 @@ class Judge:
 
     def feed_plainly(self, x: Float64) -> bool:
         """The same if all of them are measured beyond doubt, and none before them is in doubt: then they are not given back. False, and nothing taken, if
-        there is more to it."""
+        there is more to it, NaN and infinity among it."""
         if self._start is not None or self._long or self._idle or self._given or self._judged % self._grid + len(x) > self._grid:
             return False
         if not self._quiet(x):
@@ -321,8 +323,7 @@ class Judge:
         s = self._statistics
         if s is None or self._pending or (self._touching and x[0] == self._last) or np.count_nonzero(x[1:] == x[:-1]):
             return False
-        margin = s.range / 2
-        if x.min() < s.low - margin or x.max() > s.high + margin:
+        if not (x.min() >= s.least and x.max() <= s.most):  # NaN and infinity too
             return False
         return not self._sentinels or not any((x == v).any() for v in self._sentinels)
 
@@ -338,7 +339,7 @@ class Judge:
         """Judge sample by sample; up to where a stretch ends. Returns how many samples were taken."""
         start = 0  # of the samples that are measured beyond doubt and not given out yet
         s, sentinels = self._statistics, self._sentinels
-        low, high = (s.low - s.range / 2, s.high + s.range / 2) if s is not None else (-np.inf, np.inf)
+        low, high = (s.least, s.most) if s is not None else (-np.inf, np.inf)
         for at, v in enumerate(x.tolist()):
             far = not low <= v <= high or v in sentinels
             if self._pending:

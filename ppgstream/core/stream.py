@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from ppgstream.core.clock import ArrivalClock
 from ppgstream.core.ledger import Event, Ledger
-from ppgstream.core.measured import HELD, INVALID, LOST, OUTLIER, Judge, Judged
+from ppgstream.core.measured import HELD, INVALID, LARGEST, LOST, OUTLIER, Judge, Judged
 from ppgstream.core.polarity import Polarity, Watcher
 from ppgstream.core.quality import HELD_CONFIDENCE, INTERFERENCE_CONFIDENCE, input_flags
 from ppgstream.core.segments import Geometry, Released, Segment, Window
@@ -33,7 +33,6 @@ from ppgstream.wire.message import EMPTY, NO_CHECKPOINT, Chunk, Flag, Kind
 REMEMBERED_SESSIONS = 4
 FS_SPAN_S = 10.0  # over how much sensor time the sampling rate is measured
 CLOCK_STEP_S = 1.0  # between two chunks the sensor's clock and its count differ by more: the clock was set
-LARGEST = 1e37  # a larger value counts as infinite: its denoised neighbours might not fit the f4 of the output
 MAX_GAP = 2**32 - 1  # what a GAP record can say; the next index tells the truth anyway
 MAX_T_NS = 2**62
 
@@ -210,7 +209,7 @@ class Stream:
         """Take a chunk in (`now`: monotonic seconds at which it was received); give back the windows that are full."""
         windows: list[Window] = []
         self.arrived_at = now if not chunk.t_ns else self._clock.arrived(chunk.t_ns / 1e9 + len(chunk.samples) / chunk.fs, now)
-        if abs(chunk.fs / self.rules.fs - 1) > 0.01:
+        if chunk.fs != self.rules.fs and abs(chunk.fs / self.rules.fs - 1) > 0.01:
             self._refuse(chunk, "wrong_fs", f"it says {chunk.fs:g} Hz, this checkpoint takes {self.rules.fs:g} Hz")
             return windows
         if chunk.session == self._renamed[0]:
@@ -346,12 +345,11 @@ class Stream:
                 windows += self._take(self._judge.missing(run.index - self._expected, sent=False))
             self._expected = run.index + len(run.samples)
             x = np.asarray(run.samples, np.float64)
-            if not len(x):
+            if not len(x) or self._grow_plainly(x):
                 continue
             finite = np.abs(x) <= LARGEST
             if np.count_nonzero(finite) == len(x):
-                if not self._grow_plainly(x):
-                    windows += self._take(self._judge.feed(x))
+                windows += self._take(self._judge.feed(x))
             else:
                 edges = np.flatnonzero(finite[1:] != finite[:-1]) + 1
                 for a, b in zip([0, *edges], [*edges, len(x)], strict=True):

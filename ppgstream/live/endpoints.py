@@ -26,7 +26,8 @@ def attach(socket: zmq.Socket[Any], endpoint: str, *, bind: bool, name: str = ""
         (socket.bind if bind else socket.connect)(endpoint)
         last = socket.getsockopt(zmq.LAST_ENDPOINT)
     except zmq.ZMQError as error:
-        raise SourceError(f"{told}: cannot {'bind' if bind else 'connect'}: {error.strerror or error}") from error
+        why = zmq.strerror(error.errno) if error.errno else str(error)
+        raise SourceError(f"{told}: cannot {'bind' if bind else 'connect'}: {why}") from error
     return last.rstrip(b"\0").decode() if isinstance(last, bytes) else endpoint
 
 

@@ -41,7 +41,10 @@ PARTS = ("model", "system", "peers")
 TILES = (1, 16, 64, 256)
 GEMM = 768  # rows and columns
 LIVE_MS = 250.0  # lag at the 99th percentile up to which a stream counts as live
-BEHIND_MS = 1000.0  # median lag of a probe's last quarter from which the daemon does not keep up
+BEHIND_MS = (
+    100.0,
+    15.0,
+)  # median lag of a probe's last quarter from which the daemon does not keep up: so much, and so much a second of the probe
 FIRST_STREAMS, MOST_STREAMS, PRECISION = 250, 10_000, 0.05  # of the search
 READY_S, STOP_S = 120.0, 20.0
 ROUND = 10  # streams
@@ -206,7 +209,8 @@ class Carried(NamedTuple):
     @property
     def whole(self) -> bool:
         """Nothing was lost or shed, and the daemon kept up."""
-        return not (self.lost or self.shed or self.unaccounted) and self.lag_end_ms <= BEHIND_MS
+        behind = BEHIND_MS[0] + BEHIND_MS[1] * self.seconds
+        return not (self.lost or self.shed or self.unaccounted) and self.lag_end_ms <= behind
 
     @property
     def live(self) -> bool:

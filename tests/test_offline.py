@@ -1,0 +1,135 @@
+"""`denoise` without sockets: recordings and pipes."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ppgstream.core.denoiser import identity
+from ppgstream.core.engine import Engine, EngineRules
+from ppgstream.core.segments import Geometry
+from ppgstream.core.stream import StreamRules
+from ppgstream.errors import DataError, UsageError
+from ppgstream.files import offline
+from ppgstream.lab import synthetic
+from ppgstream.wire.message import Flag
+
+FS = 125.0
+RNG = np.random.default_rng(4)
+
+
+def engine(**rules: Any) -> Engine:
+    """The identity in place of a network: what comes out is what went in."""
+    return Engine(identity(250), EngineRules(StreamRules(Geometry(hop=49), **rules), answers="input"))
+
+
+def pulse(n: int, fs: float = FS) -> np.ndarray:
+    t = np.arange(n) / fs
+    return 100 * np.sin(2 * np.pi * 1.2 * t) + 30 * np.sin(2 * np.pi * 2.4 * t + 1) + 2 + 0.01 * RNG.standard_normal(n)
+
+
+def test_each_row_is_denoised_by_itself() -> None:
+    rows = np.stack([pulse(800), 1e4 + 50 * pulse(800), -pulse(800)])
+    together = offline.denoise(rows, engine(), fs=FS, dtype="f8")
+    assert together.denoised.shape == together.confidence.shape == together.flags.shape == rows.shape
+    for k, row in enumerate(rows):
+        alone = offline.denoise(row, engine(), fs=FS, dtype="f8")
+        for name in ("denoised", "confidence", "flags"):
+            np.testing.assert_array_equal(getattr(alone, name), getattr(together, name)[k])
+    np.testing.assert_allclose(together.denoised, rows, rtol=1e-4, atol=0.05)
+
+
+def test_every_sample_comes_back_in_the_dtype_asked_for() -> None:
+    for n in (1, 249, 250, 251, offline.CHUNK + 3):
+        for dtype in ("f4", "f8"):
+            out = offline.denoise(pulse(n), engine(), fs=FS, dtype=dtype)
+            assert (len(out.denoised), out.denoised.dtype) == (n, np.dtype(dtype))
+            assert np.isfinite(out.denoised).all()
+            assert bool((out.flags & Flag.PASSTHROUGH).all()) == (n < 250)
+
+
+@pytest.mark.parametrize("fs", [25.0, 30.0, 64.0, 100.0, 256.0, 1000.0])
+def test_another_rate_is_resampled_there_and_back(fs: float) -> None:
+    x = pulse(round(20 * fs), fs)
+    out = offline.denoise(x, engine(), fs=fs, dtype="f8")
+    middle = slice(round(fs), -round(fs))
+    assert np.abs(out.denoised - x)[middle].max() < 3  # of 130
+    assert len(out.flags) == len(x)
+
+
+@pytest.mark.parametrize("fs", [19.9, 1000.1, 0.0, -5.0, np.nan, np.inf])
+def test_a_rate_that_no_sensor_has_is_refused(fs: float) -> None:
+    with pytest.raises(UsageError, match="--fs"):
+        offline.denoise(pulse(500), engine(), fs=fs)
+
+
+@pytest.mark.parametrize("fs", [FS, 100.0])
+def test_nan_is_flagged_and_the_last_value_is_repeated(fs: float) -> None:
+    x = pulse(1000, fs)
+    x[400:420] = np.nan
+    x[:3] = np.inf
+    out = offline.denoise(x, engine(), fs=fs, dtype="f8")
+    bad = ~np.isfinite(x)
+    assert np.isfinite(out.denoised).all()
+    np.testing.assert_array_equal((out.flags & Flag.NONFINITE) != 0, bad)
+    assert (out.confidence[bad] == 0).all()
+    assert (out.denoised[400:420] == out.denoised[399]).all()
+
+
+def through(lines: list[str], **settings: Any) -> tuple[list[str], offline.LineFilter]:
+    pipe = offline.LineFilter(engine(), **settings)
+    blocks = [lines[a : a + 37] for a in range(0, len(lines), 37)]
+    return [line for block in pipe.run(blocks) for line in block], pipe
+
+
+def test_a_pipe_gives_a_line_for_each_sample_and_what_a_file_gives() -> None:
+    x = np.round(pulse(700), 3)
+    out, _ = through([repr(v) for v in x.tolist()], dtype="f8")
+    np.testing.assert_array_equal([float(v) for v in out], offline.denoise(x, engine(), fs=FS, dtype="f8").denoised)
+
+
+def test_a_pipe_takes_a_column_or_a_key_and_drops_text(capsys: pytest.CaptureFixture[str]) -> None:
+    x = [f"{v:.3f}" for v in pulse(400)]
+    plain, _ = through(x)
+    by_number, _ = through([f"7;{v};9" for v in x], column="1")
+    by_name, pipe = through(["t;ppg", *[f"0;{v}" for v in x]], column="ppg")
+    by_key, _ = through([f"n=3 IR={v} red=1" for v in x], key="IR")
+    assert plain == by_number == by_name == by_key
+    assert (pipe.index, pipe.text) == (400, 1)
+    through(["hello", *x])
+    assert "line 1 is text: 'hello'; dropped" in capsys.readouterr().err
+
+
+def test_a_bad_line_keeps_its_place_and_under_strict_ends_it() -> None:
+    x = [f"{v:.3f}" for v in pulse(400)]
+    x[200] = "1.2.3"
+    out, pipe = through(x)
+    assert (len(out), pipe.bad, pipe.text) == (400, 1, 0)
+    assert out[200] == out[199]
+    with pytest.raises(DataError, match="line 201"):
+        through(x, strict=True)
+
+
+def test_a_pipe_without_any_number_is_refused_after_a_second() -> None:
+    with pytest.raises(DataError, match="--column or --field"):
+        through(["no numbers here"] * 200)
+
+
+def test_each_suffix_holds_the_wave_and_npz_and_csv_the_rest() -> None:
+    x = synthetic.noisy_pulse(pulse(600), np.random.default_rng(1))
+    result = offline.denoise(x, engine(), fs=FS)
+    assert np.array_equal(np.load(io.BytesIO(offline.content_of(result, ".npy", fs=FS))), result.denoised)
+    npz = np.load(io.BytesIO(offline.content_of(result, ".npz", fs=FS)))
+    assert npz["fs"] == FS
+    for name, values in result._asdict().items():
+        assert np.array_equal(npz[name], values)
+    text = offline.content_of(result, ".txt", fs=FS).decode().splitlines()
+    assert np.array_equal(np.array(text, np.float32), result.denoised)
+    head, *rows = offline.content_of(result, ".csv", fs=FS, stream="wrist").decode().splitlines()
+    columns = dict(zip(head.split(","), zip(*(row.split(",") for row in rows), strict=True), strict=True))
+    assert set(columns["stream"]) == {"wrist"}
+    assert np.array_equal(np.array(columns["value"], np.float32), result.denoised)
+    assert [int(f) for f in columns["flags"]] == result.flags.tolist()
