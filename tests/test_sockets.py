@@ -33,7 +33,8 @@ def test_a_port_of_star_comes_back_as_a_number(context: zmq.Context[zmq.Socket[b
 
 
 def test_a_port_in_use_is_one_line_with_its_key(context: zmq.Context[zmq.Socket[bytes]]) -> None:
-    taken = attach(context.socket(zmq.PULL), "tcp://127.0.0.1:*", bind=True)
+    holder = context.socket(zmq.PULL)  # a socket that nobody refers to is closed
+    taken = attach(holder, "tcp://127.0.0.1:*", bind=True)
     with pytest.raises(SourceError, match=rf"^in\.endpoint {taken}: cannot bind: Address already in use$"):
         attach(context.socket(zmq.PULL), taken, bind=True, name="in.endpoint")
 
@@ -52,7 +53,8 @@ def test_an_ipc_path_that_is_a_file_or_a_live_socket_is_left_alone(
         attach(context.socket(zmq.PULL), f"ipc://{file}", bind=True)
     assert file.read_text() == "mine"
     live = f"ipc://{tmp_path / 'live'}"
-    attach(context.socket(zmq.PULL), live, bind=True)
+    holder = context.socket(zmq.PULL)  # a socket that nobody refers to is closed
+    attach(holder, live, bind=True)
     with pytest.raises(SourceError, match="in use by another process"):
         attach(context.socket(zmq.PULL), live, bind=True)
 

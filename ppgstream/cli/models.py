@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from ppgstream.cli.shared import CheckpointOption, ColumnOption, FieldOption, app, loaded, restored, say
-from ppgstream.errors import OutputError, UsageError
+from ppgstream.errors import DataError, OutputError, UsageError
 
 checkpoint_app = typer.Typer(no_args_is_help=True, help="Look at checkpoints.")
 app.add_typer(checkpoint_app, name="checkpoint")
@@ -268,6 +268,37 @@ def checkpoint_import(
     except OSError as error:
         raise OutputError(f"{out}: cannot write: {error}") from error
     say(f"{out}: {found.arch.family}, {found.parameters:,} parameters")
+
+
+@checkpoint_app.command("calibrate")
+def checkpoint_calibrate(
+    path: Annotated[str, typer.Argument(help="A checkpoint of either kind.")],
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="The calibrated checkpoint's folder.")],
+    data: Annotated[Path, typer.Option(help="Folder of the public recordings.")] = Path("../shared/data"),
+    synthetic: Annotated[bool, typer.Option("--synthetic", help="On synthetic people: needs no recordings.")] = False,
+) -> None:
+    """Make a checkpoint's confidence the probability that a second is good, on people to train and validate with. Minutes. Docs: docs/training.md."""
+    from ppgstream.model import runtime
+    from ppgstream.model.checkpoint import MANIFEST
+    from ppgstream.model.folder import replace_files, write_restored
+    from ppgstream.train import calibrate, card
+    from ppgstream.train import data as sets
+
+    found = restored(path)
+    if (out / MANIFEST).exists():
+        raise UsageError(f"{out}: holds a checkpoint already")
+    people, unseen = calibrate.people_of([sets.synthetic_set(0)] if synthetic else sets.public_sets(data))
+    say(f"{len(people)} people, {len(unseen)} of whom the network has not seen if it was trained on this split")
+    stated, figures = calibrate.calibrate(found, runtime.denoiser(found), people, unseen=unseen, say=say)
+    if not stated:
+        raise DataError(f"{path}: these people's seconds are all good or all bad: nothing to calibrate on")
+    try:
+        write_restored(out, found, calibration=stated, figures=dict(found.figures) | calibrate.as_figures(figures))
+        made = restored(str(out))
+        replace_files({out / "README.md": card.text(made).encode()})
+    except OSError as error:
+        raise OutputError(f"{out}: cannot write: {error}") from error
+    say(f"{out}: {made.id.hex()}")
 
 
 @checkpoint_app.command("export")

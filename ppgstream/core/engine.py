@@ -28,6 +28,7 @@ from ppgstream.core.scaling import Scale, denormalise, fit_to_input, normalise, 
 from ppgstream.core.segments import Window
 from ppgstream.core.sequence import Counts
 from ppgstream.core.stream import Stream, StreamRules
+from ppgstream.core.trust import joined
 from ppgstream.wire.message import Chunk
 
 LARGEST_ANSWER = 3e38  # float32's limit: what is published must fit it
@@ -236,9 +237,35 @@ class Engine:
             rows = [row if ok else None for row, ok in zip(y, fine, strict=True)]
             if answer.log_var is not None:
                 confidences = list(np.where(tile.scale.flat, 0.0, confidence_of(answer.log_var.astype(np.float64))))
-        chunks = []
-        for ready, row, confidence, f in zip(tile.ready, rows, confidences, flags, strict=True):
-            chunks += ready.stream.finish(ready.window, row, f, None if row is None else confidence)
+        chunks: list[Chunk] = []
+        left = list(range(n))
+        while left:  # a stream's second window in a tile waits for the next turn: what is said of the first must not know of it
+            taken = set[str]()
+            turn: list[int] = []
+            later: list[int] = []
+            for k in left:
+                name = tile.ready[k].stream.name
+                (later if name in taken else turn).append(k)
+                taken.add(name)
+            for k in turn:
+                window, row = tile.ready[k].window, rows[k]
+                window.segment.add(window.start, row, flags[k], None if row is None else confidences[k])
+            chunks += self._release([tile.ready[k] for k in turn])
+            left = later
+        return chunks
+
+    def _release(self, answered: list[Ready]) -> list[Chunk]:
+        """What became final with windows of different streams; how sure their samples are is computed at once."""
+        seen = [ready.window.segment.seen() for ready in answered]
+        rows = [s for s in seen if s is not None]
+        trust = self.rules.stream.trust
+        sure = np.zeros(0) if trust is None or not rows else trust.of(joined(rows))
+        chunks: list[Chunk] = []
+        at = 0
+        for ready, s in zip(answered, seen, strict=True):
+            n = 0 if s is None else len(s.start)
+            chunks += ready.stream.release((ready.window.segment, sure[at : at + n]) if n else None)
+            at += n
         return chunks
 
     def _in_units(self, answer: Answer, tile: Tile, x: NDArray[np.float64], state: NDArray[np.uint8]) -> NDArray[np.float64]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.core.measured import HELD, INVALID, LOST
 from ppgstream.core.polarity import UPRIGHT, Watcher
+from ppgstream.core.trust import Calibration, Seen
 
 Float64 = NDArray[np.float64]
 FIRST_AGREEMENT = 0.3  # confidence of a window with no earlier one to compare with: below the threshold, so it is flagged
@@ -91,7 +92,9 @@ class Segment:
     __slots__ = (
         "_base",
         "_done",
+        "_done_before",
         "_first_flags",
+        "_kept",
         "_size",
         "closed",
         "flags",
@@ -99,6 +102,7 @@ class Segment:
         "next_window",
         "polarity",
         "released",
+        "rule",
         "start",
         "state",
         "stop",
@@ -108,13 +112,22 @@ class Segment:
         "x",
     )
 
-    def __init__(self, start: int, geometry: Geometry, first_flags: int = 0, polarity: Watcher = UPRIGHT) -> None:
+    def __init__(
+        self,
+        start: int,
+        geometry: Geometry,
+        first_flags: int = 0,
+        polarity: Watcher = UPRIGHT,
+        trust: Calibration | None = None,
+    ) -> None:
         self.geometry, self.polarity = geometry, polarity  # the polarity is its session's
+        self.rule = trust
         self.start = self.stop = self.released = self.next_window = start
         self.closed = False
         self._base = start  # index of buffer position 0
-        self._done = start  # index up to which windows are in
-        self._size = geometry.context + geometry.window + 4 * geometry.hop
+        self._done = self._done_before = start  # index up to which windows are in, and were before the last one
+        self._kept = max(geometry.context + geometry.window, trust.row if trust is not None and not trust.plain else 0)
+        self._size = self._kept + 4 * geometry.hop
         self.x = np.zeros(self._size)
         self.state = np.zeros(self._size, np.uint8)
         self.total = np.zeros(self._size)
@@ -179,7 +192,7 @@ class Segment:
             self.total[a:b] += weights * y
             self.weight[a:b] += weights
             self.trust[a:b] += weights * trust
-        self._done = start + g.window
+        self._done_before, self._done = self._done, start + g.window
 
     @property
     def short(self) -> bool:
@@ -194,8 +207,40 @@ class Segment:
             return self.stop
         return self.start if self._done == self.start else self._done - g.window + g.settles
 
-    def release(self) -> Released | None:
-        """The samples that have become final since the last call."""
+    def seen(self) -> Seen | None:
+        """What is known of the samples that have become final since the last release, a row for each hop of them; None if there are none, or if their
+        confidence needs no row."""
+        settled = max(self.settled, self.released)
+        if self.rule is None or self.rule.plain or settled == self.released or self.short:
+            return None
+        low = max(self._done - self.rule.row, self.start)
+        part = slice(low - self._base, self._done - self._base)
+        weight = self.weight[part]
+        answered = weight > 0
+        safe = np.where(answered, weight, 1.0)
+        y = np.where(answered, self.total[part] / safe, self.x[part])
+        confidence = np.where(answered, self.trust[part] / safe, 0.0)
+        alone = np.arange(low, self._done) >= self._done_before
+        missing = self.rule.row - (self._done - low)
+        start = np.arange(self.released, settled, self.geometry.hop)
+
+        def rows(v: NDArray[Any]) -> NDArray[Any]:
+            """The same for each hop. A segment that is too young is mirrored at its start."""
+            return np.tile(np.pad(v, (missing, 0), mode="reflect") if missing else v, (len(start), 1))
+
+        return Seen(
+            rows(self.x[part]),
+            rows(y),
+            rows(confidence),
+            rows(self.state[part]),
+            rows(alone),
+            start,
+            np.minimum(start + self.geometry.hop, settled),
+            np.full(len(start), self._done),
+        )
+
+    def release(self, sure: Float64 | None = None) -> Released | None:
+        """The samples that have become final since the last call. sure: P(good) of each row of `seen`, if it was computed already."""
         settled = max(self.settled, self.released)
         if settled == self.released:
             return None
@@ -207,11 +252,30 @@ class Segment:
             values, confidence = np.where(bare, raw, self.total[part] / safe), np.where(bare, 0.0, self.trust[part] / safe)
         else:
             values, confidence = self.total[part] / weight, self.trust[part] / weight
+        if self.rule is not None and self.rule.plain and not self.short:
+            confidence = np.where(bare, 0.0, self._plainly(self.rule, settled))
+        elif self.rule is not None and not self.short:
+            if sure is None:
+                seen = self.seen()
+                assert seen is not None
+                sure = self.rule.of(seen)
+            confidence = np.where(bare, 0.0, np.repeat(sure, self.geometry.hop)[: settled - self.released])
         released = Released(self.released, raw, values, confidence, self.flags[part].copy(), self.state[part], bare)
         if self._first_flags and self.released == self.start:
             released.flags[0] |= np.uint16(self._first_flags)
         self.released = settled
         return released
+
+    def _plainly(self, rule: Calibration, settled: int) -> Float64:
+        """P(good) of the samples up to `settled`, by their confidence alone: the same for each hop of them."""
+        hop, parts = self.geometry.hop, []
+        for start in range(self.released, settled, hop):
+            stop = min(start + hop, settled)
+            part = slice(start - self._base, min((start + stop) // 2 + rule.beyond, self._done) - self._base)
+            weight, trust = self.weight[part], self.trust[part]
+            mean = float((trust / np.where(weight > 0, weight, 1.0)).sum()) / len(weight)
+            parts.append(np.full(stop - start, rule.of_confidence(mean)))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     @property
     def in_flight(self) -> int:
@@ -244,12 +308,11 @@ class Segment:
         return Window(self, start, x, state)
 
     def _room(self, n: int) -> int:
-        """Buffer position for `n` more samples, after dropping those that no window will look at again."""
-        g = self.geometry
+        """Buffer position for `n` more samples, after dropping those that nothing will look at again."""
         at = self.stop - self._base
         if at + n > self._size:
             # The next answer belongs a hop after the last one's window; a right-aligned last window starts later still.
-            keep = max(self._done - g.window - g.context, self._base)
+            keep = max(self._done - self._kept, self._base)
             drop, used = keep - self._base, self.stop - keep
             larger = used + n > self._size
             if larger:

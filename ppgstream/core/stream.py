@@ -28,6 +28,7 @@ from ppgstream.core.polarity import Polarity, Watcher
 from ppgstream.core.quality import HELD_CONFIDENCE, INTERFERENCE_CONFIDENCE, input_flags
 from ppgstream.core.segments import Geometry, Released, Segment, Window
 from ppgstream.core.sequence import HOLD, HOLD_S, Counter, Counts, Sequencer, Stretch
+from ppgstream.core.trust import Calibration
 from ppgstream.wire.message import EMPTY, NO_CHECKPOINT, Chunk, Flag, Kind
 
 REMEMBERED_SESSIONS = 4
@@ -49,6 +50,7 @@ class StreamRules:
     silence_s: float = 2.0
     checkpoint: bytes = NO_CHECKPOINT
     threshold: float = 0.5
+    trust: Calibration | None = None
     sentinels: tuple[float, ...] = ()  # values that mean "no value"
     polarity: Polarity = "auto"
     clocked_by_arrival: bool = False  # the senders say no time
@@ -116,7 +118,7 @@ class Trace:
 
 
 class Stream:
-    """See the module. `feed`, `expire`, `finish`, `flush` and `release` are called from one thread."""
+    """See the module. `feed`, `expire`, `flush` and `release` are called from one thread."""
 
     __slots__ = (
         "_anchors",
@@ -407,7 +409,8 @@ class Stream:
         windows: list[Window] = []
         if self._segment is None:
             self._put_run()
-            self._segment = Segment(self._judged, self.rules.geometry, Flag.STEP if self._stepped else 0, self._polarity)
+            first = Flag.STEP if self._stepped else 0
+            self._segment = Segment(self._judged, self.rules.geometry, first, self._polarity, self.rules.trust)
             self._stepped = False
             self.moved = True
             self._timeline.append(self._segment)
@@ -492,26 +495,14 @@ class Stream:
 
     # ---- out -----------------------------------------------------------------------------------------------------
 
-    def finish(
-        self,
-        window: Window,
-        y: NDArray[np.float64] | None,
-        flags: NDArray[np.uint16],
-        confidence: NDArray[np.float64] | None = None,
-    ) -> list[Chunk]:
-        """The answer to a window, in the sensor's units (None: shed), the flags of its samples, and the confidence in each if the network tells it; gives
-        back what is final."""
-        window.segment.add(window.start, y, flags, confidence)
-        return self.release()
-
-    def release(self) -> list[Chunk]:
-        """Everything that is final and not yet published, in index order."""
+    def release(self, sure: tuple[Segment, NDArray[np.float64]] | None = None) -> list[Chunk]:
+        """Everything that is final and not yet published, in index order. sure: what `Segment.release` takes, for this segment."""
         chunks: list[Chunk] = []
         self.moved = False
         while self._timeline:
             item = self._timeline[0]
             if isinstance(item, Segment):
-                released = item.release()
+                released = item.release(sure[1] if sure is not None and sure[0] is item else None)
                 if released is not None:
                     chunks += self._publish(released, short=item.short)
                 if not item.closed or item.released < item.stop:

@@ -23,7 +23,7 @@ class Checkpoint:
 
     `fs` is the sampling rate the network was trained for, Hz; `hop` and `lookahead` (None: all that help) are in samples and meant
     for the daemon, whose settings may override them. `sha256` covers everything that decides the output (`folder.identity`), and its
-    first 8 bytes travel in the header of everything that was denoised with it. `calibration` is kept as it was found. `graph`: the network as an
+    first 8 bytes travel in the header of everything that was denoised with it. `calibration`: as `core.trust.chosen` takes it. `graph`: the network as an
     ONNX graph, whose sha256 should be `graph_sha256`; None if there is none.
     """
 
@@ -54,6 +54,7 @@ class Checkpoint:
 MANIFEST, WEIGHTS, GRAPH = "checkpoint.json", "weights.safetensors", "model.onnx"
 SHIPPED = Path(__file__).parents[1] / "checkpoints"  # checkpoints that come with the package, found by their folder's name
 BUNDLED = SHIPPED / "default"
+CALIBRATIONS = SHIPPED / "calibrations.json"  # of checkpoints that state none
 
 
 def shipped() -> list[str]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ppgstream.errors import CheckpointError
-from ppgstream.model.checkpoint import MANIFEST, SHIPPED, Checkpoint, shipped
+from ppgstream.model.checkpoint import CALIBRATIONS, MANIFEST, SHIPPED, Checkpoint, shipped
 from ppgstream.model.course import restore_saver, saver_prefix
-from ppgstream.model.folder import restore_folder
+from ppgstream.model.folder import identity, restore_folder
 
 
 def restore(path: Path) -> Checkpoint:
@@ -31,4 +35,21 @@ def restore(path: Path) -> Checkpoint:
             raise CheckpointError(
                 f"{path}: tensor {name!r} holds {np.count_nonzero(~np.isfinite(tensor))} values that are not finite"
             )
-    return found
+    return found if found.calibration else calibrated(found)
+
+
+@lru_cache(maxsize=1)
+def _calibrations() -> dict[str, Any]:
+    return dict(json.loads(CALIBRATIONS.read_bytes()))
+
+
+def calibrated(found: Checkpoint) -> Checkpoint:
+    """A checkpoint that states no calibration, with the one that comes along: for the course's own by their sha256, for any other network whose confidence
+    is the agreement of its windows a common one. It is under the id. One that tells its error stays as it is."""
+    known = _calibrations()
+    stated = known["course"].get(found.sha256)
+    if stated is None and "log_var" not in found.arch.outputs:
+        stated = {k: v for k, v in known["agreement"].items() if int(k) < found.arch.window}
+    if not stated:
+        return found
+    return replace(found, calibration=stated, sha256=identity(found.sha256, {"calibration": stated}))

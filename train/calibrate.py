@@ -1,0 +1,200 @@
+"""How a checkpoint's confidence becomes a probability: the fit of what `ppgstream.core.trust` applies.
+
+People under the noises of the bench's main table go through the engine; each row of features gets a label, whether the second around its samples is
+good; a logistic regression gives the coefficients, a set for each of three lookaheads. Judged by grouped cross-validation: no person is in both parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppgstream.core import trust
+from ppgstream.core.denoiser import Denoiser
+from ppgstream.core.engine import Engine, EngineRules
+from ppgstream.core.segments import Geometry
+from ppgstream.core.stream import StreamRules
+from ppgstream.files import offline
+from ppgstream.lab import scores
+from ppgstream.model.checkpoint import Checkpoint
+
+from . import data
+from .streamed import MAIN, Kind, Record, records
+
+Float64 = NDArray[np.float64]
+LOOKAHEADS = (100, 49)  # beside the longest one
+SEEDS = range(3000, 3001)  # of the noise
+FOLDS = 5
+WORTH = 0.01  # of AUROC: less is not worth the features' cost
+LEAST_ROWS = 200
+MOST_PEOPLE, SHORTEST_S = 30, (30.0, 8.0)  # of a set and side; of a recording, if there are enough of them
+
+
+class Rows(NamedTuple):
+    """Features (n, len(FEATURES)), whether each is good, and whose it is."""
+
+    features: Float64
+    good: NDArray[np.bool_]
+    person: NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class _Recorder(trust.Calibration):
+    """In a calibration's place: keeps the rows, and leaves the confidence as it is."""
+
+    kept: list[trust.Seen] = field(default_factory=list)
+
+    @property
+    def plain(self) -> bool:
+        return False
+
+    def of(self, seen: trust.Seen) -> Float64:
+        self.kept.append(seen)
+        return np.asarray(seen.confidence.mean(axis=1), np.float64)
+
+
+def rows_of(
+    checkpoint: Checkpoint,
+    denoiser: Denoiser,
+    people: Sequence[Record],
+    lookahead: int,
+    *,
+    kinds: Mapping[str, Kind] | None = None,
+    seeds: Sequence[int] = SEEDS,
+) -> Rows:
+    """Features and labels of people under kinds of noise, those of the bench's main table by default."""
+    arch = checkpoint.arch
+    hop = checkpoint.hop if lookahead == arch.window - 1 else min(checkpoint.hop, arch.window - lookahead)
+    features, good, person = [], [], []
+    for number, record in enumerate(people):
+        for kind, make in (kinds or MAIN).items():
+            for seed in seeds:
+                noisy, truth = make(record.clean, np.random.default_rng([seed, number, *kind.encode()]))
+                recorder = _Recorder(0.0, {}, checkpoint.fs)
+                stream = StreamRules(Geometry(arch.window, hop, arch.context, lookahead), checkpoint.fs, trust=recorder)
+                rules = EngineRules(stream, checkpoint.tile, arch.answers, arch.scaling)
+                out = offline.denoise(noisy, Engine(denoiser, rules), fs=checkpoint.fs, dtype="f8").denoised
+                if not recorder.kept:
+                    continue
+                seen = trust.joined(recorder.kept)
+                middle = (seen.start + seen.stop) // 2
+                features.append(np.stack(list(trust.features(seen, checkpoint.fs).values()), axis=1))
+                good.append(_good(np.asarray(out, np.float64), truth, middle, checkpoint.fs))
+                person += [record.person] * len(middle)
+    none = np.zeros((0, len(trust.FEATURES)))
+    return Rows(np.concatenate([none, *features]), np.concatenate([np.zeros(0, np.bool_), *good]), np.array(person))
+
+
+def _good(out: Float64, truth: Float64 | None, middle: NDArray[np.int64], fs: float) -> NDArray[np.bool_]:
+    """Whether the second around each middle is good; none is without a pulse."""
+    if truth is None:
+        return np.zeros(len(middle), np.bool_)
+    second = min(round(fs), len(out))
+    reference = scores.bandpass(truth, fs)
+    error = scores.bandpass(out, fs) - reference
+    sums = (np.concatenate([[0.0], np.cumsum(v * v)]) for v in (reference, error))
+    start = np.clip(middle - second // 2, 0, len(out) - second)
+    power, wrong = (s[start + second] - s[start] for s in sums)
+    return np.asarray((power > 0) & (power >= 10 ** (scores.GOOD_DB / 10) * wrong), np.bool_)
+
+
+def fit(rows: Rows, names: Sequence[str]) -> dict[str, Any]:
+    """The coefficients for the features `names`: {"bias": .., "weights": {name: ..}}, of features as they are."""
+    from sklearn.linear_model import LogisticRegression
+
+    x = rows.features[:, [list(trust.FEATURES).index(name) for name in names]]
+    mean, sd = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-9)
+    fitted = LogisticRegression().fit((x - mean) / sd, rows.good)
+    weights = fitted.coef_[0] / sd
+    bias = float(fitted.intercept_[0] - (weights * mean).sum())
+    return {"bias": round(bias, 6), "weights": {name: round(float(w), 6) for name, w in zip(names, weights, strict=True)}}
+
+
+def applied(rows: Rows, coefficients: Mapping[str, Any]) -> Float64:
+    """P(good) of each row."""
+    columns = [list(trust.FEATURES).index(name) for name in coefficients["weights"]]
+    z = coefficients["bias"] + rows.features[:, columns] @ np.array(list(coefficients["weights"].values()))
+    return np.asarray(1 / (1 + np.exp(-np.clip(z, -40, 40))), np.float64)
+
+
+def judged(rows: Rows, names: Sequence[str]) -> Float64:
+    """P(good) of each row by coefficients that were fitted without its person."""
+    from sklearn.model_selection import GroupKFold
+
+    found = np.full(len(rows.good), float(rows.good.mean()))
+    folds = min(FOLDS, len(set(rows.person)))
+    if folds < 2:
+        return applied(rows, fit(rows, names))
+    for kept, left_out in GroupKFold(folds).split(rows.features, groups=rows.person):
+        part, rest = (Rows(*(v[at] for v in rows)) for at in (kept, left_out))
+        if 0 < part.good.sum() < len(part.good):
+            found[left_out] = applied(rest, fit(part, names))
+    return found
+
+
+def calibrate(
+    checkpoint: Checkpoint,
+    denoiser: Denoiser,
+    people: Sequence[Record],
+    *,
+    unseen: Sequence[str] = (),
+    seeds: Sequence[int] = SEEDS,
+    say: Callable[[str], None] = lambda _: None,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The calibration of a checkpoint, and its figures: AUROC and calibration error of rows by cross-validation, of all people and of those that the
+    network has not seen. Both empty if there is too little to fit on."""
+    window = checkpoint.arch.window
+    stated: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
+    for lookahead in (window - 1, *(a for a in LOOKAHEADS if a < window - 1)):
+        rows = rows_of(checkpoint, denoiser, people, lookahead, seeds=seeds)
+        if len(rows.good) < LEAST_ROWS or not 0 < rows.good.sum() < len(rows.good):
+            return {}, {}
+        plain, every = judged(rows, ["confidence"]), judged(rows, list(trust.FEATURES))
+        worth = scores.auroc(every, rows.good) - scores.auroc(plain, rows.good) > WORTH
+        names, probability = (list(trust.FEATURES), every) if worth else (["confidence"], plain)
+        stated[str(lookahead)] = fit(rows, names)
+        told: dict[str, Any] = {"people": len(people), "rows": len(rows.good), **_figures(probability, rows.good)}
+        figures[str(lookahead)] = told
+        apart = np.isin(rows.person, list(unseen))
+        if apart.any():
+            told["unseen"] = {"people": len(set(unseen)), **_figures(probability[apart], rows.good[apart])}
+        say(f"lookahead {lookahead}: AUROC {told['auroc']:.3f}, calibration error {told['ece']:.3f}, by {len(names)} numbers")
+    return stated, figures
+
+
+def as_figures(figures: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of `calibrate` under words of their own, for a manifest and its card."""
+    words = {"auroc": "AUROC", "ece": "calibration error"}
+    told: dict[str, float] = {}
+    for lookahead, found in figures.items():
+        for part, whose in ((found, "by cross-validation"), (found.get("unseen"), "of people it has not seen")):
+            for key, word in words.items() if part else ():
+                told[f"confidence at a lookahead of {lookahead}: {word} {whose}"] = part[key]
+    return told
+
+
+def _figures(probability: Float64, good: NDArray[np.bool_]) -> dict[str, float]:
+    return {"auroc": round(scores.auroc(probability, good), 4), "ece": round(scores.calibration_error(probability, good), 4)}
+
+
+def people_of(sets: Sequence[data.Set]) -> tuple[list[Record], list[str]]:
+    """The people to calibrate on, of the sides "train" and "validation", at most `MOST_PEOPLE` of a set and side, and who of them is on the latter.
+    Synthetic ones only where there are no others, and recordings of less than 30 s only where there are hardly any longer ones."""
+    real = [one for one in sets if one.name != "synthetic"]
+    for shortest_s in SHORTEST_S:
+        found: list[Record] = []
+        unseen: list[str] = []
+        for one in real or sets:
+            for side in ("train", "validation"):
+                every = records(one.sides[side], shortest_s=shortest_s)
+                own = [replace(r, person=f"{one.name} {r.person}") for r in every[:: -(-len(every) // MOST_PEOPLE) or 1]]
+                found += own
+                unseen += [r.person for r in own] if side == "validation" else []
+        if len(found) >= FOLDS:
+            break
+    return found, unseen
