@@ -423,12 +423,23 @@ def picture(result: dict[str, Any], path: Path) -> None:
     """Lag and processor time by the number of streams."""
     from matplotlib.figure import Figure
 
-    rows = sorted((r for r in result["system"]["probes"] if r["lag_p99_ms"] is not None), key=lambda r: r["streams"])
+    told = sorted((r for r in result["system"]["probes"] if r["lag_p99_ms"] is not None), key=lambda r: r["streams"])
+    probe_s = min((r["seconds"] for r in told), default=0.0)
+    rows, held = [r for r in told if r["seconds"] == probe_s], [r for r in told if r["seconds"] > probe_s]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     left = figure.add_subplot()
     streams = [r["streams"] for r in rows]
     left.semilogy(streams, [r["lag_p99_ms"] for r in rows], "o-", color="tab:red", label="lag, 99th percentile")
     left.semilogy(streams, [r["lag_p50_ms"] for r in rows], "o-", color="tab:orange", label="lag, median")
+    if held:
+        hold_s = held[0]["seconds"]
+        left.semilogy(
+            [r["streams"] for r in held],
+            [r["lag_p99_ms"] for r in held],
+            "x",
+            color="tab:red",
+            label=f"the same over {hold_s:g} s",
+        )
     left.axhline(LIVE_MS, color="0.6", ls="--", lw=1)
     left.set_xlabel("streams of 125 Hz")
     left.set_ylabel("lag, ms")
