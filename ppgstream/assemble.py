@@ -8,7 +8,7 @@ from ppgstream.config import Config
 from ppgstream.core.engine import EngineRules
 from ppgstream.core.segments import Geometry
 from ppgstream.core.stream import StreamRules
-from ppgstream.core.trust import chosen
+from ppgstream.core.trust import calibration_for
 from ppgstream.errors import ConfigError
 from ppgstream.model.checkpoint import Checkpoint
 
@@ -27,10 +27,7 @@ def rules_of(config: Config, checkpoint: Checkpoint, **changes: Any) -> EngineRu
         raise ConfigError(f"windows.lookahead: {w.lookahead} is not below the checkpoint's window of {window} samples")
     lookahead = checkpoint.lookahead if w.lookahead < 0 else w.lookahead
     geometry = Geometry(window, hop, checkpoint.arch.context, lookahead, w.overlap)
-    try:
-        trust = chosen(checkpoint.calibration, window - 1 if lookahead is None else lookahead, window, checkpoint.fs)
-    except (ValueError, TypeError, KeyError) as error:
-        raise ConfigError(f"{checkpoint.path}: {error}") from error
+    calibration = calibration_for(checkpoint.calibration, window - 1 if lookahead is None else lookahead, window, checkpoint.fs)
     stream = StreamRules(
         geometry,
         checkpoint.fs,
@@ -40,7 +37,7 @@ def rules_of(config: Config, checkpoint: Checkpoint, **changes: Any) -> EngineRu
         silence_s=s.silence_s,
         checkpoint=checkpoint.id,
         threshold=s.threshold,
-        trust=None if changes.get("output") == "model" else trust,
+        calibration=None if changes.get("output") == "model" else calibration,
         sentinels=tuple(config.in_.sentinels),
         clocked_by_arrival=config.in_.format != "ppgstream",
         # The network's own answer is asked for as it is: turned over only by request.

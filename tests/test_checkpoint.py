@@ -156,6 +156,9 @@ def test_a_course_network_starts_from_the_course_initial_values() -> None:
     assert (bias == 1).all()
 
 
+CALIBRATION = {"13": {"bias": 2.0, "weights": {"confidence": 1.0}}}
+
+
 def small(folder: Path) -> dict[str, Any]:
     arch = Architecture("ae", window=40, sizes={"hidden": 3})
     save(folder, build(arch), arch)
@@ -226,7 +229,7 @@ def test_a_manifest_that_does_not_fit_its_weights_is_refused(changes: dict[str, 
         {"fs": 100.0},
         {"hop": 20},
         {"lookahead": 13},
-        {"calibration": {"slope": 1.0}},
+        {"calibration": CALIBRATION},
         {"network": NETWORK | {"hidden_activation": "tanh", "output_activation": "linear", "outputs": ["wave"]}},
         {"network": NETWORK | {"hidden_activation": "sigmoid", "output_activation": "sigmoid", "outputs": ["wave"]}},
     ],
@@ -243,10 +246,10 @@ def test_whatever_decides_the_output_is_under_the_id(changes: dict[str, Any], tm
 def test_options_of_a_checkpoint_survive_saving_and_change_its_id(tmp_path: Path) -> None:
     arch = Architecture("ae", 40, sizes={"hidden": (6, 3, 6)}, hidden_activation="tanh", output_activation="sigmoid")
     model = build(arch)
-    save(tmp_path / "a", model, arch, hop=11, lookahead=13, calibration={"slope": 2.0})
+    save(tmp_path / "a", model, arch, hop=11, lookahead=13, calibration=CALIBRATION)
     save(tmp_path / "b", model, arch, hop=11)
     a, b = restore(tmp_path / "a"), restore(tmp_path / "b")
-    assert (a.arch, a.hop, a.lookahead, a.calibration) == (arch, 11, 13, {"slope": 2.0})
+    assert (a.arch, a.hop, a.lookahead, a.calibration) == (arch, 11, 13, CALIBRATION)
     assert (b.lookahead, b.calibration) == (None, {})
     assert a.id != b.id
     x = np.random.default_rng(1).uniform(0, 1, (3, 40)).astype(np.float32)

@@ -20,8 +20,8 @@ from ppgstream.core.denoiser import Answer, Batch, Denoiser
 from ppgstream.core.engine import Engine, EngineRules
 from ppgstream.core.segments import Geometry
 from ppgstream.core.stream import StreamRules
-from ppgstream.core.trust import FEATURES, ROW_S, Calibration, Seen, chosen, features, joined
-from ppgstream.errors import ConfigError
+from ppgstream.core.trust import FEATURES, ROW_S, Calibration, Seen, calibration_for, features, joined
+from ppgstream.errors import CheckpointError
 from ppgstream.files import offline
 from ppgstream.lab import noise, scores, synthetic
 from ppgstream.model import restore as door
@@ -113,7 +113,7 @@ def telling(batch: Batch) -> Answer:
 
 
 def engine(trust: Calibration | None, denoiser: Denoiser = agreeing, *, tile: int = 64, **geometry: Any) -> Engine:
-    stream = StreamRules(Geometry(**({"hop": 49} | geometry)), trust=trust)
+    stream = StreamRules(Geometry(**({"hop": 49} | geometry)), calibration=trust)
     return Engine(denoiser, EngineRules(stream, tile, "input", "standard"))
 
 
@@ -192,17 +192,17 @@ def test_a_plain_calibration_says_of_each_hop_what_its_feature_says(lookahead: i
     assert plain.max() > 0.5 > plain[plain > 0].min()
 
 
-# ---- chosen by lookahead -------------------------------------------------------------------------------------------
+# ---- calibration_for by lookahead -------------------------------------------------------------------------------------------
 
 STATED = {str(a): {"bias": float(a), "weights": {"confidence": 1.0}} for a in (249, 100, 49)}
 
 
 @pytest.mark.parametrize(("lookahead", "taken"), [(249, 249), (248, 100), (100, 100), (99, 49), (49, 49), (48, 49), (0, 49)])
 def test_between_two_lookaheads_the_shorter_one_applies(lookahead: int, taken: int) -> None:
-    found = chosen(STATED, lookahead, 250, FS)
+    found = calibration_for(STATED, lookahead, 250, FS)
     assert found is not None
     assert found.bias == taken
-    assert chosen({}, lookahead, 250, FS) is None
+    assert calibration_for({}, lookahead, 250, FS) is None
 
 
 @pytest.mark.parametrize(
@@ -219,19 +219,19 @@ def test_between_two_lookaheads_the_shorter_one_applies(lookahead: int, taken: i
 )
 def test_a_calibration_that_is_none_is_one_line(stated: dict[str, Any], tmp_path: Path) -> None:
     write_restored(tmp_path / "own", made("transformer", tmp_path / "made"), calibration=stated)
-    with pytest.raises(ConfigError) as told:
-        rules_of(Config(), restore(tmp_path / "own"))
+    with pytest.raises(CheckpointError, match=r"calibration: ") as told:
+        restore(tmp_path / "own")
     assert str(tmp_path / "own") in str(told.value)
     assert "\n" not in str(told.value)
 
 
 def test_the_settings_lookahead_chooses() -> None:
     found = restore(Path("default"))
-    by_key = {key: chosen(found.calibration, int(key), 250, FS) for key in found.calibration}
+    by_key = {key: calibration_for(found.calibration, int(key), 250, FS) for key in found.calibration}
     assert set(by_key) == {"249", "100", "49"}
     for lookahead, key in ((-1, "249"), (120, "100"), (60, "49")):
-        assert rules_of(Config(windows=Windows(lookahead=lookahead)), found).stream.trust == by_key[key]
-    assert rules_of(Config(), found, output="model").stream.trust is None
+        assert rules_of(Config(windows=Windows(lookahead=lookahead)), found).stream.calibration == by_key[key]
+    assert rules_of(Config(), found, output="model").stream.calibration is None
 
 
 # ---- what comes along ----------------------------------------------------------------------------------------------
@@ -255,7 +255,7 @@ def test_what_comes_along_is_calibrated_for_three_lookaheads() -> None:
         *(restore(Path(n)).calibration for n in ("default", "fast", "live", "brae", "lmmse")),
     ):
         assert set(stated) == {"249", "100", "49"}
-        assert all(chosen(stated, a, 250, FS) is not None for a in (249, 100, 49))
+        assert all(calibration_for(stated, a, 250, FS) is not None for a in (249, 100, 49))
 
 
 # ---- fitted --------------------------------------------------------------------------------------------------------
@@ -336,3 +336,7 @@ def test_the_command_writes_a_calibrated_checkpoint_and_its_card(tmp_path: Path,
     assert "confidence at a lookahead of 49: AUROC of people it has not seen" in (out / "README.md").read_text()
     assert found.id.hex() in (out / "README.md").read_text()
     assert run().exit_code == 2, "it is there already"
+    monkeypatch.setattr(calibrate, "calibrate", lambda *_, **__: pytest.fail("nowhere to write, and it went to work"))
+    (tmp_path / "file").write_text("")
+    out = tmp_path / "file" / "below"
+    assert run().exit_code == 74

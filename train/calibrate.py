@@ -18,6 +18,7 @@ from ppgstream.core.denoiser import Denoiser
 from ppgstream.core.engine import Engine, EngineRules
 from ppgstream.core.segments import Geometry
 from ppgstream.core.stream import StreamRules
+from ppgstream.errors import CheckpointError
 from ppgstream.files import offline
 from ppgstream.lab import scores
 from ppgstream.model.checkpoint import Checkpoint
@@ -65,8 +66,10 @@ def rows_of(
     *,
     kinds: Mapping[str, Kind] | None = None,
     seeds: Sequence[int] = SEEDS,
+    step: Callable[[str], None] = lambda _: None,
 ) -> Rows:
-    """Features and labels of people under kinds of noise, those of the bench's main table by default."""
+    """Features and labels of people under kinds of noise, those of the bench's main table by default. Calls `step` with the kind's name after each
+    recording."""
     arch = checkpoint.arch
     hop = checkpoint.hop if lookahead == arch.window - 1 else min(checkpoint.hop, arch.window - lookahead)
     features, good, person = [], [], []
@@ -75,9 +78,10 @@ def rows_of(
             for seed in seeds:
                 noisy, truth = make(record.clean, np.random.default_rng([seed, number, *kind.encode()]))
                 recorder = _Recorder(0.0, {}, checkpoint.fs)
-                stream = StreamRules(Geometry(arch.window, hop, arch.context, lookahead), checkpoint.fs, trust=recorder)
+                stream = StreamRules(Geometry(arch.window, hop, arch.context, lookahead), checkpoint.fs, calibration=recorder)
                 rules = EngineRules(stream, checkpoint.tile, arch.answers, arch.scaling)
                 out = offline.denoise(noisy, Engine(denoiser, rules), fs=checkpoint.fs, dtype="f8").denoised
+                step(kind)
                 if not recorder.kept:
                     continue
                 seen = trust.joined(recorder.kept)
@@ -104,8 +108,12 @@ def _good(out: Float64, truth: Float64 | None, middle: NDArray[np.int64], fs: fl
 
 def fit(rows: Rows, names: Sequence[str]) -> dict[str, Any]:
     """The coefficients for the features `names`: {"bias": .., "weights": {name: ..}}, of features as they are."""
-    from sklearn.linear_model import LogisticRegression
-
+    try:
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:
+        raise CheckpointError(
+            f"scikit-learn cannot be imported, and a calibration needs it: {error}; pip install scikit-learn"
+        ) from error
     x = rows.features[:, [list(trust.FEATURES).index(name) for name in names]]
     mean, sd = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-9)
     fitted = LogisticRegression().fit((x - mean) / sd, rows.good)
@@ -116,9 +124,8 @@ def fit(rows: Rows, names: Sequence[str]) -> dict[str, Any]:
 
 def applied(rows: Rows, coefficients: Mapping[str, Any]) -> Float64:
     """P(good) of each row."""
-    columns = [list(trust.FEATURES).index(name) for name in coefficients["weights"]]
-    z = coefficients["bias"] + rows.features[:, columns] @ np.array(list(coefficients["weights"].values()))
-    return np.asarray(1 / (1 + np.exp(-np.clip(z, -40, 40))), np.float64)
+    found = dict(zip(trust.FEATURES, rows.features.T, strict=True))
+    return trust.Calibration(coefficients["bias"], coefficients["weights"]).of_features(found)
 
 
 def judged(rows: Rows, names: Sequence[str]) -> Float64:
@@ -136,6 +143,11 @@ def judged(rows: Rows, names: Sequence[str]) -> Float64:
     return found
 
 
+def lookaheads(window: int) -> list[int]:
+    """Those that are calibrated for, of a network with windows so long."""
+    return [window - 1, *(a for a in LOOKAHEADS if a < window - 1)]
+
+
 def calibrate(
     checkpoint: Checkpoint,
     denoiser: Denoiser,
@@ -144,14 +156,15 @@ def calibrate(
     unseen: Sequence[str] = (),
     seeds: Sequence[int] = SEEDS,
     say: Callable[[str], None] = lambda _: None,
+    step: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The calibration of a checkpoint, and its figures: AUROC and calibration error of rows by cross-validation, of all people and of those that the
     network has not seen. Both empty if there is too little to fit on."""
     window = checkpoint.arch.window
     stated: dict[str, Any] = {}
     figures: dict[str, Any] = {}
-    for lookahead in (window - 1, *(a for a in LOOKAHEADS if a < window - 1)):
-        rows = rows_of(checkpoint, denoiser, people, lookahead, seeds=seeds)
+    for lookahead in lookaheads(window):
+        rows = rows_of(checkpoint, denoiser, people, lookahead, seeds=seeds, step=step)
         if len(rows.good) < LEAST_ROWS or not 0 < rows.good.sum() < len(rows.good):
             return {}, {}
         plain, every = judged(rows, ["confidence"]), judged(rows, list(trust.FEATURES))

@@ -141,7 +141,7 @@ def evaluate(
     }
     where, pages = next(iter(sets), ""), [""]
     for name in tables:
-        with _progress(console, name, _steps(name, compared, sets, len(people), seeds)) as step:
+        with progress(console, name, _steps(name, compared, sets, len(people), seeds)) as step:
             result[name] = _compute(name, compared, sets, people, seeds, step)
         title = f"{name}: {where if name not in ('windows', 'rates') else 'all sets'}, {seeds} draws of noise"
         for table in for_people.shown(name, result[name], title):
@@ -260,7 +260,7 @@ def _plain(value: Any) -> Any:
 
 
 @contextmanager
-def _progress(console: Console, name: str, total: int) -> Iterator[Callable[[str], None]]:
+def progress(console: Console, name: str, total: int) -> Iterator[Callable[[str], None]]:
     """A bar with what is being measured and the time left."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.core import trust
 from ppgstream.core.denoiser import Batch, Denoiser, Scaling
 from ppgstream.core.engine import Engine, EngineRules
 from ppgstream.core.quality import held_rows
 from ppgstream.core.scaling import normalise, standard_scale_of
 from ppgstream.core.segments import Geometry
 from ppgstream.core.stream import StreamRules
+from ppgstream.core.trust import calibration_for
 from ppgstream.errors import UsageError
 from ppgstream.files import offline
 from ppgstream.lab import noise
@@ -80,8 +80,8 @@ def of_checkpoint(name: str, path: Path) -> Method:
         # A window is asked for at least as often as its newest samples are final, so that a short lookahead is kept.
         hop = min(found.hop, arch.window - wait) if ahead is not None else found.hop
         geometry = Geometry(arch.window, max(hop, 1), arch.context, ahead)
-        sure = trust.chosen(found.calibration, wait, arch.window, data.FS)
-        rules = EngineRules(StreamRules(geometry, data.FS, trust=sure), found.tile, arch.answers, arch.scaling)
+        calibration = calibration_for(found.calibration, wait, arch.window, data.FS)
+        rules = EngineRules(StreamRules(geometry, data.FS, calibration=calibration), found.tile, arch.answers, arch.scaling)
         result = offline.denoise(x, Engine(denoiser, rules), fs=data.FS, dtype="f8")
         return Streamed(result.denoised.astype(np.float64), result.confidence.astype(np.float64))
 

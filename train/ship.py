@@ -1,7 +1,7 @@
 """A run becomes a checkpoint that comes with the package: `python -m ppgstream.train.ship RUN NAME BENCH`, from the clone.
 
 BENCH is the evaluate.json in which a row is named NAME. Its figures go into the manifest and the card, and the card says how to call the checkpoint.
-They decide nothing about the output, so the id stays that of the run.
+They decide nothing about the output, so the id of a run that states its own calibration stays.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ def run(
     say(
         f"ready: {found.arch.family} {found.id.hex()} at {found.fs:g} Hz; in {e['in']} ({settings.in_.format}), out {e['out']}, status {e['status']}"
     )
-    # The loop makes hardly any reference cycles, and looking for them often takes a tenth of its time.
+    # The loop makes hardly any reference cycles, and looking for them often costs streams (docs/decisions.md).
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)

@@ -38,6 +38,7 @@ def checkpoint_show(
         "hop": found.hop,
         "lookahead": found.lookahead,
         "answers": found.arch.answers,
+        "calibration": dict(found.calibration),
         "tile": found.tile,
         "parameters": found.parameters,
         "sha256": found.sha256,
@@ -278,18 +279,26 @@ def checkpoint_calibrate(
     synthetic: Annotated[bool, typer.Option("--synthetic", help="On synthetic people: needs no recordings.")] = False,
 ) -> None:
     """Make a checkpoint's confidence the probability that a second is good, on people to train and validate with. Minutes. Docs: docs/training.md."""
+    from rich.console import Console
+
     from ppgstream.model import runtime
     from ppgstream.model.checkpoint import MANIFEST
     from ppgstream.model.folder import replace_files, write_restored
-    from ppgstream.train import calibrate, card
+    from ppgstream.train import calibrate, card, evaluate
     from ppgstream.train import data as sets
 
     found = restored(path)
     if (out / MANIFEST).exists():
         raise UsageError(f"{out}: holds a checkpoint already")
+    try:
+        out.mkdir(parents=True, exist_ok=True)  # what cannot be written is told before the work
+    except OSError as error:
+        raise OutputError(f"{out}: cannot write: {error.strerror}") from error
     people, unseen = calibrate.people_of([sets.synthetic_set(0)] if synthetic else sets.public_sets(data))
     say(f"{len(people)} people, {len(unseen)} of whom the network has not seen if it was trained on this split")
-    stated, figures = calibrate.calibrate(found, runtime.denoiser(found), people, unseen=unseen, say=say)
+    recordings = len(people) * len(calibrate.MAIN) * len(calibrate.SEEDS) * len(calibrate.lookaheads(found.arch.window))
+    with evaluate.progress(Console(stderr=True), "calibrating", recordings) as step:
+        stated, figures = calibrate.calibrate(found, runtime.denoiser(found), people, unseen=unseen, say=say, step=step)
     if not stated:
         raise DataError(f"{path}: these people's seconds are all good or all bad: nothing to calibrate on")
     try:

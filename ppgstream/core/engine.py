@@ -11,7 +11,7 @@ for one thread: arithmetic in small arrays on two would wait for Python's lock m
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -106,6 +106,18 @@ class ReadyQueue:
 
     def __len__(self) -> int:
         return self._count
+
+
+def _turns(ready: list[Ready]) -> list[list[int]]:
+    """The windows of a tile by position, a window a stream in each turn: what is said of a stream's first window must not know of its second."""
+    turns: list[list[int]] = []
+    of_stream: Counter[str] = Counter()
+    for k, (stream, *_) in enumerate(ready):
+        if of_stream[stream.name] == len(turns):
+            turns.append([])
+        turns[of_stream[stream.name]].append(k)
+        of_stream[stream.name] += 1
+    return turns
 
 
 @dataclass(slots=True)
@@ -238,28 +250,19 @@ class Engine:
             if answer.log_var is not None:
                 confidences = list(np.where(tile.scale.flat, 0.0, confidence_of(answer.log_var.astype(np.float64))))
         chunks: list[Chunk] = []
-        left = list(range(n))
-        while left:  # a stream's second window in a tile waits for the next turn: what is said of the first must not know of it
-            taken = set[str]()
-            turn: list[int] = []
-            later: list[int] = []
-            for k in left:
-                name = tile.ready[k].stream.name
-                (later if name in taken else turn).append(k)
-                taken.add(name)
+        for turn in _turns(tile.ready):
             for k in turn:
                 window, row = tile.ready[k].window, rows[k]
                 window.segment.add(window.start, row, flags[k], None if row is None else confidences[k])
             chunks += self._release([tile.ready[k] for k in turn])
-            left = later
         return chunks
 
     def _release(self, answered: list[Ready]) -> list[Chunk]:
         """What became final with windows of different streams; how sure their samples are is computed at once."""
         seen = [ready.window.segment.seen() for ready in answered]
         rows = [s for s in seen if s is not None]
-        trust = self.rules.stream.trust
-        sure = np.zeros(0) if trust is None or not rows else trust.of(joined(rows))
+        calibration = self.rules.stream.calibration
+        sure = np.zeros(0) if calibration is None or not rows else calibration.of(joined(rows))
         chunks: list[Chunk] = []
         at = 0
         for ready, s in zip(answered, seen, strict=True):

@@ -96,13 +96,13 @@ class Segment:
         "_first_flags",
         "_kept",
         "_size",
+        "calibration",
         "closed",
         "flags",
         "geometry",
         "next_window",
         "polarity",
         "released",
-        "rule",
         "start",
         "state",
         "stop",
@@ -118,15 +118,15 @@ class Segment:
         geometry: Geometry,
         first_flags: int = 0,
         polarity: Watcher = UPRIGHT,
-        trust: Calibration | None = None,
+        calibration: Calibration | None = None,
     ) -> None:
         self.geometry, self.polarity = geometry, polarity  # the polarity is its session's
-        self.rule = trust
+        self.calibration = calibration
         self.start = self.stop = self.released = self.next_window = start
         self.closed = False
         self._base = start  # index of buffer position 0
         self._done = self._done_before = start  # index up to which windows are in, and were before the last one
-        self._kept = max(geometry.context + geometry.window, trust.row if trust is not None and not trust.plain else 0)
+        self._kept = max(geometry.context + geometry.window, 0 if calibration is None else calibration.row)
         self._size = self._kept + 4 * geometry.hop
         self.x = np.zeros(self._size)
         self.state = np.zeros(self._size, np.uint8)
@@ -211,9 +211,9 @@ class Segment:
         """What is known of the samples that have become final since the last release, a row for each hop of them; None if there are none, or if their
         confidence needs no row."""
         settled = max(self.settled, self.released)
-        if self.rule is None or self.rule.plain or settled == self.released or self.short:
+        if self.calibration is None or self.calibration.plain or settled == self.released or self.short:
             return None
-        low = max(self._done - self.rule.row, self.start)
+        low = max(self._done - self.calibration.row, self.start)
         part = slice(low - self._base, self._done - self._base)
         weight = self.weight[part]
         answered = weight > 0
@@ -221,7 +221,7 @@ class Segment:
         y = np.where(answered, self.total[part] / safe, self.x[part])
         confidence = np.where(answered, self.trust[part] / safe, 0.0)
         alone = np.arange(low, self._done) >= self._done_before
-        missing = self.rule.row - (self._done - low)
+        missing = self.calibration.row - (self._done - low)
         start = np.arange(self.released, settled, self.geometry.hop)
 
         def rows(v: NDArray[Any]) -> NDArray[Any]:
@@ -252,13 +252,13 @@ class Segment:
             values, confidence = np.where(bare, raw, self.total[part] / safe), np.where(bare, 0.0, self.trust[part] / safe)
         else:
             values, confidence = self.total[part] / weight, self.trust[part] / weight
-        if self.rule is not None and self.rule.plain and not self.short:
-            confidence = np.where(bare, 0.0, self._plainly(self.rule, settled))
-        elif self.rule is not None and not self.short:
+        if self.calibration is not None and self.calibration.plain and not self.short:
+            confidence = np.where(bare, 0.0, self._plainly(self.calibration, settled))
+        elif self.calibration is not None and not self.short:
             if sure is None:
                 seen = self.seen()
                 assert seen is not None
-                sure = self.rule.of(seen)
+                sure = self.calibration.of(seen)
             confidence = np.where(bare, 0.0, np.repeat(sure, self.geometry.hop)[: settled - self.released])
         released = Released(self.released, raw, values, confidence, self.flags[part].copy(), self.state[part], bare)
         if self._first_flags and self.released == self.start:
@@ -266,15 +266,15 @@ class Segment:
         self.released = settled
         return released
 
-    def _plainly(self, rule: Calibration, settled: int) -> Float64:
+    def _plainly(self, calibration: Calibration, settled: int) -> Float64:
         """P(good) of the samples up to `settled`, by their confidence alone: the same for each hop of them."""
         hop, parts = self.geometry.hop, []
         for start in range(self.released, settled, hop):
             stop = min(start + hop, settled)
-            part = slice(start - self._base, min((start + stop) // 2 + rule.beyond, self._done) - self._base)
+            part = slice(start - self._base, min((start + stop) // 2 + calibration.beyond, self._done) - self._base)
             weight, trust = self.weight[part], self.trust[part]
             mean = float((trust / np.where(weight > 0, weight, 1.0)).sum()) / len(weight)
-            parts.append(np.full(stop - start, rule.of_confidence(mean)))
+            parts.append(np.full(stop - start, calibration.of_confidence(mean)))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     @property

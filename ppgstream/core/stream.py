@@ -50,7 +50,7 @@ class StreamRules:
     silence_s: float = 2.0
     checkpoint: bytes = NO_CHECKPOINT
     threshold: float = 0.5
-    trust: Calibration | None = None
+    calibration: Calibration | None = None
     sentinels: tuple[float, ...] = ()  # values that mean "no value"
     polarity: Polarity = "auto"
     clocked_by_arrival: bool = False  # the senders say no time
@@ -410,7 +410,7 @@ class Stream:
         if self._segment is None:
             self._put_run()
             first = Flag.STEP if self._stepped else 0
-            self._segment = Segment(self._judged, self.rules.geometry, first, self._polarity, self.rules.trust)
+            self._segment = Segment(self._judged, self.rules.geometry, first, self._polarity, self.rules.calibration)
             self._stepped = False
             self.moved = True
             self._timeline.append(self._segment)

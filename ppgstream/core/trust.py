@@ -1,7 +1,7 @@
 """How likely an output is good: a calibrated probability, from numbers that are known when a sample is published.
 
 A second is good if its SNR in the pulse's band is at least 6 dB (docs/bench.md). What a network tells of its own error, or how well its windows agree,
-orders seconds well or badly, and is no probability. A logistic regression on it is; where agreement is all there is, nine more numbers go in, taken
+orders seconds well or badly, and is no probability. A logistic regression on it is; where agreement is all there is, ten more numbers go in, taken
 from the newest 2.5 s of input and output. Its coefficients belong to a checkpoint (`train/calibrate.py` fits them).
 
 All numbers are computed a row at a time, so that a row's result does not depend on the others.
@@ -71,8 +71,8 @@ class Calibration:
 
     @property
     def row(self) -> int:
-        """How many samples a row of `Seen` has."""
-        return round(ROW_S * self.fs)
+        """How many samples a row of `Seen` has; 0 where none are needed."""
+        return 0 if self.plain else round(ROW_S * self.fs)
 
     @property
     def beyond(self) -> int:
@@ -86,30 +86,29 @@ class Calibration:
 
     def of(self, seen: Seen) -> Float64:
         """P(good) of each row, (n,)."""
-        found = features(seen, self.fs)
-        total = np.full(len(seen.x), self.bias)
-        for name, weight in self.weights.items():
-            total += weight * found[name]
-        return _logistic(total)
+        return self.of_features(features(seen, self.fs))
+
+    def of_features(self, found: Mapping[str, Float64]) -> Float64:
+        """P(good) of rows whose `FEATURES` these are, (n,)."""
+        z = self.bias + sum(weight * found[name] for name, weight in self.weights.items())
+        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(z, -40.0, 40.0))), np.float64)
 
 
-def _logistic(z: Float64) -> Float64:
-    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(z, -40.0, 40.0))), np.float64)
-
-
-def chosen(stated: Mapping[str, Any], lookahead: int, window: int, fs: float) -> Calibration | None:
+def calibration_for(stated: Mapping[str, Any], lookahead: int, window: int, fs: float) -> Calibration | None:
     """The calibration for a lookahead, of those that a checkpoint states by lookahead ("249": {"bias": .., "weights": {..}}): the longest one that is not
     longer, or the shortest. None if it states none.
 
-    Raises ValueError for anything else than numbers by known names."""
+    Raises ValueError for anything else than a bias, and weights by known names."""
     if not stated:
         return None
     by_lookahead: dict[int, Calibration] = {}
     for key, entry in stated.items():
         if not key.isascii() or not key.isdigit() or int(key) >= window:
-            raise ValueError(f"calibration: {key!r} is not a lookahead below {window}")
-        weights = {str(name): float(value) for name, value in dict(entry["weights"]).items()}
-        bias = float(entry["bias"])
+            raise ValueError(f"calibration: {key!r} is no lookahead shorter than the window of {window} samples")
+        try:
+            bias, weights = float(entry["bias"]), {str(name): float(value) for name, value in entry["weights"].items()}
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise ValueError(f"calibration: {key}: must be a bias and weights, numbers by their names") from error
         if unknown := set(weights) - set(FEATURES):
             raise ValueError(f"calibration: {sorted(unknown)[0]!r} is none of {', '.join(FEATURES)}")
         if not all(map(math.isfinite, (bias, *weights.values()))):

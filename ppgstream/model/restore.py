@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ppgstream.core.trust import calibration_for
 from ppgstream.errors import CheckpointError
 from ppgstream.model.checkpoint import CALIBRATIONS, MANIFEST, SHIPPED, Checkpoint, shipped
 from ppgstream.model.course import restore_saver, saver_prefix
@@ -35,6 +36,10 @@ def restore(path: Path) -> Checkpoint:
             raise CheckpointError(
                 f"{path}: tensor {name!r} holds {np.count_nonzero(~np.isfinite(tensor))} values that are not finite"
             )
+    try:
+        calibration_for(found.calibration, 0, found.arch.window, found.fs)
+    except ValueError as error:
+        raise CheckpointError(f"{path}: {error}") from error
     return found if found.calibration else calibrated(found)
 
 
