@@ -196,6 +196,10 @@ def test_rows_are_named_by_path_or_by_name(tmp_path: Path) -> None:
     path = SHIPPED / "lmmse"
     found = methods.chosen([str(path), f"mine={path}", "lmmse"], tmp_path)
     assert [m.name for m in found] == [str(path), "mine", "lmmse"]
+    found = methods.chosen([f"mine={path}"], tmp_path)
+    assert [m.name for m in found] == ["lmmse", "mine"]  # what to compare with comes first
+    found = methods.chosen([f"mine={path}"], tmp_path, only=True)
+    assert [m.name for m in found] == ["mine"]
     for odd in ("=x", "x=", "mine="):
         with pytest.raises(UsageError, match="NAME=PATH"):
             methods.chosen([odd], tmp_path)
@@ -244,24 +248,24 @@ def test_evaluate_on_recordings_of_one_s_own_writes_tables_json_and_pictures(
     ]
     result = CliRunner().invoke(app, [*arguments, "--tables", "streamed,windows,snr,lookahead,rates,cost", "--out", str(out)])
     assert result.exit_code == 0, result.output
-    assert "N1-stream (streamed: own recordings, 1 draws of noise)" in result.output
+    assert "N1-stream (streamed: own recordings, 1 draw of noise)" in result.output
     assert "the rows mean wave and kNN are left out" in result.output
     written = json.loads((out / "evaluate.json").read_text())
-    assert set(written["methods"]) == {"the input itself", "band-pass 0.5..8 Hz", "mine"}
+    assert set(written["methods"]) == {"the input itself", "band-pass 0.5..8 Hz", "lmmse", "mine"}
     assert written["sets"]["own recordings"]["recordings"] == 2
     assert {row["kind"] for row in written["streamed"]} == {*streamed.MAIN, "all kinds"}
     mine = rows_of(written["streamed"], "mine")
     assert mine["white"]["gain_db"] > 2
-    assert mine["clean"]["snr_b_in_db"] > 100
+    assert mine["clean"]["snr_b_in_db"] is None  # infinite
     page = (out / "evaluate.md").read_text()
-    assert "| kind | the input itself | band-pass 0.5..8 Hz | mine |" in page
+    assert "| kind | the input itself | band-pass 0.5..8 Hz | lmmse | mine |" in page
     assert (
         f"| white: gain; HR | {'0.0; ' + format(rows_of(written['streamed'], 'the input itself')['white']['hr_mae_out_bpm'], '.1f')} |"
         in page
     )
-    assert "| nothing there: bad called good |  |  | 0.00 |" in page
-    assert [row["method"] for row in written["cost"]] == ["mine"]
-    assert written["cost"][0]["time"] == 1
+    assert "| nothing there: bad called good |  |  | 0.00 | 0.00 |" in page
+    assert [row["method"] for row in written["cost"]] == ["lmmse", "mine"]
+    assert written["cost"][-1]["time_ratio"] == 1
     for picture in ("streamed", "examples", "snr", "lookahead"):
         assert (out / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
 

@@ -68,7 +68,11 @@ def text(found: Checkpoint) -> str:
             if {"date", "epochs_done", "minutes"} <= set(p)
             else []
         ),
-        *([f"It began from the weights of {began['name']} (sha256 {began['sha256'][:16]})."] if began else []),
+        *(
+            [f"Training began from the weights of an earlier run, {began['name']} (sha256 {began['sha256'][:16]})."]
+            if began
+            else []
+        ),
         "",
         *(_figures(found.figures) if found.figures else []),
         "## Cost",

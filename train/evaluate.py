@@ -107,10 +107,12 @@ def evaluate(
     own_source: Mapping[str, Any] | None,
     tables: Sequence[str],
     seeds: int,
+    only: bool = False,
     out: Path | None,
     console: Console,
 ) -> dict[str, Any]:
-    """All tables asked for, as they are written to JSON. With `out`, evaluate.json, evaluate.md and pictures go there.
+    """All tables asked for, as they are written to JSON. `only`: without the course's checkpoints, `lmmse` and what is computed from training windows.
+    With `out`, evaluate.json, evaluate.md and pictures go there.
 
     Raises UsageError for an unknown table, SourceError, DataError or CheckpointError for what cannot be read, OutputError.
     """
@@ -124,10 +126,10 @@ def evaluate(
             raise OutputError(f"{out}: cannot write: {error}") from error
     needed = set(tables) != {"cost"}  # recordings
     sets = {} if not needed else own_set(own_source, console) if own_source is not None else tested_sets(folder)
-    training = training_windows(folder) if needed and folder.is_dir() else None
-    if needed and training is None:
+    training = training_windows(folder) if needed and not only and folder.is_dir() else None
+    if needed and not only and training is None:
         console.print(f"{folder}: no training recordings there: the rows mean wave and kNN are left out", soft_wrap=True)
-    compared = [*methods.baselines(training), *methods.chosen(asked, folder)]
+    compared = [*methods.baselines(training), *methods.chosen(asked, folder, only=only)]
     known = {m.name: seen for m in compared if (seen := _seen(m, sets))}
     for name, count in known.items():
         console.print(f"{name} was trained on {count} of the recordings tested here: its figures flatter it", soft_wrap=True)
@@ -140,10 +142,13 @@ def evaluate(
         "seeds": seeds,
     }
     where, pages = next(iter(sets), ""), [""]
+    if not people and needed and set(tables) - {"windows", "rates", "cost"}:
+        raise DataError(f"no clean stretch of {shortest_s:g} s and more: only --tables windows, rates and cost do without one")
+    draws = "1 draw" if seeds == 1 else f"{seeds} draws"
     for name in tables:
         with progress(console, name, _steps(name, compared, sets, len(people), seeds)) as step:
             result[name] = _compute(name, compared, sets, people, seeds, step)
-        title = f"{name}: {where if name not in ('windows', 'rates') else 'all sets'}, {seeds} draws of noise"
+        title = f"{name}: {where if name not in ('windows', 'rates') else 'all sets'}, {draws} of noise"
         for table in for_people.shown(name, result[name], title):
             for part in table.rich(console.width):
                 console.print(part)
@@ -191,8 +196,6 @@ def _compute(
         return rows
     if name == "cost":
         return cost(compared, step)
-    if not people:
-        raise DataError(f"no clean stretch of {streamed.SHORTEST_S:g} s and more: the streamed tables need one")
     if name == "snr":
         return streamed.by_snr(compared, people, seeds=draws, step=step)
     if name == "lookahead":
@@ -230,7 +233,7 @@ def cost(compared: Sequence[Method], step: Callable[[str], None]) -> list[dict[s
             "parameters": m.parameters,
             "mflop": round(m.mflop, 2),
             "windows_per_s": round(methods.TILE / float(np.median(seconds[m.name]))),
-            "time": round(float(np.median(np.array(seconds[m.name]) / last)), 2),
+            "time_ratio": round(float(np.median(np.array(seconds[m.name]) / last)), 2),
         }
         for m in timed
     ]
@@ -261,9 +264,20 @@ def _plain(value: Any) -> Any:
 
 @contextmanager
 def progress(console: Console, name: str, total: int) -> Iterator[Callable[[str], None]]:
-    """A bar with what is being measured and the time left."""
+    """A bar with what is being measured and the time left; where no terminal is, a line for each tenth."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+    if not console.is_terminal:
+        done = 0
+
+        def tell(what: str) -> None:
+            nonlocal done
+            done += 1
+            if done * 10 // total > (done - 1) * 10 // total:
+                console.print(f"{name}: {done} of {total} ({what})", soft_wrap=True)
+
+        yield tell
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(name, total=total)

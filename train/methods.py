@@ -175,11 +175,15 @@ def knn(clean: Float64) -> Method:
     return Method("kNN-200 LMMSE", windows)
 
 
-def chosen(asked: list[str], folder: Path) -> list[Method]:
-    """The checkpoints to compare, each PATH or NAME=PATH; without any, those that come along and the course's under `folder`, where they are."""
+def chosen(asked: list[str], folder: Path, *, only: bool = False) -> list[Method]:
+    """The checkpoints to compare, each PATH or NAME=PATH; without any, all that come along. With `only` nothing else; otherwise the course's checkpoints
+    under `folder`, where they are, and `lmmse` come first."""
+    named = {text.partition("=")[0] for text in asked}
+    beside = [f"{name}={folder / 'course' / at}" for name, at in COURSE.items() if (folder / "course" / at).is_dir()] + ["lmmse"]
     if not asked:
-        asked = [f"{name}={folder / 'course' / at}" for name, at in COURSE.items() if (folder / "course" / at).is_dir()]
-        asked += sorted(shipped(), key=lambda name: (name != "lmmse", name == "default", name))
+        asked = sorted(shipped() if only else set(shipped()) - {"lmmse"}, key=lambda name: (name == "default", name))
+    if not only:
+        asked = [text for text in beside if text.partition("=")[0] not in named] + asked
     methods: list[Method] = []
     for text in asked:
         name, _, path = text.rpartition("=") if "=" in text and not Path(text).exists() else (text, "", text)

@@ -221,8 +221,9 @@ def _row(measured: list[Measured]) -> dict[str, float]:
     def joined(name: str) -> Float64:
         return np.concatenate([np.zeros(0), *(getattr(m, name) for m in measured)])
 
+    snr_in = median("snr_in")
     row = {
-        "snr_b_in_db": median("snr_in"),
+        "snr_b_in_db": snr_in if snr_in < 10 * CLEAN_DB else float("inf"),
         "snr_b_out_db": median("snr_out"),
         **_gains(measured),
         "amplitude": median("amplitude"),

@@ -14,21 +14,32 @@ if TYPE_CHECKING:
 FRAME = 3  # characters of a table's frame beside each cell
 STREAMED_COLUMNS = {
     "snr_b_in_db": ("SNR in, dB", 1),
-    "snr_b_out_db": ("out", 1),
-    "gain_db": ("gain", 1),
-    "gain_p5_db": ("5 %", 1),
-    "amplitude": ("ampl.", 2),
-    "hr_mae_in_bpm": ("HR in, bpm", 1),
-    "hr_mae_out_bpm": ("out", 1),
-    "hr_mae_sure_bpm": ("sure", 1),
-    "peak_shift_ms": ("peak, ms", 0),
-    "seam_hop": ("seam hop", 2),
-    "seam_patch": ("patch", 2),
+    "snr_b_out_db": ("SNR out", 1),
+    "gain_db": ("gain, dB", 1),
+    "gain_p5_db": ("gain 5 %", 1),
+    "amplitude": ("amplitude", 2),
+    "hr_mae_in_bpm": ("HR error in, bpm", 1),
+    "hr_mae_out_bpm": ("HR error out", 1),
+    "hr_mae_sure_bpm": ("HR error, sure", 1),
+    "hr_coverage": ("HR sure, share", 2),
+    "peak_shift_ms": ("peak shift, ms", 0),
+    "seam_hop": ("seam, hop", 2),
+    "seam_patch": ("seam, patch", 2),
     "auroc": ("AUROC", 3),
     "ece": ("ECE", 3),
-    "good": ("good", 2),
-    "good_kept": ("kept", 2),
+    "good": ("good, share", 2),
+    "good_kept": ("good kept", 2),
     "bad_kept": ("bad kept", 2),
+}
+OTHER_COLUMNS = {
+    "g_n1_db": "G N1, dB",
+    "g_white_db": "G white",
+    "g_slope_db": "G slope",
+    "g_saturation_db": "G saturation",
+    "mse": "MSE",
+    "mflop": "MFLOP",
+    "windows_per_s": "windows/s",
+    "time_ratio": "time / last row's",
 }
 
 
@@ -72,7 +83,11 @@ def shown(name: str, rows: list[dict[str, Any]], title: str) -> list[Shown]:
     """The streamed tables as a summary of all methods, and by kind of noise; the others as they are."""
     if name in ("windows", "cost") and rows:
         return [
-            Shown("cost" if name == "cost" else title, list(rows[0]), [[str(value) for value in row.values()] for row in rows])
+            Shown(
+                "cost, on one thread" if name == "cost" else title,
+                [OTHER_COLUMNS.get(key, key) for key in rows[0]],
+                [[str(value) for value in row.values()] for row in rows],
+            )
         ]
     if name == "rates":
         kinds = list(dict.fromkeys(row["kind"] for row in rows))

@@ -372,10 +372,12 @@ def bench(
 def evaluate(
     checkpoints: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[CHECKPOINT]...", help="PATH or NAME=PATH. Default: those that come along, and the course's two."
-        ),
+        typer.Argument(metavar="[CHECKPOINT]...", help="PATH or NAME=PATH. Default: all that come along."),
     ] = None,
+    only: Annotated[
+        bool,
+        typer.Option("--only", help="Without the rows to compare with: the course's checkpoints, lmmse, the mean wave, kNN."),
+    ] = False,
     data: Annotated[Path, typer.Option(help="Folder of the public recordings.")] = Path("../shared/data"),
     recordings: Annotated[
         Path | None,
@@ -416,6 +418,7 @@ def evaluate(
         own_source=own,
         tables=[name.strip() for name in tables.split(",")],
         seeds=seeds,
+        only=only,
         out=out,
         console=Console(stderr=json, highlight=False, markup=False),
     )
