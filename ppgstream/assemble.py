@@ -6,6 +6,7 @@ from typing import Any
 
 from ppgstream.config import Config
 from ppgstream.core.engine import EngineRules
+from ppgstream.core.rate import rules_for
 from ppgstream.core.segments import Geometry
 from ppgstream.core.stream import StreamRules
 from ppgstream.core.trust import calibration_for
@@ -41,6 +42,9 @@ def rules_of(config: Config, checkpoint: Checkpoint, **changes: Any) -> EngineRu
         sentinels=tuple(config.in_.sentinels),
         clocked_by_arrival=config.in_.format != "ppgstream",
         # The network's own answer is asked for as it is: turned over only by request.
+        policy=s.policy,
+        policies={name: own.policy for name, own in s.by_name.items() if own.policy is not None},
+        rate=rules_for(checkpoint.calibration, checkpoint.fs) if s.beats and changes.get("output") != "model" else None,
         polarity="up" if s.polarity == "auto" and changes.get("output") == "model" else s.polarity,
     )
     arch = checkpoint.arch

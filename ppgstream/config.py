@@ -13,8 +13,10 @@ from msgspec import Meta
 
 from ppgstream.errors import ConfigError
 
+STREAM_ID = "[A-Za-z0-9._-]{1,32}"
 Positive = Annotated[int, Meta(ge=1)]
 Runtime = Literal["auto", "onnx", "tensorflow"]  # what runs a network
+Policy = Literal["mark", "mask", "raw"]  # what is published below the threshold
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 
 
@@ -27,7 +29,7 @@ class In(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     json_samples: str = "samples"
     json_stream: str = "stream"
     sentinels: Annotated[list[float], Meta(max_length=16)] = []
-    default_stream: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9._-]{1,32}\Z")] = "sensor"
+    default_stream: Annotated[str, Meta(pattern=rf"\A{STREAM_ID}\Z")] = "sensor"
     high_water_mark: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
     queue_samples: Annotated[int, Meta(ge=1000, le=100_000_000)] = 262_144
 
@@ -58,6 +60,10 @@ class Windows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     overlap: Literal["hann", "uniform"] = "hann"
 
 
+class OneStream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    policy: Policy | None = None
+
+
 class Streams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_streams: Positive = 10_000
     max_fill: Annotated[int, Meta(ge=0, le=1000)] = 50
@@ -66,7 +72,10 @@ class Streams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     silence_s: Seconds = 2.0
     idle_s: Seconds = 30.0
     threshold: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    policy: Policy = "mark"
+    beats: bool = True
     polarity: Literal["auto", "up", "down"] = "auto"
+    by_name: dict[str, OneStream] = {}  # of the file's tables [streams.NAME]
 
 
 class Overload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,6 +110,8 @@ def load(path: Path | None = None, **overrides: str | None) -> Config:
             raise ConfigError(f"{chosen}: cannot read the configuration: {error}") from error
         except tomllib.TOMLDecodeError as error:
             raise ConfigError(f"{chosen}: not TOML: {error}") from error
+    if isinstance(streams := tree.get("streams"), dict):
+        streams["by_name"] = _of_streams(streams, f"{chosen}: streams")
     for key, value in overrides.items():
         if value is not None:
             section, _, name = key.partition("__")
@@ -114,6 +125,22 @@ def load(path: Path | None = None, **overrides: str | None) -> Config:
         given = overrides.get(f"{section}__endpoint") is not None or chosen is None
         check_endpoint(endpoint, f"{section}.endpoint" if given else f"{chosen}: {section}.endpoint")
     return config
+
+
+def _of_streams(streams: dict[str, object], where: str) -> dict[str, OneStream]:
+    """Takes the tables [streams.NAME] out of the table [streams]. Raises ConfigError."""
+    found: dict[str, OneStream] = {}
+    for name in [name for name, value in streams.items() if isinstance(value, dict)]:
+        if not re.fullmatch(STREAM_ID, name):
+            raise ConfigError(f"{where}.{name!r}: a stream id is 1 to 32 of A-Z a-z 0-9 . _ -")
+        value = streams.pop(name)
+        try:
+            found[name] = msgspec.convert(value, OneStream)
+        except msgspec.ValidationError:
+            raise ConfigError(
+                f"{where}.{name}: got {value!r}: a stream's own settings are: policy, one of {', '.join(get_args(Policy))}"
+            ) from None
+    return found
 
 
 def _explain(message: str, tree: dict[str, dict[str, object]]) -> str:

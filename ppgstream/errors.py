@@ -44,6 +44,10 @@ class WireError(PpgStreamError):
     exit_code = EX_DATAERR
 
 
+class UnknownKindError(WireError):
+    """A whole message of a kind that this version does not know: skipped."""
+
+
 class DataError(PpgStreamError):
     """A recording holds no valid sample, or bad data where none is tolerated."""
 

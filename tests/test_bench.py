@@ -337,6 +337,7 @@ def test_the_bar_is_as_long_as_the_work(name: str, lmmse: methods.Method, monkey
     monkeypatch.setattr(streamed.Draw, "measure", lambda *_: None)
     monkeypatch.setattr(streamed, "_row", lambda _: {})
     monkeypatch.setattr(streamed, "_trust", lambda _: {})
+    monkeypatch.setattr(streamed, "_live", lambda _: {})
     monkeypatch.setattr(evaluate, "window_row", lambda *_, **__: {})
     compared = [methods.raw(), methods.mean_wave(np.ones((2, 250))), lmmse]
     sets = {"own": data.Clean([person(1), person(2)], ["a", "b"])}

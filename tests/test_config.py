@@ -16,6 +16,7 @@ from ppgstream.errors import ConfigError
 
 SHIPPED = Path(__file__).parent.parent / "config.toml"
 DEFAULTS: dict[str, dict[str, object]] = msgspec.to_builtins(Config())
+assert DEFAULTS["streams"].pop("by_name") == {}  # tables of single streams: in the file there are none
 KEYS = [(section, key) for section, fields in DEFAULTS.items() for key in fields]
 
 

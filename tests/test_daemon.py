@@ -39,7 +39,7 @@ from ppgstream.model.checkpoint import Checkpoint
 ANY_PORT = "tcp://127.0.0.1:*"
 PATIENCE_S = 45.0
 WINDOW = 250
-DATA, STATUS, END, GAP = 1, 2, 3, 4
+DATA, STATUS, END, GAP, BEATS = 1, 2, 3, 4, 5
 FLAG_NONFINITE, FLAG_GAP, FLAG_PASSTHROUGH, FLAG_SHED = 4, 8, 16, 32
 CODES = {"f4": 1, "f8": 2, "i2": 3, "i4": 4}
 FORMATS = {1: "<f4", 2: "<f8", 3: "<i2", 4: "<i4"}
@@ -103,6 +103,37 @@ def parse(parts: list[bytes]) -> Record:
     return Record(stream.decode("ascii"), kind, session, index, values, confidence, flags, missing, bool(unclean), t_ns)
 
 
+@dataclass(frozen=True)
+class Beats:
+    """A BEATS message, taken apart."""
+
+    stream: str
+    session: int
+    index: int
+    bpm: float
+    confidence: float
+    at: Array
+    columns: Array  # interval, its error, confidence; a row each
+
+
+def parse_beats(parts: list[bytes]) -> Beats:
+    stream, message = parts
+    _, _, kind, _, annotated, unclean, session, index, count, *_ = HEAD.unpack(message[:52])
+    assert struct.unpack("<I", message[52:56])[0] == zlib.crc32(message[:52] + message[56:])
+    assert (kind, annotated, unclean, len(message)) == (BEATS, 0, 0, 56 + 8 + 20 * count)
+    bpm, confidence = struct.unpack("<ff", message[56:64])
+    at = np.frombuffer(message[64 : 64 + 8 * count], "<u8")
+    return Beats(
+        stream.decode("ascii"),
+        session,
+        index,
+        bpm,
+        confidence,
+        at,
+        np.frombuffer(message[64 + 8 * count :], "<f4").reshape(3, -1),
+    )
+
+
 # ---- the two ends and the daemon between them -----------------------------------------------------------------------
 
 
@@ -163,10 +194,15 @@ class Ear:
         self._socket.setsockopt(zmq.SUBSCRIBE, b"")
         self._socket.connect(endpoint)
         self.heard: list[Record] = []
+        self.beats: list[Beats] = []
 
     def listen(self) -> list[Record]:
         while self._socket.poll(0):
-            self.heard.append(parse(self._socket.recv_multipart()))
+            parts = self._socket.recv_multipart()
+            if parts[1][4] == BEATS:
+                self.beats.append(parse_beats(parts))
+            else:
+                self.heard.append(parse(parts))
         return self.heard
 
     def of(self, stream: str, session: int | None = None, kind: int | None = None) -> list[Record]:
@@ -807,7 +843,7 @@ def test_garbage_is_counted_and_said_in_printable_words_and_others_go_on(what: s
         good.send("good", END, 1, 400)
         until(lambda: served.ear.of("good", kind=END), "the END")
         np.testing.assert_array_equal(indexes(served.ear.of("good", kind=DATA)), np.arange(400))
-        published = len(served.ear.listen())
+        published = len(served.ear.listen()) + len(served.ear.beats)
         snapshot = until(
             lambda: (s := served.ask())["messages"]["published"] >= published and s, "the last messages in the count"
         )
@@ -980,6 +1016,22 @@ def test_what_a_stopping_daemon_has_no_time_for_is_shed() -> None:
         assert (final["accepted"], final["unaccounted"]) == (100_000, 0)
         assert len(calls) <= 40, "of 250: those of the messages already taken from the queue"
         assert final["shed"] > 0
+
+
+def test_a_model_that_hangs_does_not_keep_a_stopped_daemon() -> None:
+    gate, _, denoiser = gated()
+    try:
+        with serving(denoiser, overload=Overload(drain_s=0.0)) as served:
+            sensor = served.sensor()
+            for at in range(0, 1000, 100):
+                sensor.send("a", DATA, 1, at, wave(100))
+            until(lambda: served.daemon._messages["received"] == 10, "all to be read")
+            served.daemon.stop.set()
+            final = account(served.stop())
+            assert (final["accepted"], final["shed"], final["unaccounted"]) == (1000, 1000, 0)
+            assert served.daemon.stuck
+    finally:
+        gate.set()
 
 
 def test_a_consumer_that_stands_still_stops_nobody(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -147,6 +149,73 @@ def test_a_graph_that_onnx_runtime_cannot_load_is_told(tmp_path: Path) -> None:
     refused(damaged, "ONNX Runtime cannot load the graph")
 
 
+def with_other_graph(checkpoint: Checkpoint, change: Callable[[Any], None]) -> Checkpoint:
+    """The checkpoint with its graph changed, and the sha256 of the changed one."""
+    import onnx
+
+    assert checkpoint.graph is not None
+    graph = onnx.load(checkpoint.graph, load_external_data=False)
+    change(graph.graph)
+    checkpoint.graph.write_bytes(graph.SerializeToString())
+    return replace(checkpoint, graph_sha256=onnx_runtime.sha256_of(checkpoint.graph))
+
+
+@pytest.mark.parametrize("family", ["brae", "patch"])
+def test_a_graph_with_other_inputs_is_told(family: str, tmp_path: Path) -> None:
+    def rename(graph: Any) -> None:
+        graph.input[0].name = "signal"
+        for node in graph.node:
+            node.input[:] = ["signal" if name == "x" else name for name in node.input]
+
+    named = "the inputs x, valid, this one has signal, valid" if family == "patch" else "the inputs x, this one has signal"
+    refused(with_other_graph(made(family, tmp_path), rename), named)
+
+
+def test_a_graph_whose_output_has_another_shape_is_told(tmp_path: Path) -> None:
+    from onnx import helper
+
+    def one_value_a_window(graph: Any) -> None:
+        graph.node[-1].output[0] = "all"
+        graph.node.append(helper.make_node("ReduceMean", ["all"], ["y"], keepdims=1, noop_with_empty_axes=0))
+        graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
+
+    refused(with_other_graph(made("dae", tmp_path / "one"), one_value_a_window), r"must be \(64, 250\), got \(1, 1\)")
+
+    def first_value_alone(graph: Any) -> None:
+        from onnx import numpy_helper
+
+        graph.node[-1].output[0] = "all"
+        graph.initializer.append(numpy_helper.from_array(np.array([0]), "first"))
+        graph.node.append(helper.make_node("Gather", ["all", "first"], ["y"], axis=1))
+        graph.output[0].type.tensor_type.shape.dim[1].dim_value = 1
+
+    refused(with_other_graph(made("dae", tmp_path / "first"), first_value_alone), r"must be \(64, 250\), got \(64, 1\)")
+
+
+def test_a_graph_that_fails_when_it_runs_is_told(tmp_path: Path) -> None:
+    from onnx import helper, numpy_helper
+
+    def reshape(graph: Any) -> None:
+        graph.node[-1].output[0] = "all"
+        graph.initializer.append(numpy_helper.from_array(np.array([7, 11]), "shape"))
+        graph.node.append(helper.make_node("Reshape", ["all", "shape"], ["y"]))
+        for dim in graph.output[0].type.tensor_type.shape.dim:
+            dim.Clear()
+
+    refused(with_other_graph(made("dae", tmp_path), reshape), "ONNX Runtime cannot run the graph")
+
+
+def test_where_neither_runtime_is_there_both_reasons_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = made("brae", tmp_path)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    with pytest.raises(CheckpointError) as caught:
+        runtime.denoiser(checkpoint)
+    assert "ONNX Runtime cannot be imported" in str(caught.value)
+    assert "nor can TensorFlow run the checkpoint: TensorFlow cannot be imported" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
 def test_without_onnx_runtime_tensorflow_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     refused(made("brae", tmp_path), "ONNX Runtime cannot be imported")
@@ -182,6 +251,53 @@ def test_a_checkpoint_without_a_graph_gets_one_in_the_cache_and_a_damaged_one_is
     assert not list(tmp_path.glob("cache/ppgstream/checkpoints/tmp*")), "nothing half made stays behind"
 
 
+@pytest.mark.parametrize("damage", ["flipped", "missing", "never written"])
+def test_a_damaged_graph_in_the_cache_is_made_anew_from_the_tensors_there(
+    damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = made("dae", tmp_path / "source")
+    imports = []
+
+    def make(at: Path) -> None:
+        imports.append(at)
+        folder.write(at, source.tensors, source.arch)
+
+    first = imported.kept("key", make)
+    assert first.graph is not None
+    good = first.graph.read_bytes()
+    if damage == "flipped":
+        first.graph.write_bytes(good[:-9] + bytes([good[-9] ^ 1]) + good[-8:])
+    elif damage == "missing":
+        first.graph.unlink()
+    else:  # the package onnx was not there yet
+        manifest = json.loads((first.path / MANIFEST).read_text())
+        del manifest["graph_sha256"]
+        (first.path / MANIFEST).write_text(json.dumps(manifest))
+    again = imported.kept("key", make)
+    assert again.graph == first.graph
+    assert again.graph.read_bytes() == good
+    assert len(imports) == 1, "the tensors are whole: nothing is imported a second time"
+    runtime.denoiser(again, runtime="onnx")
+
+
+def test_that_nothing_can_be_kept_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "home").write_text("a file where the folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(imported, "_for_this_process", [])
+    old, told = without_graph(tmp_path / "old"), list[str]()
+    runtime.denoiser(old, runtime="onnx", say=told.append)
+    runtime.denoiser(old, runtime="onnx", say=told.append)
+    (line,) = told
+    assert line.startswith(f"{imported.cache_folder()}: cannot keep the imported checkpoint there: Not a directory")
+    assert line.endswith("the next start imports it again")
+    imported._for_this_process.clear()
+    imported.with_graph(old)
+    assert capfd.readouterr().err == f"ppgstream: {line}\n", "on stderr where nobody else is told"
+
+
 def test_where_nothing_can_be_kept_the_graph_is_made_for_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "home").write_text("a file where the folder should be")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
@@ -207,6 +323,47 @@ def test_import_writes_a_folder_that_runs_without_tensorflow_and_export_a_file_t
     done = runner.invoke(app, ["checkpoint", "export", "lmmse", "-o", str(tmp_path / "none.onnx")])
     assert done.exit_code == 78
     assert "a linear estimate has no graph" in done.stderr
+
+
+@pytest.mark.parametrize("damage", ["flipped", "empty", "missing", "another's"])
+def test_export_writes_a_damaged_graph_anew(damage: str, tmp_path: Path) -> None:
+    source = made("brae", tmp_path / "source")
+    runner, out = CliRunner(), tmp_path / "alone.onnx"
+    done = runner.invoke(app, ["checkpoint", "export", str(source.path), "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    good = out.read_bytes()
+    out.unlink()
+    assert source.graph is not None
+    content = bytearray(source.graph.read_bytes())
+    content[len(content) // 2] ^= 1
+    other = made("dae", tmp_path / "other").graph
+    assert other is not None
+    source.graph.write_bytes({"flipped": content, "another's": other.read_bytes()}.get(damage, b""))
+    if damage == "missing":
+        source.graph.unlink()
+    done = runner.invoke(app, ["checkpoint", "export", str(source.path), "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    assert out.read_bytes() == good
+    assert f"{source.graph}: " in done.stderr
+    assert "exported is a graph that is written anew from the tensors" in done.stderr
+
+
+@pytest.mark.parametrize("content", [b"", b"no graph", b"another's"])
+def test_export_refuses_a_graph_that_is_none(content: bytes, tmp_path: Path) -> None:
+    source = made("brae", tmp_path / "source")
+    assert source.graph is not None
+    if content == b"another's":
+        other = made("transformer", tmp_path / "other").graph
+        assert other is not None
+        content = other.read_bytes()
+    source.graph.write_bytes(content)
+    manifest = json.loads((source.path / MANIFEST).read_text())
+    manifest["graph_sha256"] = onnx_runtime.sha256_of(source.graph)
+    (source.path / MANIFEST).write_text(json.dumps(manifest))
+    done = CliRunner().invoke(app, ["checkpoint", "export", str(source.path), "-o", str(tmp_path / "alone.onnx")])
+    assert done.exit_code == 78, done.output
+    assert f"{source.path}: {GRAPH} cannot be exported: " in " ".join(done.stderr.split())
+    assert not (tmp_path / "alone.onnx").exists()
 
 
 def test_denoise_never_imports_tensorflow(tmp_path: Path) -> None:

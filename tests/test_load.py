@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,6 +16,7 @@ from typer.testing import CliRunner
 from ppgstream.cli.app import app
 from ppgstream.errors import ConfigError, OutputError, SourceError, UsageError
 from ppgstream.model.checkpoint import SHIPPED
+from ppgstream.model.restore import restore
 from ppgstream.show import bench, load
 from ppgstream.wire.message import decode
 
@@ -108,3 +112,31 @@ def test_what_cannot_be_measured_is_one_line(tmp_path: Path) -> None:
     assert "cannot write" in refused(OutputError.exit_code, "--out", str(tmp_path / "file" / "out"))
     with pytest.raises(SourceError, match=r"did not start: ppgstream: .*no-such-setting"):
         bench.Target(SHIPPED / "lmmse", tmp_path, ["--config", "no-such-setting.toml"])
+
+
+def test_a_machine_that_becomes_slow_slows_network_and_product_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, order = 0.0, list[str]()
+
+    def work(name: str, seconds: float) -> None:
+        nonlocal now
+        order.append(name)
+        now += seconds * (5 if now > 0.8 else 1)  # busy from there on
+
+    monkeypatch.setattr(bench, "time", SimpleNamespace(perf_counter=lambda: now))
+    network, gemm = bench.rates_by_turns(lambda: work("network", 0.01), lambda: work("product", 0.005), 1, 1.5)
+    assert network / gemm == pytest.approx(0.5)
+    changes = sum(a != b for a, b in pairwise(order))
+    assert changes >= 2 * bench.TURNS - 1
+
+
+def test_without_tensorflow_the_peers_that_need_it_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow", None)
+    monkeypatch.setattr(bench, "_apart", lambda measure, *arguments: measure(*arguments))
+    told: list[str] = []
+    result = bench.run(restore(SHIPPED / "lmmse"), parts=["peers"], plan=bench.Plan(speed=0.02), say=told.append)
+    ways = [row["way"] for row in result["peers"]]
+    assert len(ways) == 3
+    assert not [way for way in ways if "TensorFlow" in way or "Keras" in way]
+    (line,) = [line for line in told if "left out" in line]
+    assert line.startswith("peers: left out are the ways through Keras and TensorFlow: TensorFlow cannot be imported")
+    assert bench.tables(result)[0].row_count == 3

@@ -22,7 +22,7 @@ from ppgstream.lab import noise, scores, synthetic
 from ppgstream.model import runtime
 from ppgstream.model.checkpoint import BUNDLED, Checkpoint
 from ppgstream.model.restore import restore
-from ppgstream.wire.message import Chunk, Flag
+from ppgstream.wire.message import Chunk, Flag, Kind
 
 FS = 125.0
 CASES = Path(__file__).parents[2] / "shared" / "cases"
@@ -131,8 +131,10 @@ def test_a_sensor_that_freezes_ends_the_stretch_and_shows_the_last_measured_valu
 
 def through(e: Engine, x: np.ndarray) -> offline.Denoised:
     """As `offline.denoise`, and the engine keeps its ledger."""
-    out = offline.Denoised(np.zeros(len(x)), np.zeros(len(x), np.float32), np.zeros(len(x), np.uint16))
+    out = offline.Denoised(np.zeros(len(x)), np.zeros(len(x), np.float32), np.zeros(len(x), np.uint16), [])
     for chunk in offline.denoised_chunks(x, e, stream="a"):
+        if chunk.kind is not Kind.DATA:
+            continue
         at = slice(chunk.index, chunk.stop)
         out.denoised[at], out.confidence[at], out.flags[at] = chunk.samples, chunk.confidence, chunk.flags
     return out

@@ -18,6 +18,8 @@ ROW: dict[str, Any] = {
     "samples_per_s": 125.0,
     "fs_measured": 125.0,
     "lag_ms": 21.4,
+    "bpm": 71.6,
+    "bpm_confidence": 0.93,
     "confidence": 0.87,
     "seen": 5025,
     "accepted": 5000,
@@ -93,7 +95,19 @@ def test_the_view_says_what_flows_and_that_every_sample_is_accounted_for() -> No
     ):
         assert part in seen
     row = next(line for line in seen.splitlines() if "wrist" in line)
-    assert [cell for cell in row.split() if cell not in "│"] == ["wrist", "125", "21.4", "0.87", "4,800", "25", "3", "197"]
+    assert [cell for cell in row.split() if cell not in "│"] == [
+        "wrist",
+        "125",
+        "21.4",
+        "0.87",
+        "72",
+        "bpm,",
+        "93%",
+        "4,800",
+        "25",
+        "3",
+        "197",
+    ]
     assert all(len(line) == 110 for line in seen.splitlines())
 
 

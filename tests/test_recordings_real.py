@@ -91,7 +91,7 @@ def test_a_file_of_another_rate_keeps_its_length_and_its_invalid_samples(fs: flo
     x[2001] = np.nan
     x[3000:3040] = np.inf
     out = offline.denoise(x, machine, fs=fs)
-    assert [a.shape for a in out] == [(n,)] * 3
+    assert [a.shape for a in out[:3]] == [(n,)] * 3
     assert np.isfinite(out.denoised).all()
     assert np.flatnonzero(out.flags & Flag.NONFINITE).tolist() == [2001, *range(3000, 3040)]
     assert out.confidence[2001] == 0

@@ -12,14 +12,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ppgstream.errors import WireError
+from ppgstream.errors import UnknownKindError, WireError
 from ppgstream.wire import message
 from ppgstream.wire.message import (
     EMPTY,
+    MAX_BEATS,
     MAX_BODY,
     MAX_COUNT,
     MAX_INDEX,
     NO_CHECKPOINT,
+    Beats,
     Chunk,
     Flag,
     Kind,
@@ -66,6 +68,37 @@ GOLDEN_ANNOTATED = bytes.fromhex(
     "0000803f" "0000803e"  # confidence 1.0, 0.25
     "0000" "4100"  # flags: none; FLAT and LOW_CONFIDENCE
 )  # fmt: skip
+GOLDEN_BEATS = bytes.fromhex(
+    "505047"  # magic "PPG"
+    "01"  # version 1
+    "05"  # kind 5, BEATS
+    "01"  # dtype 1: there are no samples
+    "00" "00"  # not annotated, not unclean
+    "efcdab8967452301"  # session 0x0123456789abcdef
+    "e803000000000000"  # index 1000
+    "02000000"  # count 2: beats
+    "48e80100"  # fs 125000 mHz
+    "0000000000000000"  # no time
+    "a1b2c3d4e5f60718"  # checkpoint id
+    "00000000"  # reserved
+    "53f99243"  # CRC-32 of the 52 bytes above and everything below
+    "0000a042" "0000403f"  # 80 bpm, confidence 0.75
+    "8403000000000000" "e203000000000000"  # beats at 900 and 994
+    "0000c07f" "00003c44"  # intervals: none, 752 ms
+    "0000a040" "00002041"  # expected errors 5 and 10 ms
+    "0000803f" "0000003f"  # confidence 1.0 and 0.5
+)  # fmt: skip
+BEATS = Chunk(
+    "wrist-1",
+    0x0123456789ABCDEF,
+    1000,
+    EMPTY,
+    Kind.BEATS,
+    checkpoint=bytes.fromhex("a1b2c3d4e5f60718"),
+    beats=Beats(
+        80.0, 0.75, np.array([900, 994], np.uint64), *(np.array(v, np.float32) for v in ([np.nan, 752], [5, 10], [1, 0.5]))
+    ),
+)
 DATA = Chunk("wrist-1", 0x0123456789ABCDEF, 250, np.array([1.0, -0.5, 3.25], np.float32), t_ns=1_700_000_000_123_456_789)
 ANNOTATED = Chunk(
     "a.B_9",
@@ -78,9 +111,9 @@ ANNOTATED = Chunk(
     flags=np.array([0, Flag.FLAT | Flag.LOW_CONFIDENCE], np.uint16),
     checkpoint=bytes.fromhex("a1b2c3d4e5f60718"),
 )
-GOLDEN = [(DATA, b"wrist-1", GOLDEN_DATA), (ANNOTATED, b"a.B_9", GOLDEN_ANNOTATED)]
-golden = pytest.mark.parametrize(("chunk", "stream", "body"), GOLDEN, ids=["data", "annotated"])
-a_body = st.sampled_from([GOLDEN_DATA, GOLDEN_ANNOTATED])
+GOLDEN = [(DATA, b"wrist-1", GOLDEN_DATA), (ANNOTATED, b"a.B_9", GOLDEN_ANNOTATED), (BEATS, b"wrist-1", GOLDEN_BEATS)]
+golden = pytest.mark.parametrize(("chunk", "stream", "body"), GOLDEN, ids=["data", "annotated", "beats"])
+a_body = st.sampled_from([GOLDEN_DATA, GOLDEN_ANNOTATED, GOLDEN_BEATS])
 
 
 def said(chunk: Chunk) -> dict[str, Any]:
@@ -90,7 +123,11 @@ def said(chunk: Chunk) -> dict[str, Any]:
         return None if array is None else (array.dtype.str, array.shape, array.tobytes())
 
     fields = {name: getattr(chunk, name) for name in Chunk.__slots__}
-    return fields | {name: bits(fields[name]) for name in ("samples", "confidence", "flags")}
+    beats = fields["beats"]
+    as_bits = (
+        None if beats is None else [bits(np.asarray(value, np.float32)) for value in beats[:2]] + [bits(v) for v in beats[2:]]
+    )
+    return fields | {name: bits(fields[name]) for name in ("samples", "confidence", "flags")} | {"beats": as_bits}
 
 
 def sealed(head: bytes, payload: bytes = b"") -> bytes:
@@ -114,9 +151,18 @@ def chunks(draw: st.DrawFn) -> Chunk:
     n = draw(st.integers(0, 40)) if kind is Kind.DATA else 0
     missing = draw(st.integers(0, 2**32 - 1)) if kind is Kind.GAP else 0
     annotated = kind is Kind.DATA and draw(st.booleans())
+    count = draw(st.integers(0, 12))
 
-    def array(of: np.dtype[Any]) -> NDArray[Any]:
+    def array(of: np.dtype[Any], n: int = n) -> NDArray[Any]:
         return np.frombuffer(draw(st.binary(min_size=n * of.itemsize, max_size=n * of.itemsize)), of)
+
+    rate = st.one_of(st.just(np.nan), st.floats(0, 300, width=32))
+    beats = Beats(
+        draw(rate),
+        draw(st.floats(0, 1, width=32)),
+        array(np.dtype("<u8"), count),
+        *(array(np.dtype("<f4"), count) for _ in range(3)),
+    )
 
     return Chunk(
         stream=draw(st.from_regex(r"[A-Za-z0-9._-]{1,32}", fullmatch=True)),
@@ -131,6 +177,7 @@ def chunks(draw: st.DrawFn) -> Chunk:
         checkpoint=draw(st.binary(min_size=8, max_size=8)),
         missing=missing,
         unclean=kind is Kind.END and draw(st.booleans()),
+        beats=beats if kind is Kind.BEATS else None,
     )
 
 
@@ -258,13 +305,27 @@ def test_whatever_passes_the_crc_is_refused_or_is_what_encode_makes(
     assert encode(chunk) == (b"s", forged)
 
 
+def test_a_kind_of_a_later_version_is_told_from_damage() -> None:
+    with pytest.raises(UnknownKindError, match="kind 6: this reader knows 1 DATA, 2 STATUS, 3 END, 4 GAP, 5 BEATS"):
+        decode((b"s", body_of(bytes(99), kind=6, count=3)))
+    damaged = bytearray(body_of(bytes(99), kind=6, count=3))
+    damaged[-1] ^= 1
+    with pytest.raises(WireError, match="CRC") as told:
+        decode((b"s", bytes(damaged)))
+    assert not isinstance(told.value, UnknownKindError)
+
+
 @pytest.mark.parametrize(
     "body",
     [
         pytest.param(body_of(version=0), id="version 0"),
         pytest.param(body_of(version=2), id="version 2"),
         pytest.param(body_of(kind=0), id="kind 0"),
-        pytest.param(body_of(kind=5), id="kind 5"),
+        pytest.param(body_of(kind=5), id="BEATS without a rate"),
+        pytest.param(body_of(bytes(8), kind=5, annotated=1), id="annotated BEATS"),
+        pytest.param(body_of(bytes(27), kind=5, count=1), id="a broken beat"),
+        pytest.param(body_of(bytes(8 + 20 * (MAX_BEATS + 1)), kind=5, count=MAX_BEATS + 1), id="one beat too many"),
+        pytest.param(body_of(b"\x01\x00\x80\x7f" + bytes(4), kind=5), id="an unusual NaN as a rate"),
         pytest.param(body_of(dtype=0), id="dtype 0"),
         pytest.param(body_of(dtype=5), id="dtype 5"),
         pytest.param(body_of(annotated=2), id="annotated 2"),

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -128,6 +133,90 @@ def test_a_model_that_fails_is_told_and_the_worker_goes_on(with_workers: Callabl
     engine.finish(tile, failed)
     assert engine.events[0].name == "model_failed"
     assert engine.events[0].text == "a: the model failed on a tile of 2 windows: shed: MemoryError: no room"
+
+
+@pytest.mark.parametrize(
+    ("y", "log_var", "told"),
+    [
+        ((2, 10), None, r"y of the answer must have the shape \(2, 250\), got \(2, 10\)"),
+        ((1, 250), None, r"y of the answer .* got \(1, 250\)"),
+        ((3, 250), None, r"y of the answer .* got \(3, 250\)"),
+        ((500,), None, r"y of the answer .* got \(500,\)"),
+        ((2, 250), (1, 250), r"log_var of the answer must have the shape \(2, 250\), got \(1, 250\)"),
+        ((2, 250), (2, 1), r"log_var of the answer .* got \(2, 1\)"),
+    ],
+)
+def test_an_answer_of_another_shape_is_an_error_and_its_tile_is_published_as_it_came(
+    y: tuple[int, ...], log_var: tuple[int, ...] | None, told: str, with_workers: Callable[..., Workers]
+) -> None:
+    def denoiser(batch: Batch) -> Answer:
+        return Answer(np.zeros(y, np.float32), None if log_var is None else np.zeros(log_var, np.float32))
+
+    workers = with_workers(denoiser, 1)
+    workers.hand_over(tile_of(ready("a", 0), ready("b", 0)))
+    ((tile, found),) = finished(workers, 1)
+    assert isinstance(found, ValueError)
+    assert re.search(told, str(found))
+    engine = Engine(identity(250))
+    engine.finish(tile, found)
+    assert [event.name for event in engine.events] == ["model_failed"]
+
+
+def test_what_is_no_answer_is_an_error(with_workers: Callable[..., Workers]) -> None:
+    workers = with_workers(lambda batch: None, 1)
+    workers.hand_over(tile_of(ready("a", 0)))
+    ((_, found),) = finished(workers, 1)
+    assert isinstance(found, Exception)
+
+
+def test_tiles_are_given_up_in_their_turn_and_the_end_does_not_wait_for_the_model() -> None:
+    begun, may_go = threading.Event(), threading.Event()
+
+    def denoiser(batch: Batch) -> Answer:
+        if batch.x[0, 0] == 1:
+            begun.set()
+            may_go.wait(25)
+        return Answer(batch.x)
+
+    workers = Workers(denoiser, 1)
+    workers.hand_over(tile_of(ready("a", 0)))
+    workers.hand_over(tile_of(ready("a", 1)))
+    assert begun.wait(10)
+    workers.hand_over(tile_of(ready("a", 2)))
+    workers.hand_over(tile_of(ready("a", 3)), shed=True)
+    given_up = list(workers.give_up())
+    assert [tile.ready[0].window.start for tile, _ in given_up] == [0, 1, 2, 3]
+    assert isinstance(given_up[0][1], Answer)
+    assert isinstance(given_up[1][1], TimeoutError)
+    assert [found for _, found in given_up[2:]] == [None, None]
+    assert len(workers) == 0
+    began = time.monotonic()
+    assert not workers.close(), "a thread is in a call"
+    assert time.monotonic() - began < 5
+    may_go.set()
+
+
+def test_idle_workers_end_at_once() -> None:
+    workers = Workers(identity(250), 3)
+    workers.hand_over(tile_of(ready("a", 0)))
+    finished(workers, 1)
+    assert workers.close()
+
+
+def test_a_process_ends_while_a_worker_is_in_a_model_call() -> None:
+    script = (
+        "import time\n"
+        "from ppgstream.live.workers import Workers\n"
+        "from test_workers import ready, tile_of\n"
+        "workers = Workers(lambda batch: time.sleep(60), 2)\n"
+        "workers.hand_over(tile_of(ready('a', 0)))\n"
+        "time.sleep(0.2)\n"
+        "workers.close()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=40, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # ---- when a message came -------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ppgstream.core.denoiser import Batch, Denoiser, Scaling
 from ppgstream.core.engine import Engine, EngineRules
 from ppgstream.core.quality import held_rows
+from ppgstream.core.rate import rules_for
 from ppgstream.core.scaling import normalise, standard_scale_of
 from ppgstream.core.segments import Geometry
 from ppgstream.core.stream import StreamRules
@@ -34,10 +35,11 @@ COURSE = {"course RAE": "RAE_tensorboard", "course BRAE": "BRAE_tensorboard"}
 
 
 class Streamed(NamedTuple):
-    """A denoised record (m,) and the confidence of its samples, None from a method that states none."""
+    """A denoised record (m,) and the confidence of its samples, None from a method that states none; and its beats and heart rates, likewise."""
 
     out: Float64
     confidence: Float64 | None
+    pulse: offline.Pulse | None = None
 
 
 @dataclass(frozen=True)
@@ -81,9 +83,10 @@ def of_checkpoint(name: str, path: Path) -> Method:
         hop = min(found.hop, arch.window - wait) if ahead is not None else found.hop
         geometry = Geometry(arch.window, max(hop, 1), arch.context, ahead)
         calibration = calibration_for(found.calibration, wait, arch.window, data.FS)
-        rules = EngineRules(StreamRules(geometry, data.FS, calibration=calibration), found.tile, arch.answers, arch.scaling)
+        stream = StreamRules(geometry, data.FS, calibration=calibration, rate=rules_for(found.calibration, data.FS))
+        rules = EngineRules(stream, found.tile, arch.answers, arch.scaling)
         result = offline.denoise(x, Engine(denoiser, rules), fs=data.FS, dtype="f8")
-        return Streamed(result.denoised.astype(np.float64), result.confidence.astype(np.float64))
+        return Streamed(result.denoised.astype(np.float64), result.confidence.astype(np.float64), result.pulses[0])
 
     length = arch.context + arch.window
     batch = Batch(np.zeros((TILE, length), np.float32), np.ones((TILE, length), np.bool_))

@@ -147,7 +147,7 @@ def noise_examples(method: Method, record: streamed.Record, out: Path) -> None:
     t = np.arange(start, start + len(record.clean[part])) / data.FS
     for axes, (kind, make) in zip(grid, kinds.items(), strict=True):
         draw = streamed.Draw(make, record, streamed.SEEDS.start)
-        answer, confidence = method.record(draw.noisy, None)
+        answer, confidence, _ = method.record(draw.noisy, None)
         axes.plot(t, draw.noisy[part], color="0.78", lw=0.7, label="noisy")
         if draw.truth is not None:
             axes.plot(t, draw.truth[part], color="0.15", lw=1.0, ls=(0, (4, 2)), label="truth")

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.files import offline
 from ppgstream.lab import noise, scores
 
 from . import data
@@ -66,12 +67,17 @@ def _rescaled(factor: float, offset: float) -> Kind:
 EXERCISE_BPM, EXERCISE_DB = (90.0, 190.0), (0.0, 20.0)
 
 
-def _exercise(clean: Float64, rng: Rng) -> Drawn:
-    """The record played faster, so that its heart rate lies in `EXERCISE_BPM`, under a rhythm `EXERCISE_DB` over the pulse."""
+def retimed(clean: Float64, bpm: float, *, slower: bool = True) -> Float64:
+    """A record played faster, or with `slower` also slower, so that its heart rate is `bpm`."""
     rates = scores.heart_rates(clean, data.FS)
     rate = float(np.median(rates)) if len(rates) else EXERCISE_BPM[0]
-    speed = max(rng.uniform(*EXERCISE_BPM) / rate, 1.0)
-    fast = np.interp(np.arange(0, len(clean) - 1, speed), np.arange(len(clean)), clean)
+    speed = bpm / rate if slower else max(bpm / rate, 1.0)
+    return np.asarray(np.interp(np.arange(0, len(clean) - 1, speed), np.arange(len(clean)), clean), np.float64)
+
+
+def _exercise(clean: Float64, rng: Rng) -> Drawn:
+    """The record played faster, so that its heart rate lies in `EXERCISE_BPM`, under a rhythm `EXERCISE_DB` over the pulse."""
+    fast = retimed(clean, rng.uniform(*EXERCISE_BPM), slower=False)
     return Drawn(noise.steps(fast, rng, over_db=rng.uniform(*EXERCISE_DB)), fast)
 
 
@@ -137,6 +143,50 @@ class Measured:
     peak_shift_ms: float = np.nan
     seam_hop: float = np.nan
     seam_patch: float = np.nan
+    live: Live | None = None
+
+
+class Live(NamedTuple):
+    """What was told of the pulse. Of each rate (n,): its error in bpm, NaN without a pulse, its confidence, and whether it is within 5 bpm. Of each beat
+    (m,): its confidence, and whether it is one; how far its interval is off in ms, NaN where that cannot be told, and the error that was stated. `found`:
+    of each true beat, whether it was told, and whether with confidence. `seconds` of the record."""
+
+    rate_error: Float64
+    rate_confidence: Float64
+    rate_right: NDArray[np.bool_]
+    beat_confidence: Float64
+    beat_right: NDArray[np.bool_]
+    interval_error_ms: Float64
+    interval_stated_ms: Float64
+    found: NDArray[np.bool_]
+    found_sure: NDArray[np.bool_]
+    seconds: float
+
+
+def live_of(pulse: offline.Pulse, truth: Float64 | None, seconds: float, fs: float) -> Live:
+    """What was told of a record's pulse against its clean record (None: there is no pulse)."""
+    known = np.isfinite(pulse.hr_bpm)
+    bpm, index = pulse.hr_bpm[known].astype(np.float64), np.rint(pulse.hr_t_s[known] * fs).astype(np.int64) + 1
+    at = pulse.beats.astype(np.float64)
+    sure = pulse.beat_confidence >= SURE
+    peaks = np.zeros(0) if truth is None else scores.pulse_peaks(truth, fs)
+    near = scores.BEAT_NEAR_MS * fs / 1000
+
+    def told(beats: Float64) -> NDArray[np.bool_]:
+        return np.array([len(beats) > 0 and np.abs(beats - peak).min() <= near for peak in peaks], np.bool_)
+
+    return Live(
+        np.full(len(bpm), np.nan) if truth is None else np.abs(bpm - scores.true_rates(truth, index, fs)),
+        pulse.hr_confidence[known].astype(np.float64),
+        scores.rates_right(bpm, index, truth, fs) > 0,
+        pulse.beat_confidence.astype(np.float64),
+        scores.beats_off_ms(at, truth, fs) <= scores.BEAT_NEAR_MS,
+        np.full(len(at), np.nan) if truth is None else scores.intervals_off_ms(at, truth, fs),
+        pulse.beat_error_ms.astype(np.float64),
+        told(at),
+        told(at[sure]),
+        seconds,
+    )
 
 
 class Draw:
@@ -154,13 +204,14 @@ class Draw:
 
     def measure(self, method: Method, lookahead: int | None = None) -> Measured:
         assert method.record is not None
-        out, confidence = method.record(self.noisy, lookahead)
+        out, confidence, pulse = method.record(self.noisy, lookahead)
         m, second = len(out), int(self.fs)
         truth = np.zeros(m) if self.truth is None else self.truth
         good = scores.snr_by_second_db(out, truth, self.fs) >= scores.GOOD_DB
         by_second = None if confidence is None else confidence[: m // second * second].reshape(-1, second).mean(axis=1)
+        live = None if pulse is None else live_of(pulse, self.truth, m / self.fs, self.fs)
         if self.truth is None:
-            return Measured(self.person, by_second, good)
+            return Measured(self.person, by_second, good, live=live)
         span, step = int(scores.HR_WINDOW_S * self.fs), int(scores.HR_STEP_S * self.fs)
         over_8_s = None if confidence is None else np.zeros(0)
         if confidence is not None and m >= span:
@@ -178,6 +229,7 @@ class Draw:
             scores.peak_shift_ms(out, truth, self.fs),
             max(scores.seam_index(out, hop=method.hop, offset=k) for k in range(method.hop)),
             max(scores.seam_index(out, hop=method.patch, offset=k) for k in range(method.patch)),
+            live,
         )
 
 
@@ -206,8 +258,11 @@ def table(
                 step(kind)
     rows: list[dict[str, Any]] = []
     for name, of_kind in measured.items():
-        rows += [{"method": name, "kind": kind, **_row(found), **_trust(found)} for kind, found in of_kind.items()]
-        rows.append({"method": name, "kind": "all kinds", **_trust([m for found in of_kind.values() for m in found])})
+        rows += [
+            {"method": name, "kind": kind, **_row(found), **_trust(found), **_live(found)} for kind, found in of_kind.items()
+        ]
+        every = [m for found in of_kind.values() for m in found]
+        rows.append({"method": name, "kind": "all kinds", **_trust(every), **_live(every)})
     return rows
 
 
@@ -257,6 +312,42 @@ def _gains(measured: list[Measured]) -> dict[str, float]:
 
 def _mean(values: Float64, digits: int = 2) -> float:
     return round(float(values.mean()), digits) if len(values) else float("nan")
+
+
+def _live(measured: list[Measured]) -> dict[str, float]:
+    """Heart rates and beats, as they are told live, against the clean records."""
+    there = [m.live for m in measured if m.live is not None]
+    if not there:
+        return {}
+
+    def joined(name: str) -> NDArray[Any]:
+        return np.concatenate([getattr(live, name) for live in there])
+
+    error, sure, right = joined("rate_error"), joined("rate_confidence") >= SURE, joined("rate_right")
+    beat_sure, beat_right = joined("beat_confidence") >= SURE, joined("beat_right")
+    found, found_sure = joined("found"), joined("found_sure")
+    off, stated = joined("interval_error_ms"), joined("interval_stated_ms")
+    pulse, known = np.isfinite(error), np.isfinite(off) & beat_sure
+    row = {
+        "live_hr_coverage": _mean(sure.astype(np.float64), 3),
+        "false_beats_per_min": _per_minute(beat_sure & ~beat_right, there),
+    }
+    if pulse.any():
+        row |= {
+            "live_hr_mae_bpm": _mean(error[pulse]),
+            "live_hr_mae_sure_bpm": _mean(error[pulse & sure]),
+            "live_hr_sure_right": _mean(right[sure].astype(np.float64), 3),
+            "beats_f1": round(2 * float(found.sum()) / max(float(len(found) + len(beat_right)), 1.0), 3),
+            "beats_told": _mean(found_sure.astype(np.float64), 3),
+            "beats_sure_right": _mean(beat_right[beat_sure].astype(np.float64), 3),
+            "interval_error_ms": round(float(np.median(off[known])), 1) if known.any() else np.nan,
+            "interval_within_stated": _mean((off[known] <= stated[known]).astype(np.float64), 2),
+        }
+    return row
+
+
+def _per_minute(which: NDArray[np.bool_], there: list[Live]) -> float:
+    return round(float(which.sum()) / max(sum(live.seconds for live in there) / 60, 1e-9), 2)
 
 
 def _trust(measured: list[Measured]) -> dict[str, float]:

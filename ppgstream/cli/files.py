@@ -141,7 +141,8 @@ def denoise(
     machine = engine(chosen)
     result = offline.denoise(found.samples, machine, fs=rate, dtype="f4" if suffix == ".npy" else settings.out.dtype)
     if found.rows is not None:
-        result = offline.Denoised(result.denoised[found.rows], result.confidence[found.rows], result.flags[found.rows])
+        pulses = [p._replace(beats=np.searchsorted(found.rows, p.beats)) for p in result.pulses]
+        result = offline.Denoised(result.denoised[found.rows], result.confidence[found.rows], result.flags[found.rows], pulses)
     for event in machine.events:
         say(event.text.removeprefix("row0: ") if found.samples.ndim == 1 else event.text)
     content = offline.content_of(result, suffix, fs=rate, stream=stream_name(Path(source).stem))
@@ -154,7 +155,7 @@ def denoise(
         samples = found.samples if found.rows is None else found.samples[found.rows]
         start = plot_from or 0.0
         part = slice(int(start * rate), int((start + (plot_seconds or 8.0)) * rate))
-        raw, clean, confidence, flags = (np.atleast_2d(a)[0, part] for a in (samples, *result))
+        raw, clean, confidence, flags = (np.atleast_2d(a)[0, part] for a in (samples, *result[:3]))
         if len(raw) < 2:
             raise UsageError(f"--plot-from {start:g}: the recording is {samples.shape[-1] / rate:g} s long")
         title = found.understood(source, rate).split(",")[0]

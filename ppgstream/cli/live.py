@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -57,6 +58,10 @@ def run(
     gc.set_threshold(100_000, 20, 100)
     engine = daemon.run(denoiser)
     say(f"final: {engine.account()}")
+    if daemon.stuck:
+        say("the model is still in a call that does not return: leaving without it")
+        sys.stdout.flush()
+        os._exit(stop.exit_code())
     raise typer.Exit(stop.exit_code())
 
 
@@ -243,7 +248,8 @@ def tap(
     from_: Annotated[str, typer.Option("--from", metavar="ENDPOINT", help="The daemon's output.")] = "tcp://127.0.0.1:5601",
     stream: Annotated[str | None, typer.Option(help="Only this stream.")] = None,
     format: Annotated[
-        str, typer.Option(help="csv, ndjson, or values: the denoised values alone, as `denoise` writes them.")
+        str,
+        typer.Option(help="csv, ndjson; values: the denoised values alone; rates, beats: csv of the heart rates, of the beats."),
     ] = "csv",
     until_end: Annotated[bool, typer.Option("--until-end", help="Stop once every stream seen has ended.")] = False,
     wait: Annotated[
@@ -257,15 +263,22 @@ def tap(
     from ppgstream.files import recording
     from ppgstream.live import receiver as taps
 
-    shapes = {"csv": shape.csv_lines, "ndjson": shape.ndjson_lines, "values": shape.value_lines}
+    shapes = {
+        "csv": shape.csv_lines,
+        "ndjson": shape.ndjson_lines,
+        "values": shape.value_lines,
+        "rates": shape.rate_lines,
+        "beats": shape.beat_lines,
+    }
+    heads = {"csv": recording.CSV_HEAD, "rates": shape.RATES_HEAD, "beats": shape.BEATS_HEAD}
     if format not in shapes:
         raise UsageError(f"--format {format!r}: must be one of {', '.join(shapes)}")
     stop = Stop()
     receiver = taps.Receiver(from_, stream)
     messages = 0
     started = heard = time.monotonic()
-    if format == "csv":
-        print(recording.CSV_HEAD, flush=True)
+    if format in heads:
+        print(heads[format], flush=True)
     while not stop():
         lines = [line for chunk in receiver.poll(0.2) for line in shapes[format](chunk)]
         if lines:
@@ -285,9 +298,11 @@ def tap(
     received = sum(a.received for a in receiver.accounts.values())
     gap = sum(a.gap for a in receiver.accounts.values())
     unended = sum(not a.ended for a in receiver.accounts.values())
-    say(
-        f"received {received} samples; lost here {receiver.lost}, gaps before the daemon {gap}, sessions without END {unended}, damaged {receiver.damaged}"
+    skipped = f", of a kind that this version does not know {receiver.skipped}" if receiver.skipped else ""
+    losses = (
+        f"lost here {receiver.lost}, gaps before the daemon {gap}, sessions without END {unended}, damaged {receiver.damaged}"
     )
+    say(f"received {received} samples; {losses}{skipped}")
     raise typer.Exit(stop.exit_code())
 
 

@@ -24,6 +24,7 @@ from ppgstream.core.ledger import Event, Ledger
 from ppgstream.core.measured import HELD, MEASURED, OUTLIER
 from ppgstream.core.polarity import skewness_of
 from ppgstream.core.quality import confidence_of, input_flags
+from ppgstream.core.rate import Due, fill
 from ppgstream.core.scaling import Scale, denormalise, fit_to_input, normalise, scale_of, standard_scale_of
 from ppgstream.core.segments import Window
 from ppgstream.core.sequence import Counts
@@ -133,6 +134,7 @@ class Engine:
     departed_ledger: Ledger = field(default_factory=Ledger)
     departed_unclean: int = 0
     _waiting: set[str] = field(default_factory=set)  # streams that hold samples back for earlier ones
+    _due: list[Due] = field(default_factory=list)  # messages of beats and rates that are to be filled
 
     def feed(self, chunk: Chunk, now: float) -> list[Chunk]:
         """Take a chunk in, received at `now` (monotonic seconds); give what is final without the model: gaps, ends."""
@@ -170,14 +172,16 @@ class Engine:
                         stream.name,
                     )
                 )
-                chunks += self._queue(stream, stream.flush(), now)
+                chunks += self._queue(stream, stream.flush(), now, fill_now=False)
+        self._fill()
         return chunks
 
     def flush(self, now: float) -> list[Chunk]:
         """End every session. The windows this makes still wait in `ready`."""
         chunks = []
         for stream in self.streams.values():
-            chunks += self._queue(stream, stream.flush(), now)
+            chunks += self._queue(stream, stream.flush(), now, fill_now=False)
+        self._fill()
         return chunks
 
     def step(self, *, shed: bool = False) -> list[Chunk]:
@@ -255,6 +259,7 @@ class Engine:
                 window, row = tile.ready[k].window, rows[k]
                 window.segment.add(window.start, row, flags[k], None if row is None else confidences[k])
             chunks += self._release([tile.ready[k] for k in turn])
+        self._fill()
         return chunks
 
     def _release(self, answered: list[Ready]) -> list[Chunk]:
@@ -268,8 +273,24 @@ class Engine:
         for ready, s in zip(answered, seen, strict=True):
             n = 0 if s is None else len(s.start)
             chunks += ready.stream.release((ready.window.segment, sure[at : at + n]) if n else None)
+            self._collect(ready.stream)
             at += n
         return chunks
+
+    def _collect(self, stream: Stream) -> None:
+        if stream.due:
+            self._due += stream.due
+            stream.due.clear()
+
+    def _fill(self) -> None:
+        """Compute the beats and rates of all messages that are about to leave."""
+        if self._due:
+            assert self.rules.stream.rate is not None
+            fill(self._due, self.rules.stream.rate)
+            for one in self._due:
+                if one.chunk.beats is not None and (known := self.streams.get(one.chunk.stream)) is not None:
+                    known.beats = one.chunk.beats
+            self._due.clear()
 
     def _in_units(self, answer: Answer, tile: Tile, x: NDArray[np.float64], state: NDArray[np.uint8]) -> NDArray[np.float64]:
         """The answer (n, window) in the sensor's units, the sensor's way up."""
@@ -283,7 +304,9 @@ class Engine:
         )  # nothing in, nothing out: no pulse is invented for a flat line
         return y
 
-    def _queue(self, stream: Stream, windows: list[Window], now: float, arrived_at: float | None = None) -> list[Chunk]:
+    def _queue(
+        self, stream: Stream, windows: list[Window], now: float, arrived_at: float | None = None, *, fill_now: bool = True
+    ) -> list[Chunk]:
         for window in windows:
             self.ready.put(Ready(stream, window, now, now if arrived_at is None else arrived_at))
         if stream.waits:
@@ -293,7 +316,13 @@ class Engine:
         if stream.events:
             self.events += stream.events
             stream.events.clear()
-        return stream.release() if stream.moved else []
+        if not stream.moved:
+            return []
+        chunks = stream.release()
+        self._collect(stream)
+        if fill_now:
+            self._fill()
+        return chunks
 
     def forget_ended(self) -> None:
         """Forget every stream that has ended, keeping its sums."""

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,16 +27,19 @@ from ppgstream.core.ledger import Event, Ledger
 from ppgstream.core.measured import HELD, INVALID, LARGEST, LOST, OUTLIER, Judge, Judged
 from ppgstream.core.polarity import Polarity, Watcher
 from ppgstream.core.quality import HELD_CONFIDENCE, INTERFERENCE_CONFIDENCE, input_flags
+from ppgstream.core.rate import Due, Follower, RateRules
 from ppgstream.core.segments import Geometry, Released, Segment, Window
 from ppgstream.core.sequence import HOLD, HOLD_S, Counter, Counts, Sequencer, Stretch
 from ppgstream.core.trust import Calibration
-from ppgstream.wire.message import EMPTY, NO_CHECKPOINT, Chunk, Flag, Kind
+from ppgstream.wire.message import EMPTY, NO_CHECKPOINT, Beats, Chunk, Flag, Kind
 
 REMEMBERED_SESSIONS = 4
 FS_SPAN_S = 10.0  # over how much sensor time the sampling rate is measured
 CLOCK_STEP_S = 1.0  # between two chunks the sensor's clock and its count differ by more: the clock was set
 MAX_GAP = 2**32 - 1  # what a GAP record can say; the next index tells the truth anyway
 MAX_T_NS = 2**62
+
+Policy = Literal["mark", "mask", "raw"]  # below the threshold: the answer, flagged; NaN; the sensor's own value
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +58,9 @@ class StreamRules:
     sentinels: tuple[float, ...] = ()  # values that mean "no value"
     polarity: Polarity = "auto"
     clocked_by_arrival: bool = False  # the senders say no time
+    policy: Policy = "mark"
+    policies: Mapping[str, Policy] = field(default_factory=dict)  # of streams that have one of their own
+    rate: RateRules | None = None  # for beats and heart rates; None: there are none
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +133,7 @@ class Stream:
         "_clock",
         "_counter",
         "_expected",
+        "_follower",
         "_fs_from",
         "_fs_last",
         "_generation",
@@ -147,12 +155,15 @@ class Stream:
         "_taken_back",
         "_timeline",
         "arrived_at",
+        "beats",
         "confidence",
+        "due",
         "events",
         "fs_measured",
         "ledger",
         "moved",
         "name",
+        "policy",
         "retired",
         "rules",
         "seen_at",
@@ -175,6 +186,10 @@ class Stream:
         self.fs_measured: float | None = None
         self.confidence = 0.0  # mean over what was published last
         self.trace: Trace | None = None
+        self.policy = rules.policies.get(name, rules.policy)
+        self.due: list[Due] = []  # messages of beats and rates that are published and wait to be filled
+        self.beats: Beats | None = None  # what was last said of the heart rate
+        self._follower = None if rules.rate is None else Follower(rules.fs)
         self.moved = False  # since the last release something became final, or may have, without an answer of the model
         self._timeline: list[_Item] = []  # short: a deque would take 0.7 kB even when empty
         self._segment: Segment | None = None
@@ -515,7 +530,8 @@ class Stream:
                 self._publishing, self._publishing_generation = item.number, item.generation
                 self._next_out, self._last_finite = item.resumed_at, 0.0
             else:
-                chunks += self._gap_before(item.index)
+                gap = self._gap_before(item.index)
+                chunks += self._stop_following(math.inf) + gap
                 chunks.append(self._chunk(item.index, EMPTY, Kind.END, unclean=item.unclean))
             del self._timeline[0]
         return chunks
@@ -632,17 +648,38 @@ class Stream:
         chunks = self._gap_before(index)
         if chunks:
             flags[0] |= np.uint16(Flag.GAP)
+            chunks = self._stop_following(chunks[0].missing / self.rules.fs) + chunks
+        answer = values
         low = confidence < self.rules.threshold
         if np.count_nonzero(low):
             flags[low] |= np.uint16(Flag.LOW_CONFIDENCE)
-        self._last_finite = float(values[-1])
+            if self.policy != "mark":
+                instead = np.full(len(values), np.nan) if self.policy == "mask" else np.where(np.isfinite(raw), raw, values)
+                values = np.where(low, instead, values)
+                flags[low] |= np.uint16(Flag.REPLACED)
+        self._last_finite = float(answer[-1])
         self._next_out = index + len(values)
         self.confidence = float(confidence.sum()) / len(confidence)
         if self.trace is not None:
             self.trace.raw.extend(raw.tolist())
             self.trace.clean.extend(values.tolist())
         chunks.append(self._chunk(index, values, Kind.DATA, confidence=confidence.astype(np.float32), flags=flags))
+        if self._follower is not None:
+            for at, block in self._follower.append(index, answer, raw, confidence, flags):
+                chunks.append(self._beats_of(self._follower, at, block))
         return chunks
+
+    def _stop_following(self, seconds: float) -> list[Chunk]:
+        """The stretch ends, and another begins `seconds` later, if ever: the beats that are not decided yet."""
+        if self._follower is None or self._next_out is None or (rest := self._follower.stop()) is None:
+            return []
+        return [self._beats_of(self._follower, self._next_out, rest, gap_s=seconds)]
+
+    def _beats_of(self, follower: Follower, index: int, block: NDArray[np.float32], *, gap_s: float | None = None) -> Chunk:
+        """A message of beats and rates, which the engine fills, with those of other streams at once, before it is sent."""
+        chunk = self._chunk(index, EMPTY, Kind.BEATS)
+        self.due.append(Due(follower, index, block, gap_s, chunk))
+        return chunk
 
     def _gap_before(self, index: int) -> list[Chunk]:
         """A GAP record for what was lost between the last sample published and `index`."""

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.core.measured import MEASURED
+from ppgstream.core.rate import FITTED
 
 Float64 = NDArray[np.float64]
 
@@ -99,10 +100,10 @@ def calibration_for(stated: Mapping[str, Any], lookahead: int, window: int, fs: 
     longer, or the shortest. None if it states none.
 
     Raises ValueError for anything else than a bias, and weights by known names."""
-    if not stated:
-        return None
     by_lookahead: dict[int, Calibration] = {}
     for key, entry in stated.items():
+        if key in FITTED:
+            continue  # of beats and rates
         if not key.isascii() or not key.isdigit() or int(key) >= window:
             raise ValueError(f"calibration: {key!r} is no lookahead shorter than the window of {window} samples")
         try:
@@ -114,6 +115,8 @@ def calibration_for(stated: Mapping[str, Any], lookahead: int, window: int, fs: 
         if not all(map(math.isfinite, (bias, *weights.values()))):
             raise ValueError(f"calibration: {key}: not finite")
         by_lookahead[int(key)] = Calibration(bias, weights, fs)
+    if not by_lookahead:
+        return None
     return by_lookahead[max((a for a in by_lookahead if a <= lookahead), default=min(by_lookahead))]
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import sys
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from ppgstream.core.engine import Engine, ReadyQueue
 from ppgstream.core.measured import HELD, INVALID, OUTLIER, states_of
 from ppgstream.core.quality import HELD_CONFIDENCE
+from ppgstream.core.rate import step_of
 from ppgstream.core.resampling import at_rate, resampled, stretches_of
 from ppgstream.errors import DataError, UsageError
 from ppgstream.files.recording import CSV_HEAD, text_of
@@ -25,11 +26,42 @@ _OUTLIER = -8.7654321e36  # stands for an outlier on its way through the engine 
 
 
 class Denoised(NamedTuple):
-    """What the daemon would publish: denoised f4 or f8, confidence f4, flags u2 (bits of `Flag`), all of the input's shape."""
+    """What the daemon would publish: denoised f4 or f8, confidence f4, flags u2 (bits of `Flag`), all of the input's shape. `pulses`: of each row its
+    beats and heart rates; empty where the engine makes none."""
 
     denoised: NDArray[np.floating]
     confidence: NDArray[np.float32]
     flags: NDArray[np.uint16]
+    pulses: list[Pulse]
+
+
+class Pulse(NamedTuple):
+    """Beats and heart rates of one recording. `beats`: indexes of the samples nearest to their peaks (n,), `beat_interval_ms`, `beat_error_ms` and
+    `beat_confidence` as in `wire.message.Beats`. `hr_t_s`: the time of the last sample that a rate rests on, every 2 s (m,); `hr_bpm`, NaN where there is
+    none, and `hr_confidence`."""
+
+    beats: NDArray[np.int64]
+    beat_interval_ms: NDArray[np.float32]
+    beat_error_ms: NDArray[np.float32]
+    beat_confidence: NDArray[np.float32]
+    hr_t_s: NDArray[np.float64]
+    hr_bpm: NDArray[np.float32]
+    hr_confidence: NDArray[np.float32]
+
+
+def _pulse_of(messages: Sequence[Chunk], n: int, fs: float) -> Pulse:
+    """The BEATS messages of one recording of `n` samples at `fs` Hz."""
+    step = step_of(fs)
+    found = [(c.index, c.beats) for c in messages if c.beats is not None]
+    columns = [np.concatenate([np.zeros(0), *(beats[k] for _, beats in found)]) for k in range(2, 6)]
+    steps = n // step
+    bpm, confidence = np.full(steps, np.nan, np.float32), np.zeros(steps, np.float32)
+    for index, beats in found:
+        if not np.isnan(beats.bpm):
+            bpm[index // step - 1], confidence[index // step - 1] = beats.bpm, beats.bpm_confidence
+    times = (step * np.arange(1, steps + 1) - 1) / fs
+    interval, error, sure = (column.astype(np.float32) for column in columns[1:])
+    return Pulse(columns[0].astype(np.int64), interval, error, sure, times, bpm, confidence)
 
 
 def denoise(samples: NDArray[np.float64], engine: Engine, *, fs: float, dtype: str = "f4") -> Denoised:
@@ -40,11 +72,16 @@ def denoise(samples: NDArray[np.float64], engine: Engine, *, fs: float, dtype: s
     rows = np.atleast_2d(samples)
     parts = _denoise_rows(rows, engine) if fs == target else _stack([_denoise_resampled(row, engine, fs) for row in rows])
     parts = parts._replace(denoised=parts.denoised.astype(dtype))
-    return parts if samples.ndim == 2 else Denoised(*(p[0] for p in parts))
+    return parts if samples.ndim == 2 else _first(parts)
 
 
 def _stack(rows: list[Denoised]) -> Denoised:
-    return Denoised(*(np.stack([row[k] for row in rows]) for k in range(3)))
+    denoised, confidence, flags = (np.stack([row[k] for row in rows]) for k in range(3))
+    return Denoised(denoised, confidence, flags, [row.pulses[0] for row in rows if row.pulses])
+
+
+def _first(parts: Denoised) -> Denoised:
+    return Denoised(parts.denoised[0], parts.confidence[0], parts.flags[0], parts.pulses)
 
 
 def _denoise_resampled(x: NDArray[np.float64], engine: Engine, fs: float) -> Denoised:
@@ -57,9 +94,10 @@ def _denoise_resampled(x: NDArray[np.float64], engine: Engine, fs: float) -> Den
     back = np.minimum(np.round(np.arange(n) * target / fs).astype(int), len(there) - 1)
     at, stretches = np.arange(n), stretches_of(state < INVALID, steps)
     y[state[there] == OUTLIER] = _OUTLIER
-    rules = dataclasses.replace(rules, sentinels=(*rules.sentinels, _OUTLIER))
+    policy = rules.policies.get("row0", rules.policy)
+    rules = dataclasses.replace(rules, sentinels=(*rules.sentinels, _OUTLIER), policy="mark", policies={})
     machine = dataclasses.replace(engine, rules=dataclasses.replace(engine.rules, stream=rules), streams={}, ready=ReadyQueue())
-    parts = Denoised(*(p[0] for p in _denoise_rows(y[None, :], machine)))
+    parts = _first(_denoise_rows(y[None, :], machine))
     engine.departed, engine.departed_ledger = machine.departed, machine.departed_ledger
     out = np.full(n, np.nan)
     for a, b in stretches:
@@ -79,17 +117,25 @@ def _denoise_resampled(x: NDArray[np.float64], engine: Engine, fs: float) -> Den
     flags[[s for s in steps if s < n]] |= np.uint16(Flag.STEP)
     invalid = state == INVALID
     last = np.maximum.accumulate(np.where(invalid, -1, at))
-    return Denoised(
-        np.where(invalid, np.where(last >= 0, out[np.maximum(last, 0)], 0.0), out),
-        np.where(invalid, np.float32(0), confidence),
-        np.where(invalid, np.uint16(Flag.NONFINITE) | low, flags),
-    )
+    pulses = [p._replace(beats=np.minimum(np.rint(p.beats * fs / target).astype(np.int64), n - 1)) for p in parts.pulses]
+    wave = np.where(invalid, np.where(last >= 0, out[np.maximum(last, 0)], 0.0), out)
+    flags = np.where(invalid, np.uint16(Flag.NONFINITE) | low, flags)
+    if policy != "mark":
+        unsure = (flags & low) != 0
+        wave = np.where(unsure, np.nan if policy == "mask" else np.where(np.isfinite(x), x, wave), wave)
+        flags = np.where(unsure, flags | np.uint16(Flag.REPLACED), flags)
+    return Denoised(wave, np.where(invalid, np.float32(0), confidence), flags, pulses)
 
 
 def _denoise_rows(rows: NDArray[np.float64], engine: Engine) -> Denoised:
-    out = Denoised(np.zeros(rows.shape), np.zeros(rows.shape, np.float32), np.zeros(rows.shape, np.uint16))
+    out = Denoised(np.zeros(rows.shape), np.zeros(rows.shape, np.float32), np.zeros(rows.shape, np.uint16), [])
     for number_, row in enumerate(rows):
-        for chunk in denoised_chunks(row, engine, stream=f"row{number_}"):
+        chunks = denoised_chunks(row, engine, stream=f"row{number_}")
+        if engine.rules.stream.rate is not None:
+            out.pulses.append(_pulse_of(chunks, len(row), engine.rules.stream.fs))
+        for chunk in chunks:
+            if chunk.kind is not Kind.DATA:
+                continue
             at = slice(chunk.index, chunk.stop)
             out.denoised[number_, at] = chunk.samples
             if chunk.confidence is not None and chunk.flags is not None:
@@ -99,8 +145,8 @@ def _denoise_rows(rows: NDArray[np.float64], engine: Engine) -> Denoised:
     return out
 
 
-def denoised_chunks(samples: NDArray[np.float64], engine: Engine, *, stream: str) -> Iterator[Chunk]:
-    """The DATA chunks of one recording, in order."""
+def denoised_chunks(samples: NDArray[np.float64], engine: Engine, *, stream: str) -> list[Chunk]:
+    """All that is published of one recording, in order."""
     chunks: list[Chunk] = []
     for start in range(0, len(samples), CHUNK):
         chunks += engine.feed(Chunk(stream, 0, start, samples[start : start + CHUNK], fs=engine.rules.stream.fs), 0.0)
@@ -109,7 +155,7 @@ def denoised_chunks(samples: NDArray[np.float64], engine: Engine, *, stream: str
     chunks += engine.feed(Chunk(stream, 0, len(samples), EMPTY, Kind.END, engine.rules.stream.fs), 0.0)
     while engine.ready:
         chunks += engine.step()
-    return (c for c in chunks if c.kind is Kind.DATA)
+    return chunks
 
 
 class LineFilter:
@@ -189,17 +235,34 @@ class LineFilter:
         return [text for c in chunks if c.kind is Kind.DATA for text in text_of(c.samples.astype(self.dtype))]
 
 
+def _arrays(result: Denoised) -> dict[str, NDArray[Any]]:
+    """By the names that an npz file has for them."""
+    arrays: dict[str, NDArray[Any]] = {"denoised": result.denoised, "confidence": result.confidence, "flags": result.flags}
+    pulses = result.pulses
+    if not pulses:
+        return arrays
+    for name in Pulse._fields:
+        rows = [getattr(pulse, name) for pulse in pulses]
+        if name.startswith("beat"):
+            arrays[name] = np.concatenate(rows)
+        else:
+            arrays[name] = rows[0] if result.denoised.ndim == 1 or name == "hr_t_s" else np.stack(rows)
+    if result.denoised.ndim == 2:
+        arrays["beat_row"] = np.repeat(np.arange(len(pulses)), [len(pulse.beats) for pulse in pulses])
+    return arrays
+
+
 SUFFIXES = ("", ".txt", ".csv", ".npy", ".npz")
 
 
 def content_of(result: Denoised, suffix: str, *, fs: float, stream: str = "") -> bytes:
-    """A file's content for `suffix`: .npy the wave; .npz wave, confidence, flags and `fs`; .csv the columns of `tap`, time from 0; else one
-    value a line."""
+    """A file's content for `suffix`: .npy the wave; .npz wave, confidence, flags, `fs`, and the fields of `Pulse`, of a 2-D array with `beat_row`; .csv
+    the columns of `tap`, time from 0; else one value a line."""
     buffer = io.BytesIO()
     if suffix == ".npy":
         np.save(buffer, result.denoised, allow_pickle=False)
     elif suffix == ".npz":
-        np.savez_compressed(buffer, **result._asdict(), fs=np.float64(fs))
+        np.savez_compressed(buffer, allow_pickle=False, **_arrays(result), fs=np.float64(fs))
     elif suffix == ".csv":
         lines = [
             f"{stream},{0:016x},{i},{round(i * 1e9 / fs)},{value},{confidence},{flags}"

@@ -111,3 +111,55 @@ def peak_shift_ms(output: Float64, clean: Float64, fs: float) -> float:
     distance = np.abs(at[0][:, None] - at[1][None, :]).min(axis=1) / fs
     near = distance <= PEAK_NEAR_S
     return float(1000 * np.median(distance[near])) if near.any() else float("nan")
+
+
+RATE_NEAR_BPM, BEAT_NEAR_MS = 5.0, 150.0  # up to here a rate is right, and a beat is a beat
+BEATS_APART, BEAT_PROMINENCE = 0.36, 0.3  # of true peaks: in mean beats, and in SD of the band-passed record
+
+
+def pulse_peaks(clean: Float64, fs: float) -> Float64:
+    """The systolic peaks of a clean record (m,), as indexes: of the band-passed one, at least 0.36 beats apart and 0.3 SD prominent."""
+    from scipy.signal import find_peaks
+
+    rates = heart_rates(clean, fs)
+    bpm = float(np.median(rates)) if len(rates) else 75.0
+    band = bandpass(clean, fs)
+    at, _ = find_peaks(band, distance=max(int(BEATS_APART * 60 / bpm * fs), 1), prominence=BEAT_PROMINENCE * float(band.std()))
+    return np.asarray(at, np.float64)
+
+
+def true_rates(clean: Float64, index: NDArray[np.int64], fs: float) -> Float64:
+    """The heart rate of a clean record in the 8 s before each index, bpm; NaN in a record that is shorter."""
+    rates = heart_rates(clean, fs)
+    length, step = int(HR_WINDOW_S * fs), int(HR_STEP_S * fs)
+    if not len(rates):
+        return np.full(len(index), np.nan)
+    return np.asarray(rates[np.clip((index - length) // step, 0, len(rates) - 1)], np.float64)
+
+
+def rates_right(bpm: Float64, index: NDArray[np.int64], clean: Float64 | None, fs: float) -> Float64:
+    """1 for each rate, told of the 8 s before `index`, that is within 5 bpm of the clean record's, else 0; 0 without a pulse."""
+    if clean is None or not len(bpm):
+        return np.zeros(len(bpm))
+    return np.asarray(np.abs(bpm - true_rates(clean, index, fs)) <= RATE_NEAR_BPM, np.float64)
+
+
+def beats_off_ms(at: Float64, clean: Float64 | None, fs: float) -> Float64:
+    """How far the nearest peak of the clean record is from each beat (n,), ms; infinite without a pulse."""
+    peaks = np.zeros(0) if clean is None else pulse_peaks(clean, fs)
+    if not len(peaks) or not len(at):
+        return np.full(len(at), np.inf)
+    return np.asarray(np.abs(at[:, None] - peaks[None, :]).min(axis=1) * 1000 / fs, np.float64)
+
+
+def intervals_off_ms(at: Float64, clean: Float64, fs: float) -> Float64:
+    """How far the interval between each beat and the one before is from that of the peaks nearest to them, ms; NaN where one of them is none."""
+    off = np.full(len(at), np.nan)
+    peaks = pulse_peaks(clean, fs)
+    if len(at) < 2 or not len(peaks):
+        return off
+    nearest = np.abs(at[:, None] - peaks[None, :]).argmin(axis=1)
+    near = np.abs(at - peaks[nearest]) <= BEAT_NEAR_MS * fs / 1000
+    both = near[1:] & near[:-1] & (np.diff(nearest) == 1)
+    off[1:][both] = np.abs(np.diff(at) - np.diff(peaks[nearest]))[both] * 1000 / fs
+    return off

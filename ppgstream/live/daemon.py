@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -29,16 +29,16 @@ from ppgstream import __version__
 from ppgstream.assemble import rules_of
 from ppgstream.config import Config
 from ppgstream.core.denoiser import Denoiser
-from ppgstream.core.engine import Engine
+from ppgstream.core.engine import Engine, Tile
 from ppgstream.core.ledger import Event
 from ppgstream.core.quality import confidence_of
 from ppgstream.core.stream import Stream, Trace
 from ppgstream.errors import PpgStreamError, WireError
 from ppgstream.live.endpoints import attach
-from ppgstream.live.workers import Workers
+from ppgstream.live.workers import Found, Workers
 from ppgstream.model.checkpoint import Checkpoint
 from ppgstream.wire.foreign import Adopter
-from ppgstream.wire.message import Chunk, decode, encode
+from ppgstream.wire.message import Chunk, Kind, decode, encode
 
 ZMQ_MAX_MESSAGE = 16 * 1024 * 1024  # ZeroMQ cuts off who sends more; up to here a message is refused by name
 BURST = 256  # messages read before looking up
@@ -46,6 +46,7 @@ POLL_S = 0.1  # longest wait for something to do, and so until a stop is noticed
 TICK_S = 1.0
 SLICE_S = 0.02  # between two parts of the work that each stream needs once a second
 BACKLOG_S = 2.0  # longer than a message waits in a socket that is read all the time
+LAST_ANSWER_S = 1.0  # after `drain_s`, for answers of calls that are under way
 LAST_READ_S = 1.0  # after the stop, for reading what is in the input socket
 WATCHED = 8  # streams whose waves are kept for monitors
 WATCH_S = 10.0  # for how long after a monitor last asked
@@ -77,6 +78,7 @@ class Daemon:
         self.stop = threading.Event()
         self.endpoints: dict[str, str] = {}
         self.state = "starting"
+        self.stuck = False  # at the end: the model is still in a call, and the process must end by os._exit
         self.started = time.monotonic()
         self._rules = rules_of(config, checkpoint)
         self._say = say or (lambda text: print(f"ppgstream: {text}", file=sys.stderr, flush=True))
@@ -145,7 +147,7 @@ class Daemon:
             self._drain(engine, workers)
             failed = False
         finally:
-            workers.close()
+            self.stuck = not workers.close()
             self._context.destroy(linger=0 if failed else None)  # None: each socket's own, so that the last messages leave
         return engine
 
@@ -178,7 +180,7 @@ class Daemon:
                 self._publish(engine.expire(time.monotonic() - (0.0 if read < BURST else BACKLOG_S)))
             self._look_at_streams(engine, quiet=room and read < BURST)
             self._hand_over(engine, workers)
-            self._take_back(engine, workers)
+            self._take_back(engine, workers.take_back())
             if self._out in there:
                 self._hear_subscribers()
             if self._asked in there:
@@ -233,6 +235,12 @@ class Daemon:
                 size = sum(len(p) for p in parts)
                 self._tell(Event("malformed", f"malformed message of {size} bytes: {error}"))
                 continue
+            if found and found[0].kind is Kind.BEATS:
+                self._messages["malformed"] += 1
+                self._tell(
+                    Event("malformed", f"{found[0].stream}: a BEATS message: only this daemon makes them", found[0].stream)
+                )
+                continue
             if foreign is not None and foreign.doubt:
                 self._tell(Event("doubtful", foreign.doubt, found[-1].stream))
             chunks += found
@@ -248,8 +256,8 @@ class Daemon:
             shed = now > self._drained_by or (limit > 0 and now - read_at > limit)
             workers.hand_over(engine.take(), shed=shed)
 
-    def _take_back(self, engine: Engine, workers: Workers) -> None:
-        for tile, found in workers.take_back():
+    def _take_back(self, engine: Engine, answered: Iterator[tuple[Tile, Found]]) -> None:
+        for tile, found in answered:
             self._publish(engine.finish(tile, found))
             done = time.monotonic()
             for ready in tile.ready:
@@ -330,7 +338,8 @@ class Daemon:
         while engine.ready or workers:
             self._hand_over(engine, workers, all_of_it=True)
             poller.poll(math.ceil(1000 * POLL_S))
-            self._take_back(engine, workers)
+            late = time.monotonic() > self._drained_by + LAST_ANSWER_S
+            self._take_back(engine, workers.give_up() if late else workers.take_back())
             self._answer_monitors(engine)
         now = time.monotonic()
         self._begin_round(engine, now)
@@ -464,6 +473,8 @@ class Daemon:
             "fs_measured": None if stream.fs_measured is None else round(stream.fs_measured, 3),
             "lag_ms": round(self._stream_lag.get(stream.name, 0.0), 3),
             "confidence": round(stream.confidence, 4),
+            "bpm": None if stream.beats is None or math.isnan(stream.beats.bpm) else round(stream.beats.bpm, 1),
+            "bpm_confidence": None if stream.beats is None else round(stream.beats.bpm_confidence, 3),
             **counts._asdict(),
             "denoised": ledger.denoised,
             "passthrough": ledger.passthrough,

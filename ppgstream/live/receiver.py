@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import zmq
 
-from ppgstream.errors import PpgStreamError, WireError
+from ppgstream.errors import PpgStreamError, UnknownKindError, WireError
 from ppgstream.live.endpoints import attach
 from ppgstream.wire.message import Chunk, Kind, decode
 
@@ -41,6 +41,7 @@ class Receiver:
     high_water_mark: int = 100_000
     accounts: dict[tuple[str, int], Account] = field(default_factory=dict)
     damaged: int = 0
+    skipped: int = 0  # messages of kinds that this version does not know
     messages: int = 0
     _context: zmq.Context[zmq.Socket[bytes]] = field(init=False)
     _socket: zmq.Socket[bytes] = field(init=False)
@@ -70,6 +71,9 @@ class Receiver:
             self.messages += 1
             try:
                 chunk = decode(parts)
+            except UnknownKindError:
+                self.skipped += 1
+                continue
             except WireError:
                 self.damaged += 1
                 continue

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
+import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
+from queue import SimpleQueue
+
+import numpy as np
 
 from ppgstream.core.denoiser import Answer, Denoiser
 from ppgstream.core.engine import Tile
+
+CLOSE_S = 1.0  # longest wait for model calls at the end
 
 Found = Answer | Exception | None  # what the model answered, or raised; None: it was not asked
 
@@ -19,12 +26,16 @@ class Workers:
 
     def __init__(self, denoiser: Denoiser, threads: int) -> None:
         self._denoiser = denoiser
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="ppgstream-model")
+        self._asked: SimpleQueue[tuple[Tile, Future[Found]] | None] = SimpleQueue()
+        # Daemon threads: one that hangs in a model call does not keep the process from its end, as a ThreadPoolExecutor's would.
+        self._threads = [threading.Thread(target=self._work, name=f"ppgstream-model-{k}", daemon=True) for k in range(threads)]
         self._most = threads + 1  # one waits, so that no worker does
         self._tiles: deque[tuple[Tile, Future[Found]]] = deque()
         self._awake, self._wake = socket.socketpair()
         self._awake.setblocking(False)
         self._wake.setblocking(False)
+        for thread in self._threads:
+            thread.start()
 
     @property
     def full(self) -> bool:
@@ -44,15 +55,13 @@ class Workers:
 
     def hand_over(self, tile: Tile, *, shed: bool = False) -> None:
         """A tile to be answered; with `shed` it comes back in its turn without an answer."""
-        future: Future[Found]
-        if shed:
-            future = Future()
-            future.set_result(None)
-            self._ring()
-        else:
-            future = self._pool.submit(self._answer, tile)
-            future.add_done_callback(lambda _: self._ring())
+        future: Future[Found] = Future()
+        future.add_done_callback(lambda _: self._ring())
         self._tiles.append((tile, future))
+        if shed:
+            future.set_result(None)
+        else:
+            self._asked.put((tile, future))
 
     def take_back(self) -> Iterator[tuple[Tile, Found]]:
         """The tiles that are answered and whose turn it is."""
@@ -63,17 +72,56 @@ class Workers:
             tile, future = self._tiles.popleft()
             yield tile, future.result()
 
-    def close(self) -> None:
-        self._pool.shutdown()
+    def give_up(self) -> Iterator[tuple[Tile, Found]]:
+        """All tiles, in their turn, without waiting any longer: None for one that no worker has begun, an error for one that is being answered."""
+        while self._tiles:
+            tile, future = self._tiles.popleft()
+            if future.cancel():
+                yield tile, None
+            elif future.done():
+                yield tile, future.result()
+            else:
+                yield tile, TimeoutError("the model has not answered in the time that the stop allows")
+
+    def close(self) -> bool:
+        """End the threads, and tell whether they have ended. One that is in a model call is waited for no longer than `CLOSE_S`. If it has not ended, the
+        process must end by `os._exit`: ONNX Runtime aborts a process whose call returns while Python shuts down."""
+        for _, future in self._tiles:
+            future.cancel()
+        for _ in self._threads:
+            self._asked.put(None)
+        until = time.monotonic() + CLOSE_S
+        for thread in self._threads:
+            thread.join(max(until - time.monotonic(), 0.0))
         self._awake.close()
         self._wake.close()
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _work(self) -> None:
+        while (asked := self._asked.get()) is not None:
+            tile, future = asked
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(self._answer(tile))
+            except BaseException as error:  # it is raised where the tile is taken back
+                future.set_exception(error)
 
     def _answer(self, tile: Tile) -> Found:
         try:
-            return self._denoiser(tile.batch)
+            return _checked(self._denoiser(tile.batch), tile)
         except Exception as error:  # whatever the runtime raises: its tile is published as it came, and the worker goes on
             return error
 
     def _ring(self) -> None:
         with contextlib.suppress(OSError):  # full: it rings already; closed: nobody listens any more
             self._wake.send(b"\0")
+
+
+def _checked(answer: Answer, tile: Tile) -> Answer:
+    """An answer with a row of the window's length for each window. Raises ValueError for any other."""
+    needed = (len(tile.ready), tile.ready[0].window.segment.geometry.window)
+    for name, part in (("y", answer.y), ("log_var", answer.log_var)):
+        if part is not None and np.shape(part) != needed:
+            raise ValueError(f"{name} of the answer must have the shape {needed}, got {np.shape(part)}")
+    return answer

@@ -11,22 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.errors import CheckpointError
+from ppgstream.model.architecture import COURSE
 from ppgstream.model.checkpoint import GRAPH, Checkpoint
 from ppgstream.model.tensorflow_runtime import Compute
 
 
 def in_onnx(checkpoint: Checkpoint) -> Compute:
     """The network of a checkpoint in ONNX Runtime, one thread a call; calls may run at once. Raises CheckpointError where ONNX Runtime, or a graph
-    that is the checkpoint's own, is missing."""
-    path = checkpoint.graph
-    if path is None:
-        raise CheckpointError(f"{checkpoint.path}: has no {GRAPH}; `ppgstream checkpoint export` writes one")
-    try:
-        found = sha256_of(path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot read the graph: {error.strerror}") from error
-    if found != checkpoint.graph_sha256:
-        raise CheckpointError(f"{path}: not the graph of this checkpoint: its sha256 is another one than the manifest states")
+    that is the checkpoint's own, is missing. So does a call where the graph does not run, or answers in a shape that is not the network's."""
+    path = checked_graph(checkpoint)
+    arch = checkpoint.arch
     ort = import_onnxruntime()
     options: Any = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -34,15 +28,52 @@ def in_onnx(checkpoint: Checkpoint) -> Compute:
     try:
         session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises classes of its own that share no base
-        raise CheckpointError(f"{path}: ONNX Runtime cannot load the graph: {str(error).splitlines()[0]}") from error
-    takes_mask = len(session.get_inputs()) == 2
+        raise CheckpointError(
+            f"{path}: ONNX Runtime cannot load the graph: {str(error).splitlines()[0]}; {_anew(checkpoint)}"
+        ) from error
+    takes_mask, width = arch.family not in COURSE, arch.window * len(arch.outputs)
+    needed, there = ["x", "valid"] if takes_mask else ["x"], [given.name for given in session.get_inputs()]
+    if sorted(there) != sorted(needed):
+        raise CheckpointError(
+            f"{path}: a graph of {arch.family!r} has the inputs {', '.join(needed)}, this one has {', '.join(there)}; {_anew(checkpoint)}"
+        )
 
     def compute(x: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
         feed = {"x": x, "valid": valid.astype(np.float32)} if takes_mask else {"x": x}
-        y: NDArray[np.float32] = session.run(None, feed)[0]
+        try:
+            y: NDArray[np.float32] = session.run(None, feed)[0]
+        except Exception as error:  # as above
+            raise CheckpointError(
+                f"{path}: ONNX Runtime cannot run the graph: {str(error).splitlines()[0]}; {_anew(checkpoint)}"
+            ) from error
+        if np.shape(y) != (len(x), width):
+            raise CheckpointError(
+                f"{path}: the output of {len(x)} windows must be {(len(x), width)}, got {np.shape(y)}; {_anew(checkpoint)}"
+            )
         return y
 
     return compute
+
+
+def checked_graph(checkpoint: Checkpoint) -> Path:
+    """The file of a checkpoint's graph. Raises CheckpointError where it is missing, cannot be read, or is not the one that the manifest names."""
+    path = checkpoint.graph
+    if path is None:
+        raise CheckpointError(f"{checkpoint.path}: has no {GRAPH}; {_anew(checkpoint)}")
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        raise CheckpointError(f"{path}: cannot read the graph: {error.strerror}; {_anew(checkpoint)}") from error
+    if found != checkpoint.graph_sha256:
+        raise CheckpointError(
+            f"{path}: not the graph of this checkpoint: its sha256 begins with {found[:8]}, "
+            f"the manifest states {checkpoint.graph_sha256[:8]}; {_anew(checkpoint)}"
+        )
+    return path
+
+
+def _anew(checkpoint: Checkpoint) -> str:
+    return f"`ppgstream checkpoint import {checkpoint.path} -o FOLDER` writes it with a new graph"
 
 
 def import_onnxruntime() -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -13,7 +12,7 @@ from ppgstream.core.denoiser import Answer, Batch, Denoiser
 from ppgstream.errors import CheckpointError
 from ppgstream.model import lmmse
 from ppgstream.model.checkpoint import Checkpoint
-from ppgstream.model.imported import with_graph
+from ppgstream.model.imported import say_on_stderr, with_graph
 from ppgstream.model.onnx_runtime import in_onnx
 from ppgstream.model.tensorflow_runtime import Compute, in_tensorflow
 
@@ -38,8 +37,7 @@ def denoiser(
         compute = _lmmse(checkpoint)
         tiles: tuple[int, ...] = (tile,)
     else:
-        compute, takes_any = _network(checkpoint, threads, runtime, say or _say)
-        tiles = tiles_of(compute, tile, length) if takes_any else (tile,)
+        compute, tiles = _network(checkpoint, threads, runtime, say or say_on_stderr)
 
     def run(batch: Batch) -> Answer:
         parts = []
@@ -68,22 +66,28 @@ def tiles_of(compute: Compute, tile: int, length: int) -> tuple[int, ...]:
     return (*same, tile)
 
 
-def _network(checkpoint: Checkpoint, threads: int, runtime: Runtime, say: Callable[[str], None]) -> tuple[Compute, bool]:
-    """The network, and whether it takes any number of windows."""
+def _network(
+    checkpoint: Checkpoint, threads: int, runtime: Runtime, say: Callable[[str], None]
+) -> tuple[Compute, tuple[int, ...]]:
+    """The network, and the tiles in which it may be computed."""
+    arch, tile = checkpoint.arch, checkpoint.tile
     if runtime == "tensorflow":
-        return in_tensorflow(checkpoint, threads), False
+        return in_tensorflow(checkpoint, threads), (tile,)
     try:
-        return in_onnx(with_graph(checkpoint)), True
+        compute = in_onnx(with_graph(checkpoint, say))
+        return compute, tiles_of(
+            compute, tile, arch.context + arch.window
+        )  # runs the graph, so that one that does not fit is told here
     except CheckpointError as error:
         if runtime == "onnx":
             raise
+        why = error
+    try:
         compute = in_tensorflow(checkpoint, threads)
-        say(f"{error}; TensorFlow runs it instead")
-    return compute, False
-
-
-def _say(text: str) -> None:
-    print(f"ppgstream: {text}", file=sys.stderr, flush=True)
+    except CheckpointError as error:
+        raise CheckpointError(f"{why}; nor can TensorFlow run the checkpoint: {error}") from error
+    say(f"{why}; TensorFlow runs it instead")
+    return compute, (tile,)
 
 
 def _lmmse(checkpoint: Checkpoint) -> Compute:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -14,6 +15,7 @@ from rich.text import Text
 from ppgstream.live.status import Snapshot, StatusClient
 
 ROWS_SHOWN = 12
+KNOWN = 0.5  # confidence from which a heart rate is shown as one
 PLOT_HEIGHT = 8
 PLOT_SECONDS = 6
 
@@ -127,7 +129,7 @@ def _ledger(s: Snapshot) -> Text:
 def _streams(s: Snapshot) -> Table:
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("stream", ratio=1, no_wrap=True)
-    for column in ("rate/s", "lag ms", "confidence", "denoised", "gap", "invalid", "in flight"):
+    for column in ("rate/s", "lag ms", "confidence", "heart rate", "denoised", "gap", "invalid", "in flight"):
         table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
     shown = sorted(s["streams"], key=lambda row: not row["live"])[:ROWS_SHOWN]
     for row in shown:
@@ -136,6 +138,7 @@ def _streams(s: Snapshot) -> Table:
             f"{row['samples_per_s']:.0f}",
             f"{row['lag_ms']:.1f}",
             f"{row['confidence']:.2f}",
+            _heart_rate(row),
             f"{row['denoised']:,}",
             f"{row['gap']:,}",
             f"{row['invalid']:,}",
@@ -145,6 +148,16 @@ def _streams(s: Snapshot) -> Table:
     if s["streams_total"] > len(shown):
         table.add_row(f"... and {s['streams_total'] - len(shown):,} more", style="dim")
     return table
+
+
+def _heart_rate(row: Mapping[str, Any]) -> Text:
+    """Beats a minute, dim where it is not known; the probability that it is within 5 bpm."""
+    if row["bpm"] is None:
+        return Text("-", style="dim")
+    known = row["bpm_confidence"] >= KNOWN
+    return Text(
+        f"{row['bpm']:.0f} bpm, {row['bpm_confidence']:.0%}" if known else f"? ({row['bpm']:.0f})", style="" if known else "dim"
+    )
 
 
 def wave(

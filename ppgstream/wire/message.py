@@ -5,13 +5,13 @@ A message has two parts, the stream id and a body. A body is a fixed header of 5
     offset  size  field
          0     3  magic, "PPG"
          3     1  version, 1
-         4     1  kind: 1 DATA, 2 STATUS, 3 END, 4 GAP
+         4     1  kind: 1 DATA, 2 STATUS, 3 END, 4 GAP, 5 BEATS
          5     1  dtype of the samples: 1 f4, 2 f8, 3 i2, 4 i4
          6     1  annotated: 1 if confidence and flags follow the samples (the daemon's output), else 0
          7     1  unclean: 1 in an END sent on behalf of a session that never sent its own, else 0
          8     8  session, unsigned: random, one for each run of a publisher
-        16     8  index of the first sample, unsigned (STATUS and END: the next index)
-        24     4  count, unsigned (GAP: how many samples never came; STATUS and END: 0)
+        16     8  index of the first sample, unsigned (STATUS, END and BEATS: the next index)
+        24     4  count, unsigned (GAP: how many samples never came; STATUS and END: 0; BEATS: how many beats)
         28     4  fs in mHz, unsigned
         32     8  sensor time of the first sample, signed ns since 1970, 0 if unknown
         40     8  checkpoint id: the first 8 bytes of the weights' sha256, 0 from sensors
@@ -20,6 +20,9 @@ A message has two parts, the stream id and a body. A body is a fixed header of 5
 
     56           samples: count x dtype
                  if annotated: confidence, count x f4 in 0..1; then flags, count x u2 (bits of `Flag`)
+
+BEATS has other contents: the heart rate in beats a minute (f4, NaN if there is none) and its confidence (f4), then of each beat, a column after the other,
+its index (u8), interval to the beat before in ms (f4, NaN if there is none), that interval's expected error in ms (f4), and confidence (f4).
 """
 
 from __future__ import annotations
@@ -30,11 +33,12 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.errors import WireError
+from ppgstream.errors import UnknownKindError, WireError
 
 MAGIC, VERSION = b"PPG", 1
 HEADER = struct.Struct("<3sBBBBBQQIIq8sI")  # all but the CRC that follows it
@@ -42,6 +46,7 @@ CRC = struct.Struct("<I")
 HEADER_SIZE = HEADER.size + CRC.size
 MAX_COUNT = 65_536  # samples in a message: 9 minutes at 125 Hz, so nobody needs more
 MAX_BODY = HEADER_SIZE + MAX_COUNT * (8 + 4 + 2)
+MAX_BEATS = 4096  # in a message, of which there is one every 2 s
 MAX_INDEX = 2**63 - 1  # leaves room for index + count in 64 bits
 NO_CHECKPOINT = bytes(8)
 STREAM_ID = re.compile(rb"[A-Za-z0-9._-]{1,32}")
@@ -52,6 +57,7 @@ class Kind(enum.IntEnum):
     STATUS = 2
     END = 3
     GAP = 4
+    BEATS = 5
 
 
 class Flag(enum.IntFlag):
@@ -68,11 +74,28 @@ class Flag(enum.IntFlag):
     OUTLIER = 256  # the sensor sent a value that no pulse has, or a sentinel; the value published is the model's
     STEP = 512  # the first sample after a jump of level or gain that no pulse makes
     INTERFERENCE = 1024  # a steady line is in the signal that no pulse makes: a lamp's flicker, for one
+    REPLACED = 2048  # confidence below the threshold, and the policy asks for NaN or the sensor's own value in the answer's place
 
 
 DTYPES: dict[int, np.dtype[np.generic]] = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<i2"), 4: np.dtype("<i4")}
 DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
 _CONFIDENCE, _FLAGS = np.dtype("<f4"), np.dtype("<u2")
+_RATE = struct.Struct("<ff")
+_INDEX, _F4 = np.dtype("<u8"), np.dtype("<f4")
+BEAT_SIZE = _INDEX.itemsize + 3 * _F4.itemsize
+
+
+class Beats(NamedTuple):
+    """A heart rate and the beats that were decided since the last message. `bpm`: NaN if there is none; `bpm_confidence`: P(it is within 5 bpm). Of each
+    beat, (n,): `at`, the index of the sample nearest to its peak (u8); `interval_ms` to the beat before, NaN if there is none, and its expected error,
+    `error_ms` (one SD); `confidence`, P(it is a beat)."""
+
+    bpm: float
+    bpm_confidence: float
+    at: NDArray[np.uint64]
+    interval_ms: NDArray[np.float32]
+    error_ms: NDArray[np.float32]
+    confidence: NDArray[np.float32]
 
 
 @dataclass(slots=True, eq=False)  # not frozen: that makes three times the time of making one, and three are made a window
@@ -82,7 +105,7 @@ class Chunk:
     `index` is the number of the first sample since the session began, `fs` in Hz, `t_ns` the sensor's time of the first sample in ns since
     1970 (0: unknown). `samples` is 1-D, in the sensor's units. The daemon's output adds `confidence` (0..1) and `flags` a sample.
     STATUS and END have no samples, and their `index` is the next one. A GAP has none either: `missing` samples
-    from `index` on never came.
+    from `index` on never came. BEATS has `beats` instead, which rest on the samples before `index`.
     """
 
     stream: str
@@ -97,6 +120,7 @@ class Chunk:
     checkpoint: bytes = NO_CHECKPOINT
     missing: int = 0
     unclean: bool = False
+    beats: Beats | None = None
 
     @property
     def stop(self) -> int:
@@ -122,10 +146,12 @@ def encode(chunk: Chunk, *, dtype: str | None = None) -> tuple[bytes, bytes]:
     if (fault := _unsayable(chunk)) is not None:
         raise WireError(fault)
     payload = samples.astype(DTYPES[code], copy=False).tobytes()
+    if chunk.beats is not None:
+        payload = _beats_bytes(chunk.beats)
     annotated = chunk.confidence is not None and chunk.flags is not None
     if chunk.confidence is not None and chunk.flags is not None:
         payload += chunk.confidence.astype(_CONFIDENCE, copy=False).tobytes() + chunk.flags.astype(_FLAGS, copy=False).tobytes()
-    count = chunk.missing if chunk.kind is Kind.GAP else len(samples)
+    count = chunk.missing if chunk.kind is Kind.GAP else len(samples) if chunk.beats is None else len(chunk.beats.at)
     try:
         head = HEADER.pack(
             MAGIC,
@@ -163,6 +189,10 @@ def _unsayable(chunk: Chunk) -> str | None:
         return "flags must be whole numbers of 16 bits"
     if chunk.kind is not Kind.DATA and (n or notes):
         return f"{chunk.kind.name} with samples"
+    if (chunk.beats is not None) != (chunk.kind is Kind.BEATS):
+        return f"{chunk.kind.name} with{'out' if chunk.beats is None else ''} beats"
+    if chunk.beats is not None and not all(len(column) == len(chunk.beats.at) <= MAX_BEATS for column in chunk.beats[3:]):
+        return f"{len(chunk.beats.at)} beats: at most {MAX_BEATS}, with an interval, an error and a confidence each"
     if (chunk.missing and chunk.kind is not Kind.GAP) or (chunk.unclean and chunk.kind is not Kind.END):
         return f"{chunk.kind.name} with missing {chunk.missing}, unclean {chunk.unclean}"
     if not 0 <= chunk.index <= MAX_INDEX - n - chunk.missing:
@@ -174,8 +204,27 @@ def _unsayable(chunk: Chunk) -> str | None:
     return None
 
 
+def _beats_bytes(beats: Beats) -> bytes:
+    columns = (beats.interval_ms, beats.error_ms, beats.confidence)
+    floats = b"".join(np.asarray(column).astype(_F4, copy=False).tobytes() for column in columns)
+    return _RATE.pack(beats.bpm, beats.bpm_confidence) + beats.at.astype(_INDEX, copy=False).tobytes() + floats
+
+
+def _beats_of(body: bytes, count: int) -> Beats:
+    bpm, bpm_confidence = _RATE.unpack_from(body, HEADER_SIZE)
+    if _RATE.pack(bpm, bpm_confidence) != bytes(body[HEADER_SIZE : HEADER_SIZE + _RATE.size]):
+        raise WireError("a heart rate or its confidence is an unusual NaN")
+    at = HEADER_SIZE + _RATE.size
+    indexes = np.frombuffer(body, _INDEX, count, at)
+    at += count * _INDEX.itemsize
+    return Beats(
+        bpm, bpm_confidence, indexes, *(np.frombuffer(body, _F4, count, at + k * count * _F4.itemsize) for k in range(3))
+    )
+
+
 def decode(parts: Sequence[bytes]) -> Chunk:
-    """A chunk from the parts of a message. Raises WireError, and nothing else, for anything that `encode` cannot have made."""
+    """A chunk from the parts of a message. Raises WireError, and nothing else, for anything that `encode` cannot have made; of a whole message of a kind
+    that this version does not know, UnknownKindError, which a reader skips."""
     stream = stream_id(parts, expected=2)
     body = parts[1]
     if len(body) < HEADER_SIZE:
@@ -192,22 +241,26 @@ def decode(parts: Sequence[bytes]) -> Chunk:
     (crc,) = CRC.unpack_from(body, HEADER.size)
     if crc != zlib.crc32(memoryview(body)[HEADER_SIZE:], zlib.crc32(body[: HEADER.size])):
         raise WireError("CRC does not match: the message was damaged")
+    if kind not in _KINDS and kind:
+        raise UnknownKindError(f"kind {kind}: this reader knows {', '.join(f'{k} {name.name}' for k, name in _KINDS.items())}")
     if kind not in _KINDS or code not in DTYPES or annotated > 1 or unclean > 1 or reserved:
         raise WireError(
             f"header field out of range: kind {kind}, dtype {code}, annotated {annotated}, unclean {unclean}, reserved {reserved}"
         )
-    if index + count > MAX_INDEX or fs_mhz == 0:
+    if index + (0 if kind == Kind.BEATS else count) > MAX_INDEX or fs_mhz == 0:
         raise WireError(f"header field out of range: index {index}, count {count}, fs {fs_mhz} mHz")
-    data = kind == Kind.DATA
+    data, beats = kind == Kind.DATA, kind == Kind.BEATS
     if unclean and kind != Kind.END:
         raise WireError("only an END can be unclean")
     if (kind in (Kind.STATUS, Kind.END) and count) or (annotated and not data):
         raise WireError(f"{Kind(kind).name} with {count} samples, annotated {annotated}")
     dtype = DTYPES[code]
     samples = count if data else 0
-    expected = samples * (dtype.itemsize + (6 if annotated else 0))
-    if samples > MAX_COUNT or len(body) - HEADER_SIZE != expected:
-        raise WireError(f"{samples} samples need {expected} bytes, got {len(body) - HEADER_SIZE}")
+    expected = _RATE.size + count * BEAT_SIZE if beats else samples * (dtype.itemsize + (6 if annotated else 0))
+    if samples > MAX_COUNT or (beats and count > MAX_BEATS) or len(body) - HEADER_SIZE != expected:
+        raise WireError(
+            f"{count if beats else samples} {'beats' if beats else 'samples'} need {expected} bytes, got {len(body) - HEADER_SIZE}"
+        )
     end = HEADER_SIZE + samples * dtype.itemsize
     return Chunk(
         stream=stream,
@@ -220,8 +273,9 @@ def decode(parts: Sequence[bytes]) -> Chunk:
         confidence=np.frombuffer(body, _CONFIDENCE, samples, end) if annotated else None,
         flags=np.frombuffer(body, _FLAGS, samples, end + 4 * samples) if annotated else None,
         checkpoint=bytes(checkpoint),
-        missing=0 if data else count,
+        missing=count if kind == Kind.GAP else 0,
         unclean=bool(unclean),
+        beats=_beats_of(body, count) if beats else None,
     )
 
 

@@ -1,0 +1,545 @@
+"""Beats and heart rate of what is published, every 2 s, from the last 8 s of a stream's output and input.
+
+Theory of operation. A stream's `Follower` takes its published samples and the sensor's own, at 25 Hz. Every 2 s it gives a `Due`, and at a gap or the
+session's end a last one. `fill` works on those of many streams at once, a row each:
+
+    beats        peaks of the output that are the highest within 0.36 beats on both sides (the multi-scale peak search of Bishop and Ercole 2018, MSPTD,
+                 at the scale of the current rate), checked by a second detector: a sum of rising slopes as in qppg (Zong et al. 2003)
+    heart rate   a belief over 36..220 bpm: spread by what a heart may do in 2 s, times what the spectra of output and input say, normalised
+
+The probability that a rate is within 5 bpm, and that a beat is one, are logistic regressions on numbers that are known then (`train/pulse.py`).
+A gap starts the 8 s anew, and the belief spreads by the time that passed. Every reduction runs along a row, so that a stream's results do not depend on
+the others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppgstream.wire.message import Beats, Chunk, Flag
+
+Float64 = NDArray[np.float64]
+Float32 = NDArray[np.float32]
+
+POINTS_HZ = 25.0
+SPAN_S, STEP_S = 8.0, 2.0
+SPAN, STEP = round(SPAN_S * POINTS_HZ), round(STEP_S * POINTS_HZ)  # points of a row; of a step
+LAST_S = 0.8  # a peak this near to the newest sample is decided with the next step: what follows may be higher
+LEAST_S = 3.0  # of a stretch, for beats
+RATES = np.arange(36.0, 221.0)  # bpm
+NEAR_BPM = 6.0  # of the belief's mode: what counts as the same rate
+OTHER_BPM = 12.0  # from it on: another rhythm
+FFT = 2048
+NOT_MEASURED = Flag.OUTLIER | Flag.NONFINITE  # of such samples the input says nothing
+
+# A rate's evidence is exp(sum of weight * log(power + floor)), power relative to the mean over RATES. c: mean confidence of the output.
+# How they were chosen: docs/decisions.md.
+EVIDENCE = {
+    "out": (0.3, 0.7),  # output at f: weight, and the same times c
+    "out_2f": (0.15, 0.15),
+    "out_half": (-0.1, 0.0),
+    "in": (0.2, -0.15),
+}
+FLOOR_OUT, FLOOR_IN = 0.3, 0.3
+SPREAD_BPM = 2.3  # scale of the Laplace law of a change in 2 s
+JUMP = 0.0025  # probability of any other rate in 2 s
+RATE_FEATURES = {
+    "belief": "log odds of the belief within 6 bpm of the rate",
+    "confidence": "mean confidence of the output over 8 s",
+    "output": "log of the output's power at the rate over its mean over all rates",
+    "input": "the same of the input",
+    "second": "log of the output's power at the rate over the largest at another",
+    "input_second": "the same of the input",
+    "beats": "how far the mean rate of the beats in the 8 s is from it, as a logarithm, at most 0.7",
+}
+BEAT_FEATURES = {
+    "confidence": "mean confidence of the output, 1 s around the beat",
+    "agreed": "1 where the second detector found it too, else 0",
+    "rhythm": "log of the output's power at the rate over its mean over all rates",
+}
+
+
+class Logistic(NamedTuple):
+    """P = 1 / (1 + exp(-(bias + sum of weight * feature)))."""
+
+    bias: float
+    weights: Mapping[str, float]
+
+    def of(self, found: Mapping[str, Float64]) -> Float64:
+        z = self.bias + sum(weight * found[name] for name, weight in self.weights.items())
+        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(z, -40.0, 40.0))), np.float64)
+
+
+@dataclass(frozen=True)
+class RateRules:
+    """rate: P(|error| <= 5 bpm) from `RATE_FEATURES`. beat: P(it is one) from `BEAT_FEATURES`. interval: the same numbers give the logarithm of an
+    interval's expected error in ms (SD). The defaults are for checkpoints that state none."""
+
+    fs: float = 125.0
+    rate: Logistic = field(default_factory=lambda: Logistic(*DEFAULT["rate"]))
+    beat: Logistic = field(default_factory=lambda: Logistic(*DEFAULT["beat"]))
+    interval: Logistic = field(default_factory=lambda: Logistic(*DEFAULT["interval"]))
+
+
+# Fitted for the checkpoint `default`.
+DEFAULT: dict[str, tuple[float, dict[str, float]]] = {
+    "rate": (
+        -2.89,
+        {
+            "belief": 0.946,
+            "confidence": 4.58,
+            "output": 1.37,
+            "input": -1.12,
+            "second": -0.31,
+            "input_second": 0.53,
+            "beats": -3.01,
+        },
+    ),
+    "beat": (-5.20, {"confidence": 5.44, "agreed": 0.64, "rhythm": 1.98}),
+    "interval": (4.44, {"confidence": -1.40, "agreed": -0.08, "rhythm": -0.05}),
+}
+
+
+FITTED = {"rate": RATE_FEATURES, "beat": BEAT_FEATURES, "interval": BEAT_FEATURES}
+
+
+def rules_for(stated: Mapping[str, Any], fs: float) -> RateRules:
+    """The rules of a checkpoint that states {"rate": {"bias": .., "weights": {..}}, "beat": .., "interval": ..}, any of them or none.
+
+    Raises ValueError for anything else than a bias, and weights by known names."""
+    found: dict[str, Logistic] = {}
+    for key, known in FITTED.items():
+        if key not in stated:
+            continue
+        try:
+            bias = float(stated[key]["bias"])
+            weights = {str(name): float(value) for name, value in stated[key]["weights"].items()}
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            raise ValueError(f"calibration: {key}: must be a bias and weights, numbers by their names") from error
+        if unknown := set(weights) - set(known):
+            raise ValueError(f"calibration: {key}: {sorted(unknown)[0]!r} is none of {', '.join(known)}")
+        if not all(map(math.isfinite, (bias, *weights.values()))):
+            raise ValueError(f"calibration: {key}: not finite")
+        found[key] = Logistic(bias, weights)
+    return RateRules(fs, **found)
+
+
+@dataclass(slots=True, eq=False)
+class Due:
+    """What a follower gives every 2 s: a block (3, samples) of output, input and confidence, and the message that `fill` fills. index: after its last
+    sample. gap_s: where the stretch ends here, the seconds until the next begins, infinite where it is of another session."""
+
+    follower: Follower
+    index: int
+    block: Float32
+    gap_s: float | None
+    chunk: Chunk
+
+    @property
+    def last(self) -> bool:
+        return self.gap_s is not None
+
+
+def step_of(fs: float) -> int:
+    """Samples from one heart rate to the next."""
+    return STEP * max(round(fs / POINTS_HZ), 1)
+
+
+class Follower:
+    """The last 8 s of one stream's output, input and confidence, and what is believed of its heart rate."""
+
+    __slots__ = (
+        "_factor",
+        "_filled",
+        "_lead",
+        "_levels",
+        "_newest",
+        "_staging",
+        "beat",
+        "belief",
+        "elapsed_s",
+        "points",
+        "rows",
+        "told",
+    )
+
+    def __init__(self, fs: float) -> None:
+        self._factor = max(round(fs / POINTS_HZ), 1)
+        self._staging = np.zeros((3, step_of(fs)), np.float32)
+        self.rows = np.zeros((3, SPAN), np.float32)  # points, oldest first
+        self.belief: Float32 | None = None
+        self.elapsed_s = 0.0  # since the belief was last multiplied
+        self._filled = self._lead = 0  # samples of `_staging`, of which the first `_lead` are not this stretch's
+        self._levels: tuple[float, float] | None = (
+            None  # of output and input, subtracted so that float32 holds the pulse; None: nothing yet
+        )
+        self._newest = (0.0, 0.0)
+        # What `fill` keeps:
+        self.points = 0  # of this stretch, at the end of `rows`
+        self.beat = math.nan  # index of the last beat
+        self.told = -1.0  # index up to which beats are decided
+
+    @property
+    def factor(self) -> int:
+        """Samples a point."""
+        return self._factor
+
+    def forget(self, seconds: float = math.inf) -> None:
+        """The stretch is over; `seconds` later another begins. Infinite: perhaps of another heart."""
+        self.points, self.beat, self.told = 0, math.nan, -1.0
+        if math.isinf(seconds):
+            self.belief, self.elapsed_s = None, 0.0
+        else:
+            self.elapsed_s += seconds
+
+    def append(
+        self, index: int, out: Float64, raw: Float64, confidence: Float64, flags: NDArray[np.uint16]
+    ) -> list[tuple[int, Float32]]:
+        """Published samples from `index` on, of one stretch. Gives (index after its last sample, block) of each step that is complete."""
+        odd = (flags & np.uint16(NOT_MEASURED)) != 0
+        if np.count_nonzero(odd):
+            raw = np.where(odd, out, raw)
+        if self._levels is None:
+            self._levels = (float(out[0]), float(raw[0]))
+            self._filled = index % self._staging.shape[1]  # steps end at whole multiples, so that they do in all streams
+            self._lead = -(-self._filled // self._factor) * self._factor
+        elif flags[0] & Flag.STEP:  # a jump of level is none of the pulse's
+            self._levels = (
+                self._levels[0] + float(out[0]) - self._newest[0],
+                self._levels[1] + float(raw[0]) - self._newest[1],
+            )
+        self._newest = (float(out[-1]), float(raw[-1]))
+        complete = []
+        at, n, size = 0, len(out), self._staging.shape[1]
+        while at < n:
+            take = min(n - at, size - self._filled)
+            part, to = slice(at, at + take), slice(self._filled, self._filled + take)
+            self._staging[0, to] = np.clip(out[part] - self._levels[0], -1e30, 1e30)
+            self._staging[1, to] = np.clip(raw[part] - self._levels[1], -1e30, 1e30)
+            self._staging[2, to] = confidence[part]
+            at += take
+            self._filled += take
+            if self._filled == size:
+                complete.append((index + at, self._staging[:, self._lead :].copy()))
+                self._filled = self._lead = 0
+        return complete
+
+    def stop(self) -> Float32 | None:
+        """The stretch ends: the samples since the last complete step, (3, n). None if it had no samples."""
+        if self._levels is None:
+            return None
+        rest = self._staging[:, min(self._lead, self._filled) : self._filled].copy()
+        self._levels = None
+        return rest
+
+
+def fill(due: Sequence[Due], rules: RateRules) -> None:
+    """Compute beats and rates of `due`, which are in order, and put them into their messages."""
+    waiting = list(due)
+    while waiting:
+        turn: dict[int, Due] = {}
+        later = []
+        for one in waiting:
+            if turn.setdefault(id(one.follower), one) is not one:
+                later.append(one)
+        _fill(list(turn.values()), rules)
+        waiting = later
+
+
+def _fill(due: list[Due], rules: RateRules) -> None:
+    """`due` of different streams."""
+    rows, seen = _rows(due)
+    out, confidence = _level(rows[:, 0]), rows[:, 2]
+    powers_out = _spectrum(out)
+    evidence_out = _relative(powers_out, 1.0)
+    rate = np.array([math.nan] * len(due))
+    found: dict[str, Float64] = {}
+    full = np.flatnonzero((seen >= SPAN) & ~np.array([one.last for one in due]))
+    if len(full):
+        powers_in = _spectrum(_level(rows[full, 1]))
+        mean = confidence[full].mean(axis=1)
+        beliefs = [due[k].follower.belief for k in full]
+        before = np.stack([_uniform() if b is None else b for b in beliefs]).astype(np.float64)
+        elapsed = np.array([due[k].follower.elapsed_s for k in full])
+        belief = spread(before, elapsed) * likelihood(powers_out[full], powers_in, mean)
+        belief /= belief.sum(axis=1, keepdims=True)
+        for k, row in zip(full, belief, strict=True):
+            due[k].follower.belief, due[k].follower.elapsed_s = row.astype(np.float32), 0.0
+        rate[full] = mode(belief)
+        found = _rate_features(rate[full], belief, mean, evidence_out[full], _relative(powers_in, 1.0))
+    scale_rate = rate.copy()  # without a rate yet, the strongest of the output stands in for it
+    for k in np.flatnonzero(np.isnan(rate)):
+        known = due[k].follower.belief
+        scale_rate[k] = RATES[int(np.argmax(evidence_out[k] if known is None else known))]
+    peaks, agreed = detect(out, scale_rate)
+    sure_rate = np.zeros(len(due))
+    if len(full):
+        found["beats"] = _beats_off(peaks[full], rate[full])
+        sure_rate[full] = rules.rate.of(found)
+    _tell(due, rows, seen, peaks, agreed, rate, sure_rate, np.log(_at(evidence_out, scale_rate) + 1e-3), rules)
+
+
+def _rows(due: list[Due]) -> tuple[Float64, NDArray[np.int64]]:
+    """The last 8 s of each, (n, 3, SPAN), and how many of its points are there, at the end of a row; those before repeat the first."""
+    rows = np.empty((len(due), 3, SPAN))
+    seen = np.zeros(len(due), np.int64)
+    sizes = [one.block.shape[1] // one.follower.factor for one in due]
+    for size in set(sizes):
+        at = [k for k, m in enumerate(sizes) if m == size]
+        factor = due[at[0]].follower.factor
+        if size:
+            blocks = np.stack([due[k].block[:, : size * factor] for k in at]).astype(np.float64)
+            rows[at, :, SPAN - size :] = blocks.reshape(len(at), 3, size, factor).mean(axis=3)
+        for k in at:
+            rows[k, :, : SPAN - size] = due[k].follower.rows[:, size:]
+    for k, one in enumerate(due):
+        follower = one.follower
+        seen[k] = follower.points = min(follower.points + sizes[k], SPAN)
+        follower.rows[:] = rows[k]
+        follower.elapsed_s += sizes[k] / POINTS_HZ
+        if 0 < seen[k] < SPAN:
+            rows[k, :2, : SPAN - seen[k]] = rows[k, :2, SPAN - seen[k], None]
+        if seen[k] < SPAN:
+            rows[k, 2, : SPAN - seen[k]] = 0.0
+    return rows, seen
+
+
+def _tell(
+    due: list[Due],
+    rows: Float64,
+    seen: NDArray[np.int64],
+    peaks: NDArray[np.bool_],
+    agreed: NDArray[np.bool_],
+    rate: Float64,
+    sure_rate: Float64,
+    rhythm: Float64,
+    rules: RateRules,
+) -> None:
+    """The messages: rates, and the beats that are decided now."""
+    n = len(due)
+    factor = due[0].follower.factor
+    end = np.array([one.index - one.block.shape[1] % factor for one in due], np.float64)  # the index after a row's last point
+    base = end - SPAN * factor + (factor - 1) / 2  # index at the middle of a row's first point
+    last = np.array([one.last for one in due])
+    limit = np.where(last, end, end - LAST_S * POINTS_HZ * factor)
+    told = np.array([max(one.follower.told, e - s * factor) for one, e, s in zip(due, end.tolist(), seen.tolist(), strict=True)])
+    index = base[:, None] + np.arange(SPAN) * factor
+    new = peaks & (index > told[:, None]) & (index <= limit[:, None])
+    new &= (seen >= LEAST_S * POINTS_HZ)[:, None]
+    row, at = np.nonzero(new)
+    where, out = index[row, at], rows[:, 0]
+    if len(row):
+        a, b, c = out[row, at - 1], out[row, at], out[row, at + 1]
+        bend = a - 2 * b + c
+        where = where + factor * np.where(bend < 0, np.clip(0.5 * (a - c) / np.minimum(bend, -1e-300), -0.5, 0.5), 0.0)
+    sums = np.concatenate([np.zeros((n, 1)), np.cumsum(rows[:, 2], axis=1)], axis=1)
+    side = round(POINTS_HZ / 2)
+    first, stop = np.maximum(at - side, 0), np.minimum(at + side + 1, SPAN)
+    found = {
+        "confidence": (sums[row, stop] - sums[row, first]) / np.maximum(stop - first, 1),
+        "agreed": agreed[row, at].astype(np.float64),
+        "rhythm": rhythm[row],
+    }
+    sure = rules.beat.of(found) if len(row) else np.zeros(0)
+    error = np.exp(_linear(rules.interval, found)) if len(row) else np.zeros(0)
+    bounds = np.searchsorted(row, np.arange(n + 1))
+    for k, one in enumerate(due):
+        part = slice(bounds[k], bounds[k + 1])
+        times = where[part]
+        before = np.concatenate([[one.follower.beat], times[:-1]]) if len(times) else times
+        one.chunk.beats = Beats(
+            float(rate[k]),
+            float(sure_rate[k]),
+            np.maximum(np.rint(times), 0).astype(np.uint64),
+            ((times - before) * 1000 / rules.fs).astype(np.float32),
+            error[part].astype(np.float32),
+            sure[part].astype(np.float32),
+        )
+        if len(times):
+            one.follower.beat = float(times[-1])
+        if seen[k] >= LEAST_S * POINTS_HZ:
+            one.follower.told = float(limit[k])
+        if one.gap_s is not None:
+            one.follower.forget(one.gap_s)
+
+
+# ---- beats -----------------------------------------------------------------------------------------------------------
+
+ALONE_BEATS = 0.36  # a peak is the highest within so many beats on both sides
+ALONE_POINTS = (4, 25)
+SLOPE_POINTS = 4  # 0.17 s, as in qppg
+SLOPE_ALONE = 7  # points
+SLOPE_SHARE = 0.35  # of the mean of a row's four largest sums
+SLOPE_BEFORE = 8  # points, at most, from a sum's peak to the pulse's
+
+
+def detect(x: Float64, rate: Float64) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Peaks of rows (n, SPAN) whose heart rates are about `rate` bpm (n,), and which of them the sum of rising slopes confirms; both (n, SPAN)."""
+    alone = np.clip(np.rint(ALONE_BEATS * 60 / rate * POINTS_HZ), *ALONE_POINTS).astype(np.int64)
+    peaks = highest_within(x, alone)
+    rising = np.zeros_like(x)
+    rising[:, 1:] = np.maximum(x[:, 1:] - x[:, :-1], 0.0)
+    sums = np.cumsum(rising, axis=1)
+    slopes = sums.copy()
+    slopes[:, SLOPE_POINTS:] -= sums[:, :-SLOPE_POINTS]
+    upstrokes = highest_within(slopes, np.full(len(x), SLOPE_ALONE))
+    largest = np.sort(np.where(upstrokes, slopes, 0.0), axis=1)[:, -4:].mean(axis=1, keepdims=True)
+    upstrokes &= slopes > SLOPE_SHARE * largest
+    near = np.zeros_like(upstrokes)
+    for later in range(-1, SLOPE_BEFORE + 1):
+        if later < 0:
+            near[:, :later] |= upstrokes[:, -later:]
+        else:
+            near[:, later:] |= upstrokes[:, : SPAN - later]
+    return peaks, peaks & near
+
+
+def highest_within(x: Float64, scale: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Points of rows (n, m) that are higher than the `scale` (n,) points before, and not lower than as many after. Never a row's ends."""
+    n, m = x.shape
+    most = int(scale.max())
+    padded = np.full((n, m + 2 * most + 1), -np.inf)
+    padded[:, most : most + m] = x
+    runs = [padded]  # [p][i]: the highest of 2^p from i on
+    while 2 ** len(runs) <= most:
+        step = 2 ** (len(runs) - 1)
+        wider = runs[-1].copy()
+        wider[:, :-step] = np.maximum(runs[-1][:, :-step], runs[-1][:, step:])
+        runs.append(wider)
+    power = np.floor(np.log2(scale) + 1e-9).astype(np.int64)
+    of_row = np.stack(runs)[power, np.arange(n)]  # (n, m + 2 most + 1)
+    width = (2**power)[:, None]
+    at = np.arange(m)[None, :] + most
+
+    def run(start: NDArray[np.int64]) -> Float64:
+        return np.take_along_axis(of_row, start, axis=1)
+
+    before = np.maximum(run(at - scale[:, None]), run(at - width))
+    after = np.maximum(run(at + 1 + np.zeros_like(scale)[:, None]), run(at + 1 + scale[:, None] - width))
+    found = (x > before) & (x >= after)
+    found[:, [0, -1]] = False
+    return found
+
+
+def _beats_off(peaks: NDArray[np.bool_], rate: Float64) -> Float64:
+    count = peaks.sum(axis=1)
+    first, last = np.argmax(peaks, axis=1), SPAN - 1 - np.argmax(peaks[:, ::-1], axis=1)
+    span = np.maximum(last - first, 1)
+    mean = np.where(count > 1, 60 * POINTS_HZ * (count - 1) / span, 0.0)
+    return np.asarray(np.minimum(np.abs(np.log(np.maximum(mean, 1.0) / rate)), 0.7), np.float64)
+
+
+# ---- heart rate ------------------------------------------------------------------------------------------------------
+
+ROUNDING = 1e-5  # of a row's height: what float32 leaves of a straight line is less
+_HANN = np.hanning(SPAN)
+_T = np.linspace(-1.0, 1.0, SPAN)
+_TT = float((_T * _T).sum())
+
+
+def _level(x: Float64) -> Float64:
+    """Rows without mean and slope; of a straight row nothing is left."""
+    x = x - x.mean(axis=1, keepdims=True)
+    flat = x - _T * ((x * _T).sum(axis=1, keepdims=True) / _TT)
+    there = np.abs(flat).max(axis=1, keepdims=True) > ROUNDING * np.abs(x).max(axis=1, keepdims=True)
+    return np.asarray(np.where(there, flat, 0.0), np.float64)
+
+
+def _spectrum(x: Float64) -> Float64:
+    """Power of rows (n, SPAN), (n, FFT / 2 + 1); rows of any height are brought to 1 before."""
+    height = np.abs(x).max(axis=1, keepdims=True)
+    transform = np.fft.rfft(x * _HANN / np.where(height > 0, height, 1.0), FFT, axis=1)
+    return np.asarray(transform.real**2 + transform.imag**2, np.float64)
+
+
+def _bins(multiple: float) -> tuple[NDArray[np.int64], Float64]:
+    at = RATES * multiple / 60 * FFT / POINTS_HZ
+    return at.astype(np.int64), at - np.floor(at)
+
+
+_BINS = {multiple: _bins(multiple) for multiple in (0.5, 1.0, 2.0)}
+
+
+def _relative(powers: Float64, multiple: float) -> Float64:
+    """Power at RATES times `multiple` over its mean over RATES, (n, rates); 1 in a row without any."""
+
+    def at(which: float) -> Float64:
+        low, share = _BINS[which]
+        return np.asarray(powers[:, low] * (1 - share) + powers[:, low + 1] * share, np.float64)
+
+    own = at(1.0)
+    mean = own.mean(axis=1, keepdims=True)
+    found = own if multiple == 1.0 else at(multiple)
+    return np.where(mean > 0, found / np.where(mean > 0, mean, 1.0), 1.0)
+
+
+def likelihood(powers_out: Float64, powers_in: Float64, confidence: Float64) -> Float64:
+    """How well the spectra of output and input fit each of RATES, (n, rates), the best 1; `confidence` (n,) is the output's mean."""
+    c = confidence[:, None]
+    parts = {
+        "out": np.log(_relative(powers_out, 1.0) + FLOOR_OUT),
+        "out_2f": np.log(_relative(powers_out, 2.0) + FLOOR_OUT),
+        "out_half": np.log(_relative(powers_out, 0.5) + FLOOR_OUT),
+        "in": np.log(_relative(powers_in, 1.0) + FLOOR_IN),
+    }
+    logs = np.zeros_like(parts["out"])
+    for name, (weight, with_confidence) in EVIDENCE.items():
+        logs += (weight + with_confidence * c) * parts[name]
+    return np.asarray(np.exp(logs - logs.max(axis=1, keepdims=True)), np.float64)
+
+
+def _uniform() -> Float32:
+    return np.full(len(RATES), 1 / len(RATES), np.float32)
+
+
+def spread(belief: Float64, elapsed_s: Float64) -> Float64:
+    """What is believed `elapsed_s` (n,) seconds after `belief` (n, rates): rates change by a Laplace law, and now and then to any other."""
+    steps = np.maximum(elapsed_s / STEP_S, 0.0)[:, None]
+    a = np.exp(-1.0 / np.clip(SPREAD_BPM * np.sqrt(steps), 0.5, 60.0))
+    k = np.arange(len(RATES))
+    up, down = a**k, a**-k  # at most exp(185 / 0.5)
+    norm = (1 - a ** (k + 1)) / (1 - a) + (1 - a ** (len(RATES) - k)) / (1 - a) - 1
+    x = belief / norm
+    from_below = up * np.cumsum(x * down, axis=1)
+    from_above = (up * np.cumsum(x[:, ::-1] * down, axis=1))[:, ::-1]
+    jump = 1 - (1 - JUMP) ** steps
+    return np.asarray((1 - jump) * (from_below + from_above - x) + jump / len(RATES), np.float64)
+
+
+def mode(belief: Float64) -> Float64:
+    """The most believed rate of each row, bpm, interpolated."""
+    best = belief.argmax(axis=1)
+    at = np.clip(best, 1, belief.shape[1] - 2)
+    each = np.arange(len(belief))
+    a, b, c = (np.log(belief[each, at + k] + 1e-300) for k in (-1, 0, 1))
+    bend = a - 2 * b + c
+    off = np.where((bend < 0) & (at == best), 0.5 * (a - c) / np.minimum(bend, -1e-12), 0.0)
+    return np.asarray(RATES[best] + np.clip(off, -0.5, 0.5), np.float64)
+
+
+def _at(relative: Float64, rate: Float64) -> Float64:
+    return np.asarray(relative[np.arange(len(rate)), np.clip(np.rint(rate - RATES[0]), 0, len(RATES) - 1).astype(np.int64)])
+
+
+def _rate_features(rate: Float64, belief: Float64, confidence: Float64, out: Float64, raw: Float64) -> dict[str, Float64]:
+    """`RATE_FEATURES` but "beats" of each row, (n,)."""
+    off = np.abs(RATES[None, :] - rate[:, None])
+    mass = np.clip((belief * (off <= NEAR_BPM)).sum(axis=1), 1e-3, 1 - 1e-3)
+    other = off > OTHER_BPM
+    found = {"belief": np.log(mass / (1 - mass)), "confidence": confidence}
+    for name, second, relative in (("output", "second", out), ("input", "input_second", raw)):
+        at = _at(relative, rate) + 1e-3
+        found[name] = np.log(at)
+        found[second] = np.log(at / (np.where(other, relative, 0.0).max(axis=1) + 1e-3))
+    return found
+
+
+def _linear(model: Logistic, found: Mapping[str, Float64]) -> Float64:
+    z = model.bias + sum(weight * found[name] for name, weight in model.weights.items())
+    return np.asarray(np.clip(z, 0.0, 7.0), np.float64)  # 1 ms to 1 s

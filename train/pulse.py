@@ -1,0 +1,213 @@
+"""How sure heart rates and beats are: the fit of the coefficients that `ppgstream.core.rate` applies.
+
+People under noises of many kinds go through the engine, which tells their rates and beats; each gets a label from the clean record: whether the rate is
+within 5 bpm, whether a peak of the clean pulse is within 150 ms of the beat, and how far the interval between two such beats is from the true one. A
+logistic regression, and for the interval's error a linear one of its logarithm, give the coefficients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppgstream.core import rate as pulse
+from ppgstream.core.denoiser import Denoiser
+from ppgstream.core.engine import Engine, EngineRules
+from ppgstream.core.segments import Geometry
+from ppgstream.core.stream import StreamRules
+from ppgstream.core.trust import calibration_for
+from ppgstream.files import offline
+from ppgstream.lab import noise, scores
+from ppgstream.model.checkpoint import Checkpoint
+
+from .streamed import MAIN, NOTHING, Drawn, Kind, Record, retimed
+
+Float64 = NDArray[np.float64]
+SEEDS = range(4000, 4002)  # of the noise
+LEAST_ROWS = 200
+WRONG_COUNTS = (
+    2.0  # a wrong rate or beat counts so often in the fit: it is to be told with too little confidence rather than too much
+)
+SURE = 0.5
+
+
+def _moving(low_bpm: float, high_bpm: float, low_db: float, high_db: float) -> Kind:
+    """The record at a rate of `low_bpm` to `high_bpm`, under a rhythm `low_db` to `high_db` over the pulse."""
+
+    def make(clean: Float64, rng: np.random.Generator) -> Drawn:
+        there = retimed(clean, rng.uniform(low_bpm, high_bpm))
+        return Drawn(noise.steps(there, rng, over_db=rng.uniform(low_db, high_db)), there)
+
+    return make
+
+
+KINDS: dict[str, Kind] = {
+    **MAIN,
+    "motion, 0..20 dB": _moving(50, 190, 0, 20),
+    "motion, 0..20 dB, fast": _moving(90, 190, 0, 20),
+    "motion, -10..5 dB": _moving(50, 190, -10, 5),
+    **{kind: NOTHING[kind] for kind in ("nothing: coloured", "nothing: wrist", "nothing: disconnected")},
+}
+
+
+class Rows(NamedTuple):
+    """Features (n, len(names)), the label or value of each, whose it is, and its kind of noise."""
+
+    features: Float64
+    value: Float64
+    person: NDArray[np.str_]
+    kind: NDArray[np.str_]
+
+
+@dataclass(frozen=True)
+class _Recorder:
+    """In a `Logistic`'s place: keeps the features of every row that it is asked for."""
+
+    names: Sequence[str]
+    bias: float = 0.0
+    weights: Mapping[str, float] = field(default_factory=dict)
+    kept: list[Float64] = field(default_factory=list)
+
+    def of(self, found: Mapping[str, Float64]) -> Float64:
+        self.kept.append(np.stack([found[name] for name in self.names], axis=1))
+        return np.zeros(len(self.kept[-1]))
+
+
+def rules_of(checkpoint: Checkpoint, rates: pulse.RateRules, lookahead: int | None = None) -> EngineRules:
+    """An engine's rules as the daemon's, with these for beats and rates."""
+    arch = checkpoint.arch
+    ahead = checkpoint.lookahead if lookahead is None else lookahead
+    wait = arch.window - 1 if ahead is None else ahead
+    calibration = calibration_for(checkpoint.calibration, wait, arch.window, checkpoint.fs)
+    geometry = Geometry(arch.window, checkpoint.hop, arch.context, ahead)
+    stream = StreamRules(geometry, checkpoint.fs, calibration=calibration, rate=rates)
+    return EngineRules(stream, checkpoint.tile, arch.answers, arch.scaling)
+
+
+def rows_of(
+    checkpoint: Checkpoint,
+    denoiser: Denoiser,
+    people: Sequence[Record],
+    *,
+    kinds: Mapping[str, Kind] | None = None,
+    seeds: Sequence[int] = SEEDS,
+    step: Callable[[str], None] = lambda _: None,
+) -> dict[str, Rows]:
+    """Of "rate", "beat" and "interval" the rows to fit on. Calls `step` with the kind's name after each recording."""
+    found: dict[str, list[tuple[Float64, Float64, str, str]]] = {name: [] for name in pulse.FITTED}
+    fs = checkpoint.fs
+    for number, record in enumerate(people):
+        for kind, make in (kinds or KINDS).items():
+            for seed in seeds:
+                noisy, truth = make(record.clean, np.random.default_rng([seed, number, *kind.encode()]))
+                recorders = {name: _Recorder(list(names)) for name, names in pulse.FITTED.items()}
+                rules = replace(pulse.RateRules(fs), rate=recorders["rate"], beat=recorders["beat"])  # type: ignore[arg-type]
+                chunks = offline.denoised_chunks(noisy, Engine(denoiser, rules_of(checkpoint, rules)), stream="a")
+                told = [(c.index, c.beats) for c in chunks if c.beats is not None]
+                step(kind)
+                rated = np.array([index for index, beats in told if not np.isnan(beats.bpm)], np.int64)
+                bpm = np.array([beats.bpm for _, beats in told if not np.isnan(beats.bpm)])
+                at = np.concatenate([np.zeros(0), *(beats.at for _, beats in told)])
+                for name, rows, value in (
+                    ("rate", recorders["rate"].kept, scores.rates_right(bpm, rated, truth, fs)),
+                    (
+                        "beat",
+                        recorders["beat"].kept,
+                        (scores.beats_off_ms(at, truth, fs) <= scores.BEAT_NEAR_MS).astype(np.float64),
+                    ),
+                ):
+                    if rows:
+                        found[name].append((np.concatenate(rows), value, record.person, kind))
+                if truth is not None and recorders["beat"].kept:
+                    off = scores.intervals_off_ms(at, truth, fs)
+                    known = np.isfinite(off)
+                    found["interval"].append((np.concatenate(recorders["beat"].kept)[known], off[known], record.person, kind))
+    return {name: _joined(rows, len(pulse.FITTED[name])) for name, rows in found.items()}
+
+
+def _joined(rows: list[tuple[Float64, Float64, str, str]], width: int) -> Rows:
+    features = np.concatenate([np.zeros((0, width)), *(row[0] for row in rows)])
+    value = np.concatenate([np.zeros(0), *(row[1] for row in rows)])
+    person, kind = (np.repeat(np.array([row[k] for row in rows], np.str_), [len(row[1]) for row in rows]) for k in (2, 3))
+    return Rows(features, value, person, kind)
+
+
+def fit(rows: Rows, names: Sequence[str]) -> dict[str, Any]:
+    """The coefficients of a logistic regression: {"bias": .., "weights": {name: ..}}, of features as they are."""
+    from sklearn.linear_model import LogisticRegression
+
+    mean, sd = rows.features.mean(axis=0), np.maximum(rows.features.std(axis=0), 1e-9)
+    right = rows.value > 0.5
+    fitted = LogisticRegression().fit((rows.features - mean) / sd, right, sample_weight=np.where(right, 1.0, WRONG_COUNTS))
+    return _stated(float(fitted.intercept_[0]), fitted.coef_[0], mean, sd, names)
+
+
+def fit_interval(rows: Rows, names: Sequence[str]) -> dict[str, Any]:
+    """Coefficients of the logarithm of the error, ms: least squares, then raised so that 68 % of the errors are within it."""
+    mean, sd = rows.features.mean(axis=0), np.maximum(rows.features.std(axis=0), 1e-9)
+    x = np.concatenate([np.ones((len(rows.value), 1)), (rows.features - mean) / sd], axis=1)
+    y = np.log(rows.value + 2.0)
+    solved, *_ = np.linalg.lstsq(x, y, rcond=None)
+    raised = float(np.quantile(y - x @ solved, 0.68))
+    return _stated(float(solved[0]) + raised, solved[1:], mean, sd, names)
+
+
+def _stated(intercept: float, scaled: Float64, mean: Float64, sd: Float64, names: Sequence[str]) -> dict[str, Any]:
+    weights = scaled / sd
+    bias = float(intercept - (weights * mean).sum())
+    return {"bias": round(bias, 6), "weights": {name: round(float(w), 6) for name, w in zip(names, weights, strict=True)}}
+
+
+def applied(rows: Rows, coefficients: Mapping[str, Any], names: Sequence[str]) -> Float64:
+    model = pulse.Logistic(coefficients["bias"], coefficients["weights"])
+    return model.of(dict(zip(names, rows.features.T, strict=True)))
+
+
+def calibrate(
+    checkpoint: Checkpoint,
+    denoiser: Denoiser,
+    people: Sequence[Record],
+    *,
+    say: Callable[[str], None] = lambda _: None,
+    step: Callable[[str], None] = lambda _: None,
+    seeds: Sequence[int] = SEEDS,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """The coefficients of a checkpoint for "rate", "beat" and "interval", and figures in words, by grouped cross-validation: no person is in both parts.
+    Without those for which there is too little to fit on."""
+    from sklearn.model_selection import GroupKFold
+
+    rows = rows_of(checkpoint, denoiser, people, seeds=seeds, step=step)
+    stated: dict[str, Any] = {}
+    figures: dict[str, float] = {}
+    for name, own in rows.items():
+        names = list(pulse.FITTED[name])
+        if len(own.value) < LEAST_ROWS or (name != "interval" and not 0 < own.value.sum() < len(own.value)):
+            continue
+        if name == "interval":
+            stated[name] = fit_interval(own, names)
+            continue
+        stated[name] = fit(own, names)
+        folds = min(5, len(set(own.person)))
+        if folds < 2:
+            continue
+        probability = np.zeros(len(own.value))
+        for kept, left_out in GroupKFold(folds).split(own.features, groups=own.person):
+            part, rest = (Rows(*(v[at] for v in own)) for at in (kept, left_out))
+            if 0 < part.value.sum() < len(part.value):
+                probability[left_out] = applied(rest, fit(part, names), names)
+        right = own.value > 0.5
+        what = "heart rates" if name == "rate" else "beats"
+        sure = probability >= SURE
+        figures[f"{what}: AUROC of their confidence by cross-validation"] = round(scores.auroc(probability, right), 4)
+        figures[f"{what}: calibration error by cross-validation"] = round(scores.calibration_error(probability, right), 4)
+        figures[f"{what}: share of the confident ones that are right"] = round(
+            float(right[sure].mean()) if sure.any() else np.nan, 4
+        )
+        say(
+            f"{what}: {len(right)}, AUROC {scores.auroc(probability, right):.3f}; of the confident {right[sure].mean():.1%} are right"
+        )
+    return stated, figures
