@@ -246,7 +246,9 @@ def test_evaluate_on_recordings_of_one_s_own_writes_tables_json_and_pictures(
         "--data",
         str(tmp_path / "none"),
     ]
-    result = CliRunner().invoke(app, [*arguments, "--tables", "streamed,windows,snr,lookahead,rates,cost", "--out", str(out)])
+    result = CliRunner().invoke(
+        app, [*arguments, "--tables", "streamed,windows,snr,lookahead,rates,trust,cost", "--out", str(out)]
+    )
     assert result.exit_code == 0, result.output
     assert "N1-stream (streamed: own recordings, 1 draw of noise)" in result.output
     assert "the rows mean wave and kNN are left out" in result.output
@@ -266,7 +268,12 @@ def test_evaluate_on_recordings_of_one_s_own_writes_tables_json_and_pictures(
     assert "| nothing there: bad called good |  |  | 0.00 | 0.00 |" in page
     assert [row["method"] for row in written["cost"]] == ["lmmse", "mine"]
     assert written["cost"][-1]["time_ratio"] == 1
-    for picture in ("streamed", "examples", "snr", "lookahead"):
+    assert mine["white"]["live_hr_mae_bpm"] < 3
+    assert written["trust"][0]["live_hr_mae_bpm"] < 5
+    assert set(written["trust_curves"]["mine"]) == {"seconds", "heart rates", "beats"}
+    assert all(0 <= r <= 1 for r in written["trust_curves"]["mine"]["beats"]["risk"])
+    assert "heart rates (trust: own recordings, 1 draw of noise)" in result.output
+    for picture in ("streamed", "examples", "snr", "lookahead", "trust"):
         assert (out / f"{picture}.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -338,6 +345,7 @@ def test_the_bar_is_as_long_as_the_work(name: str, lmmse: methods.Method, monkey
     monkeypatch.setattr(streamed, "_row", lambda _: {})
     monkeypatch.setattr(streamed, "_trust", lambda _: {})
     monkeypatch.setattr(streamed, "_live", lambda _: {})
+    monkeypatch.setattr(streamed, "curves", lambda _: {})
     monkeypatch.setattr(evaluate, "window_row", lambda *_, **__: {})
     compared = [methods.raw(), methods.mean_wave(np.ones((2, 250))), lmmse]
     sets = {"own": data.Clean([person(1), person(2)], ["a", "b"])}

@@ -19,7 +19,7 @@ from ppgstream.model.restore import restore
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("PPGSTREAM_DATA", ROOT.parent / "shared" / "data"))
-CUT = ["--epochs", "1", "--steps", "3", "--batch", "16"]  # of options given twice the last counts
+CUT = ["--epochs", "1", "--steps", "3", "--batch", "16", "--no-calibrate"]  # of options given twice the last counts
 
 
 def commands(page: str) -> list[str]:

@@ -21,7 +21,7 @@ from typing import Any
 import msgspec
 import numpy as np
 import pytest
-from ppgstream.train import batches, card, data, evaluate, fit, losses, methods, pictures
+from ppgstream.train import batches, calibrate, card, data, evaluate, fit, losses, methods, pictures
 from ppgstream.train.progress import Progress
 from ppgstream.train.recipe import FAMILY, Recipe, differences, make
 from rich.console import Console
@@ -744,7 +744,9 @@ def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Path) -> Path:
 )
 def test_what_cannot_be_trained_is_told_in_one_line(asked: str, code: int, told: str, at: Path) -> None:
     before = {p.name: contents(p) for p in at.iterdir() if p.is_dir()}
-    result = CliRunner().invoke(app, ["train", *asked.split(), "--threads", "1"], env={"COLUMNS": "200", "TERM": "dumb"})
+    result = CliRunner().invoke(
+        app, ["train", *asked.split(), "--threads", "1", "--no-calibrate"], env={"COLUMNS": "200", "TERM": "dumb"}
+    )
     assert result.exit_code == code, result.output
     assert told in result.stderr
     assert result.stdout == ""
@@ -762,8 +764,13 @@ def test_no_permission_to_write_is_told(tmp_path: Path) -> None:
     assert result.exit_code == 74
 
 
-def test_the_command_resumes_by_its_folder_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_resumes_by_its_folder_alone_and_calibrates_what_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
+    stated = {"249": {"bias": -1.0, "weights": {"confidence": 3.0}}}
+    asked_of = []
+    monkeypatch.setattr(calibrate, "whole", lambda *args, **_: (asked_of.append(args), (stated, {"a figure": 0.5}))[1])
     monkeypatch.setattr(data, "SYNTHETIC_PEOPLE", {"train": 6, "validation": 2, "test": 2})
     (tmp_path / "r.toml").write_text("early_stop = 50\n")
     asked = (
@@ -772,9 +779,13 @@ def test_the_command_resumes_by_its_folder_alone(tmp_path: Path, monkeypatch: py
     told = CliRunner().invoke(app, ["train", *asked.split(), "--minutes", "0.0000001"])
     assert told.exit_code == 0, told.output
     assert "after epoch 1 of 3: go on with --resume" in told.stderr
+    assert "calibration" not in json.loads((tmp_path / "runs" / "dae" / MANIFEST).read_text())
     told = CliRunner().invoke(app, ["train", "dae", "--resume"])
     assert told.exit_code == 0, told.output
     manifest = json.loads((tmp_path / "runs" / "dae" / MANIFEST).read_text())
+    assert manifest["calibration"] == stated
+    assert manifest["figures"]["a figure"] == 0.5
+    assert [len(people) for _, _, people in asked_of] == [8]
     recipe = manifest["provenance"]["recipe"]
     assert (recipe["hidden"], recipe["noise"], recipe["early_stop"]) == ([6, 3, 6], ["white", "saturation"], 50)
     assert math.isfinite(manifest["figures"]["val_loss"])

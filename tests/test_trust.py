@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ppgstream.train import calibrate, data, streamed
+from ppgstream.train import calibrate, data, pulse, streamed
 from test_graph import made
 from typer.testing import CliRunner
 
@@ -320,7 +320,10 @@ def test_nothing_to_fit_on_gives_no_calibration(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_the_command_writes_a_calibrated_checkpoint_and_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrate, "MAIN", {k: streamed.MAIN[k] for k in ("white", "nothing there")})
+    few = {k: streamed.MAIN[k] for k in ("white", "nothing there")}
+    monkeypatch.setattr(calibrate, "MAIN", few)
+    monkeypatch.setattr(pulse, "KINDS", few)
+    monkeypatch.setattr(pulse, "LEAST_ROWS", 50)
     monkeypatch.setattr(data, "SYNTHETIC_PEOPLE", {"train": 5, "validation": 2, "test": 1})
     out = tmp_path / "calibrated"
 
@@ -331,7 +334,8 @@ def test_the_command_writes_a_calibrated_checkpoint_and_its_card(tmp_path: Path,
     assert done.exit_code == 0, done.output
     before, found = restore(Path("fast")), restore(out)
     assert (found.arch, found.hop) == (before.arch, before.hop)
-    assert found.calibration.keys() == {"249", "100", "49"}
+    assert found.calibration.keys() == {"249", "100", "49", "rate", "beat", "interval"}
+    assert "beats: share of the confident ones that are right" in (out / "README.md").read_text()
     assert found.sha256 != before.sha256
     assert "confidence at a lookahead of 49: AUROC of people it has not seen" in (out / "README.md").read_text()
     assert found.id.hex() in (out / "README.md").read_text()

@@ -23,7 +23,7 @@ from ppgstream.files import offline
 from ppgstream.lab import scores
 from ppgstream.model.checkpoint import Checkpoint
 
-from . import data
+from . import data, pulse
 from .streamed import MAIN, Kind, Record, records
 
 Float64 = NDArray[np.float64]
@@ -178,6 +178,29 @@ def calibrate(
             told["unseen"] = {"people": len(set(unseen)), **_figures(probability[apart], rows.good[apart])}
         say(f"lookahead {lookahead}: AUROC {told['auroc']:.3f}, calibration error {told['ece']:.3f}, by {len(names)} numbers")
     return stated, figures
+
+
+def whole(
+    checkpoint: Checkpoint,
+    denoiser: Denoiser,
+    people: Sequence[Record],
+    *,
+    unseen: Sequence[str] = (),
+    say: Callable[[str], None] = lambda _: None,
+    step: Callable[[str], None] = lambda _: None,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """All of a checkpoint's calibration, and its figures in words: of the confidence, and with that of heart rates and beats. Both empty if there is too
+    little to fit on. Calls `step` `steps_of` times."""
+    stated, figures = calibrate(checkpoint, denoiser, people, unseen=unseen, say=say, step=step)
+    if not stated:
+        return {}, {}
+    of_pulse, more = pulse.calibrate(replace(checkpoint, calibration=stated), denoiser, people, say=say, step=step)
+    return stated | of_pulse, as_figures(figures) | more
+
+
+def steps_of(window: int, people: int) -> int:
+    """Recordings that `whole` denoises."""
+    return people * (len(MAIN) * len(SEEDS) * len(lookaheads(window)) + len(pulse.KINDS) * len(pulse.SEEDS))
 
 
 def as_figures(figures: Mapping[str, Any]) -> dict[str, float]:

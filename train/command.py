@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,16 @@ import numpy as np
 from rich.console import Console
 
 from ppgstream.errors import DataError, OutputError, UsageError
-from ppgstream.model import lmmse
+from ppgstream.model import lmmse, runtime
 from ppgstream.model.architecture import Architecture
-from ppgstream.model.folder import replace_files, write
+from ppgstream.model.checkpoint import Checkpoint
+from ppgstream.model.folder import replace_files, write, write_restored
 from ppgstream.model.restore import restore
 
-from . import batches, card, data, fit, own, pictures
+from . import batches, calibrate, card, data, fit, own, pictures
+from .evaluate import progress
 from .recipe import Recipe, make
+from .streamed import Record
 
 PUBLIC = Path("../shared/data")
 SYNTHETIC_SEED = 7
@@ -36,8 +39,10 @@ def train(
     minutes: float | None,
     threads: int,
     processes: int = 0,
+    calibrated: bool = True,
 ) -> None:
-    """Train as asked. options: recipe keys. sources: data, recordings, fs, column, field, group, synthetic_only. None: not given.
+    """Train as asked, and once the run is complete calibrate its confidence, if `calibrated`. options: recipe keys. sources: data, recordings, fs,
+    column, field, group, synthetic_only. None: not given.
 
     Raises what `fit` and the readers raise.
     """
@@ -77,7 +82,7 @@ def train(
         console.print(f"the clean stretches: {folder / 'recordings.png'}", markup=False, soft_wrap=True)
     # A run may be gone on with from another working directory.
     about = wanted | {key: str(Path(wanted[key]).absolute()) for key in ("data", "recordings") if key in wanted}
-    fit.fit(
+    complete = fit.fit(
         asked,
         sets,
         folder,
@@ -89,6 +94,39 @@ def train(
         threads=threads,
         processes=processes,
     )
+    if complete and calibrated:
+        _calibrate(folder, sets, console)
+
+
+MOST_PEOPLE = 12  # that a new checkpoint is calibrated on; `checkpoint calibrate` takes more, and minutes
+
+
+def _calibrate(folder: Path, sets: list[data.Set], console: Console) -> None:
+    """Make the confidence of the checkpoint in `folder` a probability, on people of the sets that it was trained on."""
+    every, unseen = calibrate.people_of(sets)
+    people = every[:: -(-len(every) // MOST_PEOPLE) or 1]
+    found = restore(folder)
+
+    def say(text: str) -> None:
+        console.print(text, markup=False, soft_wrap=True)
+
+    if not people:
+        say("no recording is long enough to calibrate the confidence on")
+        return
+    with progress(console, "calibrating the confidence (Ctrl-C: the checkpoint stays as it is)", _steps(found, people)) as step:
+        stated, figures = calibrate.whole(found, runtime.denoiser(found), people, unseen=unseen, say=say, step=step)
+    if not stated:
+        say("the confidence is not calibrated: the seconds of these people are all good or all bad")
+        return
+    try:
+        write_restored(folder, found, calibration=stated, figures=dict(found.figures) | figures)
+        replace_files({folder / "README.md": card.text(restore(folder)).encode()})
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot write: {error}") from error
+
+
+def _steps(found: Checkpoint, people: Sequence[Record]) -> int:
+    return calibrate.steps_of(found.arch.window, len(people))
 
 
 def _refuse_for_lmmse(options: Mapping[str, Any], others: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from ppgstream.errors import DataError, OutputError, SourceError, UsageError
 from ppgstream.lab import noise, scores
 from ppgstream.model.folder import replace_files
 
-from . import data, methods, own, streamed
+from . import data, methods, own, pulse, streamed
 from . import tables as for_people
 from .methods import Method
 
@@ -31,7 +31,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "slope": {"white_sd": 0.0, "clip": False},
     "saturation": {"white_sd": 0.0, "ramp": 0.0},
 }
-TABLES = ("streamed", "windows", "more", "faults", "nothing", "rates", "snr", "lookahead", "cost")
+TABLES = ("streamed", "windows", "more", "faults", "nothing", "rates", "snr", "lookahead", "trust", "cost")
 USUAL = ("streamed", "windows")
 NEIGHBOUR_HOP = {"course": 3}  # between the windows that neighbours are looked for in
 RATES = ("N1-stream", "hand, dense", "steps", "clean")
@@ -148,6 +148,8 @@ def evaluate(
     for name in tables:
         with progress(console, name, _steps(name, compared, sets, len(people), seeds)) as step:
             result[name] = _compute(name, compared, sets, people, seeds, step)
+        if name == "trust":
+            result |= {"trust_curves": result[name][-1]["curves"], name: result[name][:-1]}
         title = f"{name}: {where if name not in ('windows', 'rates') else 'all sets'}, {draws} of noise"
         for table in for_people.shown(name, result[name], title):
             for part in table.rich(console.width):
@@ -198,12 +200,19 @@ def _compute(
         return cost(compared, step)
     if name == "snr":
         return streamed.by_snr(compared, people, seeds=draws, step=step)
+    if name == "trust":
+        measured = streamed.measured_by_kind(compared, _kinds(name), people, seeds=draws, step=step)
+        of_all = {method: [m for found in of_kind.values() for m in found] for method, of_kind in measured.items()}
+        curves = {method: drawn for method, every in of_all.items() if (drawn := streamed.curves(every))}
+        return [*streamed.rows_of(measured), {"curves": curves}]
     if name == "lookahead":
         return streamed.by_lookahead(compared, people, seeds=draws, step=step)
     return streamed.table(compared, _kinds(name), people, seeds=draws, step=step)
 
 
 def _kinds(name: str) -> dict[str, streamed.Kind]:
+    if name == "trust":
+        return {**streamed.MAIN, **pulse.MOTION, **streamed.NOTHING}
     return streamed.SETS["main" if name == "streamed" else name]
 
 

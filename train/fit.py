@@ -68,8 +68,8 @@ def fit(
     minutes: float | None = None,
     threads: int = 2,
     processes: int = 0,
-) -> None:
-    """Train by `recipe` on the training sides of `sets`; `out` becomes a checkpoint folder.
+) -> bool:
+    """Train by `recipe` on the training sides of `sets`; `out` becomes a checkpoint folder. True if this call completed the run.
 
     about: what the state should keep of where the data came from, for the next `resume`. start: weights to begin from. minutes: of wall clock, after
     which this call ends with the epoch that it is in, or before one that would not end in time. processes: that draw the batches beside this one; 0: a
@@ -110,7 +110,7 @@ def fit(
     if run.done >= recipe.epochs or run.stopped:
         why = "stopped early" if run.stopped else "is finished"
         progress.say(f"{out}: the run {why} after {run.done} epochs; go on from it with --from {out} --out ANOTHER")
-        return
+        return False
     drawn_s, trained_s = _speeds(run, source)
     with run.averaged():
         scores = _scores(model, arch, recipe, validation)
@@ -143,6 +143,8 @@ def fit(
                 pool.close()
     if run.done < recipe.epochs and not run.stopped:
         progress.say(f"{minutes:g} minutes are over after epoch {run.done} of {recipe.epochs}: go on with --resume")
+        return False
+    return True
 
 
 def origin_of(start: Checkpoint) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from ppgstream.core.denoiser import Batch, Denoiser, Scaling
 from ppgstream.core.engine import Engine, EngineRules
 from ppgstream.core.quality import held_rows
-from ppgstream.core.rate import rules_for
+from ppgstream.core.rate import Due, Follower, RateRules, fill, rules_for
 from ppgstream.core.scaling import normalise, standard_scale_of
 from ppgstream.core.segments import Geometry
 from ppgstream.core.stream import StreamRules
@@ -24,6 +25,7 @@ from ppgstream.lab import noise
 from ppgstream.model import lmmse, runtime
 from ppgstream.model.checkpoint import shipped
 from ppgstream.model.restore import restore
+from ppgstream.wire.message import EMPTY, Chunk, Kind
 
 from . import data
 
@@ -116,13 +118,35 @@ def _bandpass(x: Float64) -> Float64:
     return np.asarray(sosfiltfilt(butter(4, (0.5, 8), btype="bandpass", fs=data.FS, output="sos"), x, axis=-1), np.float64)
 
 
+UNKNOWN = 0.5  # the confidence of a baseline's samples, where heart rates and beats are looked for in it
+
+
+def _followed(x: Float64) -> offline.Pulse:
+    """Beats and heart rates of a record (m,), by the rules for every checkpoint."""
+    rules = RateRules(data.FS)
+    follower, flags, confidence = Follower(data.FS), np.zeros(len(x), np.uint16), np.full(len(x), UNKNOWN)
+    due = [
+        Due(follower, index, block, None, Chunk("a", 0, index, EMPTY, Kind.BEATS))
+        for index, block in follower.append(0, x, x, confidence, flags)
+    ]
+    rest = follower.stop()
+    if rest is not None:
+        due.append(Due(follower, len(x), rest, math.inf, Chunk("a", 0, len(x), EMPTY, Kind.BEATS)))
+    fill(due, rules)
+    return offline.pulse_of([one.chunk for one in due], len(x), data.FS)
+
+
+def _baseline(x: Float64) -> Streamed:
+    return Streamed(x, None, _followed(x))
+
+
 def raw() -> Method:
-    return Method("the input itself", lambda x: x, lambda x, _: Streamed(bridged(x), None))
+    return Method("the input itself", lambda x: x, lambda x, _: _baseline(bridged(x)))
 
 
 def bandpass() -> Method:
     """Zero-phase, over the whole record: it sees all of the future."""
-    return Method("band-pass 0.5..8 Hz", _bandpass, lambda x, _: Streamed(_bandpass(bridged(x)), None))
+    return Method("band-pass 0.5..8 Hz", _bandpass, lambda x, _: _baseline(_bandpass(bridged(x))))
 
 
 def mean_wave(clean: Float64) -> Method:

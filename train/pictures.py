@@ -119,6 +119,7 @@ def bench(result: dict[str, Any], methods: Sequence[Method], people: Sequence[st
         "streamed": lambda path: gains(result["streamed"], path),
         "snr": lambda path: by_snr(result["snr"], path),
         "lookahead": lambda path: by_lookahead(result["lookahead"], path),
+        "trust": lambda path: trust(result["trust_curves"], path),
     }
     for name, draw in draws_of.items():
         if name in result:
@@ -173,6 +174,44 @@ def noise_examples(method: Method, record: streamed.Record, out: Path) -> None:
         axes.margins(x=0)
     grid[0].legend(frameon=False, fontsize="small", loc="upper right", ncols=4)
     grid[-1].set_xlabel("time, s")
+    _write(figure, out)
+
+
+def trust(curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], out: Path) -> None:
+    """Of seconds, heart rates and beats: above, how often they are right by the confidence that was stated; below, how many of the most confident ones
+    are wrong by how many are kept."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in ("seconds", "heart rates", "beats") if any(name in found for found in curves.values())]
+    figure = Figure(figsize=(3.6 * len(names), 6.4), layout="constrained")
+    grid = figure.subplots(2, len(names), squeeze=False)
+    for column, name in enumerate(names):
+        above, below = grid[0, column], grid[1, column]
+        above.plot([0, 1], [0, 1], color="0.7", lw=1, ls=(0, (4, 2)))
+        for number, (method, found) in enumerate(curves.items()):
+            if name not in found:
+                continue
+            own, colour = found[name], f"C{number % 10}"
+            count = np.array(own["count"])
+            there = count >= max(count.sum() / 500, 1)
+            above.plot(
+                np.array(own["stated"])[there], np.array(own["right"])[there], marker="o", ms=3, color=colour, label=method
+            )
+            below.plot(own["coverage"], own["risk"], color=colour, label=method)
+        above.set(
+            title=name,
+            xlabel="confidence that was stated",
+            ylabel="share that is right" if not column else "",
+            xlim=(0, 1),
+            ylim=(0, 1),
+        )
+        below.set(
+            xlabel="share kept, the most confident first", ylabel="share of them that is wrong" if not column else "", xlim=(0, 1)
+        )
+        below.set_ylim(bottom=0)
+        for axes in (above, below):
+            axes.spines[["top", "right"]].set_visible(False)
+    grid[0, -1].legend(frameon=False, fontsize="small")
     _write(figure, out)
 
 

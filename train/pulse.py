@@ -27,7 +27,7 @@ from ppgstream.model.checkpoint import Checkpoint
 from .streamed import MAIN, NOTHING, Drawn, Kind, Record, retimed
 
 Float64 = NDArray[np.float64]
-SEEDS = range(4000, 4002)  # of the noise
+SEEDS = range(4000, 4001)  # of the noise
 LEAST_ROWS = 200
 WRONG_COUNTS = (
     2.0  # a wrong rate or beat counts so often in the fit: it is to be told with too little confidence rather than too much
@@ -45,12 +45,15 @@ def _moving(low_bpm: float, high_bpm: float, low_db: float, high_db: float) -> K
     return make
 
 
-KINDS: dict[str, Kind] = {
-    **MAIN,
+MOTION: dict[str, Kind] = {
     "motion, 0..20 dB": _moving(50, 190, 0, 20),
     "motion, 0..20 dB, fast": _moving(90, 190, 0, 20),
     "motion, -10..5 dB": _moving(50, 190, -10, 5),
-    **{kind: NOTHING[kind] for kind in ("nothing: coloured", "nothing: wrist", "nothing: disconnected")},
+}
+KINDS: dict[str, Kind] = {
+    **MAIN,
+    **MOTION,
+    **{kind: NOTHING[kind] for kind in ("nothing: coloured", "nothing: wrist", "nothing: steps", "nothing: mains")},
 }
 
 

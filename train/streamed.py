@@ -249,6 +249,19 @@ def table(
     step: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
     """A row a method and kind, and of each method a last one over all kinds. Calls `step` with the kind's name after each draw of each method."""
+    return rows_of(measured_by_kind(methods, kinds, people, seeds=seeds, lookahead=lookahead, step=step))
+
+
+def measured_by_kind(
+    methods: Sequence[Method],
+    kinds: dict[str, Kind],
+    people: Sequence[Record],
+    *,
+    seeds: range = SEEDS,
+    lookahead: int | None = None,
+    step: Callable[[str], None] = lambda _: None,
+) -> dict[str, dict[str, list[Measured]]]:
+    """Every draw of every kind as each method answers it, by method and kind."""
     streamed = [m for m in methods if m.record is not None]
     measured: dict[str, dict[str, list[Measured]]] = {m.name: {kind: [] for kind in kinds} for m in streamed}
     for kind, make in kinds.items():
@@ -256,6 +269,11 @@ def table(
             for method in streamed:
                 measured[method.name][kind].append(draw.measure(method, lookahead))
                 step(kind)
+    return measured
+
+
+def rows_of(measured: dict[str, dict[str, list[Measured]]]) -> list[dict[str, Any]]:
+    """A row a method and kind, and of each method a last one over all kinds."""
     rows: list[dict[str, Any]] = []
     for name, of_kind in measured.items():
         rows += [
@@ -344,6 +362,35 @@ def _live(measured: list[Measured]) -> dict[str, float]:
             "interval_within_stated": _mean((off[known] <= stated[known]).astype(np.float64), 2),
         }
     return row
+
+
+def curves(measured: list[Measured]) -> dict[str, dict[str, list[float]]]:
+    """Of seconds, heart rates and beats: how often they are right by stated confidence, in ten bins (`stated`, `right`, `count`), and which share of the
+    most confident ones is wrong, by how many are told (`coverage`, `risk`)."""
+    there = [m.live for m in measured if m.live is not None]
+    told = {
+        "seconds": [(m.confidence, m.good) for m in measured if m.confidence is not None],
+        "heart rates": [(live.rate_confidence, live.rate_right) for live in there],
+        "beats": [(live.beat_confidence, live.beat_right) for live in there],
+    }
+    found = {}
+    for name, pairs in told.items():
+        if not pairs:
+            continue
+        confidence, right = (np.concatenate(parts) for parts in zip(*((c[: len(r)], r[: len(c)]) for c, r in pairs), strict=True))
+        which = np.minimum((confidence * 10).astype(int), 9)
+        count = np.bincount(which, minlength=10)
+        order = np.argsort(-confidence, kind="stable")
+        wrong = np.cumsum(~right[order]) / np.arange(1, len(right) + 1)
+        at = np.unique(np.linspace(0, len(right) - 1, 100).astype(int)) if len(right) else np.zeros(0, int)
+        found[name] = {
+            "stated": (np.bincount(which, confidence, 10) / np.maximum(count, 1)).round(4).tolist(),
+            "right": (np.bincount(which, right.astype(float), 10) / np.maximum(count, 1)).round(4).tolist(),
+            "count": count.tolist(),
+            "coverage": ((at + 1) / max(len(right), 1)).round(4).tolist(),
+            "risk": wrong[at].round(4).tolist(),
+        }
+    return found
 
 
 def _per_minute(which: NDArray[np.bool_], there: list[Live]) -> float:

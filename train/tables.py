@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -30,6 +31,22 @@ STREAMED_COLUMNS = {
     "good": ("good, share", 2),
     "good_kept": ("good kept", 2),
     "bad_kept": ("bad kept", 2),
+}
+TRUST_COLUMNS = {
+    "auroc": ("AUROC", 3),
+    "ece": ("ECE", 3),
+    "good_kept": ("good kept", 2),
+    "bad_kept": ("bad kept", 2),
+    "hr_mae_out_bpm": ("HR error, peak", 1),
+    "live_hr_mae_bpm": ("HR error, live", 1),
+    "live_hr_mae_sure_bpm": ("of sure", 1),
+    "live_hr_coverage": ("sure, share", 2),
+    "live_hr_sure_right": ("sure, right", 3),
+    "beats_f1": ("beats, F1", 3),
+    "beats_told": ("beats told", 2),
+    "beats_sure_right": ("of told right", 3),
+    "false_beats_per_min": ("false a minute", 1),
+    "interval_error_ms": ("interval, ms", 0),
 }
 OTHER_COLUMNS = {
     "g_n1_db": "G N1, dB",
@@ -106,14 +123,23 @@ def shown(name: str, rows: list[dict[str, Any]], title: str) -> list[Shown]:
             values = {row["kind"]: row.get(key) for row in rows if tuple(row[k] for k in lead) == at}
             lines.append([*(str(v) for v in at), *(_cell(values[k], 1) for k in kinds)])
         return [Shown(f"{title}: {'gain' if name == 'snr' else 'SNR_B out'}, dB", [*lead, *kinds], lines)]
+    if name == "trust":
+        every_kind = dict.fromkeys(row["kind"] for row in rows)
+        return [_trust_summary(rows, title), *(_by_kind(rows, kind, TRUST_COLUMNS, title) for kind in every_kind)]
     tables = [_summary(rows, title)]
     for kind in dict.fromkeys(row["kind"] for row in rows):
-        own_rows = [row for row in rows if row["kind"] == kind]
-        keys = [key for key in STREAMED_COLUMNS if any(_cell(row.get(key), 0) for row in own_rows)]
-        if keys:
-            lines = [[row["method"], *(_cell(row.get(key), STREAMED_COLUMNS[key][1]) for key in keys)] for row in own_rows]
-            tables.append(Shown(f"{kind} ({title})", ["method", *(STREAMED_COLUMNS[key][0] for key in keys)], lines))
+        shown_rows = _by_kind(rows, kind, STREAMED_COLUMNS, title)
+        if len(shown_rows.columns) > 1:
+            tables.append(shown_rows)
     return tables
+
+
+def _by_kind(rows: list[dict[str, Any]], kind: str, columns: Mapping[str, tuple[str, int]], title: str) -> Shown:
+    """The methods under one kind of noise: those of `columns` that any of them has."""
+    own = [row for row in rows if row["kind"] == kind]
+    keys = [key for key in columns if any(_cell(row.get(key), 0) for row in own)]
+    lines = [[row["method"], *(_cell(row.get(key), columns[key][1]) for key in keys)] for row in own]
+    return Shown(f"{kind} ({title})", ["method", *(columns[key][0] for key in keys)], lines)
 
 
 def _summary(rows: list[dict[str, Any]], title: str) -> Shown:
@@ -134,6 +160,21 @@ def _summary(rows: list[dict[str, Any]], title: str) -> Shown:
         cells = ["; ".join(filter(None, (_cell(of[m].get(key), digits) for key in keys))) for m in methods_there]
         lines.append([what, *cells])
     return Shown(f"summary ({title}), dB, bpm", ["kind", *methods_there], lines)
+
+
+def _trust_summary(rows: list[dict[str, Any]], title: str) -> Shown:
+    """A row a kind, a column a method: heart rate error of all rates, share that is confident, share of those that are right; without a pulse the
+    share of confident rates and confident beats a minute."""
+    methods_there = list(dict.fromkeys(row["method"] for row in rows))
+    lines = []
+    for kind in dict.fromkeys(row["kind"] for row in rows):
+        of = {row["method"]: row for row in rows if row["kind"] == kind}
+        pulse = any("live_hr_mae_bpm" in row for row in of.values())
+        what = "error; sure; right" if pulse else "sure; false beats a minute"
+        last = ("live_hr_sure_right", 2) if pulse else ("false_beats_per_min", 1)
+        keys = [*([("live_hr_mae_bpm", 1)] if pulse else []), ("live_hr_coverage", 2), last]
+        lines.append([f"{kind}: {what}", *("; ".join(_cell(of[m].get(key), d) for key, d in keys) for m in methods_there)])
+    return Shown(f"heart rates ({title})", ["kind", *methods_there], lines)
 
 
 def _cell(value: Any, digits: int) -> str:

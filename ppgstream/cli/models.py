@@ -206,6 +206,14 @@ def train(
         int | None, typer.Option(help="Of the LSTM of rae and brae. [default: 40]", rich_help_panel="Recipe")
     ] = None,
     dropout: Annotated[float | None, typer.Option(help="[default: 0; rae and brae 0.5]", rich_help_panel="Recipe")] = None,
+    calibrated: Annotated[
+        bool,
+        typer.Option(
+            "--calibrate/--no-calibrate",
+            help="Once the run is complete, make its confidence a probability: a minute or two.",
+            rich_help_panel="Run",
+        ),
+    ] = True,
 ) -> None:
     """Train a checkpoint, or go on from one. See docs/training.md, and docs/course.md for the exercises of the 2019 course."""
     from ppgstream.train import command
@@ -249,6 +257,7 @@ def train(
         minutes=minutes,
         threads=threads,
         processes=processes,
+        calibrated=calibrated,
     )
 
 
@@ -278,7 +287,8 @@ def checkpoint_calibrate(
     data: Annotated[Path, typer.Option(help="Folder of the public recordings.")] = Path("../shared/data"),
     synthetic: Annotated[bool, typer.Option("--synthetic", help="On synthetic people: needs no recordings.")] = False,
 ) -> None:
-    """Make a checkpoint's confidence the probability that a second is good, on people to train and validate with. Minutes. Docs: docs/training.md."""
+    """Make a checkpoint's confidence, and that of heart rates and beats, a probability, on people to train and validate with. Minutes. Docs:
+    docs/training.md."""
     from rich.console import Console
 
     from ppgstream.model import runtime
@@ -296,13 +306,12 @@ def checkpoint_calibrate(
         raise OutputError(f"{out}: cannot write: {error.strerror}") from error
     people, unseen = calibrate.people_of([sets.synthetic_set(0)] if synthetic else sets.public_sets(data))
     say(f"{len(people)} people, {len(unseen)} of whom the network has not seen if it was trained on this split")
-    recordings = len(people) * len(calibrate.MAIN) * len(calibrate.SEEDS) * len(calibrate.lookaheads(found.arch.window))
-    with evaluate.progress(Console(stderr=True), "calibrating", recordings) as step:
-        stated, figures = calibrate.calibrate(found, runtime.denoiser(found), people, unseen=unseen, say=say, step=step)
+    with evaluate.progress(Console(stderr=True), "calibrating", calibrate.steps_of(found.arch.window, len(people))) as step:
+        stated, figures = calibrate.whole(found, runtime.denoiser(found), people, unseen=unseen, say=say, step=step)
     if not stated:
         raise DataError(f"{path}: these people's seconds are all good or all bad: nothing to calibrate on")
     try:
-        write_restored(out, found, calibration=stated, figures=dict(found.figures) | calibrate.as_figures(figures))
+        write_restored(out, found, calibration=stated, figures=dict(found.figures) | figures)
         made = restored(str(out))
         replace_files({out / "README.md": card.text(made).encode()})
     except OSError as error:
@@ -392,9 +401,12 @@ def evaluate(
         str,
         typer.Option(
             metavar="NAME,...",
-            help="Of streamed, windows, more, faults, nothing (noise without a pulse), rates, snr, lookahead, cost.",
+            help="Of streamed, windows, more, faults, nothing (noise without a pulse), rates, snr, lookahead, trust, cost.",
         ),
     ] = "streamed,windows",
+    trust: Annotated[
+        bool, typer.Option("--trust", help="Only confidence, heart rates and beats, under more kinds of noise: --tables trust.")
+    ] = False,
     seeds: Annotated[int, typer.Option(min=1, max=8, help="Draws of noise; quoted figures are over all 8.")] = 2,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Also write evaluate.json, evaluate.md and pictures there.")
@@ -416,7 +428,7 @@ def evaluate(
         checkpoints or [],
         folder=data,
         own_source=own,
-        tables=[name.strip() for name in tables.split(",")],
+        tables=["trust"] if trust else [name.strip() for name in tables.split(",")],
         seeds=seeds,
         only=only,
         out=out,

@@ -49,7 +49,7 @@ class Pulse(NamedTuple):
     hr_confidence: NDArray[np.float32]
 
 
-def _pulse_of(messages: Sequence[Chunk], n: int, fs: float) -> Pulse:
+def pulse_of(messages: Sequence[Chunk], n: int, fs: float) -> Pulse:
     """The BEATS messages of one recording of `n` samples at `fs` Hz."""
     step = step_of(fs)
     found = [(c.index, c.beats) for c in messages if c.beats is not None]
@@ -132,7 +132,7 @@ def _denoise_rows(rows: NDArray[np.float64], engine: Engine) -> Denoised:
     for number_, row in enumerate(rows):
         chunks = denoised_chunks(row, engine, stream=f"row{number_}")
         if engine.rules.stream.rate is not None:
-            out.pulses.append(_pulse_of(chunks, len(row), engine.rules.stream.fs))
+            out.pulses.append(pulse_of(chunks, len(row), engine.rules.stream.fs))
         for chunk in chunks:
             if chunk.kind is not Kind.DATA:
                 continue

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from ppgstream.core.rate import FITTED, rules_for
 from ppgstream.core.trust import calibration_for
 from ppgstream.errors import CheckpointError
 from ppgstream.model.checkpoint import CALIBRATIONS, MANIFEST, SHIPPED, Checkpoint, shipped
@@ -38,6 +39,7 @@ def restore(path: Path) -> Checkpoint:
             )
     try:
         calibration_for(found.calibration, 0, found.arch.window, found.fs)
+        rules_for(found.calibration, found.fs)
     except ValueError as error:
         raise CheckpointError(f"{path}: {error}") from error
     return found if found.calibration else calibrated(found)
@@ -54,7 +56,7 @@ def calibrated(found: Checkpoint) -> Checkpoint:
     known = _calibrations()
     stated = known["course"].get(found.sha256)
     if stated is None and "log_var" not in found.arch.outputs:
-        stated = {k: v for k, v in known["agreement"].items() if int(k) < found.arch.window}
+        stated = {k: v for k, v in known["agreement"].items() if k in FITTED or int(k) < found.arch.window}
     if not stated:
         return found
     return replace(found, calibration=stated, sha256=identity(found.sha256, {"calibration": stated}))
