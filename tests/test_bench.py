@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ppgstream.train import data, evaluate, methods, ship, streamed, tables
+from ppgstream.train import data, evaluate, methods, pulse, ship, streamed, tables
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -304,6 +304,17 @@ def test_a_table_wider_than_the_terminal_is_several_with_whole_cells(width: int)
     assert text.count("a title") == 1
 
 
+def test_a_wide_first_column_does_not_push_the_last_one_out() -> None:
+    columns = ["kind", "the input itself", "band-pass 0.5..8 Hz", "live"]
+    rows = [["poor contact, dense: gain; HR", "0.0; 3.8", "0.4; 3.5", "7.5; 1.2"]]
+    console = Console(width=80, record=True, file=io.StringIO())
+    for part in tables.Shown("a title", columns, rows).rich(80):
+        console.print(part)
+    text = console.export_text()
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert all(cell in text for cell in rows[0])
+
+
 def test_evaluate_json_is_all_of_stdout(recordings: Path) -> None:
     arguments = [
         "evaluate",
@@ -339,6 +350,33 @@ def test_what_cannot_be_evaluated_is_one_line(tmp_path: Path, recordings: Path) 
     assert "no clean stretch" in refused(DataError.exit_code, "lmmse", "--recordings", str(recordings), "--fs", "125")
 
 
+def reference(bpm: float) -> data.Reference:
+    rng = np.random.default_rng(1)
+    x, _ = synthetic.pulse(40 * FS, replace(synthetic.person(rng), heart_rate=bpm), rng)
+    stop = np.arange(8.0, 41.0, 2.0)
+    return data.Reference("p", x, stop, np.full(len(stop), bpm))
+
+
+def test_heart_rates_are_compared_with_those_by_ecg(lmmse: methods.Method) -> None:
+    rows = pulse.against_ecg([methods.raw(), lmmse], [reference(75.0), reference(120.0)], 1)
+    assert [(row["method"], row["kind"]) for row in rows[:2]] == [("the input itself", "as recorded"), ("lmmse", "as recorded")]
+    assert rows[1]["live_hr_mae_bpm"] < 3
+    assert rows[1]["hr_mae_out_bpm"] < 5
+    wrong = pulse.against_ecg([methods.raw()], [reference(75.0)._replace(bpm=np.full(17, 100.0))], 1)
+    assert wrong[0]["live_hr_mae_bpm"] == pytest.approx(25, abs=3)
+    assert wrong[0]["live_hr_sure_right"] == 0
+
+
+@pytest.mark.skipif(not (SHARED / "bidmc").is_dir(), reason="BIDMC is not here (../shared/data or PPGSTREAM_DATA)")
+def test_the_public_recordings_have_heart_rates_by_ecg() -> None:
+    found = data.bidmc_with_ecg(SHARED)
+    assert len({one.person for one in found}) >= 6
+    assert all(
+        len(one.stop_s) == len(one.bpm) and one.stop_s.min() >= 8 and one.stop_s.max() * FS <= len(one.ppg) for one in found
+    )
+    assert 30 < np.concatenate([one.bpm for one in found]).min() < 200
+
+
 @pytest.mark.parametrize("name", evaluate.TABLES)
 def test_the_bar_is_as_long_as_the_work(name: str, lmmse: methods.Method, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streamed.Draw, "measure", lambda *_: None)
@@ -347,11 +385,12 @@ def test_the_bar_is_as_long_as_the_work(name: str, lmmse: methods.Method, monkey
     monkeypatch.setattr(streamed, "_live", lambda _: {})
     monkeypatch.setattr(streamed, "curves", lambda _: {})
     monkeypatch.setattr(evaluate, "window_row", lambda *_, **__: {})
+    monkeypatch.setattr(data, "bidmc_with_ecg", lambda _: [reference(75.0)])
     compared = [methods.raw(), methods.mean_wave(np.ones((2, 250))), lmmse]
     sets = {"own": data.Clean([person(1), person(2)], ["a", "b"])}
     seen: list[str] = []
-    evaluate._compute(name, compared, sets, PEOPLE, 2, seen.append)
-    assert len(seen) == evaluate._steps(name, compared, sets, len(PEOPLE), 2) > 0
+    evaluate._compute(name, compared, sets, PEOPLE, 2, seen.append, SHARED)
+    assert len(seen) == evaluate._steps(name, compared, sets, len(PEOPLE), 2, SHARED) > 0
 
 
 def test_a_run_is_shipped_with_the_figures_of_its_row_and_its_id(tmp_path: Path) -> None:

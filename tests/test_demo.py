@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from ppgstream.files.offline import Pulse
 from ppgstream.lab.scores import snr_b_db
 from ppgstream.model import runtime
 from ppgstream.model.restore import restore
@@ -104,3 +105,18 @@ def test_a_picture_starts_at_its_own_time() -> None:
 def test_each_kind_of_picture_is_one(suffix: str, begins: bytes) -> None:
     assert suffix in plots.SUFFIXES
     assert drawn(np.zeros(500, np.uint16), suffix=suffix).startswith(begins)
+
+
+def test_a_picture_marks_beats_and_draws_heart_rates_of_its_stretch() -> None:
+    pulse = Pulse(
+        np.array([7600, 7700, 9000]),
+        *(np.array(v, np.float32) for v in ([np.nan, 800, 800], [10, 10, 10], [0.9, 0.2, 0.9])),
+        np.array([61.992, 200.0]),
+        np.array([71.0, 90.0], np.float32),
+        np.array([0.9, 0.9], np.float32),
+    )
+    x, flags = np.sin(np.arange(500) / 15), np.zeros(500, np.uint16)
+    told = labels(plots.before_after(x, x, np.full(500, 0.7), flags, fs=FS, start_s=60.0, suffix=".svg", pulse=pulse))
+    assert {"beats", "unsure beats", "bpm"} <= told
+    early = labels(plots.before_after(x, x, np.full(500, 0.7), flags, fs=FS, start_s=0.0, suffix=".svg", pulse=pulse))
+    assert not early & {"beats", "unsure beats", "bpm"}

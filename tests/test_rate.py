@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -290,3 +291,42 @@ def test_above_the_threshold_no_policy_changes_anything() -> None:
     assert len(sure) > 40
     by_index = {c.index: c for c in masked}
     assert all(np.array_equal(by_index[c.index].samples, c.samples) for c in sure)
+
+
+# ---- against another implementation ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def neurokit() -> object:
+    return pytest.importorskip("neurokit2")
+
+
+def agree(one: Float64, other: Float64) -> float:
+    """F1 of two lists of beats, at 60 ms."""
+    found, named = hits(one, other) * len(one), hits(other, one) * len(other)
+    return (found + named) / (len(one) + len(other))
+
+
+@pytest.mark.parametrize(
+    ("bpm", "method"), [(45, "elgendi"), (75, "elgendi"), (110, "elgendi"), (160, "elgendi"), (60, "bishop"), (130, "bishop")]
+)
+def test_beats_are_those_that_neurokit_finds(bpm: float, method: str, neurokit: Any) -> None:
+    """An independent implementation: Elgendi et al. 2013, and MSPTD by Bishop and Ercole 2018."""
+    x, peaks = heart(bpm, 60 if method == "elgendi" else 24, seed=2)  # MSPTD takes the square of the length
+    signal = neurokit.ppg_clean(x, sampling_rate=FS, method="elgendi")
+    theirs = np.asarray(neurokit.ppg_findpeaks(signal, sampling_rate=FS, method=method)["PPG_Peaks"], np.float64)
+    ours = beats_of(published(x, engine()))
+    assert agree(ours, theirs) > 0.96
+    assert agree(ours, peaks) > 0.96
+
+
+def test_each_of_the_two_detectors_finds_the_beats_by_itself() -> None:
+    for bpm in (50, 75, 110, 160):
+        x, _ = heart(bpm, 60, seed=3)
+        points = x[: len(x) // 5 * 5].reshape(-1, 5).mean(axis=1)
+        row = points[400 : 400 + rate.SPAN][None, :] - points[400 : 400 + rate.SPAN].mean()
+        peaks, agreed = rate.detect(row, np.array([float(bpm)]))
+        inside = peaks[0, 15:-15].sum()
+        assert inside >= (rate.SPAN - 30) / rate.POINTS_HZ * bpm / 60 - 2
+        assert agreed[0, 15:-15].sum() >= 0.85 * inside
+        assert not (agreed & ~peaks).any()

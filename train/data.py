@@ -82,6 +82,28 @@ def _course_rows(path: Path) -> NDArray[np.float32]:
         raise DataError(f"{path}: not numbers in rows: {error}") from error
 
 
+class Reference(NamedTuple):
+    """A whole recording (m,) at 125 Hz, its patient, and of windows of 8 s the time in s after each, and the heart rate in them by ECG, bpm; those alone
+    whose reference its makers trust."""
+
+    person: str
+    ppg: Float64
+    stop_s: Float64
+    bpm: Float64
+
+
+def bidmc_with_ecg(folder: Path) -> list[Reference]:
+    """The recordings of BIDMC's `public_test`, 8 min each, with their heart rates by ECG."""
+    z = _bidmc_arrays(folder / "bidmc" / "bidmc_public.npz", BIDMC_ECG_ARRAYS)
+    found = []
+    for record in np.flatnonzero(z["split"].astype(str) == "public_test"):
+        sure = z["ref_ok_win"][record].astype(bool) & np.isfinite(z["hr_ecg_win"][record])
+        stop = z["win_t0"][sure].astype(np.float64) + float(z["win_s"])
+        ppg = z["ppg"][record].astype(np.float32).astype(np.float64)
+        found.append(Reference(str(z["mimic_patient"][record]), ppg, stop, z["hr_ecg_win"][record][sure].astype(np.float64)))
+    return found
+
+
 def bidmc(folder: Path, split: str) -> Clean:
     """What BIDMC's judges called clean, by patient: overlapping clean windows joined to stretches of 8 s and more."""
     z = _bidmc_arrays(folder / "bidmc" / "bidmc_public.npz")
@@ -123,11 +145,15 @@ def welltory(folder: Path) -> Clean:
     return Clean(stretches, names)
 
 
+BIDMC_ARRAYS = ("ppg", "ppg_clean_win", "win_t0", "split", "mimic_patient", "subject")
+BIDMC_ECG_ARRAYS = ("ppg", "win_t0", "win_s", "split", "mimic_patient", "ref_ok_win", "hr_ecg_win")
+
+
 @lru_cache(maxsize=1)
-def _bidmc_arrays(path: Path) -> dict[str, NDArray[Any]]:
+def _bidmc_arrays(path: Path, names: Sequence[str] = BIDMC_ARRAYS) -> dict[str, NDArray[Any]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in ("ppg", "ppg_clean_win", "win_t0", "split", "mimic_patient", "subject")}
+            return {name: archive[name] for name in names}
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise SourceError(f"{path}: cannot read the BIDMC recordings: {error}") from error
 

@@ -31,7 +31,7 @@ PARTS: dict[str, dict[str, Any]] = {
     "slope": {"white_sd": 0.0, "clip": False},
     "saturation": {"white_sd": 0.0, "ramp": 0.0},
 }
-TABLES = ("streamed", "windows", "more", "faults", "nothing", "rates", "snr", "lookahead", "trust", "cost")
+TABLES = ("streamed", "windows", "more", "faults", "nothing", "rates", "snr", "lookahead", "trust", "ecg", "cost")
 USUAL = ("streamed", "windows")
 NEIGHBOUR_HOP = {"course": 3}  # between the windows that neighbours are looked for in
 RATES = ("N1-stream", "hand, dense", "steps", "clean")
@@ -119,6 +119,8 @@ def evaluate(
     odd = [name for name in tables if name not in TABLES]
     if odd or not tables:
         raise UsageError(f"--tables: known are {', '.join(TABLES)}, got {', '.join(odd) or 'none'}")
+    if "ecg" in tables and not (folder / "bidmc").is_dir():
+        raise SourceError(f"--tables ecg: {folder / 'bidmc'} is not there, whose recordings have heart rates by ECG")
     if out is not None:
         try:
             out.mkdir(parents=True, exist_ok=True)
@@ -142,12 +144,14 @@ def evaluate(
         "seeds": seeds,
     }
     where, pages = next(iter(sets), ""), [""]
-    if not people and needed and set(tables) - {"windows", "rates", "cost"}:
-        raise DataError(f"no clean stretch of {shortest_s:g} s and more: only --tables windows, rates and cost do without one")
+    if not people and needed and set(tables) - {"windows", "rates", "ecg", "cost"}:
+        raise DataError(
+            f"no clean stretch of {shortest_s:g} s and more: only --tables windows, rates, ecg and cost do without one"
+        )
     draws = "1 draw" if seeds == 1 else f"{seeds} draws"
     for name in tables:
-        with progress(console, name, _steps(name, compared, sets, len(people), seeds)) as step:
-            result[name] = _compute(name, compared, sets, people, seeds, step)
+        with progress(console, name, _steps(name, compared, sets, len(people), seeds, folder)) as step:
+            result[name] = _compute(name, compared, sets, people, seeds, step, folder)
         if name == "trust":
             result |= {"trust_curves": result[name][-1]["curves"], name: result[name][:-1]}
         title = f"{name}: {where if name not in ('windows', 'rates') else 'all sets'}, {draws} of noise"
@@ -177,6 +181,7 @@ def _compute(
     people: Sequence[streamed.Record],
     seeds: int,
     step: Callable[[str], None],
+    folder: Path,
 ) -> list[dict[str, Any]]:
     draws = range(streamed.SEEDS.start, streamed.SEEDS.start + seeds)
     if name == "windows":
@@ -198,6 +203,8 @@ def _compute(
         return rows
     if name == "cost":
         return cost(compared, step)
+    if name == "ecg":
+        return pulse.against_ecg(compared, data.bidmc_with_ecg(folder), draws.start, step=step)
     if name == "snr":
         return streamed.by_snr(compared, people, seeds=draws, step=step)
     if name == "trust":
@@ -212,7 +219,7 @@ def _compute(
 
 def _kinds(name: str) -> dict[str, streamed.Kind]:
     if name == "trust":
-        return {**streamed.MAIN, **pulse.MOTION, **streamed.NOTHING}
+        return {**streamed.MAIN, **pulse.MOTION, **pulse.IRREGULAR, **streamed.NOTHING}
     return streamed.SETS["main" if name == "streamed" else name]
 
 
@@ -297,7 +304,7 @@ def progress(console: Console, name: str, total: int) -> Iterator[Callable[[str]
         yield step
 
 
-def _steps(name: str, compared: Sequence[Method], sets: Mapping[str, data.Clean], people: int, seeds: int) -> int:
+def _steps(name: str, compared: Sequence[Method], sets: Mapping[str, data.Clean], people: int, seeds: int, folder: Path) -> int:
     """How often `_compute` calls `step`."""
     of_records = sum(m.record is not None for m in compared)
     if name == "windows":
@@ -310,4 +317,6 @@ def _steps(name: str, compared: Sequence[Method], sets: Mapping[str, data.Clean]
     if name == "lookahead":
         ahead = sum(m.has_lookahead for m in compared)
         return len(streamed.LOOKAHEADS) * len(streamed.AT_LOOKAHEADS) * people * seeds * ahead
+    if name == "ecg":
+        return len(pulse.ECG_KINDS) * len(data.bidmc_with_ecg(folder)) * of_records
     return ROUNDS if name == "cost" else len(_kinds(name)) * people * seeds * of_records

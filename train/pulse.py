@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,14 +25,17 @@ from ppgstream.files import offline
 from ppgstream.lab import noise, scores
 from ppgstream.model.checkpoint import Checkpoint
 
+from . import data
+from .methods import Method
 from .streamed import MAIN, NOTHING, Drawn, Kind, Record, retimed
 
 Float64 = NDArray[np.float64]
 SEEDS = range(4000, 4001)  # of the noise
 LEAST_ROWS = 200
-WRONG_COUNTS = (
-    2.0  # a wrong rate or beat counts so often in the fit: it is to be told with too little confidence rather than too much
-)
+# A wrong rate or beat counts so often in the fit: it is to be told with too little confidence rather than too much. Rates: the first of these with which
+# `RIGHT` of the confident ones are right under motion.
+WRONG_COUNTS = (2.0, 4.0, 8.0, 16.0, 32.0)
+RIGHT, HARDLY_ANY = 0.9, 0.05  # or with which hardly any are confident there
 SURE = 0.5
 
 
@@ -50,10 +54,23 @@ MOTION: dict[str, Kind] = {
     "motion, 0..20 dB, fast": _moving(90, 190, 0, 20),
     "motion, -10..5 dB": _moving(50, 190, -10, 5),
 }
+
+
+def _irregular(kind: str) -> Kind:
+    def make(clean: Float64, _: np.random.Generator) -> Drawn:
+        peaks = scores.pulse_peaks(clean, data.FS).astype(int)
+        feet = np.array([a + int(np.argmin(clean[a:b])) for a, b in pairwise(peaks)], np.int64)
+        there = noise.irregular(clean, feet, kind)
+        return Drawn(there.copy(), there)
+
+    return make
+
+
+IRREGULAR: dict[str, Kind] = {kind: _irregular(kind) for kind in noise.IRREGULAR}
 KINDS: dict[str, Kind] = {
     **MAIN,
     **MOTION,
-    **{kind: NOTHING[kind] for kind in ("nothing: coloured", "nothing: wrist", "nothing: steps", "nothing: mains")},
+    **{kind: NOTHING[kind] for kind in ("nothing: coloured", "nothing: wrist", "nothing: mains")},
 }
 
 
@@ -139,13 +156,13 @@ def _joined(rows: list[tuple[Float64, Float64, str, str]], width: int) -> Rows:
     return Rows(features, value, person, kind)
 
 
-def fit(rows: Rows, names: Sequence[str]) -> dict[str, Any]:
+def fit(rows: Rows, names: Sequence[str], wrong_counts: float = WRONG_COUNTS[0]) -> dict[str, Any]:
     """The coefficients of a logistic regression: {"bias": .., "weights": {name: ..}}, of features as they are."""
     from sklearn.linear_model import LogisticRegression
 
     mean, sd = rows.features.mean(axis=0), np.maximum(rows.features.std(axis=0), 1e-9)
     right = rows.value > 0.5
-    fitted = LogisticRegression().fit((rows.features - mean) / sd, right, sample_weight=np.where(right, 1.0, WRONG_COUNTS))
+    fitted = LogisticRegression().fit((rows.features - mean) / sd, right, sample_weight=np.where(right, 1.0, wrong_counts))
     return _stated(float(fitted.intercept_[0]), fitted.coef_[0], mean, sd, names)
 
 
@@ -181,36 +198,102 @@ def calibrate(
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """The coefficients of a checkpoint for "rate", "beat" and "interval", and figures in words, by grouped cross-validation: no person is in both parts.
     Without those for which there is too little to fit on."""
-    from sklearn.model_selection import GroupKFold
-
     rows = rows_of(checkpoint, denoiser, people, seeds=seeds, step=step)
     stated: dict[str, Any] = {}
     figures: dict[str, float] = {}
     for name, own in rows.items():
-        names = list(pulse.FITTED[name])
-        if len(own.value) < LEAST_ROWS or (name != "interval" and not 0 < own.value.sum() < len(own.value)):
-            continue
-        if name == "interval":
-            stated[name] = fit_interval(own, names)
-            continue
-        stated[name] = fit(own, names)
-        folds = min(5, len(set(own.person)))
-        if folds < 2:
-            continue
-        probability = np.zeros(len(own.value))
-        for kept, left_out in GroupKFold(folds).split(own.features, groups=own.person):
-            part, rest = (Rows(*(v[at] for v in own)) for at in (kept, left_out))
-            if 0 < part.value.sum() < len(part.value):
-                probability[left_out] = applied(rest, fit(part, names), names)
-        right = own.value > 0.5
-        what = "heart rates" if name == "rate" else "beats"
-        sure = probability >= SURE
-        figures[f"{what}: AUROC of their confidence by cross-validation"] = round(scores.auroc(probability, right), 4)
-        figures[f"{what}: calibration error by cross-validation"] = round(scores.calibration_error(probability, right), 4)
-        figures[f"{what}: share of the confident ones that are right"] = round(
-            float(right[sure].mean()) if sure.any() else np.nan, 4
-        )
-        say(
-            f"{what}: {len(right)}, AUROC {scores.auroc(probability, right):.3f}; of the confident {right[sure].mean():.1%} are right"
-        )
+        stated_one, figures_one = _fitted(name, own, say)
+        stated |= stated_one
+        figures |= figures_one
     return stated, figures
+
+
+ECG_KINDS: dict[str, Callable[[Float64, np.random.Generator], Float64]] = {
+    "as recorded": lambda x, _: x,
+    "hand, dense": lambda x, rng: noise.wrist(x, rng, "hand"),
+    "forearm, dense": lambda x, rng: noise.wrist(x, rng, "forearm"),
+}
+
+
+def against_ecg(
+    methods: Sequence[Method], recordings: Sequence[data.Reference], seed: int, *, step: Callable[[str], None] = lambda _: None
+) -> list[dict[str, Any]]:
+    """Heart rates of whole recordings, good stretches and bad, against ECG: of the spectral peak of each 8 s, and as they are told live. A row a method
+    and kind; what was told within the same 2 s is compared."""
+    rows = []
+    for kind, make in ECG_KINDS.items():
+        errors: dict[str, list[tuple[Float64, Float64, Float64]]] = {}
+        for number, one in enumerate(recordings):
+            noisy = make(one.ppg, np.random.default_rng([seed, number, *kind.encode()]))
+            for method in methods:
+                if method.record is None:
+                    continue
+                out, _, told = method.record(noisy, None)
+                step(kind)
+                assert told is not None
+                peak = scores.heart_rates(out, data.FS)
+                which = np.clip(np.rint((one.stop_s - scores.HR_WINDOW_S) / scores.HR_STEP_S).astype(int), 0, len(peak) - 1)
+                live = np.clip(np.rint(one.stop_s / scores.HR_STEP_S).astype(int) - 1, 0, len(told.hr_bpm) - 1)
+                errors.setdefault(method.name, []).append(
+                    (np.abs(peak[which] - one.bpm), np.abs(told.hr_bpm[live] - one.bpm), told.hr_confidence[live])
+                )
+        for name, parts in errors.items():
+            peak_off, off, sure = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+            there, confident = np.isfinite(off), np.isfinite(off) & (sure >= SURE)
+            rows.append(
+                {
+                    "method": name,
+                    "kind": kind,
+                    "hr_mae_out_bpm": round(float(peak_off.mean()), 2),
+                    "live_hr_mae_bpm": round(float(off[there].mean()), 2),
+                    "live_hr_mae_sure_bpm": round(float(off[confident].mean()), 2) if confident.any() else float("nan"),
+                    "live_hr_coverage": round(float(confident.mean()), 3),
+                    "live_hr_sure_right": round(float((off[confident] <= scores.RATE_NEAR_BPM).mean()), 3)
+                    if confident.any()
+                    else float("nan"),
+                }
+            )
+    return rows
+
+
+def _fitted(name: str, own: Rows, say: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, float]]:
+    """The coefficients for "rate", "beat" or "interval", {name: ..}, and their figures in words; both empty if there is too little to fit on."""
+    names = list(pulse.FITTED[name])
+    if len(own.value) < LEAST_ROWS or (name != "interval" and not 0 < own.value.sum() < len(own.value)):
+        return {}, {}
+    if name == "interval":
+        return {name: fit_interval(own, names)}, {}
+    right, moving = own.value > 0.5, np.isin(own.kind, list(MOTION))
+    for wrong_counts in WRONG_COUNTS if name == "rate" else WRONG_COUNTS[:1]:
+        probability = judged(own, names, wrong_counts)
+        there = moving & (probability >= SURE)
+        if there.sum() <= HARDLY_ANY * moving.sum() or right[there].mean() >= RIGHT:
+            break
+    sure = probability >= SURE
+    what = "heart rates" if name == "rate" else "beats"
+    share = float(right[sure].mean()) if sure.any() else float("nan")
+    auroc, ece = scores.auroc(probability, right), scores.calibration_error(probability, right)
+    say(
+        f"{what}: {len(right)}, AUROC {auroc:.3f}; {sure.mean():.1%} are told with confidence, and of those {share:.1%} are right"
+    )
+    figures = {
+        f"{what}: AUROC of their confidence by cross-validation": round(auroc, 4),
+        f"{what}: calibration error by cross-validation": round(ece, 4),
+        f"{what}: share of the confident ones that are right": round(share, 4),
+    }
+    return {name: fit(own, names, wrong_counts)}, figures
+
+
+def judged(rows: Rows, names: Sequence[str], wrong_counts: float) -> Float64:
+    """P(right) of each row by coefficients that were fitted without its person."""
+    from sklearn.model_selection import GroupKFold
+
+    folds = min(5, len(set(rows.person)))
+    if folds < 2:
+        return applied(rows, fit(rows, names, wrong_counts), names)
+    probability = np.zeros(len(rows.value))
+    for kept, left_out in GroupKFold(folds).split(rows.features, groups=rows.person):
+        part, rest = (Rows(*(v[at] for v in rows)) for at in (kept, left_out))
+        if 0 < part.value.sum() < len(part.value):
+            probability[left_out] = applied(rest, fit(part, names, wrong_counts), names)
+    return probability

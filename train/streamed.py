@@ -356,6 +356,7 @@ def _live(measured: list[Measured]) -> dict[str, float]:
             "live_hr_mae_sure_bpm": _mean(error[pulse & sure]),
             "live_hr_sure_right": _mean(right[sure].astype(np.float64), 3),
             "beats_f1": round(2 * float(found.sum()) / max(float(len(found) + len(beat_right)), 1.0), 3),
+            "beats_wrong": round(float((~found).sum() + (~beat_right).sum()) / max(len(found), 1), 3),
             "beats_told": _mean(found_sure.astype(np.float64), 3),
             "beats_sure_right": _mean(beat_right[beat_sure].astype(np.float64), 3),
             "interval_error_ms": round(float(np.median(off[known])), 1) if known.any() else np.nan,

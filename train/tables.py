@@ -43,6 +43,7 @@ TRUST_COLUMNS = {
     "live_hr_coverage": ("sure, share", 2),
     "live_hr_sure_right": ("sure, right", 3),
     "beats_f1": ("beats, F1", 3),
+    "beats_wrong": ("lost + invented", 3),
     "beats_told": ("beats told", 2),
     "beats_sure_right": ("of told right", 3),
     "false_beats_per_min": ("false a minute", 1),
@@ -83,9 +84,13 @@ class Shown(NamedTuple):
         tables = []
         for block in blocks:
             table = Table(title=self.title if block is blocks[0] else None, title_justify="left", pad_edge=False)
+            natural = [max(widths[k], len(self.columns[k])) for k in [0, *block]]
+            fits = sum(natural) + FRAME * len(natural) <= width
             for k in [0, *block]:
                 left = self.columns[k] in ("method", "kind", "set", "lookahead")
-                table.add_column(self.columns[k], justify="left" if left else "right", overflow="fold", min_width=widths[k])
+                # Left to itself, rich would take the room for whole headings from the widest column, and crop the table.
+                own = None if fits else widths[k]
+                table.add_column(self.columns[k], justify="left" if left else "right", overflow="fold", width=own)
             for row in self.rows:
                 table.add_row(*(row[k] for k in [0, *block]))
             tables.append(table)
@@ -123,6 +128,9 @@ def shown(name: str, rows: list[dict[str, Any]], title: str) -> list[Shown]:
             values = {row["kind"]: row.get(key) for row in rows if tuple(row[k] for k in lead) == at}
             lines.append([*(str(v) for v in at), *(_cell(values[k], 1) for k in kinds)])
         return [Shown(f"{title}: {'gain' if name == 'snr' else 'SNR_B out'}, dB", [*lead, *kinds], lines)]
+    if name == "ecg":
+        each = dict.fromkeys(row["kind"] for row in rows)
+        return [_by_kind(rows, kind, TRUST_COLUMNS, title) for kind in each]
     if name == "trust":
         every_kind = dict.fromkeys(row["kind"] for row in rows)
         return [_trust_summary(rows, title), *(_by_kind(rows, kind, TRUST_COLUMNS, title) for kind in every_kind)]

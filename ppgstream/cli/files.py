@@ -161,7 +161,17 @@ def denoise(
         title = found.understood(source, rate).split(",")[0]
         recording.write_whole(
             plot,
-            plots.before_after(raw, clean, confidence, flags, fs=rate, start_s=start, title=title, suffix=plot.suffix.lower()),
+            plots.before_after(
+                raw,
+                clean,
+                confidence,
+                flags,
+                fs=rate,
+                start_s=start,
+                title=title,
+                suffix=plot.suffix.lower(),
+                pulse=result.pulses[0] if result.pulses else None,
+            ),
         )
     if not machine.ledger.denoised:
         short = found.samples.shape[-1] * target_fs / rate < window

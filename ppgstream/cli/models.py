@@ -401,11 +401,15 @@ def evaluate(
         str,
         typer.Option(
             metavar="NAME,...",
-            help="Of streamed, windows, more, faults, nothing (noise without a pulse), rates, snr, lookahead, trust, cost.",
+            help="Of streamed, windows, more, faults, nothing (noise without a pulse), rates, snr, lookahead, trust, ecg, cost.",
         ),
     ] = "streamed,windows",
     trust: Annotated[
-        bool, typer.Option("--trust", help="Only confidence, heart rates and beats, under more kinds of noise: --tables trust.")
+        bool,
+        typer.Option(
+            "--trust",
+            help="Only confidence, heart rates and beats, under more kinds of noise and against ECG: --tables trust,ecg.",
+        ),
     ] = False,
     seeds: Annotated[int, typer.Option(min=1, max=8, help="Draws of noise; quoted figures are over all 8.")] = 2,
     out: Annotated[
@@ -428,7 +432,9 @@ def evaluate(
         checkpoints or [],
         folder=data,
         own_source=own,
-        tables=["trust"] if trust else [name.strip() for name in tables.split(",")],
+        tables=(["trust", "ecg"] if recordings is None and (data / "bidmc").is_dir() else ["trust"])
+        if trust
+        else [name.strip() for name in tables.split(",")],
         seeds=seeds,
         only=only,
         out=out,

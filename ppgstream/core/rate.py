@@ -373,6 +373,7 @@ def _tell(
 
 ALONE_BEATS = 0.36  # a peak is the highest within so many beats on both sides
 ALONE_POINTS = (4, 25)
+RISE_SHARE = 0.2  # of the mean rise of a row's four largest: what rises less is no beat
 SLOPE_POINTS = 4  # 0.17 s, as in qppg
 SLOPE_ALONE = 7  # points
 SLOPE_SHARE = 0.35  # of the mean of a row's four largest sums
@@ -383,6 +384,8 @@ def detect(x: Float64, rate: Float64) -> tuple[NDArray[np.bool_], NDArray[np.boo
     """Peaks of rows (n, SPAN) whose heart rates are about `rate` bpm (n,), and which of them the sum of rising slopes confirms; both (n, SPAN)."""
     alone = np.clip(np.rint(ALONE_BEATS * 60 / rate * POINTS_HZ), *ALONE_POINTS).astype(np.int64)
     peaks = highest_within(x, alone)
+    rises = x - _lowest_before(x)
+    peaks &= rises > RISE_SHARE * np.sort(np.where(peaks, rises, 0.0), axis=1)[:, -4:].mean(axis=1, keepdims=True)
     rising = np.zeros_like(x)
     rising[:, 1:] = np.maximum(x[:, 1:] - x[:, :-1], 0.0)
     sums = np.cumsum(rising, axis=1)
@@ -398,6 +401,16 @@ def detect(x: Float64, rate: Float64) -> tuple[NDArray[np.bool_], NDArray[np.boo
         else:
             near[:, later:] |= upstrokes[:, : SPAN - later]
     return peaks, peaks & near
+
+
+def _lowest_before(x: Float64) -> Float64:
+    """Of each point of rows (n, m) the lowest of the 15 points (0.6 s) before it and itself."""
+    lowest = x
+    for step in (1, 2, 4, 8):  # of 16 points
+        earlier = lowest.copy()
+        earlier[:, step:] = lowest[:, :-step]
+        lowest = np.minimum(lowest, earlier)
+    return lowest
 
 
 def highest_within(x: Float64, scale: NDArray[np.int64]) -> NDArray[np.bool_]:

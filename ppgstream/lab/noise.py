@@ -268,3 +268,42 @@ def fault(clean: Float64, rng: Generator, kind: str, *, fs: float = 125.0) -> Fa
         x = 2 * clean.mean() - x
         return Faulty(x, x.copy())
     return Faulty(x, clean)
+
+
+IRREGULAR = ("a beat is missing", "an early beat", "a pause of 3 s")
+IRREGULAR_EVERY_S, EARLY, EARLY_HEIGHT, PAUSE_S = 12.0, 0.65, 0.6, 3.0
+
+
+def irregular(clean: Float64, feet: NDArray[np.int64], kind: str, *, fs: float = 125.0) -> Float64:
+    """A clean record (m,) whose rhythm is broken about every 12 s, at its pulses' feet (indexes, in order): in place of a whole pulse the line from its
+    foot to the next; or a pulse that comes after 0.65 of the interval and is 0.6 as high, and a longer diastole after it; or 3 s of slow decay put in."""
+    if kind not in IRREGULAR:
+        raise KeyError(kind)
+    parts: list[Float64] = []
+    next_s = IRREGULAR_EVERY_S / 2
+    at = 0
+    for k in range(1, len(feet) - 2):
+        a, b, c = (int(f) for f in feet[k : k + 3])
+        if a < max(next_s * fs, at):
+            continue
+        parts.append(clean[at:a])
+        if kind == "a beat is missing":
+            parts.append(np.linspace(clean[a], clean[b], b - a, endpoint=False))
+            at = b
+        elif kind == "an early beat":
+            early = int(EARLY * (b - a))
+            first, second = clean[a : a + early], clean[b:c]
+            low = second[0]
+            sunk = first - np.linspace(0, first[-1] - clean[b], early) * (np.arange(early) > early // 2)
+            parts += [sunk, low + EARLY_HEIGHT * (second - low), np.full(b - a - early, low + EARLY_HEIGHT * (second[-1] - low))]
+            at = c
+        else:
+            t = np.arange(int(PAUSE_S * fs)) / fs
+            height = float(np.ptp(clean[a:b]))
+            parts.append(clean[a] - 0.3 * height * (1 - np.exp(-t / 1.5)))
+            at = a
+            clean = clean.copy()
+            back = min(int(0.3 * fs), b - a)
+            clean[a : a + back] += np.linspace(parts[-1][-1] - clean[a], 0, back)
+        next_s += IRREGULAR_EVERY_S
+    return np.concatenate([*parts, clean[at:]])

@@ -100,7 +100,7 @@ class Daemon:
         self._round: list[Stream] = []  # the streams that are looked at once a second, a part at a time
         self._round_at = 0
         self._round_began = self._sliced_at = 0.0
-        self._accepted = 0  # samples of the streams looked at in this round
+        self._accepted: dict[str, int] = {}  # samples, by the streams looked at in this round
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
     # ---- sockets -------------------------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ class Daemon:
     # ---- once a second -------------------------------------------------------------------------------------------
 
     def _begin_round(self, engine: Engine, now: float) -> None:
-        self._round, self._round_at, self._accepted = list(engine.streams.values()), 0, 0
+        self._round, self._round_at, self._accepted = list(engine.streams.values()), 0, {}
         self._round_began = self._sliced_at = now
 
     def _look_at_streams(self, engine: Engine, *, quiet: bool) -> None:
@@ -301,7 +301,7 @@ class Daemon:
         lost = 0
         for stream in streams:
             accepted = stream.accepted
-            self._accepted += accepted
+            self._accepted[stream.name] = accepted
             lost += stream.unaccounted
             rates = self._stream_rates.get(stream.name)
             if rates is None:
@@ -314,7 +314,9 @@ class Daemon:
         events, engine.events = engine.events, []
         for event in events:
             self._tell(event)
-        self._rates.tick(now, engine.departed.accepted + self._accepted, engine.windows)
+        # A stream that was forgotten since it was looked at counts among the departed.
+        there = sum(accepted for name, accepted in self._accepted.items() if name in engine.streams)
+        self._rates.tick(now, engine.departed.accepted + there, engine.windows)
         for name in [n for n in self._stream_rates if n not in engine.streams]:
             del self._stream_rates[name]
             self._stream_lag.pop(name, None)

@@ -56,7 +56,8 @@ def calibrated(found: Checkpoint) -> Checkpoint:
     known = _calibrations()
     stated = known["course"].get(found.sha256)
     if stated is None and "log_var" not in found.arch.outputs:
-        stated = {k: v for k, v in known["agreement"].items() if k in FITTED or int(k) < found.arch.window}
+        fitting = {k for k in known["agreement"] if k not in FITTED and int(k) < found.arch.window}
+        stated = {k: v for k, v in known["agreement"].items() if fitting and (k in fitting or k in FITTED)}
     if not stated:
         return found
     return replace(found, calibration=stated, sha256=identity(found.sha256, {"calibration": stated}))

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import io
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.files.offline import Pulse
+from ppgstream.show.monitor import KNOWN
 from ppgstream.wire.message import Flag
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 Float64 = NDArray[np.float64]
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -26,22 +32,34 @@ def before_after(
     truth: NDArray[np.floating] | None = None,
     title: str = "",
     suffix: str = ".png",
+    pulse: Pulse | None = None,
 ) -> bytes:
     """A picture (of `SUFFIXES`): the wave as it came and denoised (and the truth, where it is known), below it the confidence and the flags that
-    occur. All arrays (n,)."""
+    occur. All arrays (n,). `pulse`: of the whole recording; its beats are marked, and heart rates drawn where the stretch has any."""
     import matplotlib
 
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
     t = start_s + np.arange(len(raw)) / fs
-    figure, (wave, trust) = plt.subplots(2, 1, figsize=(10, 4.2), sharex=True, height_ratios=[4, 1], layout="constrained")
+    rated = pulse is not None and bool(np.isfinite(pulse.hr_bpm[(pulse.hr_t_s >= t[0]) & (pulse.hr_t_s <= t[-1])]).any())
+    heights = [4, 1, 1] if rated else [4, 1]
+    size = (10, 4.2 + 1.1 * rated)
+    figure, panels = plt.subplots(len(heights), 1, figsize=size, sharex=True, height_ratios=heights, layout="constrained")
+    wave, trust = panels[:2]
     values = raw.astype(np.float64)
     outlier = (flags & Flag.OUTLIER) != 0
     wave.plot(t, np.where(outlier, np.nan, values), color="0.75", lw=0.8, label="as the sensor sent it")
     if truth is not None:
         wave.plot(t, truth, color="0.15", lw=1.0, ls=(0, (4, 2)), label="the truth")
     wave.plot(t, clean, color="C3", lw=1.6, label="denoised")
+    if pulse is not None:
+        at = pulse.beats - round(start_s * fs)
+        for sure, face in ((True, "0.15"), (False, "none")):
+            which = at[(at >= 0) & (at < len(t)) & ((pulse.beat_confidence >= KNOWN) == sure)]
+            if len(which):
+                told = "beats" if sure else "unsure beats"
+                wave.plot(t[which], clean[which], ls="", marker="v", ms=5, mfc=face, mec="0.15", mew=0.8, label=told)
     low, high = wave.get_ylim()
     room = 0.16 * (high - low)  # for the legend
     wave.set_ylim(low, high + room)
@@ -68,13 +86,28 @@ def before_after(
     if unsure.any():
         trust.fill_between(t, 0, 1, where=unsure.tolist(), color="C3", alpha=0.15, lw=0, step="mid", label="low confidence")
         trust.legend(loc="lower right", frameon=False, fontsize="small")
-    trust.set(ylim=(0, 1.02), ylabel="confidence\n(0 to 1)", xlabel="time, s")
-    for axes in (wave, trust):
+    trust.set(ylim=(0, 1.02), ylabel="confidence\n(0 to 1)")
+    if pulse is not None and rated:
+        _draw_rates(panels[2], pulse, t[0], t[-1])
+    panels[-1].set_xlabel("time, s")
+    for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
     buffer = io.BytesIO()
     figure.savefig(buffer, format=suffix[1:], dpi=110)
     plt.close(figure)
     return buffer.getvalue()
+
+
+def _draw_rates(axes: Axes, pulse: Pulse, start_s: float, stop_s: float) -> None:
+    """Heart rates, those that are not known hollow."""
+    there = np.isfinite(pulse.hr_bpm) & (pulse.hr_t_s >= start_s) & (pulse.hr_t_s <= stop_s)
+    sure = pulse.hr_confidence >= KNOWN
+    for which, face in ((there & sure, "C0"), (there & ~sure, "none")):
+        axes.plot(pulse.hr_t_s[which], pulse.hr_bpm[which], ls="", marker="o", ms=5, mfc=face, mec="C0")
+    known = pulse.hr_bpm[there & sure] if (there & sure).any() else pulse.hr_bpm[there]
+    middle = float(np.median(known))
+    reach = max(float(np.abs(known - middle).max()) + 5, 15.0)
+    axes.set(ylabel="bpm", ylim=(middle - reach, middle + reach))
 
 
 def flag_name(flag: Flag) -> str:
