@@ -36,7 +36,13 @@ RATES = np.arange(36.0, 221.0)  # bpm
 NEAR_BPM = 6.0  # of the belief's mode: what counts as the same rate
 OTHER_BPM = 12.0  # from it on: another rhythm
 FFT = 2048
-NOT_MEASURED = Flag.OUTLIER | Flag.NONFINITE  # of such samples the input says nothing
+_NOT_MEASURED = np.uint16(Flag.OUTLIER | Flag.NONFINITE)  # of such samples the input says nothing
+_STEP = np.uint16(Flag.STEP)
+LOST, LOST_BEAT = (
+    0.1,
+    0.4,
+)  # below this confidence of the wave a beat's is at most so: nearly all beats of noise lie there (docs/decisions.md)
+LARGEST = 1e30  # of what is squared
 
 # A rate's evidence is exp(sum of weight * log(power + floor)), power relative to the mean over RATES. c: mean confidence of the output.
 # How they were chosen: docs/decisions.md.
@@ -202,31 +208,34 @@ class Follower:
         self, index: int, out: Float64, raw: Float64, confidence: Float64, flags: NDArray[np.uint16]
     ) -> list[tuple[int, Float32]]:
         """Published samples from `index` on, of one stretch. Gives (index after its last sample, block) of each step that is complete."""
-        odd = (flags & np.uint16(NOT_MEASURED)) != 0
-        if np.count_nonzero(odd):
-            raw = np.where(odd, out, raw)
+        stepped = False
+        if np.count_nonzero(flags):
+            stepped = bool(flags[0] & _STEP)
+            odd = (flags & _NOT_MEASURED) != 0
+            if np.count_nonzero(odd):
+                raw = np.where(odd, out, raw)
+        first_out, first_raw = out.item(0), raw.item(0)
         if self._levels is None:
-            self._levels = (float(out[0]), float(raw[0]))
+            self._levels = (first_out, first_raw)
             self._filled = index % self._staging.shape[1]  # steps end at whole multiples, so that they do in all streams
             self._lead = -(-self._filled // self._factor) * self._factor
-        elif flags[0] & Flag.STEP:  # a jump of level is none of the pulse's
-            self._levels = (
-                self._levels[0] + float(out[0]) - self._newest[0],
-                self._levels[1] + float(raw[0]) - self._newest[1],
-            )
-        self._newest = (float(out[-1]), float(raw[-1]))
+        elif stepped:  # a jump of level is none of the pulse's
+            self._levels = (self._levels[0] + first_out - self._newest[0], self._levels[1] + first_raw - self._newest[1])
+        self._newest = (out.item(-1), raw.item(-1))
         complete = []
-        at, n, size = 0, len(out), self._staging.shape[1]
+        staging, (level_out, level_raw) = self._staging, self._levels
+        at, n, size = 0, len(out), staging.shape[1]
         while at < n:
-            take = min(n - at, size - self._filled)
-            part, to = slice(at, at + take), slice(self._filled, self._filled + take)
-            self._staging[0, to] = np.clip(out[part] - self._levels[0], -1e30, 1e30)
-            self._staging[1, to] = np.clip(raw[part] - self._levels[1], -1e30, 1e30)
-            self._staging[2, to] = confidence[part]
-            at += take
-            self._filled += take
-            if self._filled == size:
-                complete.append((index + at, self._staging[:, self._lead :].copy()))
+            start = self._filled
+            stop = min(start + n - at, size)
+            part = slice(at, at + stop - start)
+            np.subtract(out[part], level_out, out=staging[0, start:stop], casting="same_kind")
+            np.subtract(raw[part], level_raw, out=staging[1, start:stop], casting="same_kind")
+            staging[2, start:stop] = confidence[part]
+            at += stop - start
+            self._filled = stop
+            if stop == size:
+                complete.append((index + at, staging[:, self._lead :].copy()))
                 self._filled = self._lead = 0
         return complete
 
@@ -256,23 +265,23 @@ def _fill(due: list[Due], rules: RateRules) -> None:
     """`due` of different streams."""
     rows, seen = _rows(due)
     out, confidence = _level(rows[:, 0]), rows[:, 2]
-    powers_out = _spectrum(out)
-    evidence_out = _relative(powers_out, 1.0)
+    of_out = spectra(out)
+    evidence_out = of_out.relative
     rate = np.array([math.nan] * len(due))
     found: dict[str, Float64] = {}
     full = np.flatnonzero((seen >= SPAN) & ~np.array([one.last for one in due]))
     if len(full):
-        powers_in = _spectrum(_level(rows[full, 1]))
+        of_raw = spectra(_level(rows[full, 1]))
         mean = confidence[full].mean(axis=1)
         beliefs = [due[k].follower.belief for k in full]
         before = np.stack([_uniform() if b is None else b for b in beliefs]).astype(np.float64)
         elapsed = np.array([due[k].follower.elapsed_s for k in full])
-        belief = spread(before, elapsed) * likelihood(powers_out[full], powers_in, mean)
+        belief = spread(before, elapsed) * likelihood(of_out.of(full), of_raw, mean)
         belief /= belief.sum(axis=1, keepdims=True)
         for k, row in zip(full, belief, strict=True):
             due[k].follower.belief, due[k].follower.elapsed_s = row.astype(np.float32), 0.0
         rate[full] = mode(belief)
-        found = _rate_features(rate[full], belief, mean, evidence_out[full], _relative(powers_in, 1.0))
+        found = _rate_features(rate[full], belief, mean, evidence_out[full], of_raw.relative)
     scale_rate = rate.copy()  # without a rate yet, the strongest of the output stands in for it
     for k in np.flatnonzero(np.isnan(rate)):
         known = due[k].follower.belief
@@ -295,7 +304,8 @@ def _rows(due: list[Due]) -> tuple[Float64, NDArray[np.int64]]:
         factor = due[at[0]].follower.factor
         if size:
             blocks = np.stack([due[k].block[:, : size * factor] for k in at]).astype(np.float64)
-            rows[at, :, SPAN - size :] = blocks.reshape(len(at), 3, size, factor).mean(axis=3)
+            points = np.clip(blocks, -LARGEST, LARGEST).reshape(len(at), 3, size, factor).sum(axis=3) / factor
+            rows[at, :, SPAN - size :] = points
         for k in at:
             rows[k, :, : SPAN - size] = due[k].follower.rows[:, size:]
     for k, one in enumerate(due):
@@ -347,6 +357,7 @@ def _tell(
         "rhythm": rhythm[row],
     }
     sure = rules.beat.of(found) if len(row) else np.zeros(0)
+    sure = np.where(found["confidence"] < LOST, np.minimum(sure, LOST_BEAT), sure)
     error = np.exp(_linear(rules.interval, found)) if len(row) else np.zeros(0)
     bounds = np.searchsorted(row, np.arange(n + 1))
     for k, one in enumerate(due):
@@ -479,31 +490,44 @@ def _bins(multiple: float) -> tuple[NDArray[np.int64], Float64]:
 _BINS = {multiple: _bins(multiple) for multiple in (0.5, 1.0, 2.0)}
 
 
-def _relative(powers: Float64, multiple: float) -> Float64:
-    """Power at RATES times `multiple` over its mean over RATES, (n, rates); 1 in a row without any."""
+def _at_rates(powers: Float64, multiple: float = 1.0) -> Float64:
+    """Power at RATES times `multiple`, (n, rates)."""
+    low, share = _BINS[multiple]
+    return np.asarray(powers[:, low] * (1 - share) + powers[:, low + 1] * share, np.float64)
 
-    def at(which: float) -> Float64:
-        low, share = _BINS[which]
-        return np.asarray(powers[:, low] * (1 - share) + powers[:, low + 1] * share, np.float64)
 
-    own = at(1.0)
+class Spectra(NamedTuple):
+    """Power of rows at RATES, (n, rates), over its mean over RATES, and the mean (n, 1); 1 and 1 in a row without any. `powers`: of all frequencies."""
+
+    powers: Float64
+    relative: Float64
+    mean: Float64
+
+    def at(self, multiple: float) -> Float64:
+        """The same at RATES times `multiple`."""
+        return _at_rates(self.powers, multiple) / self.mean
+
+    def of(self, rows: NDArray[np.int64]) -> Spectra:
+        return Spectra(*(part[rows] for part in self))
+
+
+def spectra(x: Float64) -> Spectra:
+    """Of levelled rows (n, SPAN)."""
+    powers = _spectrum(x)
+    own = _at_rates(powers)
     mean = own.mean(axis=1, keepdims=True)
-    found = own if multiple == 1.0 else at(multiple)
-    return np.where(mean > 0, found / np.where(mean > 0, mean, 1.0), 1.0)
+    none = mean <= 0
+    mean = np.where(none, 1.0, mean)
+    return Spectra(powers, np.where(none, 1.0, own / mean), mean)
 
 
-def likelihood(powers_out: Float64, powers_in: Float64, confidence: Float64) -> Float64:
+def likelihood(out: Spectra, raw: Spectra, confidence: Float64) -> Float64:
     """How well the spectra of output and input fit each of RATES, (n, rates), the best 1; `confidence` (n,) is the output's mean."""
     c = confidence[:, None]
-    parts = {
-        "out": np.log(_relative(powers_out, 1.0) + FLOOR_OUT),
-        "out_2f": np.log(_relative(powers_out, 2.0) + FLOOR_OUT),
-        "out_half": np.log(_relative(powers_out, 0.5) + FLOOR_OUT),
-        "in": np.log(_relative(powers_in, 1.0) + FLOOR_IN),
-    }
-    logs = np.zeros_like(parts["out"])
+    parts = {"out": out.relative, "out_2f": out.at(2.0), "out_half": out.at(0.5), "in": raw.relative}
+    logs = np.zeros_like(out.relative)
     for name, (weight, with_confidence) in EVIDENCE.items():
-        logs += (weight + with_confidence * c) * parts[name]
+        logs += (weight + with_confidence * c) * np.log(parts[name] + (FLOOR_IN if name == "in" else FLOOR_OUT))
     return np.asarray(np.exp(logs - logs.max(axis=1, keepdims=True)), np.float64)
 
 
