@@ -3,7 +3,7 @@
 Theory of operation. A stream's `Follower` takes its published samples and the sensor's own, at 25 Hz. Every 2 s it gives a `Due`, and at a gap or the
 session's end a last one. `fill` works on those of many streams at once, a row each:
 
-    beats        peaks of the output that are the highest within 0.36 beats on both sides (the multi-scale peak search of Bishop and Ercole 2018, MSPTD,
+    beats        peaks of the output that are the highest within 0.42 beats on both sides (the multi-scale peak search of Bishop and Ercole 2018, MSPTD,
                  at the scale of the current rate), checked by a second detector: a sum of rising slopes as in qppg (Zong et al. 2003)
     heart rate   a belief over 36..220 bpm: spread by what a heart may do in 2 s, times what the spectra of output and input say, normalised
 
@@ -382,7 +382,7 @@ def _tell(
 
 # ---- beats -----------------------------------------------------------------------------------------------------------
 
-ALONE_BEATS = 0.36  # a peak is the highest within so many beats on both sides
+ALONE_BEATS = 0.42  # a peak is the highest within so many beats on both sides
 ALONE_POINTS = (4, 25)
 RISE_SHARE = 0.2  # of the mean rise of a row's four largest: what rises less is no beat
 SLOPE_POINTS = 4  # 0.17 s, as in qppg
