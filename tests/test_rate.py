@@ -134,7 +134,7 @@ def test_without_a_pulse_there_is_no_confident_rate(kind: str) -> None:
 def test_other_units_and_another_level_change_nothing() -> None:
     x, _ = heart(75)
     plain = list(told(published(x, engine())))
-    other = list(told(published(1e-3 * (x - 400) + 7e4, engine())))
+    other = list(told(published(1e-3 * (x - 400) + 70, engine())))
     assert [index for index, _ in plain] == [index for index, _ in other]
     for (_, one), (_, two) in zip(plain, other, strict=True):
         assert one.bpm == pytest.approx(two.bpm, abs=0.5, nan_ok=True)
@@ -330,3 +330,33 @@ def test_each_of_the_two_detectors_finds_the_beats_by_itself() -> None:
         assert inside >= (rate.SPAN - 30) / rate.POINTS_HZ * bpm / 60 - 2
         assert agreed[0, 15:-15].sum() >= 0.85 * inside
         assert not (agreed & ~peaks).any()
+
+
+@pytest.mark.parametrize("bpm", [25, 30, 33, 205])
+def test_at_the_ends_of_the_scale_no_confident_rate_is_wrong(bpm: float) -> None:
+    for seed in (1, 2):
+        x, _ = heart(bpm, 40, seed=seed)
+        for _, beats in told(published(x, engine())):
+            assert not (beats.bpm_confidence >= 0.5 and abs(beats.bpm - bpm) > 5), (bpm, seed, beats.bpm)
+
+
+@pytest.mark.parametrize("hz", [0.3, 0.45, 0.5, 0.55])
+def test_breathing_alone_is_no_heart(hz: float) -> None:
+    x = np.sin(2 * np.pi * hz * np.arange(40 * FS) / FS) + 0.02 * np.random.default_rng(1).standard_normal(40 * FS)
+    for _, beats in told(published(x, engine(unsure))):
+        assert beats.bpm_confidence < 0.5
+
+
+def test_over_what_was_not_measured_no_interval_is_told_and_in_silence_no_rate() -> None:
+    x, _ = heart(75, 60)
+    for hole in (np.nan, x[3000]):
+        broken = x.copy()
+        broken[3000:3600] = hole
+        chunks = published(broken, engine())
+        at, intervals = (np.concatenate([getattr(b, name) for _, b in told(chunks)]) for name in ("at", "interval_ms"))
+        assert np.nanmax(intervals) < 1500
+        after = int(np.flatnonzero(at > 3590)[0])
+        assert np.isnan(intervals[after])
+        assert not ((at > 3060) & (at < 3590)).any()
+    silent = published(np.full(3000, 7.0), engine())
+    assert all(np.isnan(beats.bpm) and beats.bpm_confidence == 0 for _, beats in told(silent))

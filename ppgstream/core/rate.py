@@ -38,10 +38,13 @@ OTHER_BPM = 12.0  # from it on: another rhythm
 FFT = 2048
 _NOT_MEASURED = np.uint16(Flag.OUTLIER | Flag.NONFINITE)  # of such samples the input says nothing
 _STEP = np.uint16(Flag.STEP)
-LOST, LOST_BEAT = (
+LOST, DOUBT = (
     0.1,
     0.4,
-)  # below this confidence of the wave a beat's is at most so: nearly all beats of noise lie there (docs/decisions.md)
+)  # below this confidence of the wave that of a beat or rate is at most so: nearly all beats of noise lie there
+EDGE_BPM = 1.0
+OTHER_BEATS = 0.5  # of the feature "beats": two fifths less, or two thirds more
+EMPTY_POINTS = 5  # 0.2 s
 LARGEST = 1e30  # of what is squared
 
 # A rate's evidence is exp(sum of weight * log(power + floor)), power relative to the mean over RATES. c: mean confidence of the output.
@@ -290,8 +293,18 @@ def _fill(due: list[Due], rules: RateRules) -> None:
     sure_rate = np.zeros(len(due))
     if len(full):
         found["beats"] = _beats_off(peaks[full], rate[full])
-        sure_rate[full] = rules.rate.of(found)
+        sure_rate[full] = _doubted(rules.rate.of(found), rate[full], found)
+        nothing = full[found["confidence"] <= 0]  # no sample of the 8 s was denoised
+        rate[nothing], sure_rate[nothing] = math.nan, 0.0
     _tell(due, rows, seen, peaks, agreed, rate, sure_rate, np.log(_at(evidence_out, scale_rate) + 1e-3), rules)
+
+
+def _doubted(sure: Float64, rate: Float64, found: Mapping[str, Float64]) -> Float64:
+    """The confidence of rates, at most `DOUBT` where the rate is the lowest or highest that can be said, where the beats say something like half or twice
+    of it, or where the wave is lost."""
+    at_edge = (rate <= RATES[0] + EDGE_BPM) | (rate >= RATES[-1] - EDGE_BPM)
+    doubt = at_edge | (found["beats"] > OTHER_BEATS) | (found["confidence"] < LOST)
+    return np.where(doubt, np.minimum(sure, DOUBT), sure)
 
 
 def _rows(due: list[Due]) -> tuple[Float64, NDArray[np.int64]]:
@@ -342,6 +355,7 @@ def _tell(
     index = base[:, None] + np.arange(SPAN) * factor
     new = peaks & (index > told[:, None]) & (index <= limit[:, None])
     new &= (seen >= LEAST_S * POINTS_HZ)[:, None]
+    new &= rows[:, 2] > 0  # where nothing was denoised there are no beats
     row, at = np.nonzero(new)
     where, out = index[row, at], rows[:, 0]
     if len(row):
@@ -357,13 +371,18 @@ def _tell(
         "rhythm": rhythm[row],
     }
     sure = rules.beat.of(found) if len(row) else np.zeros(0)
-    sure = np.where(found["confidence"] < LOST, np.minimum(sure, LOST_BEAT), sure)
+    sure = np.where(found["confidence"] < LOST, np.minimum(sure, DOUBT), sure)
     error = np.exp(_linear(rules.interval, found)) if len(row) else np.zeros(0)
     bounds = np.searchsorted(row, np.arange(n + 1))
+    empty = np.cumsum(rows[:, 2] <= 0, axis=1)  # points of which no sample was denoised
     for k, one in enumerate(due):
         part = slice(bounds[k], bounds[k + 1])
         times = where[part]
         before = np.concatenate([[one.follower.beat], times[:-1]]) if len(times) else times
+        if len(times):  # over what was not measured no interval is known
+            since = np.clip(np.nan_to_num((before - base[k]) / factor), 0, SPAN - 1).astype(np.int64)
+            unknown = (empty[k, at[part]] - empty[k, since] >= EMPTY_POINTS) | (before < base[k])
+            before = np.where(unknown, math.nan, before)
         one.chunk.beats = Beats(
             float(rate[k]),
             float(sure_rate[k]),
