@@ -41,10 +41,10 @@ def rules_of(config: Config, checkpoint: Checkpoint, **changes: Any) -> EngineRu
         calibration=None if changes.get("output") == "model" else calibration,
         sentinels=tuple(config.in_.sentinels),
         clocked_by_arrival=config.in_.format != "ppgstream",
-        # The network's own answer is asked for as it is: turned over only by request.
         policy=s.policy,
         policies={name: own.policy for name, own in s.by_name.items() if own.policy is not None},
         rate=rules_for(checkpoint.calibration, checkpoint.fs) if s.beats and changes.get("output") != "model" else None,
+        # The network's own answer is asked for as it is: turned over only by request.
         polarity="up" if s.polarity == "auto" and changes.get("output") == "model" else s.polarity,
     )
     arch = checkpoint.arch

@@ -130,6 +130,8 @@ def load(path: Path | None = None, **overrides: str | None) -> Config:
 def _of_streams(streams: dict[str, object], where: str) -> dict[str, OneStream]:
     """Takes the tables [streams.NAME] out of the table [streams]. Raises ConfigError."""
     found: dict[str, OneStream] = {}
+    if not isinstance(streams.get("by_name", {}), dict):
+        raise ConfigError(f"{where}: unknown setting by_name; a stream's own are in a table [streams.NAME]")
     for name in [name for name, value in streams.items() if isinstance(value, dict)]:
         if not re.fullmatch(STREAM_ID, name):
             raise ConfigError(f"{where}.{name!r}: a stream id is 1 to 32 of A-Z a-z 0-9 . _ -")

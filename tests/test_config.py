@@ -47,6 +47,27 @@ def test_the_shipped_file_names_every_field_of_every_section_with_its_default_an
     assert {(s, k): type(v) for s, f in shipped.items() for k, v in f.items()} == {(s, k): type(DEFAULTS[s][k]) for s, k in KEYS}
 
 
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("[streams]\nby_name = 3\n", "unknown setting by_name"),
+        ('[streams.wrist]\npolicy = "drop"\n', "streams.wrist: got {'policy': 'drop'}"),
+        ("[streams.wrist]\nthreshold = 0.4\n", "policy, one of mark, mask, raw"),
+        ('[streams."two words"]\npolicy = "raw"\n', "a stream id is 1 to 32"),
+    ],
+)
+def test_what_a_stream_s_own_table_cannot_say_is_refused(text: str, told: str, tmp_path: Path) -> None:
+    assert told in complaint(written(tmp_path, text))
+
+
+def test_a_stream_s_own_table_is_read_whatever_its_name(tmp_path: Path) -> None:
+    found = load(
+        written(tmp_path, '[streams]\npolicy = "mask"\n[streams."a.1"]\npolicy = "raw"\n[streams.threshold]\npolicy = "mark"\n')
+    )
+    assert found.streams.policy == "mask"
+    assert {name: own.policy for name, own in found.streams.by_name.items()} == {"a.1": "raw", "threshold": "mark"}
+
+
 def test_every_setting_of_the_shipped_file_says_why() -> None:
     bare = [line for line in SHIPPED.read_text(encoding="utf-8").splitlines() if "=" in line and "#" not in line]
     assert bare == []

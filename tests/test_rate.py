@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ppgstream.core import rate
 from ppgstream.core.denoiser import Answer, Batch
 from ppgstream.core.engine import Engine, EngineRules
-from ppgstream.core.rate import Logistic, RateRules
+from ppgstream.core.logistic import Logistic
+from ppgstream.core.rate import RateRules
 from ppgstream.core.stream import StreamRules
 from ppgstream.lab import scores, synthetic
 from ppgstream.wire.message import EMPTY, Beats, Chunk, Flag, Kind, decode, encode

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from ppgstream.train import calibrate, data, pulse, streamed
+from ppgstream.train import calibrate, data, pulse, regression, streamed
 from test_graph import made
 from typer.testing import CliRunner
 
@@ -269,33 +269,40 @@ def people(n: int) -> list[streamed.Record]:
     return made
 
 
-def rows(worth: bool) -> calibrate.Rows:
+def rows(worth: bool) -> regression.Rows:
     """Features by which goodness is told by the confidence alone, or by the rhythm as well."""
     rng = np.random.default_rng(3)
     table = rng.standard_normal((4000, len(FEATURES)))
     by_rhythm = 3.0 * worth * table[:, list(FEATURES).index("rhythm")]
     good = rng.uniform(size=4000) < 1 / (1 + np.exp(-(0.5 + 2.0 * table[:, 0] + by_rhythm)))
-    return calibrate.Rows(table, good, np.array([f"p{k % 10}" for k in range(4000)]))
+    return regression.Rows(tuple(FEATURES), table, good, np.array([f"p{k % 10}" for k in range(4000)]))
 
 
 def test_the_fit_finds_the_law_and_its_probabilities_hold() -> None:
     made = rows(worth=True)
-    fitted = calibrate.fit(made, list(FEATURES))
+    fitted = regression.fit(made)
     assert fitted["bias"] == pytest.approx(0.5, abs=0.2)
     assert fitted["weights"]["confidence"] == pytest.approx(2.0, abs=0.3)
     assert fitted["weights"]["rhythm"] == pytest.approx(3.0, abs=0.4)
-    probability = calibrate.judged(made, list(FEATURES))
-    assert scores.calibration_error(probability, made.good) < 0.03
-    assert scores.auroc(probability, made.good) > scores.auroc(calibrate.judged(made, ["confidence"]), made.good) + 0.05
+    probability = regression.judged(made)
+    assert scores.calibration_error(probability, made.right) < 0.03
+    assert scores.auroc(probability, made.right) > scores.auroc(regression.judged(made, ["confidence"]), made.right) + 0.05
+
+
+def test_what_is_wrong_may_count_more_often() -> None:
+    made = rows(worth=False)
+    plain, strict = regression.judged(made), regression.judged(made, wrong_counts=4.0)
+    assert (strict < plain).mean() > 0.99
+    assert made.right[strict >= 0.5].mean() > made.right[plain >= 0.5].mean() + 0.03
 
 
 def test_nobody_is_judged_by_what_was_fitted_on_himself(monkeypatch: pytest.MonkeyPatch) -> None:
     made, fitted_on, judged_on = rows(worth=False), list[set[str]](), list[set[str]]()
-    fit, applied = calibrate.fit, calibrate.applied
-    monkeypatch.setattr(calibrate, "fit", lambda r, n: (fitted_on.append(set(r.person)), fit(r, n))[1])
-    monkeypatch.setattr(calibrate, "applied", lambda r, c: (judged_on.append(set(r.person)), applied(r, c))[1])
-    calibrate.judged(made, ["confidence"])
-    assert len(judged_on) == calibrate.FOLDS
+    fit, applied = regression.fit, regression.applied
+    monkeypatch.setattr(regression, "fit", lambda r, n, **more: (fitted_on.append(set(r.person)), fit(r, n, **more))[1])
+    monkeypatch.setattr(regression, "applied", lambda r, c: (judged_on.append(set(r.person)), applied(r, c))[1])
+    regression.judged(made, ["confidence"])
+    assert len(judged_on) == regression.FOLDS
     assert set().union(*judged_on) == set(made.person)
     assert all(not a & b for a, b in zip(fitted_on, judged_on, strict=True))
 

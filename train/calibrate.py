@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,29 +18,20 @@ from ppgstream.core.denoiser import Denoiser
 from ppgstream.core.engine import Engine, EngineRules
 from ppgstream.core.segments import Geometry
 from ppgstream.core.stream import StreamRules
-from ppgstream.errors import CheckpointError
 from ppgstream.files import offline
 from ppgstream.lab import scores
 from ppgstream.model.checkpoint import Checkpoint
 
 from . import data, pulse
+from .regression import FOLDS, Rows, fit, judged
 from .streamed import MAIN, Kind, Record, records
 
 Float64 = NDArray[np.float64]
 LOOKAHEADS = (100, 49)  # beside the longest one
 SEEDS = range(3000, 3001)  # of the noise
-FOLDS = 5
 WORTH = 0.01  # of AUROC: less is not worth the features' cost
 LEAST_ROWS = 200
 MOST_PEOPLE, SHORTEST_S = 30, (30.0, 8.0)  # of a set and side; of a recording, if there are enough of them
-
-
-class Rows(NamedTuple):
-    """Features (n, len(FEATURES)), whether each is good, and whose it is."""
-
-    features: Float64
-    good: NDArray[np.bool_]
-    person: NDArray[np.str_]
 
 
 @dataclass(frozen=True)
@@ -90,7 +81,9 @@ def rows_of(
                 good.append(_good(np.asarray(out, np.float64), truth, middle, checkpoint.fs))
                 person += [record.person] * len(middle)
     none = np.zeros((0, len(trust.FEATURES)))
-    return Rows(np.concatenate([none, *features]), np.concatenate([np.zeros(0, np.bool_), *good]), np.array(person))
+    return Rows(
+        tuple(trust.FEATURES), np.concatenate([none, *features]), np.concatenate([np.zeros(0, np.bool_), *good]), np.array(person)
+    )
 
 
 def _good(out: Float64, truth: Float64 | None, middle: NDArray[np.int64], fs: float) -> NDArray[np.bool_]:
@@ -104,43 +97,6 @@ def _good(out: Float64, truth: Float64 | None, middle: NDArray[np.int64], fs: fl
     start = np.clip(middle - second // 2, 0, len(out) - second)
     power, wrong = (s[start + second] - s[start] for s in sums)
     return np.asarray((power > 0) & (power >= 10 ** (scores.GOOD_DB / 10) * wrong), np.bool_)
-
-
-def fit(rows: Rows, names: Sequence[str]) -> dict[str, Any]:
-    """The coefficients for the features `names`: {"bias": .., "weights": {name: ..}}, of features as they are."""
-    try:
-        from sklearn.linear_model import LogisticRegression
-    except ImportError as error:
-        raise CheckpointError(
-            f"scikit-learn cannot be imported, and a calibration needs it: {error}; pip install scikit-learn"
-        ) from error
-    x = rows.features[:, [list(trust.FEATURES).index(name) for name in names]]
-    mean, sd = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-9)
-    fitted = LogisticRegression().fit((x - mean) / sd, rows.good)
-    weights = fitted.coef_[0] / sd
-    bias = float(fitted.intercept_[0] - (weights * mean).sum())
-    return {"bias": round(bias, 6), "weights": {name: round(float(w), 6) for name, w in zip(names, weights, strict=True)}}
-
-
-def applied(rows: Rows, coefficients: Mapping[str, Any]) -> Float64:
-    """P(good) of each row."""
-    found = dict(zip(trust.FEATURES, rows.features.T, strict=True))
-    return trust.Calibration(coefficients["bias"], coefficients["weights"]).of_features(found)
-
-
-def judged(rows: Rows, names: Sequence[str]) -> Float64:
-    """P(good) of each row by coefficients that were fitted without its person."""
-    from sklearn.model_selection import GroupKFold
-
-    found = np.full(len(rows.good), float(rows.good.mean()))
-    folds = min(FOLDS, len(set(rows.person)))
-    if folds < 2:
-        return applied(rows, fit(rows, names))
-    for kept, left_out in GroupKFold(folds).split(rows.features, groups=rows.person):
-        part, rest = (Rows(*(v[at] for v in rows)) for at in (kept, left_out))
-        if 0 < part.good.sum() < len(part.good):
-            found[left_out] = applied(rest, fit(part, names))
-    return found
 
 
 def lookaheads(window: int) -> list[int]:
@@ -165,17 +121,17 @@ def calibrate(
     figures: dict[str, Any] = {}
     for lookahead in lookaheads(window):
         rows = rows_of(checkpoint, denoiser, people, lookahead, seeds=seeds, step=step)
-        if len(rows.good) < LEAST_ROWS or not 0 < rows.good.sum() < len(rows.good):
+        if len(rows.right) < LEAST_ROWS or not rows.both:
             return {}, {}
-        plain, every = judged(rows, ["confidence"]), judged(rows, list(trust.FEATURES))
-        worth = scores.auroc(every, rows.good) - scores.auroc(plain, rows.good) > WORTH
+        plain, every = judged(rows, ["confidence"]), judged(rows)
+        worth = scores.auroc(every, rows.right) - scores.auroc(plain, rows.right) > WORTH
         names, probability = (list(trust.FEATURES), every) if worth else (["confidence"], plain)
         stated[str(lookahead)] = fit(rows, names)
-        told: dict[str, Any] = {"people": len(people), "rows": len(rows.good), **_figures(probability, rows.good)}
+        told: dict[str, Any] = {"people": len(people), "rows": len(rows.right), **_figures(probability, rows.right)}
         figures[str(lookahead)] = told
         apart = np.isin(rows.person, list(unseen))
         if apart.any():
-            told["unseen"] = {"people": len(set(unseen)), **_figures(probability[apart], rows.good[apart])}
+            told["unseen"] = {"people": len(set(unseen)), **_figures(probability[apart], rows.right[apart])}
         say(f"lookahead {lookahead}: AUROC {told['auroc']:.3f}, calibration error {told['ece']:.3f}, by {len(names)} numbers")
     return stated, figures
 

@@ -148,13 +148,16 @@ def evaluate(
         raise DataError(
             f"no clean stretch of {shortest_s:g} s and more: only --tables windows, rates, ecg and cost do without one"
         )
-    draws = "1 draw" if seeds == 1 else f"{seeds} draws"
+    how_often = "1 draw" if seeds == 1 else f"{seeds} draws"
     for name in tables:
         with progress(console, name, _steps(name, compared, sets, len(people), seeds, folder)) as step:
-            result[name] = _compute(name, compared, sets, people, seeds, step, folder)
-        if name == "trust":
-            result |= {"trust_curves": result[name][-1]["curves"], name: result[name][:-1]}
-        title = f"{name}: {where if name not in ('windows', 'rates') else 'all sets'}, {draws} of noise"
+            if name == "trust":
+                draws = range(streamed.SEEDS.start, streamed.SEEDS.start + seeds)
+                measured = streamed.measured_by_kind(compared, _kinds(name), people, seeds=draws, step=step)
+                result |= {name: streamed.rows_of(measured), "trust_curves": streamed.curves_by_method(measured)}
+            else:
+                result[name] = _compute(name, compared, sets, people, seeds, step, folder)
+        title = f"{name}: {where if name not in ('windows', 'rates') else 'all sets'}, {how_often} of noise"
         for table in for_people.shown(name, result[name], title):
             for part in table.rich(console.width):
                 console.print(part)
@@ -207,11 +210,6 @@ def _compute(
         return pulse.against_ecg(compared, data.bidmc_with_ecg(folder), draws.start, step=step)
     if name == "snr":
         return streamed.by_snr(compared, people, seeds=draws, step=step)
-    if name == "trust":
-        measured = streamed.measured_by_kind(compared, _kinds(name), people, seeds=draws, step=step)
-        of_all = {method: [m for found in of_kind.values() for m in found] for method, of_kind in measured.items()}
-        curves = {method: drawn for method, every in of_all.items() if (drawn := streamed.curves(every))}
-        return [*streamed.rows_of(measured), {"curves": curves}]
     if name == "lookahead":
         return streamed.by_lookahead(compared, people, seeds=draws, step=step)
     return streamed.table(compared, _kinds(name), people, seeds=draws, step=step)

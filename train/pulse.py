@@ -25,7 +25,7 @@ from ppgstream.files import offline
 from ppgstream.lab import noise, scores
 from ppgstream.model.checkpoint import Checkpoint
 
-from . import data
+from . import data, regression
 from .methods import Method
 from .streamed import MAIN, NOTHING, Drawn, Kind, Record, retimed
 
@@ -156,35 +156,14 @@ def _joined(rows: list[tuple[Float64, Float64, str, str]], width: int) -> Rows:
     return Rows(features, value, person, kind)
 
 
-def fit(rows: Rows, names: Sequence[str], wrong_counts: float = WRONG_COUNTS[0]) -> dict[str, Any]:
-    """The coefficients of a logistic regression: {"bias": .., "weights": {name: ..}}, of features as they are."""
-    from sklearn.linear_model import LogisticRegression
-
-    mean, sd = rows.features.mean(axis=0), np.maximum(rows.features.std(axis=0), 1e-9)
-    right = rows.value > 0.5
-    fitted = LogisticRegression().fit((rows.features - mean) / sd, right, sample_weight=np.where(right, 1.0, wrong_counts))
-    return _stated(float(fitted.intercept_[0]), fitted.coef_[0], mean, sd, names)
-
-
 def fit_interval(rows: Rows, names: Sequence[str]) -> dict[str, Any]:
     """Coefficients of the logarithm of the error, ms: least squares, then raised so that 68 % of the errors are within it."""
-    mean, sd = rows.features.mean(axis=0), np.maximum(rows.features.std(axis=0), 1e-9)
-    x = np.concatenate([np.ones((len(rows.value), 1)), (rows.features - mean) / sd], axis=1)
+    scaled, mean, sd = regression.standardised(rows.features)
+    x = np.concatenate([np.ones((len(scaled), 1)), scaled], axis=1)
     y = np.log(rows.value + 2.0)
     solved, *_ = np.linalg.lstsq(x, y, rcond=None)
     raised = float(np.quantile(y - x @ solved, 0.68))
-    return _stated(float(solved[0]) + raised, solved[1:], mean, sd, names)
-
-
-def _stated(intercept: float, scaled: Float64, mean: Float64, sd: Float64, names: Sequence[str]) -> dict[str, Any]:
-    weights = scaled / sd
-    bias = float(intercept - (weights * mean).sum())
-    return {"bias": round(bias, 6), "weights": {name: round(float(w), 6) for name, w in zip(names, weights, strict=True)}}
-
-
-def applied(rows: Rows, coefficients: Mapping[str, Any], names: Sequence[str]) -> Float64:
-    model = pulse.Logistic(coefficients["bias"], coefficients["weights"])
-    return model.of(dict(zip(names, rows.features.T, strict=True)))
+    return regression.stated(float(solved[0]) + raised, solved[1:], mean, sd, names)
 
 
 def calibrate(
@@ -259,13 +238,14 @@ def against_ecg(
 def _fitted(name: str, own: Rows, say: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, float]]:
     """The coefficients for "rate", "beat" or "interval", {name: ..}, and their figures in words; both empty if there is too little to fit on."""
     names = list(pulse.FITTED[name])
-    if len(own.value) < LEAST_ROWS or (name != "interval" and not 0 < own.value.sum() < len(own.value)):
+    rows = regression.Rows(names, own.features, own.value > 0.5, own.person)
+    if len(own.value) < LEAST_ROWS or (name != "interval" and not rows.both):
         return {}, {}
     if name == "interval":
         return {name: fit_interval(own, names)}, {}
-    right, moving = own.value > 0.5, np.isin(own.kind, list(MOTION))
+    right, moving = rows.right, np.isin(own.kind, list(MOTION))
     for wrong_counts in WRONG_COUNTS if name == "rate" else WRONG_COUNTS[:1]:
-        probability = judged(own, names, wrong_counts)
+        probability = regression.judged(rows, wrong_counts=wrong_counts)
         there = moving & (probability >= SURE)
         if there.sum() <= HARDLY_ANY * moving.sum() or right[there].mean() >= RIGHT:
             break
@@ -273,27 +253,11 @@ def _fitted(name: str, own: Rows, say: Callable[[str], None]) -> tuple[dict[str,
     what = "heart rates" if name == "rate" else "beats"
     share = float(right[sure].mean()) if sure.any() else float("nan")
     auroc, ece = scores.auroc(probability, right), scores.calibration_error(probability, right)
-    say(
-        f"{what}: {len(right)}, AUROC {auroc:.3f}; {sure.mean():.1%} are told with confidence, and of those {share:.1%} are right"
-    )
+    of_those = f", and of those {share:.1%} are right" if sure.any() else ""
+    say(f"{what}: {len(right)}, AUROC {auroc:.3f}; {sure.mean():.1%} are told with confidence{of_those}")
     figures = {
         f"{what}: AUROC of their confidence by cross-validation": round(auroc, 4),
         f"{what}: calibration error by cross-validation": round(ece, 4),
-        f"{what}: share of the confident ones that are right": round(share, 4),
+        **({f"{what}: share of the confident ones that are right": round(share, 4)} if sure.any() else {}),
     }
-    return {name: fit(own, names, wrong_counts)}, figures
-
-
-def judged(rows: Rows, names: Sequence[str], wrong_counts: float) -> Float64:
-    """P(right) of each row by coefficients that were fitted without its person."""
-    from sklearn.model_selection import GroupKFold
-
-    folds = min(5, len(set(rows.person)))
-    if folds < 2:
-        return applied(rows, fit(rows, names, wrong_counts), names)
-    probability = np.zeros(len(rows.value))
-    for kept, left_out in GroupKFold(folds).split(rows.features, groups=rows.person):
-        part, rest = (Rows(*(v[at] for v in rows)) for at in (kept, left_out))
-        if 0 < part.value.sum() < len(part.value):
-            probability[left_out] = applied(rest, fit(part, names, wrong_counts), names)
-    return probability
+    return {name: regression.fit(rows, wrong_counts=wrong_counts)}, figures

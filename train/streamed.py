@@ -394,6 +394,12 @@ def curves(measured: list[Measured]) -> dict[str, dict[str, list[float]]]:
     return found
 
 
+def curves_by_method(measured: dict[str, dict[str, list[Measured]]]) -> dict[str, dict[str, dict[str, list[float]]]]:
+    """`curves` over all kinds, of the methods that have any."""
+    of_all = {method: curves([m for found in of_kind.values() for m in found]) for method, of_kind in measured.items()}
+    return {method: found for method, found in of_all.items() if found}
+
+
 def _per_minute(which: NDArray[np.bool_], there: list[Live]) -> float:
     return round(float(which.sum()) / max(sum(live.seconds for live in there) / 60, 1e-9), 2)
 

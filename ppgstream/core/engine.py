@@ -11,7 +11,7 @@ for one thread: arithmetic in small arrays on two would wait for Python's lock m
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -30,6 +30,7 @@ from ppgstream.core.segments import Window
 from ppgstream.core.sequence import Counts
 from ppgstream.core.stream import Stream, StreamRules
 from ppgstream.core.trust import joined
+from ppgstream.core.turns import turns
 from ppgstream.wire.message import Chunk
 
 LARGEST_ANSWER = 3e38  # float32's limit: what is published must fit it
@@ -107,18 +108,6 @@ class ReadyQueue:
 
     def __len__(self) -> int:
         return self._count
-
-
-def _turns(ready: list[Ready]) -> list[list[int]]:
-    """The windows of a tile by position, a window a stream in each turn: what is said of a stream's first window must not know of its second."""
-    turns: list[list[int]] = []
-    of_stream: Counter[str] = Counter()
-    for k, (stream, *_) in enumerate(ready):
-        if of_stream[stream.name] == len(turns):
-            turns.append([])
-        turns[of_stream[stream.name]].append(k)
-        of_stream[stream.name] += 1
-    return turns
 
 
 @dataclass(slots=True)
@@ -254,7 +243,8 @@ class Engine:
             if answer.log_var is not None:
                 confidences = list(np.where(tile.scale.flat, 0.0, confidence_of(answer.log_var.astype(np.float64))))
         chunks: list[Chunk] = []
-        for turn in _turns(tile.ready):
+        # A window a stream in each turn: what is published of its first must not know of its second.
+        for turn in turns(range(n), lambda k: tile.ready[k].stream.name):
             for k in turn:
                 window, row = tile.ready[k].window, rows[k]
                 window.segment.add(window.start, row, flags[k], None if row is None else confidences[k])

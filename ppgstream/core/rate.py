@@ -22,6 +22,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.core.logistic import Logistic, logistic_of
+from ppgstream.core.turns import turns
 from ppgstream.wire.message import Beats, Chunk, Flag
 
 Float64 = NDArray[np.float64]
@@ -38,13 +40,12 @@ OTHER_BPM = 12.0  # from it on: another rhythm
 FFT = 2048
 _NOT_MEASURED = np.uint16(Flag.OUTLIER | Flag.NONFINITE)  # of such samples the input says nothing
 _STEP = np.uint16(Flag.STEP)
-LOST, DOUBT = (
-    0.1,
-    0.4,
-)  # below this confidence of the wave that of a beat or rate is at most so: nearly all beats of noise lie there
+LOST = 0.1  # a wave with less confidence: nearly all beats of noise lie there
+DOUBT = 0.4  # the most confidence of a beat or rate that is not to be told as known
 EDGE_BPM = 1.0
 OTHER_BEATS = 0.5  # of the feature "beats": two fifths less, or two thirds more
 EMPTY_POINTS = 5  # 0.2 s
+LOG_MS = (0.0, 7.0)  # of an expected error: 1 ms to 1 s
 LARGEST = 1e30  # of what is squared
 
 # A rate's evidence is exp(sum of weight * log(power + floor)), power relative to the mean over RATES. c: mean confidence of the output.
@@ -72,17 +73,6 @@ BEAT_FEATURES = {
     "agreed": "1 where the second detector found it too, else 0",
     "rhythm": "log of the output's power at the rate over its mean over all rates",
 }
-
-
-class Logistic(NamedTuple):
-    """P = 1 / (1 + exp(-(bias + sum of weight * feature)))."""
-
-    bias: float
-    weights: Mapping[str, float]
-
-    def of(self, found: Mapping[str, Float64]) -> Float64:
-        z = self.bias + sum(weight * found[name] for name, weight in self.weights.items())
-        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(z, -40.0, 40.0))), np.float64)
 
 
 @dataclass(frozen=True)
@@ -122,20 +112,7 @@ def rules_for(stated: Mapping[str, Any], fs: float) -> RateRules:
     """The rules of a checkpoint that states {"rate": {"bias": .., "weights": {..}}, "beat": .., "interval": ..}, any of them or none.
 
     Raises ValueError for anything else than a bias, and weights by known names."""
-    found: dict[str, Logistic] = {}
-    for key, known in FITTED.items():
-        if key not in stated:
-            continue
-        try:
-            bias = float(stated[key]["bias"])
-            weights = {str(name): float(value) for name, value in stated[key]["weights"].items()}
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise ValueError(f"calibration: {key}: must be a bias and weights, numbers by their names") from error
-        if unknown := set(weights) - set(known):
-            raise ValueError(f"calibration: {key}: {sorted(unknown)[0]!r} is none of {', '.join(known)}")
-        if not all(map(math.isfinite, (bias, *weights.values()))):
-            raise ValueError(f"calibration: {key}: not finite")
-        found[key] = Logistic(bias, weights)
+    found = {key: logistic_of(key, stated[key], known) for key, known in FITTED.items() if key in stated}
     return RateRules(fs, **found)
 
 
@@ -185,9 +162,8 @@ class Follower:
         self.belief: Float32 | None = None
         self.elapsed_s = 0.0  # since the belief was last multiplied
         self._filled = self._lead = 0  # samples of `_staging`, of which the first `_lead` are not this stretch's
-        self._levels: tuple[float, float] | None = (
-            None  # of output and input, subtracted so that float32 holds the pulse; None: nothing yet
-        )
+        # Of output and input, subtracted so that float32 holds the pulse. None: there is nothing of this stretch yet.
+        self._levels: tuple[float, float] | None = None
         self._newest = (0.0, 0.0)
         # What `fill` keeps:
         self.points = 0  # of this stretch, at the end of `rows`
@@ -253,15 +229,8 @@ class Follower:
 
 def fill(due: Sequence[Due], rules: RateRules) -> None:
     """Compute beats and rates of `due`, which are in order, and put them into their messages."""
-    waiting = list(due)
-    while waiting:
-        turn: dict[int, Due] = {}
-        later = []
-        for one in waiting:
-            if turn.setdefault(id(one.follower), one) is not one:
-                later.append(one)
-        _fill(list(turn.values()), rules)
-        waiting = later
+    for turn in turns(due, lambda one: id(one.follower)):
+        _fill(turn, rules)
 
 
 def _fill(due: list[Due], rules: RateRules) -> None:
@@ -372,7 +341,7 @@ def _tell(
     }
     sure = rules.beat.of(found) if len(row) else np.zeros(0)
     sure = np.where(found["confidence"] < LOST, np.minimum(sure, DOUBT), sure)
-    error = np.exp(_linear(rules.interval, found)) if len(row) else np.zeros(0)
+    error = np.exp(np.clip(rules.interval.linear(found), *LOG_MS)) if len(row) else np.zeros(0)
     bounds = np.searchsorted(row, np.arange(n + 1))
     empty = np.cumsum(rows[:, 2] <= 0, axis=1)  # points of which no sample was denoised
     for k, one in enumerate(due):
@@ -594,8 +563,3 @@ def _rate_features(rate: Float64, belief: Float64, confidence: Float64, out: Flo
         found[name] = np.log(at)
         found[second] = np.log(at / (np.where(other, relative, 0.0).max(axis=1) + 1e-3))
     return found
-
-
-def _linear(model: Logistic, found: Mapping[str, Float64]) -> Float64:
-    z = model.bias + sum(weight * found[name] for name, weight in model.weights.items())
-    return np.asarray(np.clip(z, 0.0, 7.0), np.float64)  # 1 ms to 1 s

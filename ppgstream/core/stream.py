@@ -42,6 +42,16 @@ MAX_T_NS = 2**62
 Policy = Literal["mark", "mask", "raw"]  # below the threshold: the answer, flagged; NaN; the sensor's own value
 
 
+def under_policy(
+    policy: Policy, low: NDArray[np.bool_], values: NDArray[np.float64], raw: NDArray[np.float64], flags: NDArray[np.uint16]
+) -> tuple[NDArray[np.float64], NDArray[np.uint16]]:
+    """What is published of the answers `values` (n,), where `low` says whose confidence is too low, and their flags."""
+    if policy == "mark":
+        return values, flags
+    instead = np.nan if policy == "mask" else np.where(np.isfinite(raw), raw, values)
+    return np.where(low, instead, values), np.where(low, flags | np.uint16(Flag.REPLACED), flags)
+
+
 @dataclass(frozen=True, slots=True)
 class StreamRules:
     """What a stream does with what it gets. `fs` in Hz; `max_fill` and `hold` in samples."""
@@ -653,10 +663,7 @@ class Stream:
         low = confidence < self.rules.threshold
         if np.count_nonzero(low):
             flags[low] |= np.uint16(Flag.LOW_CONFIDENCE)
-            if self.policy != "mark":
-                instead = np.full(len(values), np.nan) if self.policy == "mask" else np.where(np.isfinite(raw), raw, values)
-                values = np.where(low, instead, values)
-                flags[low] |= np.uint16(Flag.REPLACED)
+            values, flags = under_policy(self.policy, low, values, raw, flags)
         self._last_finite = float(answer[-1])
         self._next_out = index + len(values)
         self.confidence = float(confidence.sum()) / len(confidence)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.core.logistic import Logistic, logistic_of
 from ppgstream.core.measured import MEASURED
 from ppgstream.core.rate import FITTED
 
@@ -91,8 +92,7 @@ class Calibration:
 
     def of_features(self, found: Mapping[str, Float64]) -> Float64:
         """P(good) of rows whose `FEATURES` these are, (n,)."""
-        z = self.bias + sum(weight * found[name] for name, weight in self.weights.items())
-        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(z, -40.0, 40.0))), np.float64)
+        return Logistic(self.bias, self.weights).of(found)
 
 
 def calibration_for(stated: Mapping[str, Any], lookahead: int, window: int, fs: float) -> Calibration | None:
@@ -106,15 +106,7 @@ def calibration_for(stated: Mapping[str, Any], lookahead: int, window: int, fs: 
             continue  # of beats and rates
         if not key.isascii() or not key.isdigit() or int(key) >= window:
             raise ValueError(f"calibration: {key!r} is no lookahead shorter than the window of {window} samples")
-        try:
-            bias, weights = float(entry["bias"]), {str(name): float(value) for name, value in entry["weights"].items()}
-        except (TypeError, KeyError, AttributeError, ValueError) as error:
-            raise ValueError(f"calibration: {key}: must be a bias and weights, numbers by their names") from error
-        if unknown := set(weights) - set(FEATURES):
-            raise ValueError(f"calibration: {sorted(unknown)[0]!r} is none of {', '.join(FEATURES)}")
-        if not all(map(math.isfinite, (bias, *weights.values()))):
-            raise ValueError(f"calibration: {key}: not finite")
-        by_lookahead[int(key)] = Calibration(bias, weights, fs)
+        by_lookahead[int(key)] = Calibration(*logistic_of(key, entry, FEATURES), fs)
     if not by_lookahead:
         return None
     return by_lookahead[max((a for a in by_lookahead if a <= lookahead), default=min(by_lookahead))]

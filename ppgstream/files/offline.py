@@ -16,6 +16,7 @@ from ppgstream.core.measured import HELD, INVALID, OUTLIER, states_of
 from ppgstream.core.quality import HELD_CONFIDENCE
 from ppgstream.core.rate import step_of
 from ppgstream.core.resampling import at_rate, resampled, stretches_of
+from ppgstream.core.stream import under_policy
 from ppgstream.errors import DataError, UsageError
 from ppgstream.files.recording import CSV_HEAD, text_of
 from ppgstream.files.table import ARROW, NO_VALUE, SHOWN, cells_of, is_number, is_text, key_pattern, number
@@ -120,10 +121,7 @@ def _denoise_resampled(x: NDArray[np.float64], engine: Engine, fs: float) -> Den
     pulses = [p._replace(beats=np.minimum(np.rint(p.beats * fs / target).astype(np.int64), n - 1)) for p in parts.pulses]
     wave = np.where(invalid, np.where(last >= 0, out[np.maximum(last, 0)], 0.0), out)
     flags = np.where(invalid, np.uint16(Flag.NONFINITE) | low, flags)
-    if policy != "mark":
-        unsure = (flags & low) != 0
-        wave = np.where(unsure, np.nan if policy == "mask" else np.where(np.isfinite(x), x, wave), wave)
-        flags = np.where(unsure, flags | np.uint16(Flag.REPLACED), flags)
+    wave, flags = under_policy(policy, (flags & low) != 0, wave, x, flags)
     return Denoised(wave, np.where(invalid, np.float32(0), confidence), flags, pulses)
 
 

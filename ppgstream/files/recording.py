@@ -138,7 +138,9 @@ def _read_npy(path: Path, column: str | None, *, transpose: bool) -> Recording:
                 fs = float(archive["fs"]) if "fs" in archive.files else None
                 array = archive["denoised"]
     except _NOT_NPY as error:
-        raise DataError(f"{path}: not an array of numbers: {error}") from error
+        # NumPy's words for a file that is none of its own advise to load it unsafely.
+        told = "no .npy or .npz file" if "pickle" in str(error) else str(error)
+        raise DataError(f"{path}: not an array of numbers: {told}") from error
     if array.dtype.kind not in "iuf" or array.ndim not in (1, 2):
         raise DataError(
             f"{path}: an array of {array.dtype} with {array.ndim} dimensions: must be numbers, 1-D or 2-D (rows are recordings)"
