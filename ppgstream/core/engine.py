@@ -11,6 +11,8 @@ for one thread: arithmetic in small arrays on two would wait for Python's lock m
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -119,10 +121,16 @@ class Engine:
     events: list[Event] = field(default_factory=list)
     windows: int = 0  # denoised so far
     refused: int = 0  # samples of streams beyond max_streams
+    crowd: int = 0  # stretches of all streams that wait for earlier ones, beyond the few that every stream has
     departed: Counts = field(default_factory=Counts)
     departed_ledger: Ledger = field(default_factory=Ledger)
     departed_unclean: int = 0
-    _waiting: set[str] = field(default_factory=set)  # streams that hold samples back for earlier ones
+    _crowds: dict[str, int] = field(default_factory=dict)  # the same by stream, of those that have any
+    _over: dict[str, None] = field(default_factory=dict)  # streams that have ended, the first of them first
+    _expires: dict[str, float] = field(default_factory=dict)  # when streams give up samples that they wait for
+    _expiring: list[tuple[float, str]] = field(
+        default_factory=list
+    )  # the same as a heap; entries that `_expires` does not know are void
     _due: list[Due] = field(default_factory=list)  # messages of beats and rates that are to be filled
 
     def feed(self, chunk: Chunk, now: float) -> list[Chunk]:
@@ -139,14 +147,26 @@ class Engine:
                 return []
             stream = self.streams[chunk.stream] = Stream(chunk.stream, self.rules.stream)
         windows = stream.feed(chunk, now)
+        if stream.session is not None:
+            self._over.pop(stream.name, None)
+        elif stream.is_over:
+            self._over.setdefault(stream.name)
         return self._queue(stream, windows, now, stream.arrived_at)
 
     def expire(self, now: float) -> list[Chunk]:
         """Time passed: streams give up samples they waited for long enough."""
+        due = []
+        while self._expiring and self._expiring[0][0] <= now:
+            at, name = heapq.heappop(self._expiring)
+            if self._expires.get(name) == at:
+                del self._expires[name]
+                due.append(name)
         chunks = []
-        for name in list(self._waiting):
+        for name in due:
             stream = self.streams[name]
-            chunks += self._queue(stream, stream.expire(now), now)
+            chunks += self._queue(stream, stream.expire(now), now, fill_now=False)
+        if due:
+            self._fill()
         return chunks
 
     def end_idle(self, now: float, idle_s: float, streams: Iterable[Stream] | None = None) -> list[Chunk]:
@@ -268,9 +288,20 @@ class Engine:
         return chunks
 
     def _collect(self, stream: Stream) -> None:
+        """What `stream` has to tell after a release."""
+        if stream.is_over:
+            self._over[stream.name] = None
+        self._count_crowd(stream)
         if stream.due:
             self._due += stream.due
             stream.due.clear()
+
+    def _count_crowd(self, stream: Stream) -> None:
+        crowd = stream.crowd
+        if crowd or stream.name in self._crowds:
+            self.crowd += crowd - self._crowds.pop(stream.name, 0)
+            if crowd:
+                self._crowds[stream.name] = crowd
 
     def _fill(self) -> None:
         """Compute the beats and rates of all messages that are about to leave."""
@@ -299,14 +330,15 @@ class Engine:
     ) -> list[Chunk]:
         for window in windows:
             self.ready.put(Ready(stream, window, now, now if arrived_at is None else arrived_at))
-        if stream.waits:
-            self._waiting.add(stream.name)
-        else:
-            self._waiting.discard(stream.name)
+        expires_at = stream.expires_at
+        if expires_at < self._expires.get(stream.name, math.inf):
+            self._expires[stream.name] = expires_at
+            heapq.heappush(self._expiring, (expires_at, stream.name))
         if stream.events:
             self.events += stream.events
             stream.events.clear()
         if not stream.moved:
+            self._count_crowd(stream)
             return []
         chunks = stream.release()
         self._collect(stream)
@@ -321,12 +353,11 @@ class Engine:
 
     def _make_room(self) -> bool:
         """Forget the stream that ended longest ago, keeping its sums."""
-        over = [s for s in self.streams.values() if s.session is None and not s.in_flight]
-        if not over:
+        if not self._over:
             return False
-        oldest = min(over, key=lambda s: s.seen_at)
-        del self.streams[oldest.name]
-        self._waiting.discard(oldest.name)
+        oldest = self.streams.pop(next(iter(self._over)))
+        del self._over[oldest.name]
+        self._expires.pop(oldest.name, None)
         self.departed = self.departed.plus(oldest.counts)
         self.departed_ledger = self.departed_ledger.plus(oldest.ledger)
         self.departed_unclean += oldest.unclean

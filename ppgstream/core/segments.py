@@ -160,9 +160,11 @@ class Segment:
 
     def bridge(self, lost: NDArray[np.bool_], following: float) -> None:
         """Missing samples, filled on a straight line from the last one to `following`: for the model's eyes only."""
-        at = self._room(len(lost))
-        self.x[at : at + len(lost)] = np.linspace(self.x[at - 1], following, len(lost) + 2)[1:-1]
-        self.state[at : at + len(lost)] = np.where(lost, LOST, INVALID)
+        at, n = self._room(len(lost)), len(lost)
+        before = float(self.x[at - 1])
+        step = (following - before) / (n + 1)
+        self.x[at : at + n] = before + step if n == 1 else before + np.arange(1, n + 1) * step
+        self.state[at : at + n] = np.where(lost, LOST, INVALID)
 
     def cut(self) -> list[Window]:
         """The windows that are full now and were not before."""

@@ -34,6 +34,7 @@ from ppgstream.core.trust import Calibration
 from ppgstream.wire.message import EMPTY, NO_CHECKPOINT, Beats, Chunk, Flag, Kind
 
 REMEMBERED_SESSIONS = 4
+FEW_STRETCHES = 8
 FS_SPAN_S = 10.0  # over how much sensor time the sampling rate is measured
 CLOCK_STEP_S = 1.0  # between two chunks the sensor's clock and its count differ by more: the clock was set
 MAX_GAP = 2**32 - 1  # what a GAP record can say; the next index tells the truth anyway
@@ -486,7 +487,7 @@ class Stream:
 
     def _watch_fs(self, chunk: Chunk) -> None:
         """The sampling rate by the sensor's own clock, over `FS_SPAN_S`; a rate off by more than 1 % is an event."""
-        if not chunk.t_ns:
+        if not chunk.t_ns or not len(chunk.samples):
             return
         last = self._anchors[-1] if self._anchors else None
         if last is None or last.generation < self._generation or chunk.index > last.index:
@@ -524,8 +525,8 @@ class Stream:
         """Everything that is final and not yet published, in index order. sure: what `Segment.release` takes, for this segment."""
         chunks: list[Chunk] = []
         self.moved = False
-        while self._timeline:
-            item = self._timeline[0]
+        published = 0
+        for item in self._timeline:
             if isinstance(item, Segment):
                 released = item.release(sure[1] if sure is not None and sure[0] is item else None)
                 if released is not None:
@@ -543,13 +544,24 @@ class Stream:
                 gap = self._gap_before(item.index)
                 chunks += self._stop_following(math.inf) + gap
                 chunks.append(self._chunk(item.index, EMPTY, Kind.END, unclean=item.unclean))
-            del self._timeline[0]
+            published += 1
+        del self._timeline[:published]
         return chunks
 
     @property
-    def waits(self) -> bool:
-        """It holds samples back, in case the ones before are only late."""
-        return self.session is not None and self.sessions[self.session].waits
+    def expires_at(self) -> float:
+        """When it gives up the next of the samples that it waits for; infinity if it waits for none."""
+        return math.inf if self.session is None else self.sessions[self.session].expires_at
+
+    @property
+    def crowd(self) -> int:
+        """Stretches that wait for those before them to be published, beyond the few that every stream has."""
+        return max(len(self._timeline) - FEW_STRETCHES, 0)
+
+    @property
+    def is_over(self) -> bool:
+        """No session is open, and all is published."""
+        return self.session is None and not self._timeline
 
     @property
     def in_flight(self) -> int:
@@ -709,11 +721,14 @@ class Stream:
         unclean: bool = False,
     ) -> Chunk:
         anchors, generation = self._anchors, self._publishing_generation
-        while anchors and (
-            anchors[0].generation < generation
-            or (len(anchors) > 1 and anchors[1].generation == generation and anchors[1].index <= index)
+        passed, most = 0, len(anchors)  # those that tell nothing of what is to come
+        while passed < most and (
+            anchors[passed].generation < generation
+            or (passed + 1 < most and anchors[passed + 1].generation == generation and anchors[passed + 1].index <= index)
         ):
-            del anchors[0]
+            passed += 1
+        if passed:
+            del anchors[:passed]
         t_ns = 0
         if anchors and anchors[0].generation == generation:
             t_ns = anchors[0].t_ns + round((index - anchors[0].index) * 1e9 / self.rules.fs)

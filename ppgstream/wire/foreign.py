@@ -54,7 +54,7 @@ class Adopter:
         self._fs, self._dtype = fs, RAW_DTYPES[dtype]
         self._samples_key, self._stream_key, self._default_id = samples_key, stream_key, default_id
         self._silence_s, self._max_streams = silence_s, max_streams
-        self._streams: dict[str, _Numbering] = {}
+        self._streams: dict[str, _Numbering] = {}  # the one that was silent for longest first
         self._named: str | None = None
         self.doubt = ""  # about the last message that was adopted
 
@@ -85,7 +85,7 @@ class Adopter:
         numbering = self._streams.get(stream)
         if numbering is not None and now - numbering.seen <= self._silence_s:
             numbering.next += max(round((now - numbering.seen) * self._fs), LEAST_GAP)
-            numbering.seen = now
+            self._heard(stream, numbering, now)
 
     def _number(self, stream: str, samples: NDArray[np.generic], now: float) -> list[Chunk]:
         numbering, chunks = self._streams.get(stream), []
@@ -94,15 +94,20 @@ class Adopter:
             numbering = None
         if numbering is None:
             if stream not in self._streams and len(self._streams) >= self._max_streams:
-                # The next message of a stream that has been silent would begin a session anyway.
-                self._streams = {name: s for name, s in self._streams.items() if now - s.seen <= self._silence_s}
-            if stream not in self._streams and len(self._streams) >= self._max_streams:
-                raise WireError(f"stream {stream!r} is one more than max_streams = {self._max_streams}")
-            numbering = self._streams[stream] = _Numbering(secrets.randbits(64), 0, now)
+                longest = next(iter(self._streams))
+                if now - self._streams[longest].seen <= self._silence_s:
+                    raise WireError(f"stream {stream!r} is one more than max_streams = {self._max_streams}")
+                del self._streams[longest]  # silent: its next message would begin a session anyway
+            numbering = _Numbering(secrets.randbits(64), 0, now)
         chunks.append(Chunk(stream, numbering.session, numbering.next, samples, fs=self._fs))
         numbering.next += len(samples)
-        numbering.seen = now
+        self._heard(stream, numbering, now)
         return chunks
+
+    def _heard(self, stream: str, numbering: _Numbering, now: float) -> None:
+        self._streams.pop(stream, None)
+        self._streams[stream] = numbering
+        numbering.seen = now
 
     def _parse_raw(self, body: bytes) -> NDArray[np.generic]:
         if len(body) % self._dtype.itemsize:

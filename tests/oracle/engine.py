@@ -71,6 +71,7 @@ class Engine:
     departed_ledger: Ledger = field(default_factory=Ledger)
     departed_unclean: int = 0
     _waiting: set[str] = field(default_factory=set)  # streams that hold samples back for earlier ones
+    _ended: list[str] = field(default_factory=list)  # streams in the order in which they ended
 
     def feed(self, chunk: Chunk, now: float) -> list[Chunk]:
         """Take a chunk in, received at `now` (monotonic seconds); give what is final without the model: gaps, ends."""
@@ -131,6 +132,7 @@ class Engine:
         for (stream, window, _), answer, f in zip(batch, answers, flags, strict=True):
             y, confidence = (None, None) if answer is None else answer
             chunks += stream.finish(window, y, f, confidence)
+            self._note_end(stream)
         return chunks
 
     def _answers(self, batch: list[Ready]) -> list[Answered | None]:
@@ -199,7 +201,16 @@ class Engine:
         if stream.events:
             self.events += stream.events
             stream.events.clear()
-        return stream.release()
+        chunks = stream.release()
+        self._note_end(stream)
+        return chunks
+
+    def _note_end(self, stream: Stream) -> None:
+        over = stream.session is None and not stream.in_flight
+        if over and stream.name not in self._ended:
+            self._ended.append(stream.name)
+        elif not over and stream.name in self._ended:
+            self._ended.remove(stream.name)
 
     def forget_ended(self) -> None:
         """Forget every stream that has ended, keeping its sums."""
@@ -208,11 +219,9 @@ class Engine:
 
     def _make_room(self) -> bool:
         """Forget the stream that ended longest ago, keeping its sums."""
-        over = [s for s in self.streams.values() if s.session is None and not s.in_flight]
-        if not over:
+        if not self._ended:
             return False
-        oldest = min(over, key=lambda s: s.seen_at)
-        del self.streams[oldest.name]
+        oldest = self.streams.pop(self._ended.pop(0))
         self._waiting.discard(oldest.name)
         self.departed = self.departed.plus(oldest.counts)
         self.departed_ledger = self.departed_ledger.plus(oldest.ledger)
