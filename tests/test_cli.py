@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -570,7 +571,7 @@ def _live(cwd: Path, *options: str) -> Live:
     flags = [*options] + [a for name in ("--in", "--out", "--status") for a in (name, "tcp://127.0.0.1:*")]
     running = _start(cwd, "run", *flags)
     ready = until(lambda: running.err or running.process.poll() is not None, "the daemon to be ready") and running.err[0]
-    assert ready.startswith("ppgstream: ready: ")
+    assert re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z INFO ppgstream: ready: ", ready)
     words = ready.replace(",", " ").split()
     return Live(running, {name: words[words.index(name) + 1] for name in ("in", "out", "status")})
 
@@ -775,7 +776,7 @@ def test_a_replay_of_many_streams_that_nobody_hears_stops_when_told(start: Calla
 
 def final(line: str) -> dict[str, int]:
     """The numbers of the final ledger line, checked against each other."""
-    assert line.startswith("ppgstream: final: seen ")
+    assert " INFO ppgstream: final: seen " in line
     words = line.translate(str.maketrans("", "", ",;()+=")).split()
     names = ("seen", "gap", "rejected", "denoised", "passthrough", "invalid", "shed", "unaccounted")
     told = {name: int(words[words.index(name) + 1]) for name in names} | {"accepted": int(words[words.index("accepted") + 1])}

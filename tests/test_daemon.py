@@ -5,6 +5,7 @@ Messages are packed and parsed here, by the table in docs/wire.md, and not by th
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
@@ -273,12 +274,19 @@ def config(**sections: Any) -> Config:
     return Config(**(defaults | sections))
 
 
+def log_to(said: list[str]) -> logging.Logger:
+    log, handler = logging.Logger("test"), logging.Handler()
+    handler.emit = lambda record: said.append(record.getMessage())  # type: ignore[method-assign]
+    log.addHandler(handler)
+    return log
+
+
 @contextmanager
 def serving(
     denoiser: Denoiser | None = None, *, before: Callable[[Daemon], None] | None = None, **sections: Any
 ) -> Iterator[Served]:
     said: list[str] = []
-    daemon = Daemon(config(**sections), checkpoint(), say=said.append)
+    daemon = Daemon(config(**sections), checkpoint(), log=log_to(said))
     daemon.open()
     served = Served(daemon, said, StatusClient(daemon.endpoints["status"]), Ear(daemon.endpoints["out"]))
 
@@ -854,7 +862,8 @@ def test_garbage_is_counted_and_said_in_printable_words_and_others_go_on(what: s
         assert len(served.said) == 1
         assert served.said == snapshot["last_events"]
         assert served.said[0].isprintable()
-        assert served.said[0].startswith(f"malformed message of {sum(map(len, MALFORMED[what]))} bytes: ")
+        size = "at least 5" if len(MALFORMED[what]) > 5 else sum(map(len, MALFORMED[what]))
+        assert served.said[0].startswith(f"malformed message of {size} bytes: ")
         assert len(served.said[0]) < 400
         assert account(served.stop())["accepted"] == 400
 
@@ -1324,7 +1333,7 @@ def test_a_rate_that_the_checkpoint_cannot_take_is_a_configuration_error(format:
 
 def test_the_second_broken_sensor_is_named_too() -> None:
     said: list[str] = []
-    daemon = Daemon(config(), checkpoint(), say=said.append)
+    daemon = Daemon(config(), checkpoint(), log=log_to(said))
     for number in range(200):
         daemon._tell(Event("fs_off", f"first: event {number}", "first"))
     daemon._tell(Event("fs_off", "second: another event", "second"))

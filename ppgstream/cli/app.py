@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from ppgstream.cli import files, live, models
-from ppgstream.cli.shared import app
+from ppgstream.cli.shared import app, prepare
 
 __all__ = ["app", "files", "live", "main", "models"]
 
 
 def main() -> None:
     """The `ppgstream` command."""
+    prepare()
     app()

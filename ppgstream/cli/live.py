@@ -7,7 +7,7 @@ import math
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -23,7 +23,11 @@ from ppgstream.cli.shared import (
     say,
     stream_name,
 )
-from ppgstream.errors import DataError, SourceError, UsageError
+from ppgstream.errors import DataError, PpgStreamError, SourceError, UsageError
+
+if TYPE_CHECKING:
+    from ppgstream.cli.logs import Log
+    from ppgstream.config import Config
 
 WIRE_FS = 125.0  # Hz, of what `replay` sends: it does not know which checkpoint listens
 GONE_S = 10.0  # a daemon publishes a STATUS a second for each live stream
@@ -36,33 +40,64 @@ def run(
     in_: Annotated[str | None, typer.Option("--in", metavar="ENDPOINT", help="Where samples come from.")] = None,
     out: Annotated[str | None, typer.Option(metavar="ENDPOINT", help="Where denoised samples go.")] = None,
     status: Annotated[str | None, typer.Option(metavar="ENDPOINT", help="What the monitor asks.")] = None,
+    log_format: Annotated[str, typer.Option(help="Of the log on stderr: text, or json (an object a line).")] = "text",
 ) -> None:
     """The daemon: noisy streams in, clean streams out, until SIGINT or SIGTERM. Settings: config.toml."""
+    from ppgstream.cli.logs import FORMATS, Log
+
+    stop = Stop(at_once=True)
+    if log_format not in FORMATS:
+        raise UsageError(f"--log-format {log_format!r}: must be one of {', '.join(FORMATS)}")
+    settings = loaded(config, in__endpoint=in_, out__endpoint=out, status__endpoint=status, model__checkpoint=checkpoint)
+    log = Log(log_format)  # type: ignore[arg-type]
+    try:
+        stuck = _serve(settings, log, stop)
+    except PpgStreamError as error:
+        if log_format == "text":
+            raise  # as of every command, one line without a time
+        log.logger.error("%s", error)
+        raise typer.Exit(error.exit_code) from None
+    finally:
+        log.close()
+    if stuck:
+        sys.stdout.flush()
+        os._exit(stop.exit_code())
+    raise typer.Exit(stop.exit_code())
+
+
+def _serve(settings: Config, log: Log, stop: Stop) -> bool:
+    """Serve until stopped. True if the model is still in a call that does not return."""
     from ppgstream.live.daemon import Daemon, cores
     from ppgstream.model import runtime
 
-    settings = loaded(config, in__endpoint=in_, out__endpoint=out, status__endpoint=status, model__checkpoint=checkpoint)
+    tell = log.logger.info
     found = restored(settings.model.checkpoint)
-    daemon = Daemon(settings, found, say=say)
+    daemon = Daemon(settings, found, log=log.logger)
+    daemon.log_lost = lambda: log.lost
     daemon.open()
-    stop = Stop()
-    daemon.stop = stop.event
-    denoiser = runtime.denoiser(found, threads=settings.model.threads or cores(), runtime=settings.model.runtime, say=say)
+    try:
+        denoiser = runtime.denoiser(
+            found, threads=settings.model.threads or cores(), runtime=settings.model.runtime, say=lambda text: tell("%s", text)
+        )
+        daemon.prepare()
+    except BaseException:
+        daemon.close()
+        raise
+    stop.hold(daemon.request_stop)
     e = daemon.endpoints
-    say(
-        f"ready: {found.arch.family} {found.id.hex()} at {found.fs:g} Hz; in {e['in']} ({settings.in_.format}), out {e['out']}, status {e['status']}"
+    tell(
+        "ready: %s %s at %g Hz; in %s (%s), out %s, status %s",
+        *(found.arch.family, found.id.hex(), found.fs, e["in"], settings.in_.format, e["out"], e["status"]),
     )
     # The loop makes hardly any reference cycles, and looking for them often costs streams (docs/decisions.md).
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
     engine = daemon.run(denoiser)
-    say(f"final: {engine.account()}")
+    tell("final: %s", engine.account())
     if daemon.stuck:
-        say("the model is still in a call that does not return: leaving without it")
-        sys.stdout.flush()
-        os._exit(stop.exit_code())
-    raise typer.Exit(stop.exit_code())
+        log.logger.error("the model is still in a call that does not return: leaving without it")
+    return daemon.stuck
 
 
 @app.command()

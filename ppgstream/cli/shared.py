@@ -5,17 +5,21 @@ stdout is data, stderr is everything else. An error of ours becomes one line and
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import sys
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from typer.core import TyperGroup
 
-from ppgstream.errors import EX_IOERR, EX_SIGINT, EX_SIGPIPE, PpgStreamError
+from ppgstream.errors import EX_IOERR, EX_SIGINT, EX_SIGPIPE, EX_UNAVAILABLE, PpgStreamError
 
 if TYPE_CHECKING:
     from ppgstream.config import Config
@@ -25,38 +29,75 @@ if TYPE_CHECKING:
 ORDER = ("run", "demo", "replay", "denoise", "tap", "monitor", "checkpoint", "train", "evaluate", "bench")  # in --help
 
 
+LONGEST_LINE = 1000  # characters of an error; of a longer one, the middle is left out
+
+
 class _Commands(TyperGroup):
     """Turns what a command raises into one line and an exit code, before typer makes its own of it."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return sorted(super().list_commands(ctx), key=ORDER.index)
 
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            result = super().invoke(ctx)
-            sys.stdout.flush()
-            return result
-        except PpgStreamError as error:
-            say(str(error))
-            self._leave(error.exit_code)
-        except BrokenPipeError:
-            self._leave(EX_SIGPIPE)  # whoever read us has gone: nothing to say
-        except KeyboardInterrupt:
-            self._leave(EX_SIGINT)
-        except OSError as error:
-            if error.filename is not None:
-                raise
-            say(f"cannot write: {error.strerror}")  # stdout: a full disk, say
-            self._leave(EX_IOERR)
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        with _told_in_one_line():  # --help and --version print here
+            return super().make_context(*args, **more)
 
-    @staticmethod
-    def _leave(code: int) -> NoReturn:
-        """Exit, without a second try at what could not be written."""
+    def invoke(self, ctx: Any) -> Any:
+        with _told_in_one_line():
+            return super().invoke(ctx)
+
+
+@contextlib.contextmanager
+def _told_in_one_line() -> Iterator[None]:
+    try:
         try:
+            yield
+        finally:
             sys.stdout.flush()
+        return
+    except PpgStreamError as error:
+        say(str(error))
+        code = error.exit_code
+    except BrokenPipeError:
+        code = EX_SIGPIPE  # whoever read us has gone: nothing to say
+    except KeyboardInterrupt:
+        code = EX_SIGINT
+    except OSError as error:
+        # Without a name it is stdout: a full disk, say.
+        say(f"{'cannot write' if error.filename is None else error.filename}: {error.strerror or error}")
+        code = EX_IOERR
+    except MemoryError:
+        say("there is not enough memory for this")
+        code = EX_UNAVAILABLE
+    try:
+        sys.stdout.flush()
+    except OSError:  # what could not be written is not tried again when Python ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    raise typer.Exit(code)
+
+
+def _on_broken_pipe(console: Console) -> None:
+    """Rich would exit with 1."""
+    raise BrokenPipeError
+
+
+Console.on_broken_pipe = _on_broken_pipe  # type: ignore[method-assign,assignment]
+
+
+def prepare() -> None:
+    """What must be so before anything is opened: the descriptors 0, 1 and 2 are taken, lest a socket gets one of them and somebody's words go there;
+    and as many descriptors may be opened as the system allows."""
+    for number, mode in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):  # what is written to a closed stdout is an error
+        try:
+            os.fstat(number)
         except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        raise typer.Exit(code)
+            os.open(os.devnull, mode)
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 app = typer.Typer(
@@ -90,25 +131,45 @@ TransposeOption = Annotated[bool, typer.Option("--transpose", help="Of a 2-D npy
 ConfigOption = Annotated[Path | None, typer.Option(help="Settings (TOML). Default: ./config.toml if there is one.")]
 
 
+def printable(text: str) -> str:
+    """`text` in one line of bounded length, with anything from outside that could drive a terminal made visible."""
+    if len(text) > LONGEST_LINE:
+        text = f"{text[: LONGEST_LINE - 300]} ... {text[-300:]}"
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def say(text: str) -> None:
-    """One line to stderr, with anything from outside that could drive a terminal made visible."""
-    print("ppgstream: " + "".join(c if c.isprintable() else repr(c)[1:-1] for c in text), file=sys.stderr, flush=True)
+    """One line to stderr. One that cannot be written is left out: what is wrong with stderr must not end the work."""
+    with contextlib.suppress(OSError, ValueError):
+        print(f"ppgstream: {printable(text)}", file=sys.stderr, flush=True)
 
 
 class Stop:
-    """Set by SIGINT, SIGTERM and SIGHUP; says which it was."""
+    """Set by SIGINT, SIGTERM and SIGHUP; says which it was.
 
-    def __init__(self) -> None:
+    at_once: the signal ends the command where it is, by SystemExit, until `hold` is called. `then`: called by the handler.
+    """
+
+    def __init__(self, *, at_once: bool = False) -> None:
         self.event = threading.Event()
         self.signal: int | None = None
+        self._at_once = at_once
+        self._then: Callable[[], None] = self.event.set
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a terminal that closes is no reason to lose samples
             signal.signal(number, self._on_signal)
+
+    def hold(self, then: Callable[[], None]) -> None:
+        """From now on a signal calls `then`, and the command ends in its own time."""
+        self._then, self._at_once = then, False
 
     def _on_signal(self, number: int, _: Any) -> None:
         if self.event.is_set() and number == signal.SIGINT:
             os._exit(EX_SIGINT)  # asked twice: now
         self.signal = number
         self.event.set()
+        self._then()
+        if self._at_once:
+            raise SystemExit(self.exit_code())
 
     def __call__(self) -> bool:
         return self.event.is_set()

@@ -133,8 +133,12 @@ class Engine:
     )  # the same as a heap; entries that `_expires` does not know are void
     _due: list[Due] = field(default_factory=list)  # messages of beats and rates that are to be filled
 
-    def feed(self, chunk: Chunk, now: float) -> list[Chunk]:
-        """Take a chunk in, received at `now` (monotonic seconds); give what is final without the model: gaps, ends."""
+    def feed(self, chunk: Chunk, now: float, *, read_at: float | None = None, listened: float | None = None) -> list[Chunk]:
+        """Take a chunk in, received at `now` (monotonic seconds); give what is final without the model: gaps, ends.
+
+        `now` without times in which the process stood still, for who keeps such a clock; `read_at` with them; `listened`: without those, too, in which
+        something waited to be read. Each is `now` if not given.
+        """
         stream = self.streams.get(chunk.stream)
         if stream is None:
             if len(self.streams) >= self.rules.max_streams and not self._make_room():
@@ -146,14 +150,14 @@ class Engine:
                 )
                 return []
             stream = self.streams[chunk.stream] = Stream(chunk.stream, self.rules.stream)
-        windows = stream.feed(chunk, now)
+        windows = stream.feed(chunk, now, read_at=read_at, listened=listened)
         if stream.session is not None:
             self._over.pop(stream.name, None)
         elif stream.is_over:
             self._over.setdefault(stream.name)
-        return self._queue(stream, windows, now, stream.arrived_at)
+        return self._queue(stream, windows, now if read_at is None else read_at, stream.arrived_at)
 
-    def expire(self, now: float) -> list[Chunk]:
+    def expire(self, now: float, *, read_at: float | None = None) -> list[Chunk]:
         """Time passed: streams give up samples they waited for long enough."""
         due = []
         while self._expiring and self._expiring[0][0] <= now:
@@ -164,16 +168,18 @@ class Engine:
         chunks = []
         for name in due:
             stream = self.streams[name]
-            chunks += self._queue(stream, stream.expire(now), now, fill_now=False)
+            chunks += self._queue(stream, stream.expire(now), now if read_at is None else read_at, fill_now=False)
         if due:
             self._fill()
         return chunks
 
-    def end_idle(self, now: float, idle_s: float, streams: Iterable[Stream] | None = None) -> list[Chunk]:
-        """End the sessions, of all or of some streams, that have been silent for `idle_s` seconds."""
+    def end_idle(
+        self, listened: float, idle_s: float, streams: Iterable[Stream] | None = None, *, read_at: float | None = None
+    ) -> list[Chunk]:
+        """End the sessions, of all or of some streams, that have been silent for `idle_s` seconds by the clock of `feed`'s `listened`."""
         chunks = []
         for stream in self.streams.values() if streams is None else streams:
-            if stream.session is not None and now - stream.seen_at >= idle_s:
+            if stream.session is not None and listened - stream.seen_at >= idle_s:
                 self.events.append(
                     Event(
                         "idle",
@@ -181,15 +187,15 @@ class Engine:
                         stream.name,
                     )
                 )
-                chunks += self._queue(stream, stream.flush(), now, fill_now=False)
+                chunks += self._queue(stream, stream.flush(), listened if read_at is None else read_at, fill_now=False)
         self._fill()
         return chunks
 
-    def flush(self, now: float) -> list[Chunk]:
-        """End every session. The windows this makes still wait in `ready`."""
+    def flush(self, read_at: float, streams: Iterable[Stream] | None = None) -> list[Chunk]:
+        """End the sessions of all or of some streams; `read_at` as in `feed`. The windows this makes still wait in `ready`."""
         chunks = []
-        for stream in self.streams.values():
-            chunks += self._queue(stream, stream.flush(), now, fill_now=False)
+        for stream in self.streams.values() if streams is None else streams:
+            chunks += self._queue(stream, stream.flush(), read_at, fill_now=False)
         self._fill()
         return chunks
 

@@ -170,6 +170,7 @@ class Stream:
         "confidence",
         "due",
         "events",
+        "fed_at",
         "fs_measured",
         "ledger",
         "moved",
@@ -192,7 +193,7 @@ class Stream:
         self.retired = Counts()  # of sessions no longer remembered
         self.unclean = 0  # sessions that ended without saying so
         self.session: int | None = None
-        self.seen_at = 0.0
+        self.seen_at = self.fed_at = 0.0  # when it was last fed, by the clocks `listened` and `now`
         self.arrived_at = 0.0  # when the chunk last fed came in, as far as the sensor's clock tells
         self.fs_measured: float | None = None
         self.confidence = 0.0  # mean over what was published last
@@ -233,10 +234,13 @@ class Stream:
 
     # ---- in ------------------------------------------------------------------------------------------------------
 
-    def feed(self, chunk: Chunk, now: float) -> list[Window]:
-        """Take a chunk in (`now`: monotonic seconds at which it was received); give back the windows that are full."""
+    def feed(self, chunk: Chunk, now: float, *, read_at: float | None = None, listened: float | None = None) -> list[Window]:
+        """Take a chunk in; give back the windows that are full. The times are those of `Engine.feed`: `now` for how long samples are held, `listened` for
+        how long a session is silent, `read_at` for how late samples are published."""
         windows: list[Window] = []
-        self.arrived_at = now if not chunk.t_ns else self._clock.arrived(chunk.t_ns / 1e9 + len(chunk.samples) / chunk.fs, now)
+        read_at, listened = now if read_at is None else read_at, now if listened is None else listened
+        sent_s = chunk.t_ns / 1e9 + len(chunk.samples) / chunk.fs
+        self.arrived_at = read_at if not chunk.t_ns else self._clock.arrived(sent_s, read_at)
         if chunk.fs != self.rules.fs and abs(chunk.fs / self.rules.fs - 1) > 0.01:
             self._refuse(chunk, "wrong_fs", f"it says {chunk.fs:g} Hz, this checkpoint takes {self.rules.fs:g} Hz")
             return windows
@@ -247,16 +251,16 @@ class Stream:
             if known is not None and known.ended:
                 self._after_end(chunk, now)
                 return windows
-            if self.session is not None and now - self.seen_at < self.rules.silence_s:
+            if self.session is not None and listened - self.seen_at < self.rules.silence_s:
                 self._refuse(chunk, "second_publisher", f"session {chunk.session:016x} speaks while {self.session:016x} is live")
                 return windows
             windows += self.flush()
             self._open(chunk)
-        self.seen_at = now
+        self.seen_at, self.fed_at = listened, now
         sequencer = self.sessions[chunk.session]
         if chunk.kind is Kind.DATA:
             self._watch_fs(chunk)
-            self._watch_arrival(chunk, now)
+            self._watch_arrival(chunk, read_at)
             windows += self._count(chunk, now)
         elif chunk.kind is Kind.STATUS:
             sequencer.notice(chunk.index, now)
@@ -279,7 +283,7 @@ class Stream:
         """Nothing more comes: end the current session, unclean since it did not end itself. Gives back the last windows."""
         if self.session is None:
             return []
-        windows = self._give_up_waiting(self.seen_at) + self._accept(self.sessions[self.session].close())
+        windows = self._give_up_waiting(self.fed_at) + self._accept(self.sessions[self.session].close())
         return windows + self._end(unclean=True)
 
     def _count(self, chunk: Chunk, now: float) -> list[Window]:

@@ -10,10 +10,10 @@ can wait, waits. Nothing that was read is dropped.
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import os
 import resource
-import sys
 import threading
 import time
 from collections import Counter, deque
@@ -34,24 +34,50 @@ from ppgstream.core.ledger import Event
 from ppgstream.core.quality import confidence_of
 from ppgstream.core.stream import Stream, Trace
 from ppgstream.errors import PpgStreamError, WireError
-from ppgstream.live.endpoints import attach
+from ppgstream.live.endpoints import MOST_BODY, MOST_QUESTION, MOST_SUBSCRIPTION, Inbox, attach, descriptors_are_short, make
+from ppgstream.live.publisher import SUBSCRIPTIONS_A_TURN, change_of
 from ppgstream.live.workers import Found, Workers
 from ppgstream.model.checkpoint import Checkpoint
 from ppgstream.wire.foreign import Adopter
-from ppgstream.wire.message import Chunk, Kind, decode, encode
+from ppgstream.wire.message import MOST_PARTS, Chunk, Kind, decode, encode
 
-ZMQ_MAX_MESSAGE = 16 * 1024 * 1024  # ZeroMQ cuts off who sends more; up to here a message is refused by name
 BURST = 256  # messages read before looking up
+TURN_S = 0.01  # and for how long, as well as for looking at streams
 POLL_S = 0.1  # longest wait for something to do, and so until a stop is noticed
 TICK_S = 1.0
 SLICE_S = 0.02  # between two parts of the work that each stream needs once a second
 BACKLOG_S = 2.0  # longer than a message waits in a socket that is read all the time
-LAST_ANSWER_S = 1.0  # after `drain_s`, for answers of calls that are under way
+LONGEST_TURN_S = 2 * POLL_S  # what a turn took beyond it, the process stood still
 LAST_READ_S = 1.0  # after the stop, for reading what is in the input socket
+LAST_ANSWER_S = 1.0  # after `drain_s`, for answers of calls that are under way
+LEAVE_S = 3.2  # after `drain_s`, everything is given up: what is not published by then is counted
+ENDED_AT_ONCE = 64  # streams whose sessions are ended before looking up
+LINES_A_TICK = 20  # of events that are logged a second; the others are counted
 WATCHED = 8  # streams whose waves are kept for monitors
 WATCH_S = 10.0  # for how long after a monitor last asked
 MOST_COUNTED = 50_000  # of events by stream that are counted; then the counts begin anew
 LAST_EVENTS = 20  # events kept for the monitor
+MOST_STRETCHES = 4096  # that wait for earlier ones of their streams before the socket is read no further; 25 kB each
+
+
+class Clock:
+    """Two clocks that tell what passed while the daemon was at work: to a sensor whose messages wait, nobody may say that it was silent.
+
+    `running`: seconds without those in which the process stood still. `listened`: of them, those at whose end the input socket was empty.
+    """
+
+    def __init__(self) -> None:
+        self.running = self.listened = self._turned_at = 0.0
+
+    def begin(self, now: float) -> None:
+        self._turned_at = now
+
+    def turn(self, now: float, *, empty: bool) -> None:
+        """A turn of the loop has read the input socket: `empty`, until nothing was in it."""
+        passed = min(now - self._turned_at, LONGEST_TURN_S)
+        self.running += passed
+        self.listened += passed * empty
+        self._turned_at = now
 
 
 @dataclass(slots=True)
@@ -71,21 +97,27 @@ class _Rates:
 
 
 class Daemon:
-    """`open()` binds, `run()` works until `stop` is set and then drains. One use only."""
+    """`open()` binds, `run()` works until `request_stop()` (or until `stop` is set) and then drains. One use only.
 
-    def __init__(self, config: Config, checkpoint: Checkpoint, *, say: Callable[[str], None] | None = None) -> None:
+    Events go to `log`, the logger "ppgstream" by default, as warnings with the fields `event` and `stream`.
+    """
+
+    def __init__(self, config: Config, checkpoint: Checkpoint, *, log: logging.Logger | None = None) -> None:
         self.config, self.checkpoint = config, checkpoint
         self.stop = threading.Event()
         self.endpoints: dict[str, str] = {}
         self.state = "starting"
         self.stuck = False  # at the end: the model is still in a call, and the process must end by os._exit
         self.started = time.monotonic()
+        self.log_lost: Callable[[], int] = lambda: 0  # how many lines of the log could not be written
         self._rules = rules_of(config, checkpoint)
-        self._say = say or (lambda text: print(f"ppgstream: {text}", file=sys.stderr, flush=True))
+        self._log = log or logging.getLogger("ppgstream")
         self._messages: Counter[str] = Counter(received=0, malformed=0, published=0)
         self._events: Counter[str] = Counter()
         self._event_counts: Counter[tuple[str, str]] = Counter()  # events by kind and stream
         self._last_events: deque[str] = deque(maxlen=LAST_EVENTS)
+        self._logged = 0  # lines since the last tick
+        self._unlogged: Counter[str] = Counter()  # events since then that were one line too many
         self._lags: deque[float] = deque(maxlen=4096)
         self._read_lags: deque[float] = deque(maxlen=4096)
         self._rates = _Rates()
@@ -96,98 +128,120 @@ class Daemon:
         self._workers: Workers | None = None
         self._snapshot_bytes = b""  # the snapshot last sent; empty: the next request gets a fresh one
         self._snapshot_at = self._snapshot_cost_s = 0.0  # when it was made, and the processor time that it took
-        self._drained_by = math.inf  # once stopped: what is not denoised by then is shed
+        self._stopped_at = math.inf
+        self._closed_to_new = False  # connections, for want of descriptors
+        self._clock = Clock()
         self._round: list[Stream] = []  # the streams that are looked at once a second, a part at a time
         self._round_at = 0
         self._round_began = self._sliced_at = 0.0
         self._accepted: dict[str, int] = {}  # samples, by the streams looked at in this round
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
+    def request_stop(self) -> None:
+        """Stop reading, drain and end, all by `drain_s` + `LEAVE_S` seconds from the first request on. May be called by a signal handler."""
+        self._stopped_at = min(self._stopped_at, time.monotonic())
+        self.stop.set()
+
+    def _stopped_for(self, seconds: float) -> bool:
+        """Whether so many seconds have passed since the stop was asked for."""
+        return time.monotonic() > self._stopped_at + seconds
+
     # ---- sockets -------------------------------------------------------------------------------------------------
 
     def open(self) -> None:
         """Create the sockets and take the ports. Raises SourceError when one is in use."""
         c = self.config
-        self._in = self._context.socket(zmq.SUB)
-        self._in.setsockopt(zmq.RCVHWM, c.in_.high_water_mark)
-        self._in.setsockopt(zmq.MAXMSGSIZE, ZMQ_MAX_MESSAGE)
-        self._out = self._context.socket(zmq.XPUB)
-        self._out.setsockopt(zmq.SNDHWM, c.out.high_water_mark)
-        self._out.setsockopt(zmq.LINGER, c.out.linger_ms)
-        self._out.setsockopt(zmq.XPUB_VERBOSER, 1)
-        self._asked = self._context.socket(zmq.ROUTER)
-        # ZeroMQ counts half a queue of answers that were read as still there; beyond this many it drops one.
-        self._asked.setsockopt(zmq.SNDHWM, 16)
-        self._asked.setsockopt(zmq.RCVHWM, 16)
-        self._asked.setsockopt(zmq.MAXMSGSIZE, 4096)
-        self._asked.setsockopt(zmq.LINGER, 0)
-        for name, socket, endpoint, bind in (
-            ("in", self._in, c.in_.endpoint, c.in_.bind),
-            ("out", self._out, c.out.endpoint, c.out.bind),
-            ("status", self._asked, c.status.endpoint, True),
-        ):
-            try:
+        try:
+            self._in = make(self._context, zmq.SUB, most=MOST_BODY, rcvhwm=c.in_.high_water_mark)
+            self._out = make(
+                self._context,
+                zmq.XPUB,
+                most=MOST_SUBSCRIPTION,
+                sndhwm=c.out.high_water_mark,
+                linger=c.out.linger_ms,
+                xpub_verboser=1,
+            )
+            # ZeroMQ counts half a queue of answers that were read as still there; beyond this many it drops one.
+            self._asked = make(self._context, zmq.ROUTER, most=MOST_QUESTION, sndhwm=16, rcvhwm=16)
+            self._ports = (
+                (self._in, "in", c.in_.bind),
+                (self._out, "out", c.out.bind),
+                (self._asked, "status", True),
+            )
+            for (socket, name, bind), endpoint in zip(
+                self._ports, (c.in_.endpoint, c.out.endpoint, c.status.endpoint), strict=True
+            ):
                 self.endpoints[name] = attach(socket, endpoint, bind=bind, name=f"{name}.endpoint")
-            except PpgStreamError:
-                self._context.destroy(linger=0)
-                raise
+        except PpgStreamError:
+            self.close()
+            raise
+        self._inbox, self._subscriptions, self._questions = Inbox(self._in), Inbox(self._out), Inbox(self._asked)
+
+    def prepare(self) -> None:
+        """Import what else is needed while there are descriptors left. `run` does it too, if it has not been done."""
+        if "log_var" in self.checkpoint.arch.outputs:
+            confidence_of(np.zeros(1))  # 0.1 s
+
+    def close(self) -> None:
+        """Give the ports back, at once. `run` does it itself."""
+        self._context.destroy(linger=0)
 
     def run(self, denoiser: Denoiser) -> Engine:
         """Work until `stop`, then drain. Returns the engine with its final account."""
         engine = Engine(denoiser, self._rules)
         workers = self._workers = Workers(denoiser, self.config.model.threads or cores())
-        if "log_var" in self.checkpoint.arch.outputs:
-            confidence_of(np.zeros(1))  # imports what it needs, which takes 0.1 s
+        self.prepare()
         # Only now: who waits for a subscriber, waits until the model is ready.
         self._in.setsockopt(zmq.SUBSCRIBE, b"")
         self.state = "running"
-        failed = True
+        linger_ms = 0  # of what a failure leaves behind
         try:
             self._work(engine, workers)
             self._drain(engine, workers)
-            failed = False
+            left_s = self._stopped_at + self.config.overload.drain_s + LEAVE_S - time.monotonic()
+            linger_ms = max(min(self.config.out.linger_ms, int(1000 * left_s)), 0)
         finally:
             self.stuck = not workers.close()
-            self._context.destroy(linger=0 if failed else None)  # None: each socket's own, so that the last messages leave
+            self._asked.close(linger=0)
+            self._context.destroy(linger=linger_ms)
         return engine
 
     # ---- the loop ------------------------------------------------------------------------------------------------
 
     def _work(self, engine: Engine, workers: Workers) -> None:
         foreign = self._adopter()
-        most = self._most_waiting(engine)
         poller = zmq.Poller()
         for socket in (self._in, self._asked, self._out):
             poller.register(socket, zmq.POLLIN)
         poller.register(workers.fileno(), zmq.POLLIN)
         self._begin_round(engine, time.monotonic())
-        until = math.inf  # once stopped: the end of reading what the socket had taken in by then
+        self._clock.begin(time.monotonic())
         while True:
-            if until == math.inf and self.stop.is_set():
-                until = time.monotonic() + LAST_READ_S
-                self._drained_by = time.monotonic() + self.config.overload.drain_s
-            room = len(engine.ready) < most
+            if self.stop.is_set():
+                self.request_stop()
+            stopping, room = self._stopped_at < math.inf, self._has_room(engine)
             poller.register(self._in, zmq.POLLIN if room else 0)
-            stopping = until < math.inf
             there = dict(poller.poll(0 if stopping and room else math.ceil(1000 * self._wait(engine, workers))))
-            read = 0
-            if room and (stopping or self._in in there):
-                chunks, read = self._read(foreign)
-                received = time.monotonic()
-                for chunk in chunks:
-                    self._publish(engine.feed(chunk, received))
+            empty = room and self._read(engine, foreign)
+            self._tell_all(engine)
+            self._clock.turn(time.monotonic(), empty=empty)
             if room:  # a stream gives up what it waits for only when that can hardly be in the socket
-                self._publish(engine.expire(time.monotonic() - (0.0 if read < BURST else BACKLOG_S)))
-            self._look_at_streams(engine, quiet=room and read < BURST)
+                running = self._clock.running - (0.0 if empty else BACKLOG_S)
+                self._publish(engine.expire(running, read_at=time.monotonic()))
+            self._look_at_streams(engine)
             self._hand_over(engine, workers)
             self._take_back(engine, workers.take_back())
             if self._out in there:
                 self._hear_subscribers()
             if self._asked in there:
                 self._answer_monitors(engine)
-            if stopping and (time.monotonic() > until or (room and not read)):
+            if stopping and (empty or self._stopped_for(LAST_READ_S)):
                 break
         self._in.close(linger=0)
+
+    def _has_room(self, engine: Engine) -> bool:
+        """Whether more may be read: not too much waits for the model."""
+        return len(engine.ready) < self._most_waiting(engine) and engine.crowd < MOST_STRETCHES
 
     def _wait(self, engine: Engine, workers: Workers) -> float:
         """Seconds until something is to be done though nothing comes."""
@@ -218,33 +272,39 @@ class Daemon:
             max_streams=self.config.streams.max_streams,
         )
 
-    def _read(self, foreign: Adopter | None) -> tuple[list[Chunk], int]:
-        """The messages that are there, as chunks, and how many they were: a burst at most."""
-        chunks: list[Chunk] = []
-        received = time.monotonic()
-        for read in range(BURST):
-            try:
-                parts = self._in.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
-                return chunks, read
-            self._messages["received"] += 1
-            try:
-                found = [decode(parts)] if foreign is None else foreign.adopt(parts, received)
-            except WireError as error:
-                self._messages["malformed"] += 1
-                size = sum(len(p) for p in parts)
-                self._tell(Event("malformed", f"malformed message of {size} bytes: {error}"))
-                continue
-            if found and found[0].kind is Kind.BEATS:
-                self._messages["malformed"] += 1
-                self._tell(
-                    Event("malformed", f"{found[0].stream}: a BEATS message: only this daemon makes them", found[0].stream)
-                )
-                continue
-            if foreign is not None and foreign.doubt:
-                self._tell(Event("doubtful", foreign.doubt, found[-1].stream))
-            chunks += found
-        return chunks, BURST
+    def _read(self, engine: Engine, foreign: Adopter | None) -> bool:
+        """Feed what is in the input socket to the engine, for one turn at most. True if the socket is empty now."""
+        until = time.monotonic() + TURN_S
+        for _ in range(BURST):
+            parts = self._inbox.take()
+            if parts is None:
+                return True
+            now = time.monotonic()
+            if parts:
+                for chunk in self._chunks_of(parts, foreign):
+                    self._publish(engine.feed(chunk, self._clock.running, read_at=now, listened=self._clock.listened))
+            if now > until or not self._has_room(engine):
+                break
+        return False
+
+    def _chunks_of(self, parts: list[bytes], foreign: Adopter | None) -> list[Chunk]:
+        """What a message says; nothing if it is malformed, which is told."""
+        self._messages["received"] += 1
+        try:
+            chunks = [decode(parts)] if foreign is None else foreign.adopt(parts, self._clock.listened)
+        except WireError as error:
+            self._messages["malformed"] += 1
+            least = "at least " * (len(parts) > MOST_PARTS)
+            self._tell(Event("malformed", f"malformed message of {least}{sum(len(p) for p in parts)} bytes: {error}"))
+            return []
+        if chunks and chunks[0].kind is Kind.BEATS:
+            self._messages["malformed"] += 1
+            stream = chunks[0].stream
+            self._tell(Event("malformed", f"{stream}: a BEATS message: only this daemon makes them", stream))
+            return []
+        if foreign is not None and foreign.doubt:
+            self._tell(Event("doubtful", foreign.doubt, chunks[-1].stream))
+        return chunks
 
     def _hand_over(self, engine: Engine, workers: Workers, *, all_of_it: bool = False) -> None:
         """Full tiles to the workers, and a part of one if it has waited for `max_delay_ms`."""
@@ -253,7 +313,7 @@ class Daemon:
             now, read_at = time.monotonic(), engine.ready.next_read_at
             if len(engine.ready) < engine.rules.tile and now - read_at < patience and not all_of_it:
                 break
-            shed = now > self._drained_by or (limit > 0 and now - read_at > limit)
+            shed = self._stopped_for(self.config.overload.drain_s) or (limit > 0 and now - read_at > limit)
             workers.hand_over(engine.take(), shed=shed)
 
     def _take_back(self, engine: Engine, answered: Iterator[tuple[Tile, Found]]) -> None:
@@ -279,22 +339,47 @@ class Daemon:
         self._round, self._round_at, self._accepted = list(engine.streams.values()), 0, {}
         self._round_began = self._sliced_at = now
 
-    def _look_at_streams(self, engine: Engine, *, quiet: bool) -> None:
-        """What each stream needs once a second, spread over the second. quiet: nothing waits in the socket, so who is silent is silent."""
+    def _look_at_streams(self, engine: Engine) -> None:
+        """What each stream needs once a second, spread over the second."""
         now = time.monotonic()
         if now - self._sliced_at < SLICE_S:
             return
         self._sliced_at = now
+        self._watch_descriptors()
         share = min((now - self._round_began) / TICK_S, 1.0)
         upto = math.ceil(share * len(self._round))
-        part = self._round[self._round_at : upto]
-        self._round_at = max(upto, self._round_at)
-        if quiet:
-            self._publish(engine.end_idle(now, self.config.streams.idle_s, part))
-        self._look_at(part, now)
+        while self._round_at < upto:
+            part = self._round[self._round_at : min(upto, self._round_at + ENDED_AT_ONCE)]
+            self._round_at += len(part)
+            self._publish(engine.end_idle(self._clock.listened, self.config.streams.idle_s, part, read_at=now))
+            self._look_at(part, now)
+            if time.monotonic() > now + TURN_S:
+                return
         if share == 1.0:
             self._tick(engine, now)
             self._begin_round(engine, now)
+
+    def _watch_descriptors(self) -> None:
+        """Take no new connections while descriptors are short; those that there are go on."""
+        short = descriptors_are_short()
+        if short == self._closed_to_new:
+            return
+        try:
+            for socket, name, bound in self._ports:
+                if bound:
+                    (socket.unbind if short else socket.bind)(self.endpoints[name])
+        except zmq.ZMQError as error:
+            self._tell(Event("descriptors", f"cannot take connections again: {zmq.strerror(error.errno or 0)}"))
+            return
+        self._closed_to_new = short
+        if short:
+            most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            self._tell(
+                Event(
+                    "descriptors",
+                    f"of {most} descriptors hardly any is left (ulimit -n): no new connections until some are closed",
+                )
+            )
 
     def _look_at(self, streams: list[Stream], now: float) -> None:
         self._publish([status for stream in streams if (status := stream.status()) is not None])
@@ -311,9 +396,12 @@ class Daemon:
             self._tell(Event("unaccounted", f"the ledger does not add up by {lost} samples: this is a defect, please report it"))
 
     def _tick(self, engine: Engine, now: float) -> None:
-        events, engine.events = engine.events, []
-        for event in events:
-            self._tell(event)
+        self._tell_all(engine)
+        self._logged = 0
+        if self._unlogged:
+            kinds = ", ".join(f"{name} {count:,}" for name, count in self._unlogged.most_common())
+            self._unlogged.clear()
+            self._log.warning("more events than are logged a second: %s", kinds, extra={"event": "unlogged"})
         # A stream that was forgotten since it was looked at counts among the departed.
         there = sum(accepted for name, accepted in self._accepted.items() if name in engine.streams)
         self._rates.tick(now, engine.departed.accepted + there, engine.windows)
@@ -327,20 +415,29 @@ class Daemon:
         self._hear_subscribers()
 
     def _hear_subscribers(self) -> None:
-        while self._out.poll(0, zmq.POLLIN):
-            # 1: a subscription, 0: the end of one, anything else: words sent up a socket that is for listening.
-            self._subscribers += {b"\x01": 1, b"\x00": -1}.get(self._out.recv()[:1], 0)
+        for _ in range(SUBSCRIPTIONS_A_TURN):
+            parts = self._subscriptions.take()
+            if parts is None:
+                return
+            self._subscribers += change_of(parts)
 
     def _drain(self, engine: Engine, workers: Workers) -> None:
         """Nothing more comes in: denoise what is there, as far as time allows, end every session, and say so."""
         self.state = "draining"
-        self._publish(engine.flush(time.monotonic()))
+        drain_s = self.config.overload.drain_s
+        streams = list(engine.streams.values())
+        for at in range(0, len(streams), ENDED_AT_ONCE):
+            self._publish(engine.flush(time.monotonic(), streams[at : at + ENDED_AT_ONCE]))
+            self._hand_over(engine, workers)
+            self._take_back(engine, workers.take_back())
+            if self._stopped_for(drain_s + LEAVE_S):
+                break
         poller = zmq.Poller()
         poller.register(workers.fileno(), zmq.POLLIN)
-        while engine.ready or workers:
+        while (engine.ready or workers) and not self._stopped_for(drain_s + LEAVE_S):
             self._hand_over(engine, workers, all_of_it=True)
             poller.poll(math.ceil(1000 * POLL_S))
-            late = time.monotonic() > self._drained_by + LAST_ANSWER_S
+            late = self._stopped_for(drain_s + LAST_ANSWER_S)
             self._take_back(engine, workers.give_up() if late else workers.take_back())
             self._answer_monitors(engine)
         now = time.monotonic()
@@ -349,26 +446,43 @@ class Daemon:
         self._tick(engine, now)
         self._answer_monitors(engine)
         self.state = "stopped"
+        if left := engine.in_flight:
+            text = f"{left} samples were not published: the {drain_s + LEAVE_S:g} s that a stop may take had passed"
+            self._tell(Event("unpublished", text))
 
     # ---- what people hear ----------------------------------------------------------------------------------------
 
+    def _tell_all(self, engine: Engine) -> None:
+        """Tell what the engine has to tell."""
+        events, engine.events = engine.events, []
+        for event in events:
+            self._tell(event)
+
     def _tell(self, event: Event) -> None:
-        """Say an event of a kind and stream the first times, then the 10th, the 100th ...: a flood of them must not become a flood of lines."""
+        """Log an event of a kind and stream the first times, then the 10th, the 100th ...: a flood of them must not become a flood of lines."""
         self._events[event.name] += 1
         if len(self._event_counts) > MOST_COUNTED:
             self._event_counts.clear()
         self._event_counts[event.name, event.stream] += 1
         times = self._event_counts[event.name, event.stream]
         self._last_events.append(event.text)
-        if times < 4 or str(times).strip("0") == "1":
-            self._say(event.text + (f" ({event.name}: {times} times so far)" if times > 3 else ""))
+        if times > 3 and str(times).strip("0") != "1":
+            return
+        if self._logged >= LINES_A_TICK:
+            self._unlogged[event.name] += 1
+            return
+        self._logged += 1
+        text = event.text + (f" ({event.name}: {times} times so far)" if times > 3 else "")
+        self._log.warning("%s", text, extra={"event": event.name, "stream": event.stream})
 
     def _answer_monitors(self, engine: Engine) -> None:
         for _ in range(4):
-            try:
-                who, *rest = self._asked.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+            parts = self._questions.take()
+            if parts is None:
                 return
+            if not parts:
+                continue
+            who, *rest = parts
             try:
                 asked = msgspec.json.decode(rest[-1]) if rest else {}
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -446,6 +560,7 @@ class Daemon:
             },
             "unclean_sessions": engine.unclean,
             "messages": dict(self._messages),
+            "log_lost": self.log_lost(),
             "subscribers": self._subscribers,
             "queues": {
                 "ready_windows": len(engine.ready),
@@ -455,7 +570,7 @@ class Daemon:
             "events": dict(self._events),
             "last_events": list(self._last_events),
             "streams_total": len(engine.streams),
-            "streams": [self._row(s, now) for s in rows],
+            "streams": [self._row(s) for s in rows],
             "traces": {
                 n: {"raw": _finite(s.trace.raw), "clean": list(s.trace.clean)}
                 for n in self._watched
@@ -463,14 +578,14 @@ class Daemon:
             },
         }
 
-    def _row(self, stream: Stream, now: float) -> dict[str, Any]:
+    def _row(self, stream: Stream) -> dict[str, Any]:
         counts, ledger = stream.counts, stream.ledger
         rates = self._stream_rates.get(stream.name)
         return {
             "name": stream.name,
             "session": None if stream.session is None else f"{stream.session:016x}",
             "live": stream.session is not None,
-            "silent_s": round(now - stream.seen_at, 3),
+            "silent_s": round(self._clock.listened - stream.seen_at, 3),
             "samples_per_s": round(rates.now()[0], 1) if rates else 0.0,
             "fs_measured": None if stream.fs_measured is None else round(stream.fs_measured, 3),
             "lag_ms": round(self._stream_lag.get(stream.name, 0.0), 3),

@@ -1,7 +1,9 @@
-"""Endpoints: which are served at all, and attaching a ZeroMQ socket to one, with what ZeroMQ leaves to its user."""
+"""Sockets: made, attached to an endpoint, and read, each with the bounds that ZeroMQ leaves to its user."""
 
 from __future__ import annotations
 
+import os
+import resource
 import socket as plain
 import stat
 from pathlib import Path
@@ -11,6 +13,71 @@ import zmq
 
 from ppgstream.config import check_endpoint
 from ppgstream.errors import SourceError
+from ppgstream.wire.message import MOST_PARTS
+
+# Bytes of one part of a message; ZeroMQ cuts off a peer that sends more. Up to here, a body that is too long is refused by name.
+MOST_BODY = 16 * 1024 * 1024
+MOST_SUBSCRIPTION = 1024
+MOST_QUESTION = 4096
+MOST_ANSWER = 256 * 1024 * 1024  # a snapshot of 100,000 streams
+SPARE = 1024  # descriptors that are kept free, or a quarter of all if these are fewer
+DROPPED_A_CALL = 256  # parts of a message of too many
+
+
+def make(context: zmq.Context[Any], kind: int, *, most: int, **options: int) -> zmq.Socket[Any]:
+    """A socket that takes parts of `most` bytes at the most. options: those of ZeroMQ, by their names in lower case. Raises SourceError if
+    there is no room for one."""
+    try:
+        socket: zmq.Socket[Any] = context.socket(kind)
+        for name, value in {"maxmsgsize": most, "linger": 0, **options}.items():
+            socket.setsockopt(getattr(zmq, name.upper()), value)
+    except zmq.ZMQError as error:
+        why = zmq.strerror(error.errno) if error.errno else str(error)
+        raise SourceError(f"cannot make a socket: {why}: is `ulimit -n` too low?") from error
+    return socket
+
+
+def descriptors_are_short() -> bool:
+    """Whether hardly any descriptor is left. ZeroMQ's listeners would spin without one (tcp), or end the process (ipc)."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        return False
+    try:
+        lowest = os.dup(2)  # a new descriptor gets the lowest number that is free
+    except OSError:
+        return True
+    os.close(lowest)
+    return lowest >= most - min(most // 4, SPARE)
+
+
+class Inbox:
+    """The messages of a socket, read without waiting."""
+
+    def __init__(self, socket: zmq.Socket[Any]) -> None:
+        self._socket = socket
+        self._dropping = False  # the rest of a message of too many parts
+
+    def take(self) -> list[bytes] | None:
+        """The parts of the next message; None if there is none. Of a message of more than `MOST_PARTS` parts, one more than these is given. Later calls
+        drop the others, a bounded number each, and give an empty list."""
+        parts: list[bytes] = []
+        try:
+            if self._dropping:
+                for _ in range(DROPPED_A_CALL):
+                    self._socket.recv(zmq.NOBLOCK)
+                    if not self._socket.getsockopt(zmq.RCVMORE):
+                        self._dropping = False
+                        break
+                return parts
+            while True:
+                parts.append(self._socket.recv(zmq.NOBLOCK))
+                if not self._socket.getsockopt(zmq.RCVMORE):
+                    return parts
+                if len(parts) > MOST_PARTS:
+                    self._dropping = True
+                    return parts
+        except zmq.Again:
+            return None
 
 
 def attach(socket: zmq.Socket[Any], endpoint: str, *, bind: bool, name: str = "") -> str:

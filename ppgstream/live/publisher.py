@@ -8,10 +8,16 @@ from collections.abc import Callable
 import zmq
 
 from ppgstream.errors import PpgStreamError, SourceError
-from ppgstream.live.endpoints import attach
+from ppgstream.live.endpoints import MOST_SUBSCRIPTION, Inbox, attach, make
 from ppgstream.wire.message import Chunk, encode
 
 HIGH_WATER_MARK = 1000  # messages; beyond it `send` waits, so the bound is on memory and not on what arrives
+SUBSCRIPTIONS_A_TURN = 64
+
+
+def change_of(parts: list[bytes]) -> int:
+    """By what a message up a publishing socket changes the number of subscriptions. Words are none: the socket is for listening."""
+    return {b"\x01": 1, b"\x00": -1}.get(parts[0][:1], 0) if parts else 0
 
 
 class Publisher:
@@ -22,9 +28,8 @@ class Publisher:
 
     def __init__(self, endpoint: str, *, bind: bool = False, stopped: Callable[[], bool] = lambda: False) -> None:
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.XPUB)
-        self._socket.setsockopt(zmq.XPUB_NODROP, 1)
-        self._socket.setsockopt(zmq.SNDHWM, HIGH_WATER_MARK)
+        self._socket = make(self._context, zmq.XPUB, most=MOST_SUBSCRIPTION, linger=-1, xpub_nodrop=1, sndhwm=HIGH_WATER_MARK)
+        self._inbox = Inbox(self._socket)
         self._stopped = stopped
         self._subscribers = 0
         self._last_by = 0.0
@@ -74,12 +79,8 @@ class Publisher:
         self._context.destroy(linger=int(linger_s * 1000))
 
     def _hear(self) -> None:
-        while True:
-            try:
-                message = self._socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
+        for _ in range(SUBSCRIPTIONS_A_TURN):
+            parts = self._inbox.take()
+            if parts is None:
                 return
-            if message[:1] == b"\x01":
-                self._subscribers += 1
-            elif message[:1] == b"\x00":
-                self._subscribers -= 1
+            self._subscribers += change_of(parts)

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 import zmq
 
 from ppgstream.errors import PpgStreamError, UnknownKindError, WireError
-from ppgstream.live.endpoints import attach
+from ppgstream.live.endpoints import MOST_BODY, Inbox, attach, make
 from ppgstream.wire.message import Chunk, Kind, decode
+
+MESSAGES_A_POLL = 256  # so that what came is shown before more is read
 
 
 @dataclass(slots=True)
@@ -45,12 +47,12 @@ class Receiver:
     messages: int = 0
     _context: zmq.Context[zmq.Socket[bytes]] = field(init=False)
     _socket: zmq.Socket[bytes] = field(init=False)
+    _inbox: Inbox = field(init=False)
 
     def __post_init__(self) -> None:
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.SUB)
-        self._socket.setsockopt(zmq.RCVHWM, self.high_water_mark)
-        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket = make(self._context, zmq.SUB, most=MOST_BODY, rcvhwm=self.high_water_mark)
+        self._inbox = Inbox(self._socket)
         # A subscription is a prefix: "a" would bring "ab" too, so ids are compared again on arrival.
         self._socket.setsockopt(zmq.SUBSCRIBE, (self.stream or "").encode("ascii", "replace"))
         try:
@@ -60,14 +62,15 @@ class Receiver:
             raise
 
     def poll(self, timeout_s: float) -> Iterator[Chunk]:
-        """The chunks that are there, or come within `timeout_s` seconds."""
+        """The chunks that are there, or come within `timeout_s` seconds; of many, the first `MESSAGES_A_POLL`."""
         if not self._socket.poll(int(timeout_s * 1000)):
             return
-        while True:
-            try:
-                parts = self._socket.recv_multipart(zmq.NOBLOCK)
-            except zmq.Again:
+        for _ in range(MESSAGES_A_POLL):
+            parts = self._inbox.take()
+            if parts is None:
                 return
+            if not parts:
+                continue
             self.messages += 1
             try:
                 chunk = decode(parts)

@@ -10,9 +10,10 @@ import msgspec
 import zmq
 
 from ppgstream.errors import PpgStreamError, SourceError
-from ppgstream.live.endpoints import attach
+from ppgstream.live.endpoints import MOST_ANSWER, attach, make
 
 Snapshot = dict[str, Any]
+ANSWERS_A_LOOK = 64
 
 
 class StatusClient:
@@ -21,9 +22,7 @@ class StatusClient:
     def __init__(self, endpoint: str) -> None:
         self.endpoint = endpoint
         self._context = zmq.Context()
-        self._socket = self._context.socket(zmq.DEALER)
-        self._socket.setsockopt(zmq.LINGER, 0)
-        self._socket.setsockopt(zmq.SNDHWM, 1)
+        self._socket = make(self._context, zmq.DEALER, most=MOST_ANSWER, sndhwm=1)
         try:
             attach(self._socket, endpoint, bind=False)
         except PpgStreamError:
@@ -36,8 +35,10 @@ class StatusClient:
             self._socket.send(msgspec.json.encode({"watch": list(watch)}), zmq.NOBLOCK)
         answer = None
         if self._socket.poll(int(timeout_s * 1000)):
-            while self._socket.poll(0):  # answers to requests that had been given up are older: the last one counts
+            for _ in range(ANSWERS_A_LOOK):  # answers to requests that had been given up are older: the last one counts
                 answer = self._socket.recv()
+                if not self._socket.poll(0):
+                    break
         try:
             return None if answer is None else msgspec.json.decode(answer, type=dict)
         except msgspec.DecodeError as error:

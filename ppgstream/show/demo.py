@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
 import threading
@@ -17,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.live import Live
+from rich.logging import RichHandler
 from rich.table import Table
 
 from ppgstream.config import Config, In, Out, Status
@@ -97,7 +99,9 @@ def run(
 ) -> bool:
     """Send, denoise, show, sum up. True if every sample came back and the ledger adds up."""
     config = Config(in_=In(endpoint=ANY_PORT), out=Out(endpoint=ANY_PORT), status=Status(endpoint=ANY_PORT))
-    daemon = Daemon(config, checkpoint, say=lambda text: console.print(f"daemon: {text}", markup=False))
+    log = logging.Logger("ppgstream.demo")
+    log.addHandler(RichHandler(console=console, show_path=False))
+    daemon = Daemon(config, checkpoint, log=log)
     daemon.open()
     sensors = people(streams, int(seconds * checkpoint.fs) // CHUNK * CHUNK, kind)
     receiver = Receiver(daemon.endpoints["out"])

@@ -17,6 +17,7 @@ import numpy as np
 import zmq
 
 from ppgstream.lab import synthetic
+from ppgstream.live.endpoints import MOST_BODY, MOST_SUBSCRIPTION, make
 from ppgstream.wire.message import CRC, DTYPE_CODES, HEADER, HEADER_SIZE, MAGIC, NO_CHECKPOINT, VERSION, Kind
 
 FS, CHUNK = 125, 25  # Hz, and samples a message
@@ -76,9 +77,7 @@ def name_of(stream: int) -> bytes:
 def send(endpoint: str, load: Load) -> Sent:
     """Send the load, paced; a message that finds no room waits. Blocks until all is sent."""
     context: zmq.Context[Any] = zmq.Context()
-    socket = context.socket(zmq.XPUB)
-    socket.setsockopt(zmq.XPUB_NODROP, 1)
-    socket.setsockopt(zmq.SNDHWM, 10_000)
+    socket = make(context, zmq.XPUB, most=MOST_SUBSCRIPTION, xpub_nodrop=1, sndhwm=10_000)
     socket.connect(endpoint)
     payloads, names = _payloads(load), [name_of(k) for k in range(load.streams)]
     code, epoch_ns = DTYPE_CODES[np.dtype("<f4")], time.time_ns() - time.monotonic_ns()
@@ -125,8 +124,7 @@ def _payloads(load: Load) -> list[list[bytes]]:
 def receive(endpoint: str, load: Load, ready: Callable[[], object] = lambda: None) -> Received:
     """Receive what a daemon publishes of the load, until every stream has ended or nothing more comes."""
     context: zmq.Context[Any] = zmq.Context()
-    socket = context.socket(zmq.SUB)
-    socket.setsockopt(zmq.RCVHWM, 1_000_000)
+    socket = make(context, zmq.SUB, most=MOST_BODY, rcvhwm=1_000_000)
     socket.setsockopt(zmq.SUBSCRIBE, b"bench")
     socket.connect(endpoint)
     time.sleep(HEAR_S)

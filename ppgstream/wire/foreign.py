@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.errors import WireError
-from ppgstream.wire.message import DTYPES, EMPTY, MAX_BODY, MAX_COUNT, Chunk, Kind, stream_id
+from ppgstream.wire.message import DTYPES, EMPTY, MAX_BODY, MAX_COUNT, Chunk, Kind, count_of, stream_id
 
 LEAST_GAP = 51  # samples: more than are bridged, so that no window lies across what is unknown
 TINY = 1e-6  # most values of a message of f4 or f8 are smaller: they are whole numbers of another type
@@ -62,7 +62,7 @@ class Adopter:
         """Our chunks for one foreign message that came at `now` (monotonic seconds). Raises WireError, and nothing else."""
         self.doubt = ""
         if not 1 <= len(parts) <= 2:
-            raise WireError(f"a message of {len(parts)} parts: must be 1 or 2")
+            raise WireError(f"a message of {count_of(parts)} parts: must be 1 or 2")
         if len(parts[-1]) > MAX_BODY:
             raise WireError(f"body of {len(parts[-1])} bytes: at most {MAX_BODY}")
         named = stream_id(parts, expected=2) if len(parts) == 2 else None

@@ -46,6 +46,7 @@ CRC = struct.Struct("<I")
 HEADER_SIZE = HEADER.size + CRC.size
 MAX_COUNT = 16_384  # samples in a message: two minutes at 125 Hz. A longer one would keep other streams waiting
 MAX_BODY = HEADER_SIZE + MAX_COUNT * (8 + 4 + 2)
+MOST_PARTS = 4  # of a message, in any format that is read; of more, the number is not told
 MAX_BEATS = 4096  # in a message, of which there is one every 2 s
 MAX_INDEX = 2**63 - 1  # leaves room for index + count in 64 bits
 NO_CHECKPOINT = bytes(8)
@@ -282,10 +283,15 @@ def decode(parts: Sequence[bytes]) -> Chunk:
 _KINDS = {int(kind): kind for kind in Kind}
 
 
+def count_of(parts: Sequence[bytes]) -> str:
+    """How many parts a message has, as far as it was read."""
+    return f"more than {MOST_PARTS}" if len(parts) > MOST_PARTS else str(len(parts))
+
+
 def stream_id(parts: Sequence[bytes], *, expected: int) -> str:
     """The stream id in the first of `expected` message parts. Raises WireError."""
     if len(parts) != expected:
-        raise WireError(f"a message of {len(parts)} parts: must be {expected}")
+        raise WireError(f"a message of {count_of(parts)} parts: must be {expected}")
     if not STREAM_ID.fullmatch(parts[0]):
         raise WireError(f"stream id {bytes(parts[0][:40])!r}: must be 1 to 32 of A-Z a-z 0-9 . _ -")
     return bytes(parts[0]).decode("ascii")
