@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_type_hints
 
@@ -12,9 +11,9 @@ import msgspec
 from msgspec import Meta
 
 from ppgstream.errors import ConfigError
+from ppgstream.storage import MOST_TEXT, read_regular, shown, toml_of
 
 STREAM_ID = "[A-Za-z0-9._-]{1,32}"
-Positive = Annotated[int, Meta(ge=1)]
 Runtime = Literal["auto", "onnx", "tensorflow"]  # what runs a network
 Policy = Literal["mark", "mask", "raw"]  # what is published below the threshold
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
@@ -65,7 +64,7 @@ class OneStream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Streams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    max_streams: Positive = 10_000
+    max_streams: Annotated[int, Meta(ge=1, le=100_000)] = 10_000
     max_fill: Annotated[int, Meta(ge=0, le=1000)] = 50
     hold_samples: Annotated[int, Meta(ge=0, le=100_000)] = 64
     hold_s: Seconds = 0.5
@@ -105,10 +104,10 @@ def load(path: Path | None = None, **overrides: str | None) -> Config:
     tree: dict[str, dict[str, object]] = {}
     if chosen is not None:
         try:
-            tree = tomllib.loads(chosen.read_text())
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{chosen}: cannot read the configuration: {error}") from error
-        except tomllib.TOMLDecodeError as error:
+            tree = toml_of(read_regular(chosen, MOST_TEXT))
+        except OSError as error:
+            raise ConfigError(f"{chosen}: cannot read the configuration: {error.strerror}") from error
+        except ValueError as error:
             raise ConfigError(f"{chosen}: not TOML: {error}") from error
     if isinstance(streams := tree.get("streams"), dict):
         streams["by_name"] = _of_streams(streams, f"{chosen}: streams")
@@ -134,13 +133,13 @@ def _of_streams(streams: dict[str, object], where: str) -> dict[str, OneStream]:
         raise ConfigError(f"{where}: unknown setting by_name; a stream's own are in a table [streams.NAME]")
     for name in [name for name, value in streams.items() if isinstance(value, dict)]:
         if not re.fullmatch(STREAM_ID, name):
-            raise ConfigError(f"{where}.{name!r}: a stream id is 1 to 32 of A-Z a-z 0-9 . _ -")
+            raise ConfigError(f"{where}.{shown(name)}: a stream id is 1 to 32 of A-Z a-z 0-9 . _ -")
         value = streams.pop(name)
         try:
             found[name] = msgspec.convert(value, OneStream)
         except msgspec.ValidationError:
             raise ConfigError(
-                f"{where}.{name}: got {value!r}: a stream's own settings are: policy, one of {', '.join(get_args(Policy))}"
+                f"{where}.{name}: got {shown(value)}: a stream's own settings are: policy, one of {', '.join(get_args(Policy))}"
             ) from None
     return found
 
@@ -157,8 +156,8 @@ def _explain(message: str, tree: dict[str, dict[str, object]]) -> str:
     for part in key.split(".") if key else []:
         value = value.get(part) if isinstance(value, dict) else None
     if reason.startswith("Invalid enum value"):
-        return f"{key}: must be one of {', '.join(_choices(key))}, got {value!r}"
-    return f"{key}: {reason.lower().partition(', got')[0]}, got {value!r}"
+        return f"{key}: must be one of {', '.join(_choices(key))}, got {shown(value)}"
+    return f"{key}: {reason.lower().partition(', got')[0]}, got {shown(value)}"
 
 
 def _choices(key: str) -> list[str]:
@@ -173,14 +172,18 @@ def check_endpoint(endpoint: str, name: str) -> None:
     """Only loopback and ipc: there is no encryption yet, so nothing else may hear or speak. Raises ConfigError."""
     scheme, _, rest = endpoint.partition("://")
     if not endpoint.isprintable():
-        raise ConfigError(f"{name}: {endpoint!r} holds control characters")
+        raise ConfigError(f"{name}: {shown(endpoint)} holds control characters")
     if scheme == "ipc" and rest:
+        if rest == "*":
+            raise ConfigError(
+                f"{name}: {endpoint!r}: name a path: a socket that ZeroMQ makes up lies in a folder that is open to all"
+            )
         return
     if scheme != "tcp" or not rest:
-        raise ConfigError(f"{name}: {endpoint!r} is not tcp://HOST:PORT or ipc://PATH")
+        raise ConfigError(f"{name}: {shown(endpoint)} is not tcp://HOST:PORT or ipc://PATH")
     host, _, port = rest.rpartition(":")
     if port != "*" and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65_536):
-        raise ConfigError(f"{name}: {endpoint!r} needs a port from 1 to 65535")
+        raise ConfigError(f"{name}: {shown(endpoint)} needs a port from 1 to 65535")
     if host == "localhost":
         return
     try:
@@ -190,5 +193,5 @@ def check_endpoint(endpoint: str, name: str) -> None:
         loopback = False
     if not loopback:
         raise ConfigError(
-            f"{name}: {endpoint!r} is not a loopback address: only 127.0.0.0/8, [::1], localhost and ipc:// are served"
+            f"{name}: {shown(endpoint)} is not a loopback address: only 127.0.0.0/8, [::1], localhost and ipc:// are served"
         )

@@ -103,7 +103,7 @@ def test_as_a_checkpoint_its_answer_does_not_depend_on_the_rest_of_the_batch() -
 
 def test_tensors_of_other_shapes_are_refused(tmp_path: Path, prior: dict[str, np.ndarray]) -> None:
     write(tmp_path, {"mean": prior["mean"]}, Architecture("lmmse"))
-    with pytest.raises(CheckpointError, match="has the tensors"):
+    with pytest.raises(CheckpointError, match="tensors do not match a 'lmmse' network, starting with 'components'"):
         runtime.denoiser(restore(tmp_path))
 
 

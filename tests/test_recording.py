@@ -17,6 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ppgstream import storage
 from ppgstream.errors import DataError, OutputError, PpgStreamError, SourceError, UsageError
 from ppgstream.files import recording
 from ppgstream.files.recording import check_writable, lines_of, text_of, write_whole
@@ -395,13 +396,8 @@ def test_a_file_written_whole_holds_the_last_content_and_leaves_nothing_beside_i
 def test_a_write_that_fails_on_the_way_leaves_the_old_content_and_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "out.txt"
     path.write_bytes(b"old")
-    real = Path.write_bytes
-
-    def full(self: Path, data: bytes) -> int:
-        real(self, data[:2])
-        raise OSError(28, "No space left on device")
-
-    with patch.object(Path, "write_bytes", full), pytest.raises(OutputError, match="No space left") as told:
+    full = patch.object(storage, "_mode_of", side_effect=OSError(28, "No space left on device"))
+    with full, pytest.raises(OutputError, match="No space left") as told:
         write_whole(path, b"new content")
     assert str(path) in str(told.value)
     assert path.read_bytes() == b"old"
@@ -439,10 +435,15 @@ def test_a_file_is_no_folder_to_write_into(tmp_path: Path) -> None:
 
 def test_a_folder_without_the_right_to_write_fails_the_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
-    monkeypatch.setattr(os, "access", lambda path, mode: asked.append((Path(path), mode)))
-    with pytest.raises(OutputError, match="cannot write there"):
+
+    def refuse(*, dir: Path) -> None:
+        asked.append(dir)
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(storage.tempfile, "TemporaryFile", refuse)
+    with pytest.raises(OutputError, match="Permission denied"):
         check_writable(tmp_path / "out.txt")
-    assert asked == [(tmp_path, os.W_OK)]
+    assert asked == [tmp_path]
 
 
 @pytest.mark.parametrize("name", ["file/out.txt", "n" * 300])

@@ -27,6 +27,7 @@ from ppgstream.train.recipe import FAMILY, Recipe, differences, make
 from rich.console import Console
 from typer.testing import CliRunner
 
+from ppgstream import storage
 from ppgstream.cli.app import app
 from ppgstream.core.denoiser import Batch
 from ppgstream.errors import CheckpointError, ConfigError, DataError, OutputError, UsageError
@@ -458,22 +459,22 @@ def test_resume_refuses_another_recipe_family_or_data_and_names_what_differs(run
 
 
 @pytest.mark.usefixtures("no_pictures")
-@pytest.mark.parametrize("full_at", ["checkpoint.json.tmp", "state.npz.tmp"])
+@pytest.mark.parametrize("full_at", ["checkpoint.json", "state.npz"])
 def test_a_full_disk_is_told_and_the_last_good_state_stays(
     full_at: str, sets: list[data.Set], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe, run = small(epochs=3), tmp_path / "run"
     fit.fit(recipe, sets, run, minutes=1e-9, threads=1)
     before = contents(run)
-    real = Path.write_bytes
+    real = storage._mode_of
 
-    def write(path: Path, content: bytes) -> int:
+    def mode_of(path: Path) -> int:  # asked for when the file beside it is open
         if path.name == full_at:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
-        return real(path, content)
+        return real(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Path, "write_bytes", write)
+        patch.setattr(storage, "_mode_of", mode_of)
         with pytest.raises(OutputError, match="No space left"):
             fit.fit(recipe, sets, run, resume=True, threads=1)
     assert contents(run)["state.npz"] == before["state.npz"]

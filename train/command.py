@@ -14,8 +14,9 @@ from ppgstream.errors import DataError, OutputError, UsageError
 from ppgstream.model import lmmse, runtime
 from ppgstream.model.architecture import Architecture
 from ppgstream.model.checkpoint import Checkpoint
-from ppgstream.model.folder import replace_files, write, write_restored
+from ppgstream.model.folder import write, write_restored
 from ppgstream.model.restore import restore
+from ppgstream.storage import replace_files
 
 from . import batches, calibrate, card, data, fit, own, pictures
 from .evaluate import progress

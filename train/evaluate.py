@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ppgstream.errors import DataError, OutputError, SourceError, UsageError
 from ppgstream.lab import noise, scores
-from ppgstream.model.folder import replace_files
+from ppgstream.storage import replace_files
 
 from . import data, methods, own, pulse, streamed
 from . import tables as for_people

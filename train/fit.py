@@ -18,11 +18,12 @@ import math
 import shutil
 import time
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import numpy as np
@@ -32,10 +33,11 @@ from ppgstream.errors import CheckpointError, ConfigError, OutputError, UsageErr
 from ppgstream.lab import scores
 from ppgstream.model.architecture import DENSE, Architecture
 from ppgstream.model.checkpoint import MANIFEST, WEIGHTS, Checkpoint
-from ppgstream.model.folder import replace_files, save
+from ppgstream.model.folder import save
 from ppgstream.model.networks import build
 from ppgstream.model.restore import restore
 from ppgstream.model.tensorflow_runtime import import_keras, import_tensorflow, load_into
+from ppgstream.storage import json_of, replace_files
 
 from . import batches, card, data, pictures
 from .losses import loss_of
@@ -319,14 +321,41 @@ def refuse_folder(out: Path, *, resume: bool, overwrite: bool) -> None:
         raise OutputError(f"{out}: cannot be the folder of a run: it is a file")
 
 
+class _Origin(msgspec.Struct):
+    name: str
+    sha256: str
+    trained_on: dict[str, Any]
+
+
+class _Stated(msgspec.Struct):
+    """What a state says in words: the types."""
+
+    recipe: dict[str, Any]
+    data: str
+    about: dict[str, Any]
+    start: _Origin | None = msgspec.field(name="from")
+    done: Annotated[int, msgspec.Meta(ge=0)]
+    stopped: bool
+    best: float | None
+    wait: Annotated[int, msgspec.Meta(ge=0)]
+    minutes: Annotated[float, msgspec.Meta(ge=0)]
+
+
+# What NumPy's and Python's readers raise for a file that is no state.
+_NO_STATE = (OSError, KeyError, ValueError, TypeError, RuntimeError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
 def _read_state(out: Path) -> dict[str, Any]:
     path = out / STATE
     try:
+        if not path.is_file():
+            raise OSError("not a regular file")
         with np.load(path, allow_pickle=False) as state:
-            facts = json.loads(str(state["facts"]))
+            facts = dict(json_of(str(state["facts"]).encode()))
             facts["values"] = [state[f"v{number}"] for number in range(len(state.files) - 1)]
+            msgspec.convert(facts, _Stated)
             facts["recipe"] = msgspec.convert(facts["recipe"], Recipe)
-    except (OSError, KeyError, ValueError, EOFError, zipfile.BadZipFile, msgspec.ValidationError) as error:
+    except (*_NO_STATE, msgspec.ValidationError) as error:
         raise ConfigError(f"{path}: not the state of a run: {error}; begin anew with --overwrite") from error
     return dict(facts)
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ppgstream.lab import noise
 from ppgstream.model.architecture import Architecture
-from ppgstream.model.folder import replace_files
+from ppgstream.storage import replace_files
 
 from . import data, streamed
 from .methods import Method

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
@@ -13,6 +12,7 @@ from msgspec import Meta
 
 from ppgstream.errors import ConfigError, UsageError
 from ppgstream.model.architecture import DEFAULT_SIZES, Architecture, check
+from ppgstream.storage import MOST_TEXT, read_regular, shown, toml_of
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Size = Annotated[int, Meta(ge=1, le=4096)]
@@ -174,11 +174,11 @@ def _explain(message: str, path: Path | None, file: Mapping[str, Any], given: Ma
     source = f"{path}: " if path is not None and key in file and key not in given else ""
     if unknown:
         return f"{source}{key!r} is no key of a recipe"
-    shown = key.replace("_", "-") if key in given else key
+    name = key.replace("_", "-") if key in given else key
     value = (dict(file) | dict(given)).get(key)
     if "enum value" in reason:
-        return f"{source}{shown}: must be {', '.join(CHOICES[key])}, got {value!r}"
-    return f"{source}{shown}: {reason.lower().partition(', got')[0]}, got {value!r}"
+        return f"{source}{name}: must be {', '.join(CHOICES[key])}, got {shown(value)}"
+    return f"{source}{name}: {reason.lower().partition(', got')[0]}, got {shown(value)}"
 
 
 def _as_list(key: str, value: Any) -> Any:
@@ -194,10 +194,10 @@ def _as_list(key: str, value: Any) -> Any:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot read the recipe: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+        return toml_of(read_regular(path, MOST_TEXT))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the recipe: {error.strerror}") from error
+    except ValueError as error:
         raise ConfigError(f"{path}: not TOML: {error}") from error
 
 

@@ -15,8 +15,9 @@ import typer
 
 from ppgstream.errors import DataError
 from ppgstream.model.checkpoint import SHIPPED
-from ppgstream.model.folder import replace_files, write_restored
+from ppgstream.model.folder import write_restored
 from ppgstream.model.restore import restore
+from ppgstream.storage import replace_files
 
 from . import card
 

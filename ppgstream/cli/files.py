@@ -63,7 +63,7 @@ def denoise(
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 65 at the first bad line.")] = False,
     plot: Annotated[Path | None, typer.Option(metavar="PICTURE", help="Also draw before and after: png, svg or pdf.")] = None,
-    plot_from: Annotated[float | None, typer.Option(min=0, help="Start of the drawing, seconds. [default: 0]")] = None,
+    plot_from: Annotated[float | None, typer.Option(min=0, max=1e9, help="Start of the drawing, seconds. [default: 0]")] = None,
     plot_seconds: Annotated[
         float | None, typer.Option(min=0.5, max=600, help="Length of the drawing, seconds. [default: 8]")
     ] = None,

@@ -48,6 +48,7 @@ def checkpoint_show(
         "tensors": {name: list(t.shape) for name, t in found.tensors.items()},
     }
     if json:
+        facts["path"] = str(found.path).encode(errors="backslashreplace").decode()
         print(msgspec.json.encode(facts).decode())
         return
     from rich.console import Console
@@ -293,7 +294,8 @@ def checkpoint_calibrate(
 
     from ppgstream.model import runtime
     from ppgstream.model.checkpoint import MANIFEST
-    from ppgstream.model.folder import replace_files, write_restored
+    from ppgstream.model.folder import write_restored
+    from ppgstream.storage import replace_files
     from ppgstream.train import calibrate, card, evaluate
     from ppgstream.train import data as sets
 
@@ -325,12 +327,11 @@ def checkpoint_export(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The ONNX file.")] = Path("model.onnx"),
 ) -> None:
     """The network as one ONNX file with its weights, for other programs."""
+    from ppgstream.files.recording import check_writable, write_whole
     from ppgstream.model.imported import standalone
 
-    try:
-        out.write_bytes(standalone(restored(path)))
-    except OSError as error:
-        raise OutputError(f"{out}: cannot write: {error.strerror}") from error
+    check_writable(out)
+    write_whole(out, standalone(restored(path)))
     say(f"{out}: inputs x (and valid where the network takes the mask), output y; what they mean: docs/training.md")
 
 
@@ -352,6 +353,7 @@ def bench(
     from rich.console import Console
 
     from ppgstream.show import bench as speed
+    from ppgstream.storage import replace_files
 
     chosen = parts.split(",")
     if odd := [name for name in chosen if name not in speed.PARTS]:
@@ -366,7 +368,7 @@ def bench(
     result = speed.run(restored(checkpoint), parts=chosen, plan=speed.QUICK if quick else speed.FULL, say=say, settings=settings)
     if out is not None:
         try:
-            (out / "bench.json").write_bytes(msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n")
+            replace_files({out / "bench.json": msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n"})
         except OSError as error:
             raise OutputError(f"{out}: cannot write: {error}") from error
         if "system" in result:

@@ -32,7 +32,7 @@ def logistic_of(key: str, entry: Any, known: Iterable[str]) -> Logistic:
     """What a checkpoint's calibration states under `key`: {"bias": .., "weights": {name: ..}}, names of `known`. Raises ValueError for anything else."""
     try:
         bias, weights = float(entry["bias"]), {str(name): float(value) for name, value in entry["weights"].items()}
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
+    except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as error:
         raise ValueError(f"calibration: {key}: must be a bias and weights, numbers by their names") from error
     if unknown := set(weights) - set(known):
         raise ValueError(f"calibration: {key}: {sorted(unknown)[0]!r} is none of {', '.join(known)}")

@@ -104,7 +104,7 @@ def calibration_for(stated: Mapping[str, Any], lookahead: int, window: int, fs: 
     for key, entry in stated.items():
         if key in FITTED:
             continue  # of beats and rates
-        if not key.isascii() or not key.isdigit() or int(key) >= window:
+        if not isinstance(key, str) or not key.isascii() or not key.isdigit() or int(key) >= window:
             raise ValueError(f"calibration: {key!r} is no lookahead shorter than the window of {window} samples")
         by_lookahead[int(key)] = Calibration(*logistic_of(key, entry, FEATURES), fs)
     if not by_lookahead:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
 import os
 import re
+import stat
 import tokenize
 import zipfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -17,10 +18,13 @@ from numpy.typing import NDArray
 
 from ppgstream.errors import DataError, OutputError, SourceError, UsageError
 from ppgstream.files.table import SHOWN, by_clock, read_text
+from ppgstream.storage import check_folder, replace_files
 
 Float64 = NDArray[np.float64]
 CSV_HEAD = "stream,session,index,t_ns,value,confidence,flags"  # of what `tap` and `denoise -o x.csv` write
 RATE_TOLERANCE = 0.02  # by which --fs may differ from what a file says
+HEAD = 4096  # bytes, by which text is told from anything else
+MOST_PIPED = 500_000_000  # bytes that a pipe or a device may bring; a file's size is its owner's business
 MAX_LINE = 65_536  # bytes; without a newline in sight these are no lines, and not to be collected without bound
 
 
@@ -87,7 +91,7 @@ def read(path: Path, *, column: str | None = None, key: str | None = None, trans
             if key is not None:
                 raise UsageError(f"--field {key!r}: {path} holds no lines of text")
             return _read_npy(path, column, transpose=transpose)
-        content = path.read_bytes()
+        content = _content(path)
     except OSError as error:
         raise SourceError(f"{path}: cannot read: {error.strerror or error}") from error
     if transpose:
@@ -107,15 +111,35 @@ def read(path: Path, *, column: str | None = None, key: str | None = None, trans
     return _checked(path, found)
 
 
-def _text(path: Path, content: bytes) -> str:
-    head = content[:4096]
+def _content(path: Path) -> bytes:
+    """A file or a pipe. Raises DataError for what is no text by its beginning, and for a pipe that brings more than `MOST_PIPED`."""
+    with path.open("rb") as file:
+        head = file.read(HEAD)
+        _encoding(path, head)
+        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            return head + file.read()
+        content = head + file.read(MOST_PIPED)
+    if len(content) > MOST_PIPED:
+        raise DataError(
+            f"{path}: a pipe or device that brings more than {MOST_PIPED:,} bytes: stream it with `ppgstream replay -`"
+        )
+    return content
+
+
+def _encoding(path: Path, head: bytes) -> str:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16", "replace")
+        return "utf-16"
     if len(head) > 8 and len(head) % 2 == 0 and not any(head[1::2]) and all(head[::2]):
-        return content.decode("utf-16-le", "replace")
-    if head.count(0) * 100 > len(head):  # one stray zero byte costs its own line, as any other bad character
-        raise DataError(f"{path}: a binary file, not text: it starts with {content[:8]!r}")
-    return content.decode("utf-8-sig", "replace")
+        return "utf-16-le"
+    # One stray zero byte costs its own line, as any other bad character.
+    odd = sum(c < 32 and c not in b"\t\n\v\f\r\x1b\0" for c in head) if len(head) >= 64 else 0
+    if head.count(0) * 100 > len(head) or odd * 20 > len(head):
+        raise DataError(f"{path}: a binary file, not text: it starts with {head[:8]!r}")
+    return "utf-8-sig"
+
+
+def _text(path: Path, content: bytes) -> str:
+    return content.decode(_encoding(path, content[:HEAD]), "replace")
 
 
 def _checked(path: Path, recording: Recording) -> Recording:
@@ -136,7 +160,7 @@ def _read_npy(path: Path, column: str | None, *, transpose: bool) -> Recording:
                 if "denoised" not in archive.files:
                     raise DataError(f"{path}: an npz without `denoised`: only those that `ppgstream denoise` wrote are read")
                 fs = float(archive["fs"]) if "fs" in archive.files else None
-                array = archive["denoised"]
+                array = np.asarray(archive["denoised"])  # what is no array is given as bytes
     except _NOT_NPY as error:
         # NumPy's words for a file that is none of its own advise to load it unsafely.
         told = "no .npy or .npz file" if "pickle" in str(error) else str(error)
@@ -157,7 +181,18 @@ def _read_npy(path: Path, column: str | None, *, transpose: bool) -> Recording:
 
 
 # What NumPy's reader raises for a file that is no array: its header is parsed as Python, its size is taken on trust.
-_NOT_NPY = (ValueError, EOFError, SyntaxError, OverflowError, MemoryError, tokenize.TokenError, zipfile.BadZipFile)
+_NOT_NPY = (
+    ArithmeticError,
+    EOFError,
+    MemoryError,
+    RuntimeError,  # RecursionError and NotImplementedError are such
+    SyntaxError,
+    TypeError,
+    ValueError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 def lines_of(fd: int) -> Iterator[list[str]]:
@@ -190,14 +225,7 @@ def write_whole(path: Path, content: bytes) -> None:
         if path.exists() and not path.is_file():
             path.write_bytes(content)
             return
-        temporary = path.with_name(f".ppgstream-{os.getpid()}.tmp")
-        try:
-            temporary.write_bytes(content)
-            temporary.replace(path)
-        except OSError:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+        replace_files({path: content})
     except (OSError, RuntimeError) as error:  # RuntimeError: links that go in a circle
         raise OutputError(f"{path}: cannot write: {getattr(error, 'strerror', None) or error}") from error
 
@@ -208,7 +236,9 @@ def check_writable(path: Path) -> None:
         path = path.resolve()
         if not path.parent.is_dir():
             raise OutputError(f"{path}: cannot write: {path.parent} is no folder")
-        if path.is_dir() or not os.access(path.parent, os.W_OK):
-            raise OutputError(f"{path}: cannot write there")
+        if path.is_dir():
+            raise OutputError(f"{path}: cannot write there: it is a folder")
+        if path.is_file() or not path.exists():
+            check_folder(path.parent)
     except (OSError, RuntimeError) as error:
         raise OutputError(f"{path}: cannot write: {getattr(error, 'strerror', None) or error}") from error

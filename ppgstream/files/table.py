@@ -329,9 +329,9 @@ def _stated_unit(name: str, unit: str) -> float | None:
 
 def _clock(text: str) -> float:
     text = text.strip().strip("'\"[]")
-    if (m := CLOCK.fullmatch(text)) is not None:
-        return int(m[1] or 0) * 3600 + int(m[2]) * 60 + float(m[3].replace(",", "."))
     try:
+        if (m := CLOCK.fullmatch(text)) is not None:
+            return int(m[1] or 0) * 3600.0 + int(m[2]) * 60.0 + float(m[3].replace(",", "."))
         return datetime.datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
         pass
@@ -376,7 +376,10 @@ def by_clock(samples: Float64, times: Float64) -> Clocked | None:
     if not jitters:  # with jitter, the mean would count steps over a lost sample
         usual = float(moved[moved < 1.75 * usual + 4 * spread].mean())
     gap = steps > 1.75 * usual + 4 * spread
-    fs = _even(1 / usual)
+    fs = 1 / usual if usual > 0 else math.inf
+    if not fs < math.inf:
+        return None
+    fs = _even(fs)
     at = np.concatenate([[0], np.cumsum(np.where(gap, np.maximum(np.round(steps * fs), 2), 1))]).astype(np.int64)
     if at[-1] > 100 * len(x) + 10_000_000:
         return None

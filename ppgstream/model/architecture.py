@@ -112,6 +112,56 @@ class Architecture:
         return asdict(self)
 
 
+def tensors_of(arch: Architecture) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a network's tensors, of an architecture that `check` has passed. Raises CheckpointError if its sizes do not divide."""
+    needed: dict[str, tuple[int, ...]] = {}
+
+    def dense(name: str, *shape: int) -> None:
+        needed[f"{name}/kernel"], needed[f"{name}/bias"] = shape, shape[1:]
+
+    n = arch.window
+    if arch.family == "lmmse":
+        return {"mean": (n,), "components": (n, min(arch.size("rank"), n))}
+    if arch.family in DENSE:
+        hidden = arch.sizes["hidden"]
+        assert isinstance(hidden, tuple)
+        for number, (before, after) in enumerate(pairwise((n, *hidden)), start=1):
+            dense(f"hidden{number}", before, after)
+        dense("output", hidden[-1], n)
+        return needed
+    if arch.family in COURSE:
+        units = arch.size("units")
+        ways = ("forward", "backward") if arch.family == "brae" else ("forward",)
+        for way in ways:
+            dense(f"{way}/lstm_cell", 1, 4 * units)
+            needed[f"{way}/lstm_cell/recurrent_kernel"] = (units, 4 * units)
+        dense("output", len(ways) * units, n)
+        return needed
+    patch, width, heads, length = arch.size("patch"), arch.size("width"), arch.size("heads"), n + arch.context
+    if length % patch or width % heads:
+        raise CheckpointError(
+            f"{arch.family}: {length} samples must be whole patches of {patch}, width {width} whole heads of {heads}"
+        )
+    values = 3 if arch.family == "transformer" else 2  # that go in and come out for each sample
+    dense("embed", values * patch, width)
+    needed["position/table"] = (length // patch, width)
+    for block in range(arch.size("depth")):
+        if arch.family == "transformer":
+            dense(f"qkv{block}", width, 3 * width)
+            dense(f"mix{block}", width, width)
+        else:
+            for part in ("query", "key", "value"):
+                dense(f"attention{block}/{part}", width, heads, width // heads)
+            needed[f"attention{block}/attention_output/kernel"] = (heads, width // heads, width)
+            needed[f"attention{block}/attention_output/bias"] = (width,)
+        dense(f"up{block}", width, 2 * width)
+        dense(f"down{block}", 2 * width, width)
+    for norm in ("norm_out", *(f"norm_{part}{block}" for block in range(arch.size("depth")) for part in "am")):
+        needed[f"{norm}/gamma"] = needed[f"{norm}/beta"] = (width,)
+    dense("head", width, values * patch)
+    return needed
+
+
 def check(arch: Architecture) -> None:
     """Raises CheckpointError for an unknown family or activation, or a size that is not the family's own or out of range."""
     family = arch.family

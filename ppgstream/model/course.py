@@ -21,6 +21,7 @@ from ppgstream.model.architecture import Architecture, Sizes
 from ppgstream.model.checkpoint import DEFAULT_HOP, MANIFEST, Checkpoint, Tensor, shipped
 from ppgstream.model.folder import write
 from ppgstream.model.tensorflow_runtime import import_tensorflow
+from ppgstream.storage import MOST_SAVER, read_regular
 
 
 def saver_prefix(path: Path) -> Path:
@@ -52,7 +53,7 @@ def restore_saver(prefix: Path) -> Checkpoint:
     """A Saver checkpoint, through the cache: TensorFlow reads it once, in a process of its own. Raises CheckpointError."""
     shards = sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}.data-*-of-*"))
     try:
-        digest = hashlib.sha256(b"".join(s.read_bytes() for s in shards)).hexdigest()
+        digest = hashlib.sha256(b"".join(read_regular(s, MOST_SAVER) for s in shards)).hexdigest()
         found = imported.saver(prefix, [prefix.with_name(prefix.name + ".index"), *shards])
     except OSError as error:
         raise CheckpointError(f"{prefix}: cannot read the TensorFlow checkpoint: {error}") from error
@@ -75,8 +76,8 @@ def _read(prefix: Path) -> tuple[Architecture, dict[str, Tensor]]:
         shapes: dict[str, list[int]] = reader.get_variable_to_shape_map()
         wanted = [n for n in shapes if n.endswith(("/kernel", "/bias"))]  # not the optimizer's slots
         raw = {n: np.asarray(reader.get_tensor(n), np.float32) for n in wanted}
-    except (tf.errors.OpError, OSError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # TensorFlow's reader raises IndexError for a file cut short, and others
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"{prefix}: cannot read the TensorFlow checkpoint: {reason}") from error
     try:
         return from_saver(raw)

@@ -15,15 +15,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppgstream.errors import CheckpointError
-from ppgstream.model.architecture import Architecture, Sizes
+from ppgstream.model.architecture import Architecture, Sizes, check, tensors_of
 from ppgstream.model.checkpoint import DEFAULT_HOP, DEFAULT_TILE, GRAPH, MANIFEST, WEIGHTS, Checkpoint, Tensor
 from ppgstream.model.graph import graph_of
 from ppgstream.model.tensorflow_runtime import array_of, names_of
+from ppgstream.storage import MOST_TEXT, json_of, read_regular, replace_files, shown
 
 if TYPE_CHECKING:
     import keras
 
 FORMAT = 2
+MOST_HEADER = 1_000_000  # bytes of a weights file beside its numbers
 
 
 def save(folder: Path, model: keras.Model, arch: Architecture, **stated: Any) -> None:
@@ -104,33 +106,16 @@ def hop_of(arch: Architecture) -> int:
     return next(hop for hop in range(min(DEFAULT_HOP, arch.window), 0, -1) if math.gcd(hop, patch) == 1)
 
 
-def replace_files(contents: Mapping[Path, bytes]) -> None:
-    """Write files whole, and all of them or none: each is written beside its place first, so that a full disk leaves the old ones."""
-    temporary = {path: path.with_name(path.name + ".tmp") for path in contents}
-    try:
-        for path, content in contents.items():
-            temporary[path].write_bytes(content)
-    except OSError:
-        for name in temporary.values():
-            name.unlink(missing_ok=True)
-        raise
-    for path, name in temporary.items():
-        name.replace(path)
-
-
 def restore_folder(folder: Path) -> Checkpoint:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load
-
+    """Read a checkpoint folder. Raises CheckpointError for any that `write` cannot have made: names and shapes of its tensors are compared with what the
+    network needs before they are read."""
     manifest_path, weights_path = folder / MANIFEST, folder / WEIGHTS
     try:
-        manifest = json.loads(manifest_path.read_bytes())
-        blob = weights_path.read_bytes()
+        manifest = json_of(read_regular(manifest_path, MOST_TEXT))
     except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder}: cannot read the checkpoint: {error}") from error
+        raise CheckpointError(f"{manifest_path}: cannot read the checkpoint: {error}") from error
     if not isinstance(manifest, dict) or manifest.get("format") not in (1, FORMAT):
         raise CheckpointError(f"{manifest_path}: not a ppgstream checkpoint of format 1 or {FORMAT}")
-    weights = hashlib.sha256(blob).hexdigest()
     try:
         plan = manifest if manifest["format"] == 1 else manifest["network"]
         arch = Architecture(
@@ -148,14 +133,18 @@ def restore_folder(folder: Path) -> Checkpoint:
         calibration = dict(manifest.get("calibration", {}))
         provenance, figures = dict(manifest.get("provenance", {})), dict(manifest.get("figures", {}))
         if manifest["format"] == 1:
-            stated, expected = sha256, weights
+            stated = sha256
         else:
-            stated, expected = str(manifest["weights_sha256"]), weights
+            stated = str(manifest["weights_sha256"])
             decides = {key: manifest[key] for key in DECIDES if key in manifest}
             if manifest["scaling"] != _scaling(arch):
                 raise CheckpointError(f"{manifest_path}: scaling {manifest['scaling']!r} is not known for {arch.family!r}")
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise CheckpointError(f"{manifest_path}: missing or bad field: {error}") from error
+    try:
+        check(arch)
+    except CheckpointError as error:
+        raise CheckpointError(f"{manifest_path}: {error}") from None
     if not 20 <= fs <= 1000:
         raise CheckpointError(f"{manifest_path}: fs must be 20 to 1000 Hz, got {fs}")
     if not 0 < tile <= 4096:
@@ -164,7 +153,13 @@ def restore_folder(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{manifest_path}: hop must be 1 to {arch.window} samples, got {hop}")
     if lookahead is not None and not 0 <= lookahead < arch.window:
         raise CheckpointError(f"{manifest_path}: lookahead must be 0 to {arch.window - 1} samples, got {lookahead}")
-    if stated != expected:
+    needed = tensors_of(arch)
+    try:
+        blob = read_regular(weights_path, MOST_HEADER + sum(4 * math.prod(shape) for shape in needed.values()))
+    except OSError as error:
+        raise CheckpointError(f"{weights_path}: cannot read the weights of {arch.family!r}: {error.strerror}") from error
+    weights = hashlib.sha256(blob).hexdigest()
+    if stated != weights:
         raise CheckpointError(
             f"{weights_path}: its sha256 is not the one that {MANIFEST} states: the file was changed or cut short"
         )
@@ -172,14 +167,37 @@ def restore_folder(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{manifest_path}: its sha256 does not fit its content: {', '.join(decides)} or the weights were changed"
         )
-    try:
-        tensors = load(blob)
-    except SafetensorError as error:
-        raise CheckpointError(f"{weights_path}: cannot read the tensors: {error}") from error
+    tensors = _tensors(blob, needed, f"{weights_path}: tensors do not match a {arch.family!r} network")
     graph_sha256 = str(manifest.get("graph_sha256", ""))
     graph = folder / GRAPH if graph_sha256 else None
     stated_facts = (calibration, "ppgstream", provenance, figures)
     return Checkpoint(folder, arch, tensors, sha256, fs, tile, hop, lookahead, *stated_facts, graph, graph_sha256)
+
+
+def _tensors(blob: bytes, needed: Mapping[str, tuple[int, ...]], told: str) -> dict[str, Tensor]:
+    """The tensors of a safetensors file, which must be `needed`, all of type F32. Raises CheckpointError that begins with `told`."""
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    size = int.from_bytes(blob[:8], "little")
+    if not 0 < size <= min(MOST_HEADER - 8, len(blob) - 8):
+        raise CheckpointError(f"{told}: the header of {size} bytes does not fit the file")
+    try:
+        header = json_of(blob[8 : 8 + size])
+        there = {name: (entry["dtype"], tuple(entry["shape"])) for name, entry in header.items() if name != "__metadata__"}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{told}: the header cannot be read: {error}") from error
+    if odd := sorted(set(there) ^ set(needed)):
+        raise CheckpointError(f"{told}, starting with {shown(odd[0])}")
+    for name, shape in needed.items():
+        if there[name] != ("F32", shape):
+            dtype, found = there[name]
+            raise CheckpointError(f"{told}: {name!r} is {shown(dtype)} of shape {shown(found)}, and must be 'F32' of {shape}")
+    try:
+        tensors: dict[str, Tensor] = load(blob)
+    except SafetensorError as error:
+        raise CheckpointError(f"{told}: {error}") from error
+    return tensors
 
 
 def _sizes(stated: Mapping[str, Any]) -> Sizes:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,7 @@ from ppgstream.errors import CheckpointError
 from ppgstream.model.checkpoint import GRAPH, Checkpoint
 from ppgstream.model.folder import restore_folder, write
 from ppgstream.model.onnx_runtime import checked_graph
+from ppgstream.storage import MOST_SAVER, read_regular
 
 LAYOUT = "1"  # of what is kept; another one is imported anew
 IMPORT_S = 300.0
@@ -29,7 +32,8 @@ def cache_folder() -> Path:
 
 
 def say_on_stderr(text: str) -> None:
-    print(f"ppgstream: {text}", file=sys.stderr, flush=True)
+    with contextlib.suppress(OSError, ValueError):
+        print(f"ppgstream: {text}", file=sys.stderr or io.StringIO(), flush=True)
 
 
 def with_graph(checkpoint: Checkpoint, say: Say = say_on_stderr) -> Checkpoint:
@@ -79,7 +83,7 @@ def saver(prefix: Path, files: Sequence[Path], say: Say = say_on_stderr) -> Chec
     """
     digest = hashlib.sha256()
     for file in files:
-        digest.update(file.name.removeprefix(prefix.name).encode() + file.read_bytes())
+        digest.update(file.name.removeprefix(prefix.name).encode() + read_regular(file, MOST_SAVER))
     return kept(digest.hexdigest(), lambda folder: _import_apart(prefix, folder), say)
 
 

@@ -14,6 +14,7 @@ from ppgstream.errors import CheckpointError
 from ppgstream.model.architecture import COURSE
 from ppgstream.model.checkpoint import GRAPH, Checkpoint
 from ppgstream.model.tensorflow_runtime import Compute
+from ppgstream.storage import MOST_GRAPH, read_regular
 
 
 def in_onnx(checkpoint: Checkpoint) -> Compute:
@@ -91,4 +92,4 @@ def import_onnxruntime() -> Any:
 
 
 def sha256_of(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return hashlib.sha256(read_regular(path, MOST_GRAPH)).hexdigest()

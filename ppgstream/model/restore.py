@@ -24,14 +24,17 @@ def restore(path: Path) -> Checkpoint:
     Raises CheckpointError when there is none, it cannot be read, its tensors are of no known network, or a value is
     NaN or infinite.
     """
-    if str(path) in shipped() and not path.exists():
-        path = SHIPPED / path
-    if (path / MANIFEST).is_file():
-        found = restore_folder(path)
-    elif path.name == MANIFEST and path.is_file():
-        found = restore_folder(path.parent)
-    else:
-        found = restore_saver(saver_prefix(path))
+    try:
+        if str(path) in shipped() and not path.exists():
+            path = SHIPPED / path
+        if (path / MANIFEST).is_file():
+            found = restore_folder(path)
+        elif path.name == MANIFEST and path.is_file():
+            found = restore_folder(path.parent)
+        else:
+            found = restore_saver(saver_prefix(path))
+    except (OSError, ValueError) as error:  # a path that is too long, or holds a zero byte
+        raise CheckpointError(f"{path}: cannot read the checkpoint: {getattr(error, 'strerror', None) or error}") from error
     for name, tensor in found.tensors.items():
         if not np.isfinite(tensor).all():
             raise CheckpointError(

@@ -36,6 +36,7 @@ from ppgstream.live.status import Snapshot, StatusClient
 from ppgstream.model.checkpoint import SHIPPED, Checkpoint
 from ppgstream.model.restore import restore
 from ppgstream.show.load import HEAR_S, Load, Received, Sent, receive, send
+from ppgstream.storage import replace_files
 
 PARTS = ("model", "system", "peers")
 TILES = (1, 16, 64, 256)
@@ -482,7 +483,7 @@ def picture(result: dict[str, Any], path: Path) -> None:
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=110)
     try:
-        path.write_bytes(data.getvalue())
+        replace_files({path: data.getvalue()})
     except OSError as error:
         raise OutputError(f"{path}: cannot write: {error}") from error
 

@@ -1,0 +1,102 @@
+"""Files of unknown origin, read with bounds, and our own files, written whole. What goes wrong is an OSError or a ValueError."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import stat
+import tempfile
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+MOST_TEXT = 1_000_000  # bytes of a configuration, recipe or manifest
+MOST_SAVER = 256 * 1024 * 1024  # of a file of a TensorFlow 1 checkpoint: what it needs is not known before it is read
+MOST_GRAPH = 64 * 1024 * 1024  # of an ONNX graph, whose weights lie beside it
+MOST_KEY_PARTS = 16  # of a dotted key in TOML: the time that Python's parser takes grows with their square
+LONGEST_SHOWN = 100  # characters of an offending value
+
+
+def read_regular(path: Path, most: int) -> bytes:
+    """A regular file of at most `most` bytes; a link to one counts. Raises OSError for anything else: a pipe has no end, nor have some devices."""
+    with open(path, "rb", opener=_without_waiting) as file:
+        facts = os.fstat(file.fileno())
+        if not stat.S_ISREG(facts.st_mode):
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise OSError(errno.EFBIG, f"larger than the {most:,} bytes that it may have", str(path))
+    return content
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a pipe without a writer would be waited for
+
+
+def json_of(content: bytes) -> Any:
+    """A JSON document. Raises ValueError for what is none, or is nested too deeply."""
+    try:
+        return json.loads(content)
+    except RecursionError:
+        raise ValueError("JSON that is nested too deeply") from None
+
+
+def toml_of(content: bytes) -> dict[str, Any]:
+    """A TOML document. Raises ValueError for what is none, or is nested too deeply."""
+    text = content.decode()
+    for number, line in enumerate(text.splitlines(), start=1):
+        key = line.strip().partition("]" if line.lstrip().startswith("[") else "=")[0]
+        if key.count(".") >= MOST_KEY_PARTS and not key.startswith("#"):
+            raise ValueError(f"line {number}: a key of more than {MOST_KEY_PARTS} parts: {shown(key)}")
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("TOML that is nested too deeply") from None
+
+
+def shown(value: object) -> str:
+    """A value for an error message: as Python writes it, but never long, whatever it is."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits; lists in lists in lists
+        return f"a {type(value).__name__} that is too large to show"
+    return text if len(text) <= LONGEST_SHOWN else text[: LONGEST_SHOWN - 20] + " ... " + text[-15:]
+
+
+def replace_files(contents: Mapping[Path, bytes]) -> None:
+    """Write files whole, and all of them or none: each is written beside its place first, so that a full disk leaves the old ones. The files beside have
+    names that nobody can guess, and are made anew, so that no link is followed. Raises OSError."""
+    beside: dict[Path, Path] = {}
+    try:
+        for path, content in contents.items():
+            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".ppgstream-", suffix=".tmp")
+            beside[path] = Path(name)
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(descriptor, _mode_of(path))
+                file.write(content)
+        for path, temporary in beside.items():
+            temporary.replace(path)
+    finally:
+        for temporary in beside.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def _mode_of(path: Path) -> int:
+    """The permissions that a file at `path` has, or would have if it were new."""
+    try:
+        return stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask
+
+
+def check_folder(folder: Path) -> None:
+    """Make a folder and see that files can be made in it. Raises OSError."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
