@@ -606,7 +606,9 @@ def test_what_is_replayed_and_tapped_is_what_denoise_makes_of_the_file(
     x = wave(5000)
     np.save(tmp_path / "pulse.npy", x)
     tap = tapping(live, start, tmp_path, "--stream", "pulse", "--format", "values", "--until-end")
-    sent = ppgstream(tmp_path, "replay", "pulse.npy", "--speed", "max", "--to", live.endpoints["in"])
+    sent = ppgstream(
+        tmp_path, "replay", "pulse.npy", "--speed", "max", "--to", live.endpoints["in"], "--status", live.endpoints["status"]
+    )
     assert (sent.returncode, sent.stdout) == (0, "")
     told = sent.stderr.splitlines()
     assert told[0] == "ppgstream: PPG of pulse.npy: 125 Hz, 5,000 samples"
@@ -626,7 +628,18 @@ def test_seeded_faults_are_accounted_for_by_daemon_and_tap(live: Live, start: Ca
     np.save(tmp_path / "faulty.npy", wave(20_000))
     tap = tapping(live, start, tmp_path, "--stream", "faulty", "--until-end")
     faults = ["--drop", "0.05", "--dup", "0.05", "--reorder", "0.05", "--outage", "40:3.2", "--seed", "7"]
-    sent = ppgstream(tmp_path, "replay", "faulty.npy", "--speed", "max", *faults, "--to", live.endpoints["in"])
+    sent = ppgstream(
+        tmp_path,
+        "replay",
+        "faulty.npy",
+        "--speed",
+        "max",
+        *faults,
+        "--to",
+        live.endpoints["in"],
+        "--status",
+        live.endpoints["status"],
+    )
     assert sent.returncode == 0
     words = sent.stderr.replace(",", "").split()
     samples, withheld, duplicated = (int(words[words.index(w) + 1]) for w in ("sent", "withheld", "duplicated"))
@@ -646,7 +659,9 @@ def test_seeded_faults_are_accounted_for_by_daemon_and_tap(live: Live, start: Ca
 def test_a_live_pipe_is_replayed_line_by_line(live: Live, start: Callable[..., Running], tmp_path: Path) -> None:
     tap = tapping(live, start, tmp_path, "--stream", "belt", "--format", "ndjson", "--until-end")
     x = wave(300)
-    replay = start("replay", "-", "--stream", "belt", "--to", live.endpoints["in"], stdin=True)
+    replay = start(
+        "replay", "-", "--stream", "belt", "--to", live.endpoints["in"], "--status", live.endpoints["status"], stdin=True
+    )
     assert replay.process.stdin is not None
     replay.process.stdin.write(lines(x) + "1.2.3\n1.5\n")
     replay.process.stdin.flush()
@@ -667,7 +682,20 @@ def test_a_live_pipe_is_replayed_line_by_line(live: Live, start: Callable[..., R
 def test_monitor_tells_the_documented_fields(live: Live, tmp_path: Path) -> None:
     np.save(tmp_path / "seen.npy", wave(1000))
     assert (
-        ppgstream(tmp_path, "replay", "seen.npy", "--speed", "max", "--copies", "3", "--to", live.endpoints["in"]).returncode == 0
+        ppgstream(
+            tmp_path,
+            "replay",
+            "seen.npy",
+            "--speed",
+            "max",
+            "--copies",
+            "3",
+            "--to",
+            live.endpoints["in"],
+            "--status",
+            live.endpoints["status"],
+        ).returncode
+        == 0
     )
     until(lambda: live.snapshot(tmp_path)["ledger"]["in_flight"] == 0, "all to be published")
     told = live.snapshot(tmp_path)
@@ -734,7 +762,7 @@ def test_a_reader_that_leaves_ends_the_tap_quietly(live: Live, start: Callable[.
             until(lambda: live.snapshot(tmp_path)["subscribers"] > before, "the tap's subscription")
             assert process.stdout.readline().decode() == f"{CSV_HEAD}\n"
             process.stdout.close()
-            start("replay", "long.npy", "--speed", "max", "--to", live.endpoints["in"])
+            start("replay", "long.npy", "--speed", "max", "--to", live.endpoints["in"], "--status", live.endpoints["status"])
             assert process.wait(PATIENCE_S) == 141
             assert process.stderr.read() == b""
             # The daemon is shared: a later tap must not see this stream's end.
@@ -751,7 +779,19 @@ def ended(snapshot: dict[str, Any], name: str) -> bool:
 def test_a_replay_that_is_terminated_ends_its_streams(live: Live, start: Callable[..., Running], tmp_path: Path) -> None:
     np.save(tmp_path / "loop.npy", wave(1000))
     tap = tapping(live, start, tmp_path, "--format", "ndjson", "--until-end")
-    replay = start("replay", "loop.npy", "--loop", "--copies", "3", "--speed", "20", "--to", live.endpoints["in"])
+    replay = start(
+        "replay",
+        "loop.npy",
+        "--loop",
+        "--copies",
+        "3",
+        "--speed",
+        "20",
+        "--to",
+        live.endpoints["in"],
+        "--status",
+        live.endpoints["status"],
+    )
     until(lambda: len(tap.out) > 2000, "samples beyond the first time through")
     replay.signal(signal.SIGTERM)
     assert replay.wait() == 0
@@ -791,7 +831,19 @@ def test_a_terminated_daemon_drains_ends_every_stream_and_leaves_with_its_ledger
 ) -> None:
     np.save(tmp_path / "flow.npy", wave(1000))
     tap = tapping(own, start, tmp_path, "--format", "ndjson", "--until-end")
-    start("replay", "flow.npy", "--loop", "--copies", "4", "--speed", "20", "--to", own.endpoints["in"])
+    start(
+        "replay",
+        "flow.npy",
+        "--loop",
+        "--copies",
+        "4",
+        "--speed",
+        "20",
+        "--to",
+        own.endpoints["in"],
+        "--status",
+        own.endpoints["status"],
+    )
     until(lambda: len({json.loads(line)["stream"] for line in list(tap.out)}) == 4, "samples of all four")
     own.running.signal(signal.SIGTERM)
     assert own.running.wait() == 0
@@ -810,7 +862,12 @@ def test_a_terminated_daemon_drains_ends_every_stream_and_leaves_with_its_ledger
 
 def test_an_interrupted_daemon_drains_and_says_so_by_its_exit_code(own: Live, tmp_path: Path) -> None:
     np.save(tmp_path / "some.npy", wave(320))
-    assert ppgstream(tmp_path, "replay", "some.npy", "--speed", "max", "--to", own.endpoints["in"]).returncode == 0
+    assert (
+        ppgstream(
+            tmp_path, "replay", "some.npy", "--speed", "max", "--to", own.endpoints["in"], "--status", own.endpoints["status"]
+        ).returncode
+        == 0
+    )
     until(lambda: own.snapshot(tmp_path)["ledger"]["accepted"] == 320, "the samples")
     own.running.signal(signal.SIGINT)
     assert own.running.wait() == 130

@@ -60,6 +60,9 @@ class Report:
     latest_ms: float = 0.0  # how far behind schedule the latest chunk left
     seconds: float = 0.0
     stopped: bool = False
+    sent: dict[str, tuple[int, int]] = field(
+        default_factory=dict
+    )  # of each stream, its session and the index after the last sample
 
     def __str__(self) -> str:
         text = f"sent {self.samples:,} samples of {self.streams} stream(s) in {self.messages:,} messages, {self.seconds:.2f} s"
@@ -111,6 +114,7 @@ class Replay:
             if session not in ended:
                 self.publisher.send_last(Chunk(track.stream, session, reached[session], EMPTY, Kind.END, self.fs))
         self.report.seconds = self.clock() - started
+        self.report.sent = {t.stream: (session, reached[session]) for t, session in zip(self.tracks, sessions, strict=True)}
         return self.report
 
     def _leave(self, due: _Due, reached: dict[int, int]) -> bool:
@@ -254,4 +258,5 @@ def pipe(
         report.stopped = stopped()
         publisher.send_last(Chunk(stream, session, report.samples, EMPTY, Kind.END, fs))
     report.seconds = time.monotonic() - started
+    report.sent = {stream: (session, report.samples)}
     return report

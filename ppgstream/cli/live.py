@@ -23,13 +23,15 @@ from ppgstream.cli.shared import (
     say,
     stream_name,
 )
-from ppgstream.errors import DataError, PpgStreamError, SourceError, UsageError
+from ppgstream.errors import DataError, OutputError, PpgStreamError, SourceError, UsageError
 
 if TYPE_CHECKING:
     from ppgstream.cli.logs import Log
     from ppgstream.config import Config
+    from ppgstream.live.publisher import Publisher
 
 WIRE_FS = 125.0  # Hz, of what `replay` sends: it does not know which checkpoint listens
+STATUS = "tcp://127.0.0.1:5602"  # where a daemon is asked
 GONE_S = 10.0  # a daemon publishes a STATUS a second for each live stream
 
 
@@ -155,6 +157,10 @@ def replay(
     copies: Annotated[int, typer.Option(min=1, max=100_000, help="Send each file as so many streams.")] = 1,
     chunk: Annotated[int, typer.Option(min=1, max=16_384, help="Samples a message.")] = 25,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the daemon.")] = 30.0,
+    status: Annotated[
+        str | None,
+        typer.Option(metavar="ENDPOINT", help=f"The daemon's status socket, to be asked what has arrived. [default: {STATUS}]"),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the faults.")] = 1,
     drop: Annotated[float, typer.Option(min=0, max=1, help="Share of chunks that get lost.")] = 0.0,
     dup: Annotated[float, typer.Option(min=0, max=1, help="Share of chunks that are sent twice.")] = 0.0,
@@ -207,11 +213,42 @@ def replay(
             stopped=stop,
             sleep=lambda s: _sleep(stop, s),
         ).run()
-    publisher.close()
     say(str(report))
+    left = _confirm(publisher, report.sent, to, status, patience_s=2.0 if stop() else 10.0)
+    publisher.close()
+    if left:
+        raise left
     if not report.valid and not report.stopped:
         raise DataError("no valid sample was sent")
     raise typer.Exit(stop.exit_code())
+
+
+def _confirm(
+    publisher: Publisher, sent: dict[str, tuple[int, int]], to: str, status: str | None, *, patience_s: float
+) -> PpgStreamError | None:
+    """Wait until the daemon has taken what was sent. The error to end with if it has not; where nobody can tell, that is said."""
+    from ppgstream.live.status import StatusClient
+
+    client = StatusClient(status or STATUS)
+    try:
+        found = publisher.confirm(client, sent, reads=to if status is None else None, patience_s=patience_s)
+    except SourceError as error:
+        say(f"delivery is not confirmed: {error}")
+        return None
+    finally:
+        client.close()
+    if found.left is None:
+        which = (
+            f"the daemon at {STATUS} reads {found.endpoint}, not {to}"
+            if found.endpoint
+            else f"no daemon answers at {status or STATUS}"
+        )
+        say(f"delivery is not confirmed: {which} (--status ENDPOINT)")
+    elif found.left and not found.endpoint:
+        return SourceError(f"{to}: the daemon is gone: {found.left:,} samples were not taken")
+    elif found.left:
+        return OutputError(f"{to}: the daemon has not taken {found.left:,} samples: its log says why")
+    return None
 
 
 def _sleep(stop: Stop, seconds: float) -> None:
@@ -343,7 +380,7 @@ def tap(
 
 @app.command()
 def monitor(
-    status: Annotated[str, typer.Option(metavar="ENDPOINT", help="The daemon's status socket.")] = "tcp://127.0.0.1:5602",
+    status: Annotated[str, typer.Option(metavar="ENDPOINT", help="The daemon's status socket.")] = STATUS,
     stream: Annotated[str | None, typer.Option(help="Whose wave to draw. Default: the first that is live.")] = None,
     interval: Annotated[float, typer.Option(min=0.1, max=60, help="Seconds between looks.")] = 0.5,
     once: Annotated[bool, typer.Option("--once", help="Look once and leave; exit 69 if no daemon answers.")] = False,

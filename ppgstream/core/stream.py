@@ -552,6 +552,12 @@ class Stream:
         del self._timeline[:published]
         return chunks
 
+    def taken(self, session: int) -> int | None:
+        """The index up to which all that was sent of a session is decided; None if the session is not known (any more)."""
+        original, renamed = self._renamed
+        known = self.sessions.get(renamed if session == original else session)
+        return None if known is None else known.next
+
     @property
     def expires_at(self) -> float:
         """When it gives up the next of the samples that it waits for; infinity if it waits for none."""

@@ -13,6 +13,7 @@ import itertools
 import logging
 import math
 import os
+import re
 import resource
 import threading
 import time
@@ -487,6 +488,9 @@ class Daemon:
                 asked = msgspec.json.decode(rest[-1]) if rest else {}
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue
+            if isinstance(asked, dict) and isinstance(asked.get("taken"), dict):
+                self._answer(who, msgspec.json.encode({"in": self.endpoints["in"], "taken": _taken(engine, asked["taken"])}))
+                continue
             watch = asked.get("watch", []) if isinstance(asked, dict) else []
             names = [n for n in watch if isinstance(n, str)] if isinstance(watch, list) else []
             for name in names[:WATCHED]:
@@ -497,10 +501,13 @@ class Daemon:
                     self._watched[name] = time.monotonic() + WATCH_S
                     stream.trace = stream.trace or Trace()
             self._hear_subscribers()
-            try:
-                self._asked.send_multipart([who, self._current_snapshot(engine)], zmq.NOBLOCK)
-            except zmq.ZMQError:
-                self._events["monitor_slow"] += 1  # a monitor is the first to do without
+            self._answer(who, self._current_snapshot(engine))
+
+    def _answer(self, who: bytes, answer: bytes) -> None:
+        try:
+            self._asked.send_multipart([who, answer], zmq.NOBLOCK)
+        except zmq.ZMQError:
+            self._events["monitor_slow"] += 1  # a monitor is the first to do without
 
     def _current_snapshot(self, engine: Engine) -> bytes:
         """The snapshot as sent, made anew once it is 20 times as old as the processor time that it took.
@@ -603,6 +610,16 @@ class Daemon:
             "refused": ledger.refused,
             "unclean_sessions": stream.unclean,
         }
+
+
+def _taken(engine: Engine, sessions: dict[Any, Any]) -> dict[str, int | None]:
+    """Of streams and their sessions (16 hexadecimal digits), the index up to which the daemon has taken everything; None if it knows no such session."""
+    found: dict[str, int | None] = {}
+    for name, session in sessions.items():
+        stream = engine.streams.get(name)
+        known = stream is not None and isinstance(session, str) and re.fullmatch("[0-9a-f]{16}", session) is not None
+        found[name] = stream.taken(int(session, 16)) if stream is not None and known else None
+    return found
 
 
 def _finite(values: deque[float]) -> list[float | None]:

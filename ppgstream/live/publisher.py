@@ -3,21 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import zmq
 
 from ppgstream.errors import PpgStreamError, SourceError
 from ppgstream.live.endpoints import MOST_SUBSCRIPTION, Inbox, attach, make
+from ppgstream.live.status import StatusClient
 from ppgstream.wire.message import Chunk, encode
 
 HIGH_WATER_MARK = 1000  # messages; beyond it `send` waits, so the bound is on memory and not on what arrives
 SUBSCRIPTIONS_A_TURN = 64
+ANSWER_S = 2.0  # a daemon that has not answered by then is none
+ASK_EVERY_S = 0.05
+PATIENCE_S = 10.0  # without progress
 
 
 def change_of(parts: list[bytes]) -> int:
     """By what a message up a publishing socket changes the number of subscriptions. Words are none: the socket is for listening."""
     return {b"\x01": 1, b"\x00": -1}.get(parts[0][:1], 0) if parts else 0
+
+
+class Delivery(NamedTuple):
+    """left: samples that the daemon has not taken; None if that is not known. endpoint: where the daemon that answered last reads; empty if it did not."""
+
+    left: int | None
+    endpoint: str
 
 
 class Publisher:
@@ -73,6 +85,41 @@ class Publisher:
             self.sent += 1
             return True
         return False
+
+    def confirm(
+        self,
+        client: StatusClient,
+        sent: Mapping[str, tuple[int, int]],
+        *,
+        reads: str | None = None,
+        patience_s: float = PATIENCE_S,
+    ) -> Delivery:
+        """Wait until the daemon has taken everything that was sent: of each stream, session and next index. As long as it takes more, it is waited for.
+        reads: the endpoint that the daemon must read, if it is not sure that `client` asks the right one.
+
+        Without it, what waits in an ipc socket is lost if this end closes while the daemon is behind: ZeroMQ drops what the kernel still holds.
+        """
+        sessions = {name: session for name, (session, _) in sent.items()}
+        left = -1
+        moved = time.monotonic()
+        answered = False
+        while True:
+            answer = client.taken(sessions, ANSWER_S)
+            if answer is None and not answered:
+                return Delivery(None, "")
+            if answer is not None and reads not in (None, answer[0]):
+                return Delivery(None, answer[0])
+            if answer is not None:
+                answered = True
+                now_left = sum(max(stop - (answer[1][name] or 0), 0) for name, (_, stop) in sent.items())
+                unknown = [name for name in sent if answer[1][name] is None]
+                if not now_left and not unknown:
+                    return Delivery(0, answer[0])
+                if now_left != left:
+                    left, moved = now_left, time.monotonic()
+            if time.monotonic() - moved > patience_s:
+                return Delivery(left, "" if answer is None else answer[0])
+            time.sleep(ASK_EVERY_S)
 
     def close(self, linger_s: float = 30.0) -> None:
         """Close once everything sent has left, at most `linger_s` seconds from now."""

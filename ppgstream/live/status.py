@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -14,6 +15,14 @@ from ppgstream.live.endpoints import MOST_ANSWER, attach, make
 
 Snapshot = dict[str, Any]
 ANSWERS_A_LOOK = 64
+SESSIONS_A_QUESTION = 64  # the daemon takes questions of 4,096 bytes
+
+
+def batched(names: Iterable[str], most: int) -> Iterator[list[str]]:
+    """Names in lists of at most `most`."""
+    rest = iter(names)
+    while part := list(itertools.islice(rest, most)):
+        yield part
 
 
 class StatusClient:
@@ -31,8 +40,23 @@ class StatusClient:
 
     def ask(self, timeout_s: float, watch: Sequence[str] = ()) -> Snapshot | None:
         """The daemon's snapshot, or None if it does not answer in time."""
+        return self._ask({"watch": list(watch)}, timeout_s)
+
+    def taken(self, sessions: Mapping[str, int], timeout_s: float) -> tuple[str, dict[str, int | None]] | None:
+        """The daemon's input endpoint, and of streams and their sessions the index up to which it has taken everything, None where it knows no such
+        session. None if it does not answer in time, or does not know the question."""
+        found: dict[str, int | None] = {}
+        endpoint = ""
+        for names in batched(sessions, SESSIONS_A_QUESTION):
+            answer = self._ask({"taken": {name: f"{sessions[name]:016x}" for name in names}}, timeout_s)
+            if answer is None or not isinstance(there := answer.get("taken"), dict) or set(there) != set(names):
+                return None
+            endpoint, found = str(answer.get("in", "")), found | there
+        return endpoint, found
+
+    def _ask(self, question: dict[str, Any], timeout_s: float) -> Snapshot | None:
         with contextlib.suppress(zmq.Again):  # the last request still waits for a daemon to come
-            self._socket.send(msgspec.json.encode({"watch": list(watch)}), zmq.NOBLOCK)
+            self._socket.send(msgspec.json.encode(question), zmq.NOBLOCK)
         answer = None
         if self._socket.poll(int(timeout_s * 1000)):
             for _ in range(ANSWERS_A_LOOK):  # answers to requests that had been given up are older: the last one counts
