@@ -168,7 +168,7 @@ def chunks(draw: st.DrawFn) -> Chunk:
         stream=draw(st.from_regex(r"[A-Za-z0-9._-]{1,32}", fullmatch=True)),
         session=draw(st.integers(0, 2**64 - 1)),
         index=draw(st.integers(0, MAX_INDEX - n - missing)),
-        samples=array(dtype),
+        samples=array(message.DTYPES[1] if kind is Kind.BEATS else dtype),
         kind=kind,
         fs=draw(st.integers(1, 2**32 - 1)) / 1000,
         t_ns=draw(st.integers(-(2**63), 2**63 - 1)),

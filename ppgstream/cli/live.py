@@ -52,19 +52,20 @@ def run(
         raise UsageError(f"--log-format {log_format!r}: must be one of {', '.join(FORMATS)}")
     settings = loaded(config, in__endpoint=in_, out__endpoint=out, status__endpoint=status, model__checkpoint=checkpoint)
     log = Log(log_format)  # type: ignore[arg-type]
+    stuck = False
     try:
         stuck = _serve(settings, log, stop)
+        code = stop.exit_code()
     except PpgStreamError as error:
         if log_format == "text":
             raise  # as of every command, one line without a time
         log.logger.error("%s", error)
-        raise typer.Exit(error.exit_code) from None
+        code = error.exit_code
     finally:
-        log.close()
+        stuck = not log.close() or stuck
     if stuck:
-        sys.stdout.flush()
-        os._exit(stop.exit_code())
-    raise typer.Exit(stop.exit_code())
+        os._exit(code)
+    raise typer.Exit(code)
 
 
 def _serve(settings: Config, log: Log, stop: Stop) -> bool:

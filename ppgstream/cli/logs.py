@@ -42,12 +42,14 @@ class Log:
         self._listener.start()
         self.logger.addHandler(self._handler)
 
-    def close(self) -> None:
-        """Write what waits, for `LAST_S` at most."""
+    def close(self) -> bool:
+        """Write what waits, for `LAST_S` at most. False if the thread still waits for a reader: then the process must end by `os._exit`, for Python would
+        wait for it, too."""
         self.logger.removeHandler(self._handler)
         last = threading.Thread(target=self._listener.stop, daemon=True)
         last.start()
         last.join(LAST_S)
+        return not last.is_alive()
 
 
 class _Waiting(QueueHandler):

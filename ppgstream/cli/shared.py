@@ -151,7 +151,7 @@ def say(text: str) -> None:
 class Stop:
     """Set by SIGINT, SIGTERM and SIGHUP; says which it was.
 
-    at_once: the signal ends the command where it is, by SystemExit, until `hold` is called. `then`: called by the handler.
+    at_once: until `hold` is called, the signal ends the process where it is: an exception would be lost in the import of a library.
     """
 
     def __init__(self, *, at_once: bool = False) -> None:
@@ -171,9 +171,11 @@ class Stop:
             os._exit(EX_SIGINT)  # asked twice: now
         self.signal = number
         self.event.set()
-        self._then()
         if self._at_once:
-            raise SystemExit(self.exit_code())
+            with contextlib.suppress(OSError):
+                os.write(2, b"ppgstream: stopped before it was ready\n")
+            os._exit(self.exit_code())
+        self._then()
 
     def __call__(self) -> bool:
         return self.event.is_set()

@@ -35,7 +35,8 @@ from ppgstream.core.ledger import Event
 from ppgstream.core.quality import confidence_of
 from ppgstream.core.stream import Stream, Trace
 from ppgstream.errors import PpgStreamError, WireError
-from ppgstream.live.endpoints import MOST_BODY, MOST_QUESTION, MOST_SUBSCRIPTION, Inbox, attach, descriptors_are_short, make
+from ppgstream.live.door import BACKLOG, FEW, Door, are_short, check_descriptors, most_descriptors
+from ppgstream.live.endpoints import MOST_BODY, MOST_QUESTION, MOST_SUBSCRIPTION, Inbox, attach, make
 from ppgstream.live.publisher import SUBSCRIPTIONS_A_TURN, change_of
 from ppgstream.live.workers import Found, Workers
 from ppgstream.model.checkpoint import Checkpoint
@@ -131,6 +132,7 @@ class Daemon:
         self._snapshot_at = self._snapshot_cost_s = 0.0  # when it was made, and the processor time that it took
         self._stopped_at = math.inf
         self._closed_to_new = False  # connections, for want of descriptors
+        self._doors: list[Door] = []
         self._clock = Clock()
         self._round: list[Stream] = []  # the streams that are looked at once a second, a part at a time
         self._round_at = 0
@@ -152,6 +154,7 @@ class Daemon:
     def open(self) -> None:
         """Create the sockets and take the ports. Raises SourceError when one is in use."""
         c = self.config
+        check_descriptors()
         try:
             self._in = make(self._context, zmq.SUB, most=MOST_BODY, rcvhwm=c.in_.high_water_mark)
             self._out = make(
@@ -164,15 +167,15 @@ class Daemon:
             )
             # ZeroMQ counts half a queue of answers that were read as still there; beyond this many it drops one.
             self._asked = make(self._context, zmq.ROUTER, most=MOST_QUESTION, sndhwm=16, rcvhwm=16)
-            self._ports = (
-                (self._in, "in", c.in_.bind),
-                (self._out, "out", c.out.bind),
-                (self._asked, "status", True),
-            )
-            for (socket, name, bind), endpoint in zip(
-                self._ports, (c.in_.endpoint, c.out.endpoint, c.status.endpoint), strict=True
+            for name, socket, endpoint, bind in (
+                ("in", self._in, c.in_.endpoint, c.in_.bind),
+                ("out", self._out, c.out.endpoint, c.out.bind),
+                ("status", self._asked, c.status.endpoint, True),
             ):
+                socket.setsockopt(zmq.BACKLOG, min(BACKLOG, most_descriptors() // 8))
                 self.endpoints[name] = attach(socket, endpoint, bind=bind, name=f"{name}.endpoint")
+                if bind:
+                    self._doors.append(Door(self.endpoints[name]))
         except PpgStreamError:
             self.close()
             raise
@@ -185,7 +188,12 @@ class Daemon:
 
     def close(self) -> None:
         """Give the ports back, at once. `run` does it itself."""
-        self._context.destroy(linger=0)
+        self._leave(linger_ms=0)
+
+    def _leave(self, linger_ms: int) -> None:
+        for door in self._doors:
+            door.close()
+        self._context.destroy(linger=linger_ms)
 
     def run(self, denoiser: Denoiser) -> Engine:
         """Work until `stop`, then drain. Returns the engine with its final account."""
@@ -204,7 +212,7 @@ class Daemon:
         finally:
             self.stuck = not workers.close()
             self._asked.close(linger=0)
-            self._context.destroy(linger=linger_ms)
+            self._leave(linger_ms)
         return engine
 
     # ---- the loop ------------------------------------------------------------------------------------------------
@@ -230,6 +238,7 @@ class Daemon:
                 running = self._clock.running - (0.0 if empty else BACKLOG_S)
                 self._publish(engine.expire(running, read_at=time.monotonic()))
             self._look_at_streams(engine)
+            self._watch_descriptors()
             self._hand_over(engine, workers)
             self._take_back(engine, workers.take_back())
             if self._out in there:
@@ -249,7 +258,8 @@ class Daemon:
         now = time.monotonic()
         # The next stream that is to be looked at, or the end of the round.
         share = self._round_at / len(self._round) if self._round else 1.0
-        wait = min(POLL_S, max(self._round_began + share * TICK_S, self._sliced_at + SLICE_S) - now)
+        longest = POLL_S if most_descriptors() >= FEW else SLICE_S
+        wait = min(longest, max(self._round_began + share * TICK_S, self._sliced_at + SLICE_S) - now)
         if engine.ready and not workers.full:
             wait = min(wait, engine.ready.next_read_at + self.config.model.max_delay_ms / 1000 - now)
         return max(wait, 0.0)
@@ -346,7 +356,6 @@ class Daemon:
         if now - self._sliced_at < SLICE_S:
             return
         self._sliced_at = now
-        self._watch_descriptors()
         share = min((now - self._round_began) / TICK_S, 1.0)
         upto = math.ceil(share * len(self._round))
         while self._round_at < upto:
@@ -362,25 +371,15 @@ class Daemon:
 
     def _watch_descriptors(self) -> None:
         """Take no new connections while descriptors are short; those that there are go on."""
-        short = descriptors_are_short()
+        short = are_short()
         if short == self._closed_to_new:
             return
-        try:
-            for socket, name, bound in self._ports:
-                if bound:
-                    (socket.unbind if short else socket.bind)(self.endpoints[name])
-        except zmq.ZMQError as error:
-            self._tell(Event("descriptors", f"cannot take connections again: {zmq.strerror(error.errno or 0)}"))
-            return
         self._closed_to_new = short
+        for door in self._doors:
+            (door.shut if short else door.open)()
         if short:
-            most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-            self._tell(
-                Event(
-                    "descriptors",
-                    f"of {most} descriptors hardly any is left (ulimit -n): no new connections until some are closed",
-                )
-            )
+            text = f"of {most_descriptors()} descriptors hardly any is left (ulimit -n): no new connections until some are closed"
+            self._tell(Event("descriptors", text))
 
     def _look_at(self, streams: list[Stream], now: float) -> None:
         self._publish([status for stream in streams if (status := stream.status()) is not None])

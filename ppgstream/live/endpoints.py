@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import resource
 import socket as plain
 import stat
 from pathlib import Path
@@ -20,7 +18,6 @@ MOST_BODY = 16 * 1024 * 1024
 MOST_SUBSCRIPTION = 1024
 MOST_QUESTION = 4096
 MOST_ANSWER = 256 * 1024 * 1024  # a snapshot of 100,000 streams
-SPARE = 1024  # descriptors that are kept free, or a quarter of all if these are fewer
 DROPPED_A_CALL = 256  # parts of a message of too many
 
 
@@ -35,19 +32,6 @@ def make(context: zmq.Context[Any], kind: int, *, most: int, **options: int) -> 
         why = zmq.strerror(error.errno) if error.errno else str(error)
         raise SourceError(f"cannot make a socket: {why}: is `ulimit -n` too low?") from error
     return socket
-
-
-def descriptors_are_short() -> bool:
-    """Whether hardly any descriptor is left. ZeroMQ's listeners would spin without one (tcp), or end the process (ipc)."""
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if most == resource.RLIM_INFINITY:
-        return False
-    try:
-        lowest = os.dup(2)  # a new descriptor gets the lowest number that is free
-    except OSError:
-        return True
-    os.close(lowest)
-    return lowest >= most - min(most // 4, SPARE)
 
 
 class Inbox:

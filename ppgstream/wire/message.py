@@ -28,6 +28,7 @@ its index (u8), interval to the beat before in ms (f4, NaN if there is none), th
 from __future__ import annotations
 
 import enum
+import math
 import re
 import struct
 import zlib
@@ -81,7 +82,7 @@ class Flag(enum.IntFlag):
 DTYPES: dict[int, np.dtype[np.generic]] = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<i2"), 4: np.dtype("<i4")}
 DTYPE_CODES = {dtype: code for code, dtype in DTYPES.items()}
 _CONFIDENCE, _FLAGS = np.dtype("<f4"), np.dtype("<u2")
-_RATE = struct.Struct("<ff")
+_RATE, _NAN = struct.Struct("<ff"), struct.pack("<I", 0x7FC00000)
 _INDEX, _F4 = np.dtype("<u8"), np.dtype("<f4")
 BEAT_SIZE = _INDEX.itemsize + 3 * _F4.itemsize
 
@@ -148,7 +149,7 @@ def encode(chunk: Chunk, *, dtype: str | None = None) -> tuple[bytes, bytes]:
         raise WireError(fault)
     payload = samples.astype(DTYPES[code], copy=False).tobytes()
     if chunk.beats is not None:
-        payload = _beats_bytes(chunk.beats)
+        code, payload = 1, _beats_bytes(chunk.beats)
     annotated = chunk.confidence is not None and chunk.flags is not None
     if chunk.confidence is not None and chunk.flags is not None:
         payload += chunk.confidence.astype(_CONFIDENCE, copy=False).tobytes() + chunk.flags.astype(_FLAGS, copy=False).tobytes()
@@ -208,12 +209,13 @@ def _unsayable(chunk: Chunk) -> str | None:
 def _beats_bytes(beats: Beats) -> bytes:
     columns = (beats.interval_ms, beats.error_ms, beats.confidence)
     floats = b"".join(np.asarray(column).astype(_F4, copy=False).tobytes() for column in columns)
-    return _RATE.pack(beats.bpm, beats.bpm_confidence) + beats.at.astype(_INDEX, copy=False).tobytes() + floats
+    rate = _RATE.pack(math.nan if math.isnan(beats.bpm) else beats.bpm, beats.bpm_confidence)
+    return rate + beats.at.astype(_INDEX, copy=False).tobytes() + floats
 
 
 def _beats_of(body: bytes, count: int) -> Beats:
     bpm, bpm_confidence = _RATE.unpack_from(body, HEADER_SIZE)
-    if _RATE.pack(bpm, bpm_confidence) != bytes(body[HEADER_SIZE : HEADER_SIZE + _RATE.size]):
+    if (math.isnan(bpm) and body[HEADER_SIZE : HEADER_SIZE + 4] != _NAN) or math.isnan(bpm_confidence):
         raise WireError("a heart rate or its confidence is an unusual NaN")
     at = HEADER_SIZE + _RATE.size
     indexes = np.frombuffer(body, _INDEX, count, at)
@@ -253,8 +255,8 @@ def decode(parts: Sequence[bytes]) -> Chunk:
     data, beats = kind == Kind.DATA, kind == Kind.BEATS
     if unclean and kind != Kind.END:
         raise WireError("only an END can be unclean")
-    if (kind in (Kind.STATUS, Kind.END) and count) or (annotated and not data):
-        raise WireError(f"{Kind(kind).name} with {count} samples, annotated {annotated}")
+    if (kind in (Kind.STATUS, Kind.END) and count) or (annotated and not data) or (beats and code != 1):
+        raise WireError(f"{Kind(kind).name} with {count} samples, annotated {annotated}, dtype {code}")
     dtype = DTYPES[code]
     samples = count if data else 0
     expected = _RATE.size + count * BEAT_SIZE if beats else samples * (dtype.itemsize + (6 if annotated else 0))

@@ -1,0 +1,131 @@
+"""Listening sockets that can be shut for a while, so that a process that has hardly any descriptors left takes no new connections.
+
+ZeroMQ cannot: its listener spins when there is no descriptor for a connection (tcp) or ends the process (ipc), and to unbind closes the connections
+that there are. So this is done beside it, on the listener's own descriptor: over tcp a filter drops the first packet of whoever connects, who tries
+again and again; over ipc the path gets another name for as long. Linux only; elsewhere a door stays open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import resource
+import socket
+import stat
+import struct
+from pathlib import Path
+
+from ppgstream.errors import SourceError
+
+LEAST_DESCRIPTORS = 64  # that a daemon needs to be of any use
+SPARE = 1024  # descriptors that are kept free, or a quarter of all if these are fewer
+FEW = 16_384  # with fewer descriptors than these, they are looked after more often
+BACKLOG = 100  # connections that may wait to be taken, or an eighth of all descriptors
+_SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
+_DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)  # one instruction of a packet filter: keep 0 bytes
+
+
+def most_descriptors() -> int:
+    """How many descriptors this process may have."""
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return 2**31 if most == resource.RLIM_INFINITY else most
+
+
+def check_descriptors() -> None:
+    """Raises SourceError if this process may have fewer descriptors than a daemon needs."""
+    if (most := most_descriptors()) < LEAST_DESCRIPTORS:
+        raise SourceError(
+            f"{most} descriptors are too few: a daemon needs {LEAST_DESCRIPTORS} and one for each connection (ulimit -n)"
+        )
+
+
+def are_short() -> bool:
+    """Whether hardly any descriptor is left."""
+    try:
+        lowest = os.dup(2)  # a new descriptor gets the lowest number that is free
+    except OSError:
+        return True
+    os.close(lowest)
+    most = most_descriptors()
+    return lowest >= most - min(most // 4, SPARE)
+
+
+class Door:
+    """The listener of an endpoint that this process has bound."""
+
+    def __init__(self, endpoint: str) -> None:
+        scheme, _, self._address = endpoint.partition("://")
+        self._path = Path(self._address) if scheme == "ipc" and not self._address.startswith("@") else None
+        self._listener = self._find()
+        self._spare = os.open(os.devnull, os.O_RDONLY)
+        self._shut = False
+
+    def shut(self) -> None:
+        """Let nobody in, and send away who waits to be."""
+        if self._listener is None or self._shut:
+            return
+        self._shut = True
+        with contextlib.suppress(OSError):
+            if self._path is not None:
+                self._path.rename(self._beside)
+            else:
+                program = ctypes.create_string_buffer(_DROP_ALL)
+                self._listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(program)))
+        for _ in range(BACKLOG):
+            os.close(self._spare)  # to have one for who waits
+            try:
+                self._listener.accept()[0].close()
+            except OSError:
+                break
+            finally:
+                self._spare = os.open(os.devnull, os.O_RDONLY)
+
+    def open(self) -> None:
+        if self._listener is None or not self._shut:
+            return
+        self._shut = False
+        with contextlib.suppress(OSError):
+            if self._path is not None:
+                self._beside.rename(self._path)
+            else:
+                self._listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+
+    def close(self) -> None:
+        self.open()
+        if self._listener is not None:
+            self._listener.close()
+        os.close(self._spare)
+
+    @property
+    def _beside(self) -> Path:
+        assert self._path is not None
+        return self._path.with_name(self._path.name + ".shut")
+
+    def _find(self) -> socket.socket | None:
+        """A second descriptor of ZeroMQ's listener."""
+        there = Path("/proc/self/fd")
+        for name in list(there.iterdir()) if there.is_dir() else []:
+            try:
+                if not stat.S_ISSOCK(name.stat().st_mode):
+                    continue
+                found = socket.socket(fileno=os.dup(int(name.name)))
+            except OSError:
+                continue
+            if self._is(found):
+                found.setblocking(False)  # ZeroMQ's own descriptor too, which expects it
+                return found
+            found.close()
+        return None
+
+    def _is(self, found: socket.socket) -> bool:
+        try:
+            if not found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                return False
+            name = found.getsockname()
+        except OSError:
+            return False
+        if isinstance(name, tuple):
+            host = f"[{name[0]}]" if found.family == socket.AF_INET6 else name[0]
+            return f"{host}:{name[1]}" == self._address
+        return bool(name == self._address)
