@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test check lock clean
+.PHONY: demo test faults check lock clean
 
 demo: .venv/runtime
 	@$(BIN)/ppgstream demo
 
 test: .venv/dev
 	$(BIN)/python -m pytest -n auto
+
+# The attacks in full: half an hour of what `make test` does for a minute.
+faults: .venv/dev
+	PPGSTREAM_FAULTS=long $(BIN)/python -m pytest -n auto --timeout 3600 tests/faults
 
 check: .venv/dev
 	$(BIN)/ruff check .

@@ -26,8 +26,8 @@ def read_regular(path: Path, most: int) -> bytes:
         facts = os.fstat(file.fileno())
         if not stat.S_ISREG(facts.st_mode):
             raise OSError(errno.EINVAL, "not a regular file", str(path))
-        content = file.read(most + 1)
-    if len(content) > most:
+        content = b"" if facts.st_size > most else file.read(facts.st_size + 1)
+    if max(len(content), facts.st_size) > most:
         raise OSError(errno.EFBIG, f"larger than the {most:,} bytes that it may have", str(path))
     return content
 

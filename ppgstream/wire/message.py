@@ -45,8 +45,7 @@ MAGIC, VERSION = b"PPG", 1
 HEADER = struct.Struct("<3sBBBBBQQIIq8sI")  # all but the CRC that follows it
 CRC = struct.Struct("<I")
 HEADER_SIZE = HEADER.size + CRC.size
-MAX_COUNT = 16_384  # samples in a message: two minutes at 125 Hz. A longer one would keep other streams waiting
-MAX_BODY = HEADER_SIZE + MAX_COUNT * (8 + 4 + 2)
+MAX_COUNT = 4096  # samples in a message: half a minute at 125 Hz. A longer one would keep other streams waiting
 MOST_PARTS = 4  # of a message, in any format that is read; of more, the number is not told
 MAX_BEATS = 4096  # in a message, of which there is one every 2 s
 MAX_INDEX = 2**63 - 1  # leaves room for index + count in 64 bits
@@ -85,6 +84,7 @@ _CONFIDENCE, _FLAGS = np.dtype("<f4"), np.dtype("<u2")
 _RATE, _NAN = struct.Struct("<ff"), struct.pack("<I", 0x7FC00000)
 _INDEX, _F4 = np.dtype("<u8"), np.dtype("<f4")
 BEAT_SIZE = _INDEX.itemsize + 3 * _F4.itemsize
+MAX_BODY = HEADER_SIZE + max(MAX_COUNT * (8 + 4 + 2), _RATE.size + MAX_BEATS * BEAT_SIZE)
 
 
 class Beats(NamedTuple):

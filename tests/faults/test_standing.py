@@ -17,6 +17,7 @@ import zmq
 
 from faults import codec
 from faults.daemon import CLEAN_ENV, PATIENCE_S, PPGSTREAM, TINY, Daemon, publish, until, wave
+from faults.long import slow
 
 
 def shell(command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -51,7 +52,7 @@ def desk(tmp_path: Path) -> Path:
         ("$P denoise /dev/urandom", 65, "binary file"),
         ("$P run --config /dev/zero", 78, "not a regular file"),
         ("$P train ae --synthetic --recipe /dev/zero --out run", 78, "not a regular file"),
-        ("$P train ae --synthetic --out /proc/run", 74, "/proc/run"),
+        pytest.param("$P train ae --synthetic --out /proc/run", 74, "/proc/run", marks=slow),
         ("$P denoise good.txt --fs 125 -o /proc/out.txt --checkpoint lmmse", 74, "/proc/out.txt"),
         (f"$P train ae --synthetic --out {'x' * 5000}", 74, "File name too long"),
         ("$P denoise good.txt --plot x.png --plot-from inf", 2, "--plot-from"),
