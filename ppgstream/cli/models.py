@@ -338,7 +338,9 @@ def checkpoint_export(
 @app.command()
 def bench(
     checkpoint: CheckpointOption = None,
-    parts: Annotated[str, typer.Option(metavar="NAME,...", help="Of model, system, peers.")] = "model,peers,system",
+    parts: Annotated[str, typer.Option(metavar="NAME,...", help="Of model, peers, messages, system.")] = (
+        "model,peers,messages,system"
+    ),
     quick: Annotated[
         bool, typer.Option("--quick", help="A rough answer within a minute or so; figures to quote take six.")
     ] = False,

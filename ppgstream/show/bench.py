@@ -35,10 +35,12 @@ from ppgstream.live.daemon import cores
 from ppgstream.live.status import Snapshot, StatusClient
 from ppgstream.model.checkpoint import SHIPPED, Checkpoint
 from ppgstream.model.restore import restore
+from ppgstream.show import messages
 from ppgstream.show.load import HEAR_S, Load, Received, Sent, receive, send
 from ppgstream.storage import replace_files
 
-PARTS = ("model", "system", "peers")
+PARTS = ("model", "system", "peers", "messages")
+OTHERS = 20  # streams beside a flood
 TILES = (1, 16, 64, 256)
 GEMM = 768  # rows and columns
 TURNS = 7  # of a network and a matrix product, one after the other
@@ -88,6 +90,8 @@ def run(checkpoint: Checkpoint, *, parts: Sequence[str], plan: Plan, say: Say, s
         result["peers"], left_out = _apart(peer_speeds, plan.speed)
         if left_out:
             say(f"peers: left out are the ways through Keras and TensorFlow: {left_out}")
+    if "messages" in parts:
+        result["messages"] = beside_floods(checkpoint.path, messages.costs(say), plan=plan, say=say, settings=settings)
     if "system" in parts:
         result["system"] = system(checkpoint.path, plan=plan, say=say, settings=settings)
     return result
@@ -359,6 +363,26 @@ def system(path: Path, *, plan: Plan, say: Say, settings: Sequence[str]) -> dict
     }
 
 
+def beside_floods(
+    path: Path, costs: list[dict[str, Any]], *, plan: Plan, say: Say, settings: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The rows of `costs` with the lag of `OTHERS` live streams while another sender sends that kind of message without end, beside none at all."""
+    rows: list[dict[str, Any]] = []
+    with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as pool:
+        for row in [{"message": "none", "us": None, "times": None}, *costs]:
+            with _target(path, settings) as target:
+                seconds = plan.probe + 4 * HEAR_S
+                flooding = None if row["us"] is None else pool.submit(messages.flood, target.ends["in"], row["message"], seconds)
+                found = carry(target, OTHERS, plan.probe, pool)
+                sent = 0 if flooding is None else flooding.result()
+            others = {"lag_p50_ms": found.lag_p50_ms, "lag_p99_ms": found.lag_p99_ms, "lost": found.lost, "shed": found.shed}
+            rows.append(row | {"sent_per_s": round(sent / seconds)} | others)
+            say(
+                f"messages: beside {row['message']}: {rows[-1]['sent_per_s']:,}/s taken, lag of {OTHERS} others p99 {found.lag_p99_ms:g} ms"
+            )
+    return rows
+
+
 def search(carried: Callable[[int], bool], first: int, most: int) -> int:
     """The largest number that is carried, to `PRECISION`: doubled until one is not, then halved between. 0 if none is."""
     low, high, at = 0, most + ROUND, first
@@ -407,6 +431,22 @@ def tables(result: dict[str, Any]) -> list[Table]:
         for row in result["peers"]:
             table.add_row(row["way"], f"{row['windows_per_s']:,}", f"{row['ratio']:g}")
         made.append(table)
+    if "messages" in result:
+        table = Table(
+            "message",
+            "us",
+            "times",
+            "sent/s",
+            "p50",
+            "p99 ms",
+            "lost",
+            title=f"a message's cost, and the lag of {OTHERS} streams beside a flood of it",
+        )
+        for row in result["messages"]:
+            cost = ("", "") if row["us"] is None else (f"{row['us']:g}", f"{row['times']:g}")
+            lags = (f"{row[key]:.0f}" for key in ("lag_p50_ms", "lag_p99_ms"))
+            table.add_row(row["message"], *cost, f"{row['sent_per_s']:,}", *lags, str(row["lost"]))
+        made.append(table)
     if "system" in result:
         headings = ("streams", "s", "lost", "shed", "p50", "p99", "p99.9 ms", "daemon", "load", "MB")
         table = Table(*headings, title="live streams of 125 Hz: lag; cores of the daemon, and of what sends and receives")
@@ -425,7 +465,8 @@ def tables(result: dict[str, Any]) -> list[Table]:
         made.append(table)
     for table in made:
         table.title_justify = "left"
-        for column in table.columns[0 if "peers" not in str(table.title) else 1 :]:
+        named = table.columns[0].header in ("way", "message")
+        for column in table.columns[named:]:
             column.justify = "right"
     return made
 
@@ -437,6 +478,13 @@ def summary(result: dict[str, Any]) -> list[str]:
         one = max((row for row in result["model"] if row["threads"] == 1), key=lambda row: row["windows_per_s"])
         lines.append(
             f"model: {one['windows_per_s']:,} windows/s on one core (tile {one['tile']}), {one['of_gemm']:.0%} of the matrix product's speed"
+        )
+    if "messages" in result:
+        dearest = max(result["messages"][1:], key=lambda row: row["times"])
+        slowest = max(result["messages"], key=lambda row: row["lag_p99_ms"])
+        lines.append(
+            f"messages: the dearest kind ({dearest['message']}) costs {dearest['times']:g} times an ordinary one; "
+            f"beside any flood, the lag of other streams is p99 {slowest['lag_p99_ms']:g} ms at most ({slowest['message']})"
         )
     if (s := result.get("system")) is not None:
         if s["held"] is None:
