@@ -156,7 +156,7 @@ def replay(
     loop: Annotated[bool, typer.Option("--loop", help="Start over at the end, until stopped.")] = False,
     stream: Annotated[str | None, typer.Option(help="The stream's name. Default: the file's.")] = None,
     copies: Annotated[int, typer.Option(min=1, max=100_000, help="Send each file as so many streams.")] = 1,
-    chunk: Annotated[int, typer.Option(min=1, max=4096, help="Samples a message.")] = 25,
+    chunk: Annotated[int, typer.Option(min=1, max=2048, help="Samples a message.")] = 25,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the daemon.")] = 30.0,
     status: Annotated[
         str | None,

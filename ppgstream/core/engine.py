@@ -40,7 +40,8 @@ LARGEST_ANSWER = 3e38  # float32's limit: what is published must fit it
 
 @dataclass(frozen=True, slots=True)
 class EngineRules:
-    """`tile`: windows a step. `answers`: the scale the network answers in; `scaling`: how windows are scaled for it.
+    """`tile`: windows a step; `few`: as many, if fewer streams than that wait, so that one with many windows does not keep others waiting for a whole
+    tile of its own (0: `tile`). `answers`: the scale the network answers in; `scaling`: how windows are scaled for it.
 
     `output`: publish in the input's units, or the network's own answer ("model", as the course's scripts save it)."""
 
@@ -50,6 +51,7 @@ class EngineRules:
     scaling: Scaling = "min-max"
     output: Literal["input", "model"] = "input"
     max_streams: int = 10_000
+    few: int = 0
 
 
 class Ready(NamedTuple):
@@ -89,8 +91,9 @@ class ReadyQueue:
         own.append(ready)
         self._count += 1
 
-    def take(self, most: int) -> list[Ready]:
-        """The next windows, at most so many."""
+    def take(self, most: int, few: int = 0) -> list[Ready]:
+        """The next windows, at most so many; `few` if fewer streams wait."""
+        most = min(most, max(few, len(self._turns))) if few else most
         taken: list[Ready] = []
         while self._turns and len(taken) < most:
             name = self._turns.popleft()
@@ -208,7 +211,7 @@ class Engine:
 
     def take(self) -> Tile:
         """The next windows, at most a tile, made ready for the model."""
-        ready = self.ready.take(self.rules.tile)
+        ready = self.ready.take(self.rules.tile, self.rules.few)
         g = self.rules.stream.geometry
         x = np.concatenate([r.window.x for r in ready]).reshape(len(ready), g.context + g.window)
         state = np.concatenate([r.window.state for r in ready]).reshape(x.shape)

@@ -19,7 +19,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import msgspec
@@ -43,8 +43,9 @@ from ppgstream.model.checkpoint import Checkpoint
 from ppgstream.wire.foreign import Adopter
 from ppgstream.wire.message import MOST_PARTS, Chunk, Kind, decode, encode
 
+FEW_WINDOWS = 16  # that are computed at once while fewer streams wait
 BURST = 256  # messages read before looking up
-TURN_S = 0.01  # and for how long, as well as for looking at streams
+TURN_S = 0.005  # and for how long, as well as for looking at streams
 POLL_S = 0.1  # longest wait for something to do, and so until a stop is noticed
 TICK_S = 1.0
 SLICE_S = 0.02  # between two parts of the work that each stream needs once a second
@@ -197,7 +198,8 @@ class Daemon:
 
     def run(self, denoiser: Denoiser) -> Engine:
         """Work until `stop`, then drain. Returns the engine with its final account."""
-        engine = Engine(denoiser, self._rules)
+        few = next((n for n in getattr(denoiser, "tiles", ()) if n >= FEW_WINDOWS), 0)
+        engine = Engine(denoiser, replace(self._rules, few=few))
         workers = self._workers = Workers(denoiser, self.config.model.threads or cores())
         self.prepare()
         # Only now: who waits for a subscriber, waits until the model is ready.

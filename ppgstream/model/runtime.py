@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -53,7 +54,18 @@ def denoiser(
         return Answer(y[:, : arch.window], y[:, arch.window :] if "log_var" in arch.outputs else None)
 
     run(Batch(np.full((1, length), 0.5, np.float32), np.ones((1, length), np.bool_)))
-    return run
+    return Tiled(run, tiles)
+
+
+@dataclass(frozen=True)
+class Tiled:
+    """A `Denoiser` that computes batches in whole tiles, of any of these numbers of windows, rising."""
+
+    run: Denoiser
+    tiles: tuple[int, ...]
+
+    def __call__(self, batch: Batch) -> Answer:
+        return self.run(batch)
 
 
 def tiles_of(compute: Compute, tile: int, length: int) -> tuple[int, ...]:

@@ -11,7 +11,7 @@ import numpy as np
 
 DATA, STATUS, END, GAP, BEATS = 1, 2, 3, 4, 5
 DTYPES = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<i2"), 4: np.dtype("<i4")}
-MAX_COUNT = {DATA: 4096, STATUS: 0, END: 0, GAP: 2**32 - 1, BEATS: 4_096}
+MAX_COUNT = {DATA: 2_048, STATUS: 0, END: 0, GAP: 2**32 - 1, BEATS: 4_096}
 MAX_INDEX = 2**63 - 1
 MAX_BODY = 81_984
 STREAM_ID = re.compile(rb"[A-Za-z0-9._-]{1,32}")

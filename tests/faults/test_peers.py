@@ -286,7 +286,7 @@ FLOODS: dict[str, tuple[int, str, Callable[[int], list[bytes]]]] = {
     "late copies": (zmq.PUB, "in", lambda k: data(k, 1000 * k if k < 5000 else 1000 * (k % 5000))),
     "new names": (zmq.PUB, "in", lambda k: codec.encode(codec.Message(f"n{k}", codec.DATA, 1, 0, samples=np.ones(1)))),
     "a stream without end": (zmq.PUB, "in", lambda k: data(k, 25 * k, 25)),
-    "the longest messages": (zmq.PUB, "in", lambda k: data(k, 4096 * k, 4096)),
+    "the longest messages": (zmq.PUB, "in", lambda k: data(k, 2048 * k, 2048)),
 }
 
 

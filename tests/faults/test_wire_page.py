@@ -25,7 +25,7 @@ ODD = {  # of each field, values at the edges of what is allowed
     "unclean": (0, 1, 2, 255),
     "session": (0, 1, 2**64 - 1),
     "index": (0, 1, ROOM - 3, ROOM - 2, ROOM - 1, ROOM, 2**64 - 1),
-    "count": (0, 1, 2, 3, 4096, 4097, 2**31, 2**32 - 1),
+    "count": (0, 1, 2, 3, 2048, 2049, 4096, 4097, 2**31, 2**32 - 1),
     "fs": (0, 1, 125_000, 2**32 - 1),
     "time": (0, -1, 2**63 - 1, -(2**63)),
     "reserved": (0, 0, 0, 1, 2**32 - 1),
