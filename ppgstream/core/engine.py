@@ -153,12 +153,14 @@ class Engine:
                 )
                 return []
             stream = self.streams[chunk.stream] = Stream(chunk.stream, self.rules.stream)
-        windows = stream.feed(chunk, now, read_at=read_at, listened=listened)
-        if stream.session is not None:
+        read_at, listened = now if read_at is None else read_at, now if listened is None else listened
+        windows = stream.feed(chunk, now, read_at, listened)
+        if stream.session is None:
+            if stream.is_over:
+                self._over.setdefault(stream.name)
+        elif self._over:
             self._over.pop(stream.name, None)
-        elif stream.is_over:
-            self._over.setdefault(stream.name)
-        return self._queue(stream, windows, now if read_at is None else read_at, stream.arrived_at)
+        return self._queue(stream, windows, read_at, stream.arrived_at)
 
     def expire(self, now: float, *, read_at: float | None = None) -> list[Chunk]:
         """Time passed: streams give up samples they waited for long enough."""
@@ -340,14 +342,13 @@ class Engine:
         for window in windows:
             self.ready.put(Ready(stream, window, now, now if arrived_at is None else arrived_at))
         expires_at = stream.expires_at
-        if expires_at < self._expires.get(stream.name, math.inf):
+        if expires_at != math.inf and expires_at < self._expires.get(stream.name, math.inf):
             self._expires[stream.name] = expires_at
             heapq.heappush(self._expiring, (expires_at, stream.name))
         if stream.events:
             self.events += stream.events
             stream.events.clear()
         if not stream.moved:
-            self._count_crowd(stream)
             return []
         chunks = stream.release()
         self._collect(stream)

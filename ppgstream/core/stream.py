@@ -234,13 +234,13 @@ class Stream:
 
     # ---- in ------------------------------------------------------------------------------------------------------
 
-    def feed(self, chunk: Chunk, now: float, *, read_at: float | None = None, listened: float | None = None) -> list[Window]:
+    def feed(self, chunk: Chunk, now: float, read_at: float, listened: float) -> list[Window]:
         """Take a chunk in; give back the windows that are full. The times are those of `Engine.feed`: `now` for how long samples are held, `listened` for
         how long a session is silent, `read_at` for how late samples are published."""
         windows: list[Window] = []
-        read_at, listened = now if read_at is None else read_at, now if listened is None else listened
-        sent_s = chunk.t_ns / 1e9 + len(chunk.samples) / chunk.fs
-        self.arrived_at = read_at if not chunk.t_ns else self._clock.arrived(sent_s, read_at)
+        self.arrived_at = read_at
+        if chunk.t_ns:
+            self.arrived_at = self._clock.arrived(chunk.t_ns / 1e9 + len(chunk.samples) / chunk.fs, read_at)
         if chunk.fs != self.rules.fs and abs(chunk.fs / self.rules.fs - 1) > 0.01:
             self._refuse(chunk, "wrong_fs", f"it says {chunk.fs:g} Hz, this checkpoint takes {self.rules.fs:g} Hz")
             return windows
@@ -561,7 +561,8 @@ class Stream:
     @property
     def expires_at(self) -> float:
         """When it gives up the next of the samples that it waits for; infinity if it waits for none."""
-        return math.inf if self.session is None else self.sessions[self.session].expires_at
+        session = self.session
+        return math.inf if session is None else self.sessions[session].expires_at
 
     @property
     def crowd(self) -> int:

@@ -114,6 +114,8 @@ class Daemon:
         self.started = time.monotonic()
         self.log_lost: Callable[[], int] = lambda: 0  # how many lines of the log could not be written
         self._rules = rules_of(config, checkpoint)
+        # Windows that may wait for the model before the socket is read no further.
+        self._most_waiting = max(config.in_.queue_samples // self._rules.stream.geometry.hop, 1)
         self._log = log or logging.getLogger("ppgstream")
         self._messages: Counter[str] = Counter(received=0, malformed=0, published=0)
         self._events: Counter[str] = Counter()
@@ -253,7 +255,7 @@ class Daemon:
 
     def _has_room(self, engine: Engine) -> bool:
         """Whether more may be read: not too much waits for the model."""
-        return len(engine.ready) < self._most_waiting(engine) and engine.crowd < MOST_STRETCHES
+        return len(engine.ready) < self._most_waiting and engine.crowd < MOST_STRETCHES
 
     def _wait(self, engine: Engine, workers: Workers) -> float:
         """Seconds until something is to be done though nothing comes."""
@@ -265,10 +267,6 @@ class Daemon:
         if engine.ready and not workers.full:
             wait = min(wait, engine.ready.next_read_at + self.config.model.max_delay_ms / 1000 - now)
         return max(wait, 0.0)
-
-    def _most_waiting(self, engine: Engine) -> int:
-        """Windows that may wait for the model before the socket is read no further."""
-        return max(self.config.in_.queue_samples // engine.rules.stream.geometry.hop, 1)
 
     def _adopter(self) -> Adopter | None:
         c = self.config.in_
@@ -287,7 +285,7 @@ class Daemon:
 
     def _read(self, engine: Engine, foreign: Adopter | None) -> bool:
         """Feed what is in the input socket to the engine, for one turn at most. True if the socket is empty now."""
-        until = time.monotonic() + TURN_S
+        until, running, listened = time.monotonic() + TURN_S, self._clock.running, self._clock.listened
         for _ in range(BURST):
             parts = self._inbox.take()
             if parts is None:
@@ -295,7 +293,8 @@ class Daemon:
             now = time.monotonic()
             if parts:
                 for chunk in self._chunks_of(parts, foreign):
-                    self._publish(engine.feed(chunk, self._clock.running, read_at=now, listened=self._clock.listened))
+                    if published := engine.feed(chunk, running, read_at=now, listened=listened):
+                        self._publish(published)
             if now > until or not self._has_room(engine):
                 break
         return False
@@ -572,7 +571,7 @@ class Daemon:
             "subscribers": self._subscribers,
             "queues": {
                 "ready_windows": len(engine.ready),
-                "ready_limit": self._most_waiting(engine),
+                "ready_limit": self._most_waiting,
                 "model_windows": 0 if self._workers is None else self._workers.windows,
             },
             "events": dict(self._events),
