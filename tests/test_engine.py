@@ -469,3 +469,13 @@ def test_a_network_that_tells_its_error_gives_each_sample_its_confidence() -> No
     assert 0.5 < out.confidence[1000] < 1.0
     flat = offline.denoise(np.full(600, 3.0), Engine(answer, e.rules), fs=125.0)
     assert (flat.confidence == 0).all()
+
+
+def test_a_gap_at_a_session_s_start_is_published_though_four_newer_ones_came_first() -> None:
+    e = engine()
+    for session in range(1, 9):  # none is published before the last has come: the first's window waits
+        e.feed(Chunk("a", session, 10, bumpy(300, session)), 0.0)
+        e.feed(Chunk("a", session, 310, EMPTY, Kind.END), 0.0)
+    chunks = settle(e)
+    gaps = [(c.session, c.index, c.missing) for c in chunks if c.kind is Kind.GAP]
+    assert sorted({session for session, index, missing in gaps if (index, missing) == (0, 10)}) == list(range(1, 9))

@@ -17,7 +17,7 @@ from ppgstream.cli.app import app
 from ppgstream.errors import ConfigError, OutputError, SourceError, UsageError
 from ppgstream.model.checkpoint import SHIPPED
 from ppgstream.model.restore import restore
-from ppgstream.show import bench, load
+from ppgstream.show import bench, load, messages
 from ppgstream.wire.message import decode
 
 
@@ -140,3 +140,27 @@ def test_without_tensorflow_the_peers_that_need_it_are_left_out(monkeypatch: pyt
     (line,) = [line for line in told if "left out" in line]
     assert line.startswith("peers: left out are the ways through Keras and TensorFlow: TensorFlow cannot be imported")
     assert bench.tables(result)[0].row_count == 3
+
+
+def test_the_cost_of_each_kind_of_message_is_a_multiple_of_an_ordinary_one_s(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(messages, "BEFORE", 50)
+    monkeypatch.setattr(messages, "COUNTED", 20)
+    told: list[str] = []
+    rows = messages.costs(told.append)
+    assert [row["message"] for row in rows] == [sort.name for sort in messages.SORTS]
+    assert len(told) == len(rows)
+    assert rows[0]["times"] == 1.0
+    assert all(row["us"] > 0 for row in rows)
+
+
+def test_other_streams_are_measured_beside_a_flood(tmp_path: Path) -> None:
+    plan = bench.Plan(probe=3.0)
+    costs = [{"message": "STATUS, index rises", "us": 1.0, "times": 0.5}]
+    rows = bench.beside_floods(SHIPPED / "lmmse", costs, plan=plan, say=lambda _: None, settings=[])
+    assert [row["message"] for row in rows] == ["none", "STATUS, index rises"]
+    assert rows[0]["taken_per_s"] == 0
+    assert rows[1]["taken_per_s"] > 0
+    assert [(row["lost"], row["shed"]) for row in rows] == [(0, 0), (0, 0)]
+    result = {"checkpoint": {"family": "lmmse", "mflop": 1.0}, "messages": rows}
+    assert bench.tables(result)[0].row_count == 2
+    assert "costs 0.5 times an ordinary one" in bench.summary(result)[0]

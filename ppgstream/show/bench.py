@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import multiprocessing
 import os
 import secrets
@@ -36,11 +37,11 @@ from ppgstream.live.status import Snapshot, StatusClient
 from ppgstream.model.checkpoint import SHIPPED, Checkpoint
 from ppgstream.model.restore import restore
 from ppgstream.show import messages
-from ppgstream.show.load import HEAR_S, Load, Received, Sent, receive, send
+from ppgstream.show.load import CHUNK, HEAR_S, Load, Received, Sent, receive, send
 from ppgstream.storage import replace_files
 
 PARTS = ("model", "system", "peers", "messages")
-OTHERS = 20  # streams beside a flood
+OTHERS = 5  # streams beside a flood
 TILES = (1, 16, 64, 256)
 GEMM = 768  # rows and columns
 TURNS = 7  # of a network and a matrix product, one after the other
@@ -366,19 +367,24 @@ def system(path: Path, *, plan: Plan, say: Say, settings: Sequence[str]) -> dict
 def beside_floods(
     path: Path, costs: list[dict[str, Any]], *, plan: Plan, say: Say, settings: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The rows of `costs` with the lag of `OTHERS` live streams while another sender sends that kind of message without end, beside none at all."""
+    """The rows of `costs`, each with the lag of `OTHERS` live streams, on a connection of their own, while another sender sends that kind of message
+    without end, and with how many of these the daemon took a second. First a row of the same streams alone."""
     rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as pool:
         for row in [{"message": "none", "us": None, "times": None}, *costs]:
             with _target(path, settings) as target:
-                seconds = plan.probe + 4 * HEAR_S
-                flooding = None if row["us"] is None else pool.submit(messages.flood, target.ends["in"], row["message"], seconds)
-                found = carry(target, OTHERS, plan.probe, pool)
-                sent = 0 if flooding is None else flooding.result()
-            others = {"lag_p50_ms": found.lag_p50_ms, "lag_p99_ms": found.lag_p99_ms, "lost": found.lost, "shed": found.shed}
-            rows.append(row | {"sent_per_s": round(sent / seconds)} | others)
+                if row["us"] is not None:
+                    # The others are known by then: a flood of new names leaves no room for them.
+                    begins_at = time.monotonic() + 4 * HEAR_S + 1.0
+                    flooding = pool.submit(messages.flood, target.ends["in"], row["message"], begins_at, plan.probe)
+                found = carry(target, OTHERS, plan.probe, pool).row()
+                taken = target.snapshot()["messages"]["received"] - OTHERS * (found["sent"] // OTHERS // CHUNK + 1)
+                if row["us"] is not None:
+                    flooding.result()
+            keys = ("lag_p50_ms", "lag_p99_ms", "lost", "shed")
+            rows.append(row | {"taken_per_s": round(taken / plan.probe)} | {key: found[key] for key in keys})
             say(
-                f"messages: beside {row['message']}: {rows[-1]['sent_per_s']:,}/s taken, lag of {OTHERS} others p99 {found.lag_p99_ms:g} ms"
+                f"messages: beside {row['message']} ({rows[-1]['taken_per_s']:,}/s): lag of the others p99 {found['lag_p99_ms']} ms"
             )
     return rows
 
@@ -444,8 +450,8 @@ def tables(result: dict[str, Any]) -> list[Table]:
         )
         for row in result["messages"]:
             cost = ("", "") if row["us"] is None else (f"{row['us']:g}", f"{row['times']:g}")
-            lags = (f"{row[key]:.0f}" for key in ("lag_p50_ms", "lag_p99_ms"))
-            table.add_row(row["message"], *cost, f"{row['sent_per_s']:,}", *lags, str(row["lost"]))
+            lags = ("" if row[key] is None else f"{row[key]:.0f}" for key in ("lag_p50_ms", "lag_p99_ms"))
+            table.add_row(row["message"], *cost, f"{row['taken_per_s']:,}", *lags, str(row["lost"]))
         made.append(table)
     if "system" in result:
         headings = ("streams", "s", "lost", "shed", "p50", "p99", "p99.9 ms", "daemon", "load", "MB")
@@ -481,7 +487,7 @@ def summary(result: dict[str, Any]) -> list[str]:
         )
     if "messages" in result:
         dearest = max(result["messages"][1:], key=lambda row: row["times"])
-        slowest = max(result["messages"], key=lambda row: row["lag_p99_ms"])
+        slowest = max(result["messages"], key=lambda row: math.inf if row["lag_p99_ms"] is None else row["lag_p99_ms"])
         lines.append(
             f"messages: the dearest kind ({dearest['message']}) costs {dearest['times']:g} times an ordinary one; "
             f"beside any flood, the lag of other streams is p99 {slowest['lag_p99_ms']:g} ms at most ({slowest['message']})"

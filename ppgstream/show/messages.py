@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -19,7 +20,6 @@ FEW = 500  # streams, where there may be no more
 BEFORE = 6000  # messages of a kind that come first: as many as are remembered of any, and more
 COUNTED = 2000  # messages of which the cost is measured, or as many as hold `LONGEST` samples
 LONGEST = 400_000
-LISTEN_S = 0.2  # until a subscription has arrived
 WAVE = np.sin(np.arange(MAX_COUNT + 2 * BEFORE) / 20) + 0.1 * np.random.default_rng(1).standard_normal(MAX_COUNT + 2 * BEFORE)
 
 
@@ -103,24 +103,20 @@ def costs(say: Callable[[str], None]) -> list[dict[str, Any]]:
     return rows
 
 
-def flood(endpoint: str, name: str, seconds: float) -> int:
-    """Send messages of a kind without end, for so many seconds; returns how many were taken. A daemon that is busy keeps this sender waiting."""
+def flood(endpoint: str, name: str, begins_at: float, seconds: float) -> None:
+    """Send messages of a kind without end, for so many seconds from `begins_at` on (monotonic). A daemon that is busy keeps this sender waiting."""
     sort = next(s for s in SORTS if s.name == name)
     context: zmq.Context[Any] = zmq.Context()
     socket = make(context, zmq.XPUB, most=MOST_SUBSCRIPTION, xpub_nodrop=1, sndhwm=1000, sndtimeo=100)
     socket.connect(endpoint)
     socket.recv()  # the daemon's subscription
-    until, sent = time.monotonic() + seconds, 0
+    time.sleep(max(begins_at - time.monotonic(), 0.0))
     for parts in _without_end(sort):
-        if time.monotonic() > until:
+        if time.monotonic() > begins_at + seconds:
             break
-        try:
+        with contextlib.suppress(zmq.Again):
             socket.send_multipart(parts)
-        except zmq.Again:
-            continue
-        sent += 1
     context.destroy(linger=0)
-    return sent
 
 
 def _without_end(sort: Sort) -> Iterator[tuple[bytes, bytes]]:

@@ -122,7 +122,10 @@ def check(sent: dict[Session, Sent], found: dict[Session, Published]) -> tuple[i
     published = missing = 0
     assert set(found) == set(sent)
     for session, one in found.items():
-        at = 0
+        first = min(sent[session].indexes)
+        at = (
+            0 if first <= 64 else first
+        )  # a session whose first messages are lost begins where the daemon joined it, unless that is close to 0
         for start, stop, samples in one.ranges:
             assert start == at, (session, start, at)
             at = stop

@@ -91,7 +91,7 @@ class Engine:
     def expire(self, now: float) -> list[Chunk]:
         """Time passed: streams give up samples they waited for long enough."""
         chunks = []
-        for name in list(self._waiting):
+        for name in sorted(self._waiting, key=self._expires_at):
             stream = self.streams[name]
             chunks += self._queue(stream, stream.expire(now), now)
         return chunks
@@ -204,6 +204,13 @@ class Engine:
         chunks = stream.release()
         self._note_end(stream)
         return chunks
+
+    def _expires_at(self, name: str) -> tuple[float, str]:
+        """Who has waited for longest comes first."""
+        stream = self.streams[name]
+        assert stream.session is not None
+        sequencer = stream.sessions[stream.session]
+        return min(held.since for held in sequencer._held[:1]) + sequencer.hold_s, name
 
     def _note_end(self, stream: Stream) -> None:
         over = stream.session is None and not stream.in_flight

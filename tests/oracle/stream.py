@@ -87,6 +87,7 @@ class _Session(NamedTuple):
     number: int
     generation: int
     resumed_at: int | None
+    sequencer: Sequencer
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +152,7 @@ class Stream:
         self._publishing = 0  # session of what stands at the timeline's head
         self._generation = 0  # counts sessions opened; `_publishing_generation` is the one at the timeline's head
         self._publishing_generation = 0
+        self._publishing_sequencer: Sequencer | None = None
         self._next_out: int | None = None
         self._last_finite = 0.0
         self._anchors: deque[_Anchor] = deque()
@@ -255,8 +257,8 @@ class Stream:
         self._judge = Judge(self.rules.fs, self.rules.max_fill, self.rules.sentinels)
         self._polarity = Watcher(self.rules.polarity, self.rules.fs)
         self._stepped = False
-        self.sessions[chunk.session] = known or Sequencer(self.rules.hold, self.rules.hold_s)
-        self._timeline.append(_Session(chunk.session, self._generation, resumed_at))
+        sequencer = self.sessions[chunk.session] = known or Sequencer(self.rules.hold, self.rules.hold_s)
+        self._timeline.append(_Session(chunk.session, self._generation, resumed_at, sequencer))
         while len(self.sessions) > REMEMBERED_SESSIONS:
             self.retired = self.retired.plus(self.sessions.pop(next(iter(self.sessions))).counts)
 
@@ -469,6 +471,7 @@ class Stream:
                 chunks += self._publish_held(item)
             elif isinstance(item, _Session):
                 self._publishing, self._publishing_generation = item.number, item.generation
+                self._publishing_sequencer = item.sequencer
                 self._next_out, self._last_finite = item.resumed_at, 0.0
             else:
                 chunks += self._gap_before(item.index)
@@ -593,7 +596,8 @@ class Stream:
     def _gap_before(self, index: int) -> list[Chunk]:
         """A GAP record for what was lost between the last sample published and `index`."""
         if self._next_out is None:
-            first = self.sessions[self._publishing].first if self._publishing in self.sessions else index
+            # Of the session, though it may be remembered no more: four newer ones may have come before it is published.
+            first = None if self._publishing_sequencer is None else self._publishing_sequencer.first
             self._next_out = index if first is None else min(first, index)
         if index <= self._next_out:
             return []
