@@ -105,7 +105,7 @@ def test_what_cannot_be_measured_is_one_line(tmp_path: Path) -> None:
         assert done.exit_code == code, done.output
         return " ".join(done.stderr.split())
 
-    assert "--parts: known are model, system, peers, got speed" in refused(UsageError.exit_code, "--parts", "speed")
+    assert "--parts: known are model, system, peers, messages, got speed" in refused(UsageError.exit_code, "--parts", "speed")
     (tmp_path / "bad.toml").write_text("[model]\nthreads = -1\n")
     assert "model.threads" in refused(ConfigError.exit_code, "--config", str(tmp_path / "bad.toml"))
     (tmp_path / "file").write_text("")
