@@ -10,7 +10,7 @@ demo: .venv/runtime
 test: .venv/dev
 	$(BIN)/python -m pytest -n auto
 
-# The attacks in full: half an hour of what `make test` does for a minute.
+# The attacks in full: a quarter of an hour of what `make test` does for a minute.
 faults: .venv/dev
 	PPGSTREAM_FAULTS=long $(BIN)/python -m pytest -n auto --timeout 3600 tests/faults
 

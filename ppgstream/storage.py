@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import re
 import stat
 import tempfile
 import tomllib
@@ -14,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 MOST_TEXT = 1_000_000  # bytes of a configuration, recipe or manifest
-MOST_SAVER = 256 * 1024 * 1024  # of a file of a TensorFlow 1 checkpoint: what it needs is not known before it is read
+MOST_SAVER = 256 * 1024 * 1024  # of a TensorFlow 1 checkpoint: what it needs is not known before it is read
 MOST_GRAPH = 64 * 1024 * 1024  # of an ONNX graph, whose weights lie beside it
 MOST_KEY_PARTS = 16  # of a dotted key in TOML: the time that Python's parser takes grows with their square
+_STRING_OR_COMMENT = re.compile(r'''"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|\#[^\n]*''', re.DOTALL)
+_LONG_KEY = re.compile(rf"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{MOST_KEY_PARTS}}}")
 LONGEST_SHOWN = 100  # characters of an offending value
 
 
@@ -47,10 +50,8 @@ def json_of(content: bytes) -> Any:
 def toml_of(content: bytes) -> dict[str, Any]:
     """A TOML document. Raises ValueError for what is none, or is nested too deeply."""
     text = content.decode()
-    for number, line in enumerate(text.splitlines(), start=1):
-        key = line.strip().partition("]" if line.lstrip().startswith("[") else "=")[0]
-        if key.count(".") >= MOST_KEY_PARTS and not key.startswith("#"):
-            raise ValueError(f"line {number}: a key of more than {MOST_KEY_PARTS} parts: {shown(key)}")
+    if (key := _LONG_KEY.search(_STRING_OR_COMMENT.sub("s", text))) is not None:
+        raise ValueError(f"a key of more than {MOST_KEY_PARTS} parts: {shown(key[0])}")
     try:
         return tomllib.loads(text)
     except RecursionError:
@@ -67,8 +68,8 @@ def shown(value: object) -> str:
 
 
 def replace_files(contents: Mapping[Path, bytes]) -> None:
-    """Write files whole, and all of them or none: each is written beside its place first, so that a full disk leaves the old ones. The files beside have
-    names that nobody can guess, and are made anew, so that no link is followed. Raises OSError."""
+    """Write files whole. All are written beside their places before the first is moved there, in this order, so that a full disk leaves the old ones. The
+    files beside have names that nobody can guess, and are made anew, so that no link is followed. Raises OSError."""
     beside: dict[Path, Path] = {}
     try:
         for path, content in contents.items():

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from ppgstream.cli import files, live, models
-from ppgstream.cli.shared import app, prepare
+from ppgstream.cli.shared import app, take_standard_streams
 
 __all__ = ["app", "files", "live", "main", "models"]
 
 
 def main() -> None:
     """The `ppgstream` command."""
-    prepare()
+    take_standard_streams()
     app()

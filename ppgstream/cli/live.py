@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ppgstream.cli.logs import Log
     from ppgstream.config import Config
     from ppgstream.live.publisher import Publisher
+    from ppgstream.live.status import StatusClient
 
 WIRE_FS = 125.0  # Hz, of what `replay` sends: it does not know which checkpoint listens
 STATUS = "tcp://127.0.0.1:5602"  # where a daemon is asked
@@ -42,7 +43,7 @@ def run(
     in_: Annotated[str | None, typer.Option("--in", metavar="ENDPOINT", help="Where samples come from.")] = None,
     out: Annotated[str | None, typer.Option(metavar="ENDPOINT", help="Where denoised samples go.")] = None,
     status: Annotated[str | None, typer.Option(metavar="ENDPOINT", help="What the monitor asks.")] = None,
-    log_format: Annotated[str, typer.Option(help="Of the log on stderr: text, or json (an object a line).")] = "text",
+    log_format: Annotated[str, typer.Option(help="Format of the log on stderr: text, or json (one object per line).")] = "text",
 ) -> None:
     """The daemon: noisy streams in, clean streams out, until SIGINT or SIGTERM. Settings: config.toml."""
     from ppgstream.cli.logs import FORMATS, Log
@@ -77,15 +78,12 @@ def _serve(settings: Config, log: Log, stop: Stop) -> bool:
     found = restored(settings.model.checkpoint)
     daemon = Daemon(settings, found, log=log.logger)
     daemon.log_lost = lambda: log.lost
+    # The ports last: whoever connects takes a descriptor, and what is imported later would find none.
+    denoiser = runtime.denoiser(
+        found, threads=settings.model.threads or cores(), runtime=settings.model.runtime, say=lambda text: tell("%s", text)
+    )
+    daemon.import_all()
     daemon.open()
-    try:
-        denoiser = runtime.denoiser(
-            found, threads=settings.model.threads or cores(), runtime=settings.model.runtime, say=lambda text: tell("%s", text)
-        )
-        daemon.prepare()
-    except BaseException:
-        daemon.close()
-        raise
     stop.hold(daemon.request_stop)
     e = daemon.endpoints
     tell(
@@ -172,7 +170,9 @@ def replay(
     ] = None,
 ) -> None:
     """Stream recordings to a daemon as sensors would: paced, many at once, with seeded faults. `replay -` is a live pipe."""
+    from ppgstream.config import check_endpoint
     from ppgstream.live.publisher import Publisher
+    from ppgstream.live.status import StatusClient
     from ppgstream.tools import replay as tool
 
     speed_value = _speed(speed)
@@ -182,6 +182,8 @@ def replay(
         raise UsageError(f"--from {from_:g}, --until {until}: must be seconds from 0 on")
     outages = tuple(_outage(text) for text in outage or [])
     stop = Stop()
+    check_endpoint(status or STATUS, "--status")
+    client = StatusClient(status or STATUS)
     if "-" in files:
         altered = loop or copies != 1 or speed_value != 1.0 or column or field or from_ or until is not None
         if files != ["-"] or altered or drop or dup or reorder or jitter_ms or outages:
@@ -215,8 +217,9 @@ def replay(
             sleep=lambda s: _sleep(stop, s),
         ).run()
     say(str(report))
-    left = _confirm(publisher, report.sent, to, status, patience_s=2.0 if stop() else 10.0)
-    publisher.close()
+    left = _confirm(publisher, client, report.sent, to, status)
+    client.close()
+    publisher.close(0.0 if isinstance(left, SourceError) else 30.0)
     if left:
         raise left
     if not report.valid and not report.stopped:
@@ -225,19 +228,14 @@ def replay(
 
 
 def _confirm(
-    publisher: Publisher, sent: dict[str, tuple[int, int]], to: str, status: str | None, *, patience_s: float
+    publisher: Publisher, client: StatusClient, sent: dict[str, tuple[int, int]], to: str, status: str | None
 ) -> PpgStreamError | None:
     """Wait until the daemon has taken what was sent. The error to end with if it has not; where nobody can tell, that is said."""
-    from ppgstream.live.status import StatusClient
-
-    client = StatusClient(status or STATUS)
     try:
-        found = publisher.confirm(client, sent, reads=to if status is None else None, patience_s=patience_s)
+        found = publisher.confirm(client, sent, reads=to if status is None else None)
     except SourceError as error:
         say(f"delivery is not confirmed: {error}")
         return None
-    finally:
-        client.close()
     if found.left is None:
         which = (
             f"the daemon at {STATUS} reads {found.endpoint}, not {to}"

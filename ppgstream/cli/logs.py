@@ -5,6 +5,7 @@ A thread of its own writes it, so a reader that stands still keeps nobody waitin
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import sys
@@ -38,7 +39,7 @@ class Log:
         lines.setFormatter(_Json() if form == "json" else _Text())
         waiting: queue.Queue[logging.LogRecord] = queue.Queue(MOST_WAITING)
         self._handler = _Waiting(self, waiting)
-        self._listener = QueueListener(waiting, lines)
+        self._listener = _Listener(waiting, lines)
         self._listener.start()
         self.logger.addHandler(self._handler)
 
@@ -50,6 +51,14 @@ class Log:
         last.start()
         last.join(LAST_S)
         return not last.is_alive()
+
+
+class _Listener(QueueListener):
+    def enqueue_sentinel(self) -> None:
+        with contextlib.suppress(queue.Empty):
+            if self.queue.full():  # type: ignore[attr-defined]
+                self.queue.get(block=False)  # type: ignore[call-arg]
+        super().enqueue_sentinel()
 
 
 class _Waiting(QueueHandler):

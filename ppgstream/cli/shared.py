@@ -85,14 +85,14 @@ def _on_broken_pipe(console: Console) -> None:
 Console.on_broken_pipe = _on_broken_pipe  # type: ignore[method-assign,assignment]
 
 
-def prepare() -> None:
+def take_standard_streams() -> None:
     """What must be so before anything is opened: the descriptors 0, 1 and 2 are taken, lest a socket gets one of them and somebody's words go there;
     and as many descriptors may be opened as the system allows."""
     for number, mode in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):  # what is written to a closed stdout is an error
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, mode)
+            os.set_inheritable(os.open(os.devnull, mode), True)
     sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115
     sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
     sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115

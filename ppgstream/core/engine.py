@@ -40,8 +40,8 @@ LARGEST_ANSWER = 3e38  # float32's limit: what is published must fit it
 
 @dataclass(frozen=True, slots=True)
 class EngineRules:
-    """`tile`: windows a step; `few`: as many, if fewer streams than that wait, so that one with many windows does not keep others waiting for a whole
-    tile of its own (0: `tile`). `answers`: the scale the network answers in; `scaling`: how windows are scaled for it.
+    """`tile`: windows a step. `few`: windows a step while fewer streams than that wait (0: `tile`), so that others do not wait for a whole tile of one
+    stream. `answers`: the scale the network answers in; `scaling`: how windows are scaled for it.
 
     `output`: publish in the input's units, or the network's own answer ("model", as the course's scripts save it)."""
 
@@ -124,7 +124,7 @@ class Engine:
     events: list[Event] = field(default_factory=list)
     windows: int = 0  # denoised so far
     refused: int = 0  # samples of streams beyond max_streams
-    crowd: int = 0  # stretches of all streams that wait for earlier ones, beyond the few that every stream has
+    crowd: int = 0  # stretches of all streams that wait to be published, beyond `FEW_STRETCHES` of each
     departed: Counts = field(default_factory=Counts)
     departed_ledger: Ledger = field(default_factory=Ledger)
     departed_unclean: int = 0
@@ -133,7 +133,7 @@ class Engine:
     _expires: dict[str, float] = field(default_factory=dict)  # when streams give up samples that they wait for
     _expiring: list[tuple[float, str]] = field(
         default_factory=list
-    )  # the same as a heap; entries that `_expires` does not know are void
+    )  # the same as a heap; an entry whose time is not that of `_expires` is out of date
     _due: list[Due] = field(default_factory=list)  # messages of beats and rates that are to be filled
 
     def feed(self, chunk: Chunk, now: float, *, read_at: float | None = None, listened: float | None = None) -> list[Chunk]:

@@ -145,8 +145,7 @@ def _text(path: Path, content: bytes) -> str:
 def _checked(path: Path, recording: Recording) -> Recording:
     if not np.isfinite(recording.samples).any():
         raise DataError(
-            f"{path}: no valid sample"
-            + (f" ({recording.first_bad or recording.first_text})" if recording.bad or recording.text else "")
+            f"{path}: no valid sample" + (f" ({told})" if (told := recording.first_bad or recording.first_text) else "")
         )
     return recording
 

@@ -35,7 +35,7 @@ from ppgstream.core.ledger import Event
 from ppgstream.core.quality import confidence_of
 from ppgstream.core.stream import Stream, Trace
 from ppgstream.errors import PpgStreamError, WireError
-from ppgstream.live.door import BACKLOG, FEW, Door, are_short, check_descriptors, most_descriptors
+from ppgstream.live.door import BACKLOG, FEW, Door, are_short, check_descriptors, most_descriptors, there_are_enough
 from ppgstream.live.endpoints import MOST_BODY, MOST_QUESTION, MOST_SUBSCRIPTION, Inbox, attach, make
 from ppgstream.live.publisher import SUBSCRIPTIONS_A_TURN, change_of
 from ppgstream.live.workers import Found, Workers
@@ -50,7 +50,10 @@ POLL_S = 0.1  # longest wait for something to do, and so until a stop is noticed
 TICK_S = 1.0
 SLICE_S = 0.02  # between two parts of the work that each stream needs once a second
 BACKLOG_S = 2.0  # longer than a message waits in a socket that is read all the time
-LONGEST_TURN_S = 2 * POLL_S  # what a turn took beyond it, the process stood still
+LONGEST_TURN_S = 2 * POLL_S  # time beyond this is taken to be that of a suspended process
+LONGEST_BACKLOG_S = (
+    10.0  # after so long of reading, no message of anybody's can have waited all the while: ZeroMQ takes turns between its peers
+)
 LAST_READ_S = 1.0  # after the stop, for reading what is in the input socket
 LAST_ANSWER_S = 1.0  # after `drain_s`, for answers of calls that are under way
 LEAVE_S = 3.2  # after `drain_s`, everything is given up: what is not published by then is counted
@@ -64,13 +67,15 @@ MOST_STRETCHES = 4096  # that wait for earlier ones of their streams before the 
 
 
 class Clock:
-    """Two clocks that tell what passed while the daemon was at work: to a sensor whose messages wait, nobody may say that it was silent.
+    """Running time and listening time, s. A sensor whose messages wait to be read is not silent.
 
-    `running`: seconds without those in which the process stood still. `listened`: of them, those at whose end the input socket was empty.
+    `running`: without the time in which the process was suspended. `listened`: the part of it in which every message had been read, or which came after
+    `LONGEST_BACKLOG_S` of reading without end.
     """
 
     def __init__(self) -> None:
         self.running = self.listened = self._turned_at = 0.0
+        self._behind = 0.0  # running time since the socket was last empty
 
     def begin(self, now: float) -> None:
         self._turned_at = now
@@ -79,7 +84,8 @@ class Clock:
         """A turn of the loop has read the input socket: `empty`, until nothing was in it."""
         passed = min(now - self._turned_at, LONGEST_TURN_S)
         self.running += passed
-        self.listened += passed * empty
+        self._behind = 0.0 if empty else self._behind + passed
+        self.listened += passed * (empty or self._behind > LONGEST_BACKLOG_S)
         self._turned_at = now
 
 
@@ -184,8 +190,8 @@ class Daemon:
             raise
         self._inbox, self._subscriptions, self._questions = Inbox(self._in), Inbox(self._out), Inbox(self._asked)
 
-    def prepare(self) -> None:
-        """Import what else is needed while there are descriptors left. `run` does it too, if it has not been done."""
+    def import_all(self) -> None:
+        """Import what else `run` needs: it takes a moment, and descriptors."""
         if "log_var" in self.checkpoint.arch.outputs:
             confidence_of(np.zeros(1))  # 0.1 s
 
@@ -203,7 +209,7 @@ class Daemon:
         few = next((n for n in getattr(denoiser, "tiles", ()) if n >= FEW_WINDOWS), 0)
         engine = Engine(denoiser, replace(self._rules, few=few))
         workers = self._workers = Workers(denoiser, self.config.model.threads or cores())
-        self.prepare()
+        self.import_all()
         # Only now: who waits for a subscriber, waits until the model is ready.
         self._in.setsockopt(zmq.SUBSCRIBE, b"")
         self.state = "running"
@@ -251,6 +257,13 @@ class Daemon:
                 self._answer_monitors(engine)
             if stopping and (empty or self._stopped_for(LAST_READ_S)):
                 break
+        if not empty:
+            self._tell(
+                Event(
+                    "unread",
+                    f"the input had more than could be read in {LAST_READ_S:g} s after the stop: the rest is not known here",
+                )
+            )
         self._in.close(linger=0)
 
     def _has_room(self, engine: Engine) -> bool:
@@ -303,7 +316,7 @@ class Daemon:
         """What a message says; nothing if it is malformed, which is told."""
         self._messages["received"] += 1
         try:
-            chunks = [decode(parts)] if foreign is None else foreign.adopt(parts, self._clock.listened)
+            chunks = [decode(parts)] if foreign is None else foreign.adopt(parts, time.monotonic(), self._clock.listened)
         except WireError as error:
             self._messages["malformed"] += 1
             least = "at least " * (len(parts) > MOST_PARTS)
@@ -372,15 +385,20 @@ class Daemon:
 
     def _watch_descriptors(self) -> None:
         """Take no new connections while descriptors are short; those that there are go on."""
-        short = are_short()
-        if short == self._closed_to_new:
-            return
-        self._closed_to_new = short
-        for door in self._doors:
-            (door.shut if short else door.open)()
-        if short:
+        if not self._closed_to_new and are_short():
+            self._closed_to_new = True
             text = f"of {most_descriptors()} descriptors hardly any is left (ulimit -n): no new connections until some are closed"
             self._tell(Event("descriptors", text))
+            for door in self._doors:
+                door.shut()
+        elif self._closed_to_new:
+            if there_are_enough():
+                self._closed_to_new = False
+                for door in self._doors:
+                    door.open()
+            else:
+                for door in self._doors:
+                    door.turn_away()
 
     def _look_at(self, streams: list[Stream], now: float) -> None:
         self._publish([status for stream in streams if (status := stream.status()) is not None])
@@ -483,13 +501,13 @@ class Daemon:
                 return
             if not parts:
                 continue
-            who, *rest = parts
+            envelope = parts[:-1] or parts  # the peer, and what a REQ socket puts before its question
             try:
-                asked = msgspec.json.decode(rest[-1]) if rest else {}
+                asked = msgspec.json.decode(parts[-1]) if len(parts) > 1 else {}
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue
             if isinstance(asked, dict) and isinstance(asked.get("taken"), dict):
-                self._answer(who, msgspec.json.encode({"in": self.endpoints["in"], "taken": _taken(engine, asked["taken"])}))
+                self._answer(envelope, msgspec.json.encode({"in": self.endpoints["in"], "taken": _taken(engine, asked["taken"])}))
                 continue
             watch = asked.get("watch", []) if isinstance(asked, dict) else []
             names = [n for n in watch if isinstance(n, str)] if isinstance(watch, list) else []
@@ -501,11 +519,11 @@ class Daemon:
                     self._watched[name] = time.monotonic() + WATCH_S
                     stream.trace = stream.trace or Trace()
             self._hear_subscribers()
-            self._answer(who, self._current_snapshot(engine))
+            self._answer(envelope, self._current_snapshot(engine))
 
-    def _answer(self, who: bytes, answer: bytes) -> None:
+    def _answer(self, envelope: list[bytes], answer: bytes) -> None:
         try:
-            self._asked.send_multipart([who, answer], zmq.NOBLOCK)
+            self._asked.send_multipart([*envelope, answer], zmq.NOBLOCK)
         except zmq.ZMQError:
             self._events["monitor_slow"] += 1  # a monitor is the first to do without
 

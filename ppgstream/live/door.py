@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import resource
 import socket
@@ -22,6 +23,8 @@ LEAST_DESCRIPTORS = 64  # that a daemon needs to be of any use
 SPARE = 1024  # descriptors that are kept free, or a quarter of all if these are fewer
 FEW = 16_384  # with fewer descriptors than these, they are looked after more often
 BACKLOG = 100  # connections that may wait to be taken, or an eighth of all descriptors
+SHUT = ".shut"  # what an ipc path ends with meanwhile
+THERE = Path("/proc/self/fd")
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _DROP_ALL = struct.pack("HBBI", 0x06, 0, 0, 0)  # one instruction of a packet filter: keep 0 bytes
 
@@ -40,15 +43,28 @@ def check_descriptors() -> None:
         )
 
 
+def _spare() -> int:
+    """How many descriptors are kept free."""
+    return min(most_descriptors() // 4, SPARE)
+
+
 def are_short() -> bool:
-    """Whether hardly any descriptor is left."""
+    """Whether hardly any descriptor is left, by the number that a new one gets: the lowest that is free."""
     try:
-        lowest = os.dup(2)  # a new descriptor gets the lowest number that is free
-    except OSError:
-        return True
+        lowest = os.open(os.devnull, os.O_RDONLY)
+    except OSError as error:
+        return error.errno in (errno.EMFILE, errno.ENFILE)
     os.close(lowest)
-    most = most_descriptors()
-    return lowest >= most - min(most // 4, SPARE)
+    return lowest >= most_descriptors() - _spare()
+
+
+def there_are_enough() -> bool:
+    """Whether so many are free again that new connections may be taken: more than it takes to be short, or it would come and go."""
+    try:
+        used = sum(1 for _ in THERE.iterdir())
+    except OSError:
+        return False
+    return used < most_descriptors() - 3 * _spare() // 2
 
 
 class Door:
@@ -58,7 +74,6 @@ class Door:
         scheme, _, self._address = endpoint.partition("://")
         self._path = Path(self._address) if scheme == "ipc" and not self._address.startswith("@") else None
         self._listener = self._find()
-        self._spare = os.open(os.devnull, os.O_RDONLY)
         self._shut = False
 
     def shut(self) -> None:
@@ -68,48 +83,46 @@ class Door:
         self._shut = True
         with contextlib.suppress(OSError):
             if self._path is not None:
-                self._path.rename(self._beside)
+                if not self._path.with_name(self._path.name + SHUT).exists():
+                    self._path.rename(self._path.with_name(self._path.name + SHUT))
             else:
                 program = ctypes.create_string_buffer(_DROP_ALL)
                 self._listener.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HL", 1, ctypes.addressof(program)))
-        for _ in range(BACKLOG):
-            os.close(self._spare)  # to have one for who waits
-            try:
-                self._listener.accept()[0].close()
-            except OSError:
-                break
-            finally:
-                self._spare = os.open(os.devnull, os.O_RDONLY)
+        self.turn_away()
+
+    def turn_away(self) -> None:
+        """Close the connections that came before the door was shut, and wait to be taken: without a descriptor for them ZeroMQ would spin."""
+        with contextlib.suppress(OSError):
+            for _ in range(BACKLOG):
+                if self._listener is not None:
+                    self._listener.accept()[0].close()
 
     def open(self) -> None:
+        """Let everybody in again."""
         if self._listener is None or not self._shut:
             return
         self._shut = False
         with contextlib.suppress(OSError):
-            if self._path is not None:
-                self._beside.rename(self._path)
-            else:
+            if self._path is None:
                 self._listener.setsockopt(socket.SOL_SOCKET, _SO_DETACH_FILTER, 0)
+            elif not self._path.exists():  # else another daemon has taken the path
+                self._path.with_name(self._path.name + SHUT).rename(self._path)
 
     def close(self) -> None:
+        """Open it, and leave it to ZeroMQ."""
         self.open()
         if self._listener is not None:
             self._listener.close()
-        os.close(self._spare)
-
-    @property
-    def _beside(self) -> Path:
-        assert self._path is not None
-        return self._path.with_name(self._path.name + ".shut")
+            self._listener = None
 
     def _find(self) -> socket.socket | None:
         """A second descriptor of ZeroMQ's listener."""
-        there = Path("/proc/self/fd")
-        for name in list(there.iterdir()) if there.is_dir() else []:
+        for name in list(THERE.iterdir()) if THERE.is_dir() else []:
             try:
                 if not stat.S_ISSOCK(name.stat().st_mode):
                     continue
-                found = socket.socket(fileno=os.dup(int(name.name)))
+                found = socket.fromfd(int(name.name), socket.AF_UNSPEC, socket.SOCK_STREAM)  # a second descriptor
+                found = socket.socket(fileno=found.detach())  # which finds out its family
             except OSError:
                 continue
             if self._is(found):

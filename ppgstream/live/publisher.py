@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import zmq
@@ -18,11 +19,22 @@ SUBSCRIPTIONS_A_TURN = 64
 ANSWER_S = 2.0  # a daemon that has not answered by then is none
 ASK_EVERY_S = 0.05
 PATIENCE_S = 10.0  # without progress
+STOPPED_S = 2.0  # the same, once stopped
 
 
 def change_of(parts: list[bytes]) -> int:
     """By what a message up a publishing socket changes the number of subscriptions. Words are none: the socket is for listening."""
     return {b"\x01": 1, b"\x00": -1}.get(parts[0][:1], 0) if parts else 0
+
+
+def same_endpoint(one: str, other: str) -> bool:
+    """Whether two endpoints are the same: localhost is 127.0.0.1, and an ipc path may be relative."""
+
+    def plain(endpoint: str) -> str:
+        scheme, _, rest = endpoint.partition("://")
+        return str(Path(rest).resolve()) if scheme == "ipc" else rest.replace("localhost:", "127.0.0.1:")
+
+    return plain(one) == plain(other)
 
 
 class Delivery(NamedTuple):
@@ -100,24 +112,23 @@ class Publisher:
         Without it, what waits in an ipc socket is lost if this end closes while the daemon is behind: ZeroMQ drops what the kernel still holds.
         """
         sessions = {name: session for name, (session, _) in sent.items()}
-        left = -1
-        moved = time.monotonic()
-        answered = False
+        reached: dict[str, int] = {}  # a stream that has ended may be forgotten afterwards
+        left, moved, answered = -1, time.monotonic(), False
         while True:
             answer = client.taken(sessions, ANSWER_S)
             if answer is None and not answered:
                 return Delivery(None, "")
-            if answer is not None and reads not in (None, answer[0]):
+            if answer is not None and reads is not None and not same_endpoint(reads, answer[0]):
                 return Delivery(None, answer[0])
             if answer is not None:
                 answered = True
-                now_left = sum(max(stop - (answer[1][name] or 0), 0) for name, (_, stop) in sent.items())
-                unknown = [name for name in sent if answer[1][name] is None]
-                if not now_left and not unknown:
+                reached |= {name: taken for name, taken in answer[1].items() if taken is not None}
+                now_left = sum(max(stop - reached.get(name, 0), 0) for name, (_, stop) in sent.items())
+                if not now_left:
                     return Delivery(0, answer[0])
                 if now_left != left:
                     left, moved = now_left, time.monotonic()
-            if time.monotonic() - moved > patience_s:
+            if time.monotonic() - moved > (min(patience_s, STOPPED_S) if self._stopped() else patience_s):
                 return Delivery(left, "" if answer is None else answer[0])
             time.sleep(ASK_EVERY_S)
 

@@ -65,7 +65,7 @@ class StatusClient:
                     break
         try:
             return None if answer is None else msgspec.json.decode(answer, type=dict)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise SourceError(f"{self.endpoint}: not a ppgstream status socket: {error}") from error
 
     def close(self) -> None:

@@ -21,7 +21,7 @@ from ppgstream.model.architecture import Architecture, Sizes
 from ppgstream.model.checkpoint import DEFAULT_HOP, MANIFEST, Checkpoint, Tensor, shipped
 from ppgstream.model.folder import write
 from ppgstream.model.tensorflow_runtime import import_tensorflow
-from ppgstream.storage import MOST_SAVER, read_regular
+from ppgstream.storage import MOST_SAVER, MOST_TEXT, read_regular
 
 
 def saver_prefix(path: Path) -> Path:
@@ -32,7 +32,7 @@ def saver_prefix(path: Path) -> Path:
         if not there:
             raise CheckpointError(f"{path}: no checkpoint here: neither {MANIFEST} nor a *.index file")
         latest = folder / "checkpoint"
-        lines = latest.read_text(errors="replace").splitlines() if latest.is_file() else []
+        lines = read_regular(latest, MOST_TEXT).decode(errors="replace").splitlines() if latest.is_file() else []
         named = [Path(x.split('"')[1]).name for x in lines if x.startswith("model_checkpoint_path:") and x.count('"') == 2]
         # The course's own `checkpoint` file names epochs that were never handed out: what is there counts.
         return there[named[0]] if named and named[0] in there else there[max(there, key=_epoch)]
@@ -46,14 +46,19 @@ def saver_prefix(path: Path) -> Path:
 
 def _epoch(name: str) -> tuple[int, str]:
     number = name.rpartition("-")[2]
-    return (int(number) if number.isdigit() else -1, name)
+    return (int(number) if number.isascii() and number.isdigit() and len(number) < 20 else -1, name)
 
 
 def restore_saver(prefix: Path) -> Checkpoint:
     """A Saver checkpoint, through the cache: TensorFlow reads it once, in a process of its own. Raises CheckpointError."""
     shards = sorted(prefix.parent.glob(f"{glob.escape(prefix.name)}.data-*-of-*"))
     try:
-        digest = hashlib.sha256(b"".join(read_regular(s, MOST_SAVER) for s in shards)).hexdigest()
+        hashed, left = hashlib.sha256(), MOST_SAVER
+        for shard in shards:
+            content = read_regular(shard, left)
+            left -= len(content)
+            hashed.update(content)
+        digest = hashed.hexdigest()
         found = imported.saver(prefix, [prefix.with_name(prefix.name + ".index"), *shards])
     except OSError as error:
         raise CheckpointError(f"{prefix}: cannot read the TensorFlow checkpoint: {error}") from error

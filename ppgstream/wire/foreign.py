@@ -27,7 +27,8 @@ RAW_DTYPES = {dtype.str[1:]: dtype for dtype in DTYPES.values()}  # f4, f8, i2, 
 class _Numbering:
     session: int
     next: int
-    seen: float
+    seen: float  # by the clock that tells how long a stream is silent
+    read_at: float  # by the real one
 
 
 class Adopter:
@@ -56,11 +57,14 @@ class Adopter:
         self._silence_s, self._max_streams = silence_s, max_streams
         self._streams: dict[str, _Numbering] = {}  # the one that was silent for longest first
         self._named: str | None = None
+        self._listened = 0.0  # when the message that is read came, by the clock that tells how long a stream is silent
         self.doubt = ""  # about the last message that was adopted
 
-    def adopt(self, parts: Sequence[bytes], now: float) -> list[Chunk]:
-        """Our chunks for one foreign message that came at `now` (monotonic seconds). Raises WireError, and nothing else."""
+    def adopt(self, parts: Sequence[bytes], now: float, listened: float | None = None) -> list[Chunk]:
+        """Our chunks for one foreign message that came at `now` (monotonic seconds; `listened`: as in `Engine.feed`). Raises WireError, and nothing
+        else."""
         self.doubt = ""
+        self._listened = now if listened is None else listened
         if not 1 <= len(parts) <= 2:
             raise WireError(f"a message of {count_of(parts)} parts: must be 1 or 2")
         if len(parts[-1]) > MAX_BODY:
@@ -83,22 +87,22 @@ class Adopter:
     def _leave_gap(self, stream: str, now: float) -> None:
         """A message of a known stream was refused: how many samples it held is unknown, so the time since the last one is left out."""
         numbering = self._streams.get(stream)
-        if numbering is not None and now - numbering.seen <= self._silence_s:
-            numbering.next += max(round((now - numbering.seen) * self._fs), LEAST_GAP)
+        if numbering is not None and self._listened - numbering.seen <= self._silence_s:
+            numbering.next += max(round((now - numbering.read_at) * self._fs), LEAST_GAP)
             self._heard(stream, numbering, now)
 
     def _number(self, stream: str, samples: NDArray[np.generic], now: float) -> list[Chunk]:
         numbering, chunks = self._streams.get(stream), []
-        if numbering is not None and now - numbering.seen > self._silence_s:
+        if numbering is not None and self._listened - numbering.seen > self._silence_s:
             chunks.append(Chunk(stream, numbering.session, numbering.next, EMPTY, Kind.END, self._fs))
             numbering = None
         if numbering is None:
             if stream not in self._streams and len(self._streams) >= self._max_streams:
                 longest = next(iter(self._streams))
-                if now - self._streams[longest].seen <= self._silence_s:
+                if self._listened - self._streams[longest].seen <= self._silence_s:
                     raise WireError(f"stream {stream!r} is one more than max_streams = {self._max_streams}")
                 del self._streams[longest]  # silent: its next message would begin a session anyway
-            numbering = _Numbering(secrets.randbits(64), 0, now)
+            numbering = _Numbering(secrets.randbits(64), 0, self._listened, now)
         chunks.append(Chunk(stream, numbering.session, numbering.next, samples, fs=self._fs))
         numbering.next += len(samples)
         self._heard(stream, numbering, now)
@@ -107,7 +111,7 @@ class Adopter:
     def _heard(self, stream: str, numbering: _Numbering, now: float) -> None:
         self._streams.pop(stream, None)
         self._streams[stream] = numbering
-        numbering.seen = now
+        numbering.seen, numbering.read_at = self._listened, now
 
     def _parse_raw(self, body: bytes) -> NDArray[np.generic]:
         if len(body) % self._dtype.itemsize:

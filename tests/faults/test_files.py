@@ -57,13 +57,13 @@ def safetensors(header: object, payload: bytes = b"", *, size: int | None = None
     return struct.pack("<Q", len(text) if size is None else size) + text + payload
 
 
-def refused(folder: Path, error: type[PpgStreamError] = CheckpointError) -> str:
+def refused(folder: Path, error: type[PpgStreamError] = CheckpointError, most: int = MOST_MEMORY) -> str:
     """What a refusal says. It takes little memory, whatever the checkpoint claims."""
     tracemalloc.start()
     try:
         with pytest.raises(error) as told:
             restore(folder)
-        assert tracemalloc.get_traced_memory()[1] < MOST_MEMORY
+        assert tracemalloc.get_traced_memory()[1] < most
     finally:
         tracemalloc.stop()
     return str(told.value)
@@ -187,6 +187,7 @@ TOML = {
     "a policy that is a long number": "[streams.x]\npolicy = 0x" + "f" * 50_000,
     "a policy that is a table": "[streams.x]\npolicy.a.b.c = 1",
     "a key of many parts": "a" + ".a" * 20_000 + " = 1",
+    "an inline key of many parts": "x = {a" + ".a" * 20_000 + " = 1}",
     "a table of many parts": "[a" + ".a" * 20_000 + "]",
     "a long text": 'x = "' + "y" * 100_000 + '"',
     "a long key": "y" * 100_000 + " = 1",
@@ -216,6 +217,35 @@ def test_a_recipe_that_cannot_be_is_refused_in_a_line(what: str, tmp_path: Path)
     (tmp_path / "x.toml").write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError):
         recipes.make("ae", tmp_path / "x.toml", {})
+
+
+def test_dots_that_are_in_no_key_are_no_parts_of_one(tmp_path: Path) -> None:
+    floats = ", ".join(f"{k}.5" for k in range(16))
+    (tmp_path / "x.toml").write_text(f'''
+# {"a." * 50}
+[in]
+sentinels = [
+    {floats}  # = as they are
+]
+json_samples = """{"." * 50}"""
+json_stream = '{"a." * 50}'  # it's a long "name
+[streams."{"a." * 15}p"]
+policy = "mask"
+''')
+    found = config.load(tmp_path / "x.toml")
+    assert len(found.in_.sentinels) == 16
+    assert found.streams.by_name["a." * 15 + "p"].policy == "mask"
+
+
+def test_a_saver_checkpoint_s_files_are_bounded_together(tmp_path: Path) -> None:
+    (tmp_path / "m-1.index").write_bytes(b"x" * 100)
+    for k in range(30):
+        with (tmp_path / f"m-1.data-{k:05d}-of-00030").open("wb") as file:
+            file.truncate(100_000_000)
+    assert "larger than" in refused(tmp_path, most=300_000_000)
+    with (tmp_path / "checkpoint").open("wb") as file:
+        file.truncate(20_000_000_000)
+    assert "larger than" in refused(tmp_path)
 
 
 def npz(path: Path, **members: bytes) -> Path:

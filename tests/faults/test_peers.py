@@ -140,8 +140,9 @@ def test_a_poll_of_the_tap_and_of_a_publisher_is_bounded(tmp_path: Path) -> None
 
 
 def test_no_socket_is_made_without_a_limit_on_its_messages() -> None:
-    made = [p for p in (Path(live.__file__).parents[1]).rglob("*.py") if ".socket(" in p.read_text()]
-    assert [p.name for p in made if "socket.socket(" not in p.read_text()] == ["endpoints.py"]
+    root = Path(live.__file__).parents[2]
+    files = [p for folder in ("ppgstream", "train", "tools") for p in (root / folder).rglob("*.py")]
+    assert [p.name for p in files if "context.socket(" in p.read_text()] == ["endpoints.py"]
 
 
 def test_the_clocks_leave_out_what_the_process_slept_and_what_was_not_listened() -> None:
@@ -153,6 +154,9 @@ def test_the_clocks_leave_out_what_the_process_slept_and_what_was_not_listened()
     clock.turn(133.3, empty=True)
     assert clock.running == pytest.approx(0.1 + live.LONGEST_TURN_S + 0.1 + 0.1)
     assert clock.listened == pytest.approx(0.1 + live.LONGEST_TURN_S + 0.1)
+    for k in range(200):  # 20 s of reading without end: by then everybody has been heard
+        clock.turn(133.4 + 0.1 * k, empty=False)
+    assert clock.listened == pytest.approx(0.1 + live.LONGEST_TURN_S + 0.1 + 20.0 - live.LONGEST_BACKLOG_S, abs=0.2)
 
 
 def test_the_stop_has_one_deadline_and_what_is_left_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -327,7 +331,7 @@ def test_a_long_part_up_the_output_is_cut_off(daemons: Callable[..., Daemon]) ->
 
 
 def test_a_daemon_that_was_stopped_and_goes_on_takes_nobody_for_silent(daemons: Callable[..., Daemon], tmp_path: Path) -> None:
-    (tmp_path / "config.toml").write_text("[streams]\nidle_s = 1.0\nsilence_s = 0.5\n")
+    (tmp_path / "config.toml").write_text("[streams]\nidle_s = 3.0\nsilence_s = 2.0\n")
     daemon = daemons(stderr=subprocess.PIPE, text=True)
     daemon.wait_until_running()
     sensors = [Sensor(daemon, f"s{k}") for k in range(3)]
@@ -336,7 +340,7 @@ def test_a_daemon_that_was_stopped_and_goes_on_takes_nobody_for_silent(daemons: 
     until(lambda: row(daemon, "s2"), "the first samples")
     daemon.process.send_signal(signal.SIGSTOP)
     for _ in range(20):
-        time.sleep(0.1)  # the sensors go on at their pace
+        time.sleep(0.2)  # the sensors go on at their pace, for longer than idle_s
         for sensor in sensors:
             sensor.send(25)
     daemon.process.send_signal(signal.SIGCONT)
@@ -437,6 +441,20 @@ def test_a_replay_to_who_cannot_be_asked_says_so(recording: Path, tmp_path: Path
     context.destroy(linger=0)
     assert sent.returncode == 0
     assert f"delivery is not confirmed: no daemon answers at ipc://{tmp_path}/none" in told
+
+
+@pytest.mark.parametrize("envelope", [[], [b""], [b"a", b""]])
+def test_an_answer_comes_in_the_envelope_of_the_question(envelope: list[bytes], daemons: Callable[..., Daemon]) -> None:
+    """A REQ socket puts an empty part before its question, and takes no answer without it."""
+    daemon = daemons(stderr=subprocess.DEVNULL)
+    daemon.wait_until_running()
+    socket = daemon.connect(zmq.DEALER, "status")
+    socket.send_multipart([*envelope, b"{}"])
+    assert socket.poll(int(1000 * PATIENCE_S))
+    answer = socket.recv_multipart()
+    assert answer[:-1] == envelope
+    assert json.loads(answer[-1])["state"] == "running"
+    socket.close(linger=0)
 
 
 def test_the_question_what_was_taken_is_answered_of_any_names(daemons: Callable[..., Daemon]) -> None:
