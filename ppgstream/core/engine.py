@@ -15,7 +15,7 @@ import heapq
 import math
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -113,6 +113,16 @@ class ReadyQueue:
 
     def __len__(self) -> int:
         return self._count
+
+
+class Totals(NamedTuple):
+    """The account of all streams: samples by what the sequencers made of them, and by what became of them. unaccounted: by how much the two identities are
+    broken."""
+
+    counts: Counts
+    ledger: Ledger
+    in_flight: int
+    unaccounted: int
 
 
 @dataclass(slots=True)
@@ -369,25 +379,36 @@ class Engine:
         del self._over[oldest.name]
         self._expires.pop(oldest.name, None)
         self.departed = self.departed.plus(oldest.counts)
-        self.departed_ledger = self.departed_ledger.plus(oldest.ledger)
+        self.departed_ledger.add(oldest.ledger)
         self.departed_unclean += oldest.unclean
         return True
 
     # ---- the account ---------------------------------------------------------------------------------------------
 
     @property
-    def counts(self) -> Counts:
-        total = self.departed
+    def totals(self) -> Totals:
+        """Of all streams, in one pass: there may be thousands."""
+        seen, accepted, gap, rejected, duplicates = self.departed
+        sums, in_flight, unaccounted = replace(self.departed_ledger), 0, 0
         for stream in self.streams.values():
-            total = total.plus(stream.counts)
-        return total
+            own, flying = stream.counts, stream.in_flight
+            seen += own.seen
+            accepted += own.accepted
+            gap += own.gap
+            rejected += own.rejected
+            duplicates += own.duplicates
+            sums.add(stream.ledger)
+            in_flight += flying
+            unaccounted += own.unaccounted + abs(own.accepted - stream.ledger.published - flying)
+        return Totals(Counts(seen, accepted, gap, rejected, duplicates), sums, in_flight, unaccounted)
+
+    @property
+    def counts(self) -> Counts:
+        return self.totals.counts
 
     @property
     def ledger(self) -> Ledger:
-        total = self.departed_ledger
-        for stream in self.streams.values():
-            total = total.plus(stream.ledger)
-        return total
+        return self.totals.ledger
 
     @property
     def in_flight(self) -> int:
@@ -404,11 +425,11 @@ class Engine:
 
     def account(self) -> str:
         """The ledger as a line a person can add up."""
-        counts, ledger = self.counts, self.ledger
-        flying = f" + in flight {self.in_flight}" if self.in_flight else ""
+        counts, ledger, in_flight, unaccounted = self.totals
+        flying = f" + in flight {in_flight}" if in_flight else ""
         return (
             f"seen {counts.seen} = accepted {counts.accepted} + gap {counts.gap} + rejected {counts.rejected} (duplicates {counts.duplicates}); "
             f"accepted = denoised {ledger.denoised} + passthrough {ledger.passthrough} + invalid {ledger.invalid} + shed {ledger.shed}{flying}; "
-            f"refused {ledger.refused + self.refused}, unclean sessions {self.unclean}, unaccounted {self.unaccounted}; "
+            f"refused {ledger.refused + self.refused}, unclean sessions {self.unclean}, unaccounted {unaccounted}; "
             f"held {ledger.held}, outliers {ledger.outliers}"
         )

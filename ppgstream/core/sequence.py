@@ -47,7 +47,7 @@ class Counts(NamedTuple):
     duplicates: int = 0
 
     def plus(self, other: Counts) -> Counts:
-        return Counts(*(a + b for a, b in zip(self, other, strict=True)))
+        return Counts(self[0] + other[0], self[1] + other[1], self[2] + other[2], self[3] + other[3], self[4] + other[4])
 
     @property
     def unaccounted(self) -> int:

@@ -543,7 +543,7 @@ class Daemon:
         """What the monitor shows: docs/status.md lists the fields."""
         now = time.monotonic()
         samples_per_s, windows_per_s = self._rates.now()
-        g, counts, ledger = engine.rules.stream.geometry, engine.counts, engine.ledger
+        g, (counts, ledger, in_flight, unaccounted) = engine.rules.stream.geometry, engine.totals
         usage = resource.getrusage(resource.RUSAGE_SELF)
         rows = list(itertools.islice(engine.streams.values(), self.config.status.max_rows))
         rows += [engine.streams[n] for n in self._watched if n in engine.streams and engine.streams[n] not in rows]
@@ -579,9 +579,9 @@ class Daemon:
                 "shed": ledger.shed,
                 "held": ledger.held,
                 "outliers": ledger.outliers,
-                "in_flight": engine.in_flight,
+                "in_flight": in_flight,
                 "refused": ledger.refused + engine.refused,
-                "unaccounted": engine.unaccounted,
+                "unaccounted": unaccounted,
             },
             "unclean_sessions": engine.unclean,
             "messages": dict(self._messages),
