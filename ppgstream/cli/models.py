@@ -342,7 +342,7 @@ def bench(
         "model,peers,messages,system"
     ),
     quick: Annotated[
-        bool, typer.Option("--quick", help="A rough answer within a minute or so; figures to quote take six.")
+        bool, typer.Option("--quick", help="A rough answer within a minute or so; figures to quote take ten.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Also write bench.json and the capacity curve there.")
