@@ -7,6 +7,7 @@ import errno
 import json
 import os
 import re
+import secrets
 import stat
 import tempfile
 import tomllib
@@ -73,10 +74,8 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
     beside: dict[Path, Path] = {}
     try:
         for path, content in contents.items():
-            descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=".ppgstream-", suffix=".tmp")
-            beside[path] = Path(name)
+            descriptor, beside[path] = _beside(path)
             with os.fdopen(descriptor, "wb") as file:
-                os.fchmod(descriptor, _mode_of(path))
                 file.write(content)
         for path, temporary in beside.items():
             temporary.replace(path)
@@ -86,14 +85,13 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
                 temporary.unlink(missing_ok=True)
 
 
-def _mode_of(path: Path) -> int:
-    """The permissions that a file at `path` has, or would have if it were new."""
-    try:
-        return stat.S_IMODE(path.stat().st_mode)
-    except OSError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask
+def _beside(path: Path) -> tuple[int, Path]:
+    """A new file in the folder of `path`, open for writing: its descriptor and its path. It has the permissions of `path`, or those of any new file."""
+    beside = path.with_name(f".ppgstream-{secrets.token_hex(8)}.tmp")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    with contextlib.suppress(OSError):  # there is none
+        os.fchmod(descriptor, stat.S_IMODE(path.stat().st_mode))
+    return descriptor, beside
 
 
 def check_folder(folder: Path) -> None:

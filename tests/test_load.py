@@ -164,3 +164,6 @@ def test_other_streams_are_measured_beside_a_flood(tmp_path: Path) -> None:
     result = {"checkpoint": {"family": "lmmse", "mflop": 1.0}, "messages": rows}
     assert bench.tables(result)[0].row_count == 2
     assert "costs 0.5 times an ordinary one" in bench.summary(result)[0]
+    rows[1]["lag_p99_ms"] = rows[1]["lag_p50_ms"] = None
+    assert bench.summary(result)[0].endswith("beside STATUS, index rises: nothing of other streams came")
+    assert bench.tables(result)[0].row_count == 2

@@ -6,6 +6,7 @@ import io
 from typing import Any
 
 import numpy as np
+import pytest
 from rich.console import Console
 
 from ppgstream.show.monitor import render, wave
@@ -150,3 +151,14 @@ def test_the_wave_draws_denoised_over_raw() -> None:
     assert len(cells) > 150
     console = Console(width=80, file=io.StringIO(), force_terminal=False)
     console.print(wave("flat", [1.0] * 300, [1.0] * 300, fs=125, width=80))  # no range to draw: must not divide by it
+
+
+@pytest.mark.parametrize("width", [80, 100, 160])
+def test_a_stream_s_name_is_readable_at_any_usual_width(width: int) -> None:
+    console = Console(width=width, record=True, file=io.StringIO())
+    name = "wrist-left-042"
+    busy = ROW | {"name": name, "denoised": 12_345_678, "bpm": 104.0, "bpm_confidence": 0.97}
+    console.print(render(SNAPSHOT | {"streams": [busy]}, endpoint="x", width=width))
+    line = next(line for line in console.export_text().splitlines() if "12,345,678" in line)
+    assert name in line
+    assert "104 bpm, 97%" in line

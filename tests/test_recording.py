@@ -396,7 +396,7 @@ def test_a_file_written_whole_holds_the_last_content_and_leaves_nothing_beside_i
 def test_a_write_that_fails_on_the_way_leaves_the_old_content_and_nothing_beside_it(tmp_path: Path) -> None:
     path = tmp_path / "out.txt"
     path.write_bytes(b"old")
-    full = patch.object(storage, "_mode_of", side_effect=OSError(28, "No space left on device"))
+    full = patch.object(storage, "_beside", side_effect=OSError(28, "No space left on device"))
     with full, pytest.raises(OutputError, match="No space left") as told:
         write_whole(path, b"new content")
     assert str(path) in str(told.value)

@@ -466,15 +466,15 @@ def test_a_full_disk_is_told_and_the_last_good_state_stays(
     recipe, run = small(epochs=3), tmp_path / "run"
     fit.fit(recipe, sets, run, minutes=1e-9, threads=1)
     before = contents(run)
-    real = storage._mode_of
+    real = storage._beside
 
-    def mode_of(path: Path) -> int:  # asked for when the file beside it is open
+    def beside(path: Path) -> tuple[int, Path]:
         if path.name == full_at:
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         return real(path)
 
     with monkeypatch.context() as patch:
-        patch.setattr(storage, "_mode_of", mode_of)
+        patch.setattr(storage, "_beside", beside)
         with pytest.raises(OutputError, match="No space left"):
             fit.fit(recipe, sets, run, resume=True, threads=1)
     assert contents(run)["state.npz"] == before["state.npz"]

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+
 from ppgstream.cli import files, live, models
-from ppgstream.cli.shared import app, take_standard_streams
+from ppgstream.cli.shared import app, prepare_process, settle
 
 __all__ = ["app", "files", "live", "main", "models"]
 
 
 def main() -> None:
     """The `ppgstream` command."""
-    take_standard_streams()
-    app()
+    prepare_process()
+    try:
+        app()
+    finally:
+        settle(sys.stderr)

@@ -14,7 +14,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -70,11 +70,17 @@ def _told_in_one_line() -> Iterator[None]:
     except MemoryError:
         say("there is not enough memory for this")
         code = EX_UNAVAILABLE
-    try:
-        sys.stdout.flush()
-    except OSError:  # what could not be written is not tried again when Python ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    settle(sys.stdout)
     raise typer.Exit(code)
+
+
+def settle(stream: IO[str]) -> None:
+    """Write what a standard stream still holds. What cannot be written is given up: Python would try again when it ends, and make 120 of the exit code."""
+    try:
+        stream.flush()
+    except (OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _on_broken_pipe(console: Console) -> None:
@@ -85,9 +91,9 @@ def _on_broken_pipe(console: Console) -> None:
 Console.on_broken_pipe = _on_broken_pipe  # type: ignore[method-assign,assignment]
 
 
-def take_standard_streams() -> None:
-    """What must be so before anything is opened: the descriptors 0, 1 and 2 are taken, lest a socket gets one of them and somebody's words go there;
-    and as many descriptors may be opened as the system allows."""
+def prepare_process() -> None:
+    """To be called before anything is opened. Standard streams that are closed are opened on /dev/null, or a socket would get their descriptors, and
+    what is printed would go into it. And the limit of descriptors is raised as far as the system allows."""
     for number, mode in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):  # what is written to a closed stdout is an error
         try:
             os.fstat(number)

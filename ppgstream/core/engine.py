@@ -143,14 +143,15 @@ class Engine:
     _expires: dict[str, float] = field(default_factory=dict)  # when streams give up samples that they wait for
     _expiring: list[tuple[float, str]] = field(
         default_factory=list
-    )  # the same as a heap; an entry whose time is not that of `_expires` is out of date
+    )  # the same as a heap; an entry that `_expires` lacks is outdated
     _due: list[Due] = field(default_factory=list)  # messages of beats and rates that are to be filled
 
     def feed(self, chunk: Chunk, now: float, *, read_at: float | None = None, listened: float | None = None) -> list[Chunk]:
         """Take a chunk in, received at `now` (monotonic seconds); give what is final without the model: gaps, ends.
 
-        `now` without times in which the process stood still, for who keeps such a clock; `read_at` with them; `listened`: without those, too, in which
-        something waited to be read. Each is `now` if not given.
+        A caller that is suspended now and then, or reads a backlog, gives three times. `now`: running time, without suspensions, for how long samples are
+        held. `listened`: running time in which nothing waited to be read, for how long a session is silent. `read_at`: wall time, for how late samples are
+        published. The last two are `now` if not given.
         """
         stream = self.streams.get(chunk.stream)
         if stream is None:

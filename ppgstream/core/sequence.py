@@ -24,9 +24,7 @@ Samples = NDArray[np.generic]
 HOLD = 64  # samples: two chunks of 25 and a bit, so that one swapped chunk is put back in order
 HOLD_S = 0.5
 REMEMBERED_GAPS = 4096  # a late sample of an older gap counts as a duplicate, and its index stays a gap
-MARKS = (
-    64  # STATUS messages that are remembered while samples before them are waited for; beyond these, the newest replaces the last
-)
+MARKS = 64  # STATUS messages that are remembered while earlier samples are waited for; beyond these, the newest replaces the last
 
 
 @dataclass(slots=True)

@@ -142,6 +142,7 @@ class Daemon:
         self._stopped_at = math.inf
         self._closed_to_new = False  # connections, for want of descriptors
         self._doors: list[Door] = []
+        self._doors_seen_at = 0.0
         self._clock = Clock()
         self._round: list[Stream] = []  # the streams that are looked at once a second, a part at a time
         self._round_at = 0
@@ -259,10 +260,7 @@ class Daemon:
                 break
         if not empty:
             self._tell(
-                Event(
-                    "unread",
-                    f"the input had more than could be read in {LAST_READ_S:g} s after the stop: the rest is not known here",
-                )
+                Event("unread", f"the input was not read to its end in the {LAST_READ_S:g} s after the stop: the rest is lost")
             )
         self._in.close(linger=0)
 
@@ -391,14 +389,13 @@ class Daemon:
             self._tell(Event("descriptors", text))
             for door in self._doors:
                 door.shut()
-        elif self._closed_to_new:
-            if there_are_enough():
-                self._closed_to_new = False
-                for door in self._doors:
-                    door.open()
-            else:
-                for door in self._doors:
-                    door.turn_away()
+        elif (
+            self._closed_to_new and time.monotonic() > self._doors_seen_at + SLICE_S
+        ):  # counting thousands of descriptors takes ms
+            self._doors_seen_at = time.monotonic()
+            self._closed_to_new = not there_are_enough()
+            for door in self._doors:
+                (door.turn_away if self._closed_to_new else door.open)()
 
     def _look_at(self, streams: list[Stream], now: float) -> None:
         self._publish([status for stream in streams if (status := stream.status()) is not None])

@@ -113,7 +113,7 @@ class Architecture:
 
 
 def tensors_of(arch: Architecture) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of a network's tensors, of an architecture that `check` has passed. Raises CheckpointError if its sizes do not divide."""
+    """The names and shapes of a network's tensors, of an architecture that `check` has passed."""
     needed: dict[str, tuple[int, ...]] = {}
 
     def dense(name: str, *shape: int) -> None:
@@ -138,10 +138,6 @@ def tensors_of(arch: Architecture) -> dict[str, tuple[int, ...]]:
         dense("output", len(ways) * units, n)
         return needed
     patch, width, heads, length = arch.size("patch"), arch.size("width"), arch.size("heads"), n + arch.context
-    if length % patch or width % heads:
-        raise CheckpointError(
-            f"{arch.family}: {length} samples must be whole patches of {patch}, width {width} whole heads of {heads}"
-        )
     values = 3 if arch.family == "transformer" else 2  # that go in and come out for each sample
     dense("embed", values * patch, width)
     needed["position/table"] = (length // patch, width)
@@ -179,6 +175,12 @@ def check(arch: Architecture) -> None:
         )
     if not 0 < arch.window <= 10_000 or not 0 <= arch.context <= 100_000:
         raise CheckpointError(f"window must be 1 to 10000 samples and context 0 to 100000, got {arch.window} and {arch.context}")
+    if family in ("patch", "transformer"):
+        patch, width, heads, length = arch.size("patch"), arch.size("width"), arch.size("heads"), arch.context + arch.window
+        if length % patch or width % heads:
+            raise CheckpointError(
+                f"network family {family!r}: {length} samples must be whole patches of {patch}, width {width} whole heads of {heads}"
+            )
     for role, name in (("hidden", arch.hidden_activation), ("output", arch.output_activation)):
         if name not in ACTIVATIONS:
             raise CheckpointError(f"{role} activation {name!r}: known are {', '.join(ACTIVATIONS)}")

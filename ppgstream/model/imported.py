@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import subprocess
 import sys
 import tempfile
@@ -33,7 +32,7 @@ def cache_folder() -> Path:
 
 def say_on_stderr(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):
-        print(f"ppgstream: {text}", file=sys.stderr or io.StringIO(), flush=True)
+        print(f"ppgstream: {text}", file=sys.stderr, flush=True)
 
 
 def with_graph(checkpoint: Checkpoint, say: Say = say_on_stderr) -> Checkpoint:

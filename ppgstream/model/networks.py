@@ -90,10 +90,6 @@ def _patch_transformer(arch: Architecture, dropout: float) -> keras.Model:
     from keras import layers, ops
 
     length, patch, width, heads = arch.context + arch.window, arch.size("patch"), arch.size("width"), arch.size("heads")
-    if length % patch or width % heads:
-        raise CheckpointError(
-            f"patch transformer: {length} samples must be whole patches of {patch}, width {width} whole heads of {heads}"
-        )
     tokens = length // patch
     x = keras.Input((length,), name="x")
     valid = keras.Input((length,), name="valid")
@@ -123,10 +119,6 @@ def _transformer(arch: Architecture, dropout: float) -> keras.Model:
     from keras import layers, ops
 
     length, patch, width, heads = arch.context + arch.window, arch.size("patch"), arch.size("width"), arch.size("heads")
-    if length % patch or width % heads:
-        raise CheckpointError(
-            f"transformer: {length} samples must be whole patches of {patch}, width {width} whole heads of {heads}"
-        )
     tokens, size = length // patch, width // heads
     x = keras.Input((length,), name="x")
     valid = keras.Input((length,), name="valid")

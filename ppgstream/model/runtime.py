@@ -12,6 +12,7 @@ from ppgstream.config import Runtime
 from ppgstream.core.denoiser import Answer, Batch, Denoiser
 from ppgstream.errors import CheckpointError
 from ppgstream.model import lmmse
+from ppgstream.model.architecture import tensors_of
 from ppgstream.model.checkpoint import Checkpoint
 from ppgstream.model.imported import say_on_stderr, with_graph
 from ppgstream.model.onnx_runtime import in_onnx
@@ -104,7 +105,7 @@ def _network(
 
 def _lmmse(checkpoint: Checkpoint) -> Compute:
     arch = checkpoint.arch
-    needed = {"mean": (arch.window,), "components": (arch.window, arch.size("rank"))}
+    needed = tensors_of(arch)
     found = {name: tensor.shape for name, tensor in checkpoint.tensors.items()}
     if found != needed:
         raise CheckpointError(f"{checkpoint.path}: an LMMSE of {arch.window} samples has the tensors {needed}, got {found}")

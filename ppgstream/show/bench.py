@@ -442,7 +442,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
             "message",
             "us",
             "times",
-            "sent/s",
+            "taken/s",
             "p50",
             "p99 ms",
             "lost",
@@ -488,9 +488,14 @@ def summary(result: dict[str, Any]) -> list[str]:
     if "messages" in result:
         dearest = max(result["messages"][1:], key=lambda row: row["times"])
         slowest = max(result["messages"], key=lambda row: math.inf if row["lag_p99_ms"] is None else row["lag_p99_ms"])
+        lag = (
+            "nothing of other streams came"
+            if slowest["lag_p99_ms"] is None
+            else f"p99 of others' lag {slowest['lag_p99_ms']:g} ms"
+        )
         lines.append(
             f"messages: the dearest kind ({dearest['message']}) costs {dearest['times']:g} times an ordinary one; "
-            f"beside any flood, the lag of other streams is p99 {slowest['lag_p99_ms']:g} ms at most ({slowest['message']})"
+            f"at worst, beside {slowest['message']}: {lag}"
         )
     if (s := result.get("system")) is not None:
         if s["held"] is None:

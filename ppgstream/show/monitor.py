@@ -15,6 +15,7 @@ from rich.text import Text
 from ppgstream.live.status import Snapshot, StatusClient
 
 ROWS_SHOWN = 12
+WIDE = 100  # columns of a terminal that have room for everything
 KNOWN = 0.5  # confidence from which a heart rate is shown as one
 PLOT_HEIGHT = 8
 PLOT_SECONDS = 6
@@ -69,7 +70,7 @@ def render(snapshot: Snapshot | None, *, endpoint: str, gone_s: float | None = N
     for name, trace in snapshot["traces"].items():
         if len(trace["clean"]) > 1:
             parts.append(wave(name, trace["raw"], trace["clean"], fs=snapshot["fs"], width=width - 4))
-    parts.append(_streams(snapshot))
+    parts.append(_streams(snapshot, width))
     if snapshot["last_events"]:
         parts.append(
             Text(
@@ -126,25 +127,27 @@ def _ledger(s: Snapshot) -> Text:
     return text
 
 
-def _streams(s: Snapshot) -> Table:
+def _streams(s: Snapshot, width: int) -> Table:
+    """A row a stream. In a narrow view the columns that are hardly ever anything but 0 give way to the names."""
+    columns: dict[str, Callable[[Mapping[str, Any]], Text | str]] = {
+        "rate/s": lambda row: f"{row['samples_per_s']:.0f}",
+        "lag ms": lambda row: f"{row['lag_ms']:.1f}",
+        "confidence": lambda row: f"{row['confidence']:.2f}",
+        "heart rate": _heart_rate,
+        "denoised": lambda row: f"{row['denoised']:,}",
+        "gap": lambda row: f"{row['gap']:,}",
+    }
+    if width >= WIDE:
+        columns["invalid"] = lambda row: f"{row['invalid']:,}"
+        columns["in flight"] = lambda row: f"{row['in_flight']:,}"
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("stream", ratio=1, no_wrap=True)
-    for column in ("rate/s", "lag ms", "confidence", "heart rate", "denoised", "gap", "invalid", "in flight"):
+    for column in columns:
         table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
     shown = sorted(s["streams"], key=lambda row: not row["live"])[:ROWS_SHOWN]
     for row in shown:
-        table.add_row(
-            Text(row["name"] + ("" if row["live"] else " (ended)")),
-            f"{row['samples_per_s']:.0f}",
-            f"{row['lag_ms']:.1f}",
-            f"{row['confidence']:.2f}",
-            _heart_rate(row),
-            f"{row['denoised']:,}",
-            f"{row['gap']:,}",
-            f"{row['invalid']:,}",
-            f"{row['in_flight']:,}",
-            style="" if row["live"] else "dim",
-        )
+        name = Text(row["name"] + ("" if row["live"] else " (ended)"))
+        table.add_row(name, *(text(row) for text in columns.values()), style="" if row["live"] else "dim")
     if s["streams_total"] > len(shown):
         table.add_row(f"... and {s['streams_total'] - len(shown):,} more", style="dim")
     return table

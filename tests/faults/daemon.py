@@ -19,7 +19,10 @@ import zmq
 PATIENCE_S = 60.0
 PPGSTREAM = [sys.executable, "-m", "ppgstream"]
 TINY = ("--checkpoint", "lmmse")
-CLEAN_ENV = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR")} | {"COLUMNS": "80"}
+# Without the settings of whoever runs the tests: PYTHONUNBUFFERED, for one, hides what Python says when it ends.
+CLEAN_ENV = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR") and not k.startswith("PYTHON")} | {
+    "COLUMNS": "80"
+}
 
 
 def wave(n: int) -> np.ndarray:

@@ -377,13 +377,14 @@ def test_no_link_that_was_put_there_is_followed(tmp_path: Path) -> None:
 
 def test_files_are_written_beside_their_place_under_names_that_differ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
-    real = os.fchmod
+    real = storage._beside
 
-    def look(descriptor: int, mode: int) -> None:
-        seen.extend(p.name for p in tmp_path.iterdir() if p.suffix == ".tmp")
-        real(descriptor, mode)
+    def look(path: Path) -> tuple[int, Path]:
+        descriptor, beside = real(path)
+        seen.append(beside.name)
+        return descriptor, beside
 
-    monkeypatch.setattr(storage.os, "fchmod", look)
+    monkeypatch.setattr(storage, "_beside", look)
     for _ in range(5):
         storage.replace_files({tmp_path / "x": b"1"})
     assert len(set(seen)) == 5

@@ -160,7 +160,7 @@ def test_the_clocks_leave_out_what_the_process_slept_and_what_was_not_listened()
 
 
 def test_the_stop_has_one_deadline_and_what_is_left_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that each publication moves on by 1 s: 400 streams are to be ended, 64 at once, and the time allows for fewer."""
+    """A clock that each publication moves on by 1 s: 1,000 streams are to be ended, 64 at once, and the time allows for fewer."""
     daemon = daemon_of(overload=Overload(drain_s=1.0), streams=Streams(beats=False))
     daemon.open()
     real, ahead = time.monotonic, [0.0]
@@ -179,25 +179,23 @@ def test_the_stop_has_one_deadline_and_what_is_left_is_counted(monkeypatch: pyte
     thread.start()
     try:
         assert sensor.poll(int(1000 * PATIENCE_S))
-        for k in range(400):
+        for k in range(1000):
             sensor.send_multipart(codec.encode(codec.Message(f"s{k}", codec.DATA, 1, 0, dtype=2, samples=wave(100))))
-        until(lambda: daemon._messages["received"] == 400, "the samples")
+        until(lambda: daemon._messages["received"] == 1000, "the samples")
         monkeypatch.setattr(daemon, "_publish", slow)
-        stopped_at = live.time.monotonic()
         daemon.request_stop()
         thread.join(PATIENCE_S)
         assert not thread.is_alive()
-        took = live.time.monotonic() - stopped_at
     finally:
         daemon.stop.set()
         thread.join(PATIENCE_S)
         context.destroy(linger=0)
     engine = found[0]
     assert engine.unaccounted == 0
-    assert 0 < engine.in_flight < 40_000
-    assert engine.ledger.passthrough == 40_000 - engine.in_flight
+    assert 0 < engine.in_flight < 100_000
+    assert engine.ledger.passthrough == 100_000 - engine.in_flight
     assert any(text.startswith(f"{engine.in_flight} samples were not published") for text in daemon._last_events)
-    assert took < 1.0 + live.LEAVE_S + 3.0 + PATIENCE_S / 4  # by the clock that was moved on, on a busy machine
+    assert ahead[0] <= 1.0 + live.LEAVE_S + 2.0  # of the sixteen publications that it would have taken
 
 
 # ---- a daemon among such peers ------------------------------------------------------------------------------------------
