@@ -342,7 +342,7 @@ def test_what_cannot_be_evaluated_is_one_line(tmp_path: Path, recordings: Path) 
         assert result.exit_code == code, result.output
         return " ".join(result.stderr.split())
 
-    assert "known are streamed" in refused(UsageError.exit_code, "--tables", "speed", "--data", str(tmp_path))
+    assert "known are shapes, wrist" in refused(UsageError.exit_code, "--tables", "speed", "--data", str(tmp_path))
     assert "--recordings FOLDER" in refused(SourceError.exit_code, "lmmse", "--data", str(tmp_path))
     assert "for --recordings, which is not given" in refused(UsageError.exit_code, "--fs", "125")
     for path in recordings.iterdir():

@@ -101,3 +101,26 @@ def test_other_shapes_keep_their_beats_and_leave_the_rest_alone() -> None:
     assert min(r) > 0.85
     assert np.median(r) < 0.999
     assert np.ptp(x, axis=1).std() > 0.03  # pulses swell
+
+
+def test_breathing_and_hum_lie_outside_the_pulse_s_band_and_are_as_high_and_as_frequent_as_stated() -> None:
+    x = mix.outside(RNG(14), 4000, 250)
+    there = np.ptp(x, axis=1) > 0
+    assert there.mean() == pytest.approx(1 - (1 - mix.BREATHING_P) * (1 - mix.HUM_P), abs=0.02)
+    assert np.ptp(x, axis=1).max() < mix.BREATHING[1] + mix.HUM[1]
+    power = np.abs(np.fft.rfft(x[there] * np.hanning(250), 4000, axis=1)) ** 2
+    hz = np.fft.rfftfreq(4000, 1 / 125)
+    strongest = hz[power.argmax(axis=1)]
+    assert ((strongest < 0.8) | (strongest > 17)).all()
+    assert (strongest > 17).any()
+
+
+def test_of_inputs_without_a_pulse_hardly_any_is_a_lone_rhythm() -> None:
+    assert sum(mix.NOTHING_SHARES) == pytest.approx(1)
+    x = mix.nothing(RNG(15), 4000, 250).noisy
+    x = x - x.mean(axis=1, keepdims=True)
+    spectrum = np.abs(np.fft.rfft(x * np.hanning(250), 2000, axis=1)) ** 2
+    hz = np.fft.rfftfreq(2000, 1 / 125)
+    inside = spectrum[:, (hz > 0.6) & (hz < 12)].sum(axis=1) / spectrum[:, hz > 0.3].sum(axis=1)
+    sharp = spectrum.max(axis=1) / spectrum.sum(axis=1) > 0.07
+    assert ((inside > 0.97) & sharp).mean() < 0.2  # smooth coloured noise is among them

@@ -723,7 +723,7 @@ def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Path) -> Path:
         ("dae --recipe nowhere.toml", 78, "nowhere.toml: cannot read the recipe"),
         ("dae", 2, "no recordings: give --recordings FOLDER, --data FOLDER or --synthetic"),
         ("dae --synthetic --column ppg", 2, "--column: is for --recordings"),
-        ("dae --data nowhere", 69, "nowhere: no recordings: neither course/ nor bidmc/"),
+        ("dae --data nowhere", 69, "nowhere: no recordings: neither course/, bidmc/ nor wrist/"),
         ("dae --recordings nowhere", 69, "--recordings nowhere: no such folder"),
         ("dae --recordings empty", 69, "--recordings empty: no recordings in it"),
         ("dae --recordings short", 2, "--fs: short/a.txt does not state its sampling rate"),

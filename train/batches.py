@@ -6,6 +6,7 @@ import multiprocessing
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from ppgstream.core.quality import held_rows
 from ppgstream.core.scaling import Scale, normalise, standard_scale_of
 from ppgstream.errors import ConfigError, DataError
-from ppgstream.lab import noise
+from ppgstream.lab import noise, scores
 from ppgstream.lab.noise import Floats
 from ppgstream.model.architecture import Architecture
 
@@ -28,6 +29,11 @@ VALIDATION_SEED = 1_000_000
 UNSTEADY, UNSTEADY_TURNS = 8.0, (0.2, 1.0)  # samples, at most, that beats come early or late; turns of that in a window
 MOST_SCORED = 1000  # validation windows of one set
 AHEAD = 4  # batches drawn ahead for each process
+MOTION_REAL = 0.7  # of synthetic pulses that would get motion, a real one gets it instead
+FAST_BPM, FAST_ROUNDED = (
+    (100.0, 200.0),
+    0.6,
+)  # of pulses that are played as a fast heart's: the rates, and how many are smoothed, as fast pulses are
 
 
 class Drawn(NamedTuple):
@@ -40,16 +46,24 @@ class Drawn(NamedTuple):
 class Windows:
     """Windows of clean stretches: a given one, or random ones, the sets having the shares that they are to have.
 
-    Real pulses are stretched in time by up to `stretch`, and a share of them (`reshape`) comes from behind one of `SENSORS`; synthetic ones are not.
+    Real pulses are stretched in time by up to `stretch`, a share of them (`reshape`) comes from behind one of `SENSORS`, and a share (`fast`) is played as
+    fast as `FAST_BPM`; synthetic ones are not.
     """
 
     def __init__(
-        self, sets: Sequence[data.Set], shares: Sequence[float], window: int, stretch: float = 1.0, reshape: float = 0.0
+        self,
+        sets: Sequence[data.Set],
+        shares: Sequence[float],
+        window: int,
+        stretch: float = 1.0,
+        reshape: float = 0.0,
+        fast: float = 0.0,
     ) -> None:
         trained = [s.sides["train"] for s in sets]
         stretches = [x for clean in trained for x in clean.stretches]
-        self.window, self._reshape = window, reshape
-        variants = [stretches, *([_filtered(x, sensor) for x in stretches] for sensor in (SENSORS if reshape else ()))]
+        self.window, self._reshape, self._fast = window, reshape, fast
+        changed = reshape or fast
+        variants = [stretches, *([_filtered(x, sensor) for x in stretches] for sensor in (SENSORS if changed else ()))]
         self._all = np.concatenate([np.zeros(0), *(x for variant in variants for x in variant)]).astype(np.float32)
         self._variants = len(variants)
         sizes = np.array([len(x) for x in stretches], np.int64)
@@ -57,6 +71,7 @@ class Windows:
         self._begin = self._stop - sizes
         real = np.array([s.name != "synthetic" for s in sets for _ in s.sides["train"].stretches], np.bool_)
         self._real, self._stretch = real, np.where(real, stretch, 1.0)
+        self._bpm = np.array([_rate_of(x) if fast and r else np.nan for x, r in zip(stretches, real, strict=True)])
         joined = data.Clean(stretches, [name for clean in trained for name in clean.recording])
         which, starts = data.window_starts(joined, window, PASS_HOP)
         if not len(which):
@@ -81,12 +96,21 @@ class Windows:
 
     def random(self, n: int, rng: np.random.Generator) -> Float32:
         """`n` windows from anywhere: (n, window)."""
+        return self.random_of(n, rng)[0]
+
+    def random_of(self, n: int, rng: np.random.Generator) -> tuple[Float32, NDArray[np.bool_]]:
+        """`n` windows from anywhere, (n, window), and which of them are of real people."""
         which = np.minimum(np.searchsorted(self._cumulative, rng.uniform(0, 1, n), side="right"), len(self._begin) - 1)
         begin, length = self._begin[which, None], (self._stop - self._begin)[which, None]
         most = self._stretch[which, None]
         fastest = np.minimum(most, (length - 1) / self.window)
         low = -np.log(most)
         rate = np.exp(low + rng.uniform(0, 1, (n, 1)) * (np.log(np.maximum(fastest, 1e-9)) - low))
+        sped = np.zeros(n, np.bool_)
+        if self._fast:
+            wanted = np.exp(rng.uniform(float(np.log(FAST_BPM[0])), float(np.log(FAST_BPM[1])), n)) / self._bpm[which]
+            sped = (rng.uniform(0, 1, n) < self._fast) & np.isfinite(wanted)
+            rate = np.where(sped[:, None], np.minimum(wanted[:, None], (length - 1) / self.window), rate)
         at = rng.uniform(0, 1, (n, 1)) * np.maximum(length - 1 - rate * (self.window - 1), 0) + rate * np.arange(self.window)
         if self._reshape:  # the heart speeds up and slows down
             phase = (
@@ -100,10 +124,13 @@ class Windows:
         share = (at - floor).astype(np.float32)
         if self._variants > 1:
             changed = self._real[which] & (rng.uniform(0, 1, n) < self._reshape)
-            begin = begin + (self._stop[-1] * np.where(changed, rng.integers(1, self._variants, n), 0))[:, None]
+            number = np.where(changed, rng.integers(1, self._variants, n), 0)
+            if self._fast:
+                number = np.where(sped & (rng.uniform(0, 1, n) < FAST_ROUNDED), rng.choice(SMOOTHING, n), number)
+            begin = begin + (self._stop[-1] * number)[:, None]
         left, right = self._all[begin + floor], self._all[begin + floor + 1]
         x = np.asarray(left + share * (right - left))
-        return mix.bent(rng, x, self._reshape) if self._reshape else x
+        return mix.bent(rng, x, self._reshape) if self._reshape else x, self._real[which]
 
 
 # Sensors shape the pulse: AC coupling turns its slow fall into an undershoot; smoothing rounds it. (type, order, Hz)
@@ -120,24 +147,52 @@ SENSORS: tuple[Sensor, ...] = (
     ("lowpass", 1, 4.0),
     ("lowpass", 2, 4.0),
     ("lowpass", 2, 6.0),
+    ("lowpass", 2, 1.5),
+    ("lowpass", 2, 2.0),
+    ("lowpass", 2, 3.0),
+    ("lowpass", 3, 3.0),
+    ("lowpass", 4, 2.0),
 )
+SMOOTHING = [number for number, sensor in enumerate(SENSORS, start=1) if sensor[0] == "lowpass"]  # their variants
+
+
+def _rate_of(x: Float64) -> float:
+    """The heart rate of a stretch, bpm; NaN in one that is too short to tell."""
+    rates = scores.heart_rates(x, data.FS)
+    return float(np.median(rates)) if len(rates) else np.nan
 
 
 def _filtered(x: Float64, sensor: Sensor) -> Float64:
     """A stretch as it would come from a sensor with that analogue filter, settled at its start."""
-    from scipy.signal import butter, sosfilt, sosfilt_zi
+    from scipy.signal import sosfilt
+
+    sos, settled = _filter(sensor)
+    return np.asarray(sosfilt(sos, x, zi=settled * x[0])[0])
+
+
+@lru_cache
+def _filter(sensor: Sensor) -> tuple[Float64, Float64]:
+    from scipy.signal import butter, sosfilt_zi
 
     kind, order, hz = sensor
     sos = butter(order, hz, btype=kind, fs=data.FS, output="sos")
-    return np.asarray(sosfilt(sos, x, zi=sosfilt_zi(sos) * x[0])[0])
+    return sos, sosfilt_zi(sos)
 
 
-def draw(clean: Float32, recipe: Recipe, arch: Architecture, rng: np.random.Generator) -> Drawn:
-    """Noise on clean windows (n, window), as the recipe has it, and what the network should make of them."""
+def draw(
+    clean: Float32, recipe: Recipe, arch: Architecture, rng: np.random.Generator, real: NDArray[np.bool_] | None = None
+) -> Drawn:
+    """Noise on clean windows (n, window), as the recipe has it, and what the network should make of them. real: (n,), which are of real people. Beside a
+    rhythm of steps the shape alone tells which of the two is the pulse, and that of real people is the likelier one: most motion goes to them."""
     n, window = clean.shape
     kinds = list(recipe.shares)
     chances = np.array([recipe.shares[k] for k in kinds])
     kind = np.array(kinds)[rng.choice(len(kinds), n, p=chances / chances.sum())]
+    if real is not None:
+        given = np.flatnonzero(~real & (kind == "motion") & (rng.random(n) < MOTION_REAL))
+        taken = rng.permutation(np.flatnonzero(real & (kind != "motion")))[: len(given)]
+        given = given[: len(taken)]
+        kind[given], kind[taken] = kind[taken], kind[given]
     of_course = np.isin(kind, ("full", "mild", "clean"))
     if of_course.all():
         return pack(_course(clean, kind, recipe, rng), arch)
@@ -216,17 +271,20 @@ class Source:
 
     def __init__(self, sets: Sequence[data.Set], recipe: Recipe) -> None:
         self.recipe, self.arch = recipe, recipe.architecture
-        self.windows = Windows(sets, shares_of(sets, recipe.synthetic), self.arch.window, recipe.stretch, recipe.reshape)
+        self.windows = Windows(
+            sets, shares_of(sets, recipe.synthetic), self.arch.window, recipe.stretch, recipe.reshape, recipe.fast
+        )
         self.steps = recipe.steps or -(-len(self.windows) // recipe.batch)
 
     def batch(self, epoch: int, number: int) -> Drawn:
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed, epoch, number])
         if recipe.steps:
-            clean = self.windows.random(recipe.batch, rng)
-        else:  # one pass: every window once, in another order each epoch
-            order = np.random.default_rng([recipe.seed, epoch]).permutation(len(self.windows))
-            clean = self.windows.given(order[number * recipe.batch : (number + 1) * recipe.batch])
+            clean, real = self.windows.random_of(recipe.batch, rng)
+            return draw(clean, recipe, self.arch, rng, real)
+        # One pass: every window once, in another order each epoch.
+        order = np.random.default_rng([recipe.seed, epoch]).permutation(len(self.windows))
+        clean = self.windows.given(order[number * recipe.batch : (number + 1) * recipe.batch])
         return draw(clean, recipe, self.arch, rng)
 
 
@@ -277,7 +335,7 @@ def shares_of(sets: Sequence[data.Set], synthetic: float) -> list[float]:
 
 
 class Validation(NamedTuple):
-    """Validation windows of one set under the recipe's noise, always the same. noisy, clean: (n, window)."""
+    """Validation windows of one set, always the same. drawn: under the recipe's mix of noises, for the loss. noisy, clean: (n, window), under N1."""
 
     name: str
     drawn: Drawn
@@ -286,27 +344,22 @@ class Validation(NamedTuple):
 
 
 def validation_of(sets: Sequence[data.Set], recipe: Recipe, side: str = "validation") -> list[Validation]:
-    """At most `MOST_SCORED` windows of each set's side, evenly spread, under full noise. Without noise in the recipe: under N1."""
+    """At most `MOST_SCORED` windows of each set's side, evenly spread."""
     arch, found = recipe.architecture, []
+    parts = recipe.parts or ("white", "slope", "saturation")  # without noise in the recipe: under N1
     for data_set in sets:
         clean = data_set.sides[side]
         if not any(len(x) >= arch.window for x in clean.stretches):
             continue
         windows = data.scored_windows(clean, window=arch.window, hop=max(arch.window // 2, 1))
         windows = windows[np.linspace(0, len(windows) - 1, min(len(windows), MOST_SCORED)).astype(int)]
-        parts = recipe.parts or ("white", "slope", "saturation")
         noisy = noise.n1(
             windows,
             np.random.default_rng(VALIDATION_SEED),
             white_sd=noise.N1_WHITE_SD * ("white" in parts),
             ramp=noise.N1_RAMP * ("slope" in parts),
             clip="saturation" in parts,
-        )
-        drawn = pack(
-            noisy
-            if recipe.parts
-            else noise.Noisy(noisy.clean, noisy.clean, np.ones_like(noisy.gain), np.zeros_like(noisy.level)),
-            arch,
-        )
-        found.append(Validation(data_set.name, drawn, noisy.noisy, windows))
+        ).noisy
+        drawn = draw(windows.astype(np.float32), recipe, arch, np.random.default_rng(VALIDATION_SEED))
+        found.append(Validation(data_set.name, drawn, noisy, windows))
     return found

@@ -201,5 +201,5 @@ def _sets(wanted: Mapping[str, Any], recipe: Recipe, console: Console) -> tuple[
     if wanted.get("data"):
         sets += data.public_sets(Path(wanted["data"]))
     if recipe.synthetic:
-        sets.append(data.synthetic_set(SYNTHETIC_SEED))
+        sets.append(data.synthetic_set(SYNTHETIC_SEED, data.BESIDE_REAL))
     return sets, sheet

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.core.resampling import resampled
 from ppgstream.errors import DataError, SourceError
 from ppgstream.files import clean as clean_rule
 from ppgstream.lab import synthetic
@@ -29,10 +30,20 @@ COURSE_SPLIT = {"train": range(0, 102), "validation": range(102, 117), "test": r
 BIDMC_HELD_OUT = 4  # patients of BIDMC's train split kept for validation
 SIDES = ("train", "validation", "test")
 SYNTHETIC_S, SYNTHETIC_PEOPLE = 20.0, {"train": 300, "validation": 40, "test": 40}
+ROUNDED = 5  # of six synthetic people have the waves of `synthetic.rounded`
+BESIDE_REAL = 6  # times as many synthetic people where they are trained on beside real ones
+WRIST_SPLIT = {
+    "test": 0.2,
+    "validation": 0.3,
+}  # people lie in 0..1 by a hash: those below the first test, up to the second validate
+WRIST_AT_REST_G = 0.05  # median deviation of the acceleration from 1 g, over 8 s: above it, a steady rhythm may be arm swing
 ATTRIBUTION = {
     "course": "PPG_1000samples of the 2019 KOSOMBE summer school (joonnyong/Deep-Learning-based-Biosignal-Processing); no licence stated",
     "bidmc": "BIDMC PPG and Respiration Dataset 1.0.0, PhysioNet, Open Data Commons Attribution: Pimentel et al. 2016, "
     "10.1109/TBME.2016.2613124; Goldberger et al. 2000, 10.1161/01.CIR.101.23.e215",
+    "wrist": "Stress-Predict (Empatica E4), MIT: Iqbal et al. 2022, 10.3390/s22218135; CogWear 1.0.0 (Empatica E4, Samsung Galaxy Watch4), PhysioNet, "
+    "Open Database License 1.0: Grzeszczyk et al. 2023, 10.13026/5f6t-b637; Wearable Exam Stress 1.0.0 (Empatica E4), PhysioNet, Open Data Commons "
+    "Attribution: Amin, Wickramasuriya, Faghih 2022; Goldberger et al. 2000, 10.1161/01.CIR.101.23.e215",
     "synthetic": "ppgstream's own generator (ppgstream/lab/synthetic.py)",
     "own": "recordings of one's own, not distributed",
 }
@@ -145,6 +156,81 @@ def welltory(folder: Path) -> Clean:
     return Clean(stretches, names)
 
 
+WRIST_SOURCES = ("stress_predict", "cogwear", "exam_noise")
+WATCH_FS = 25.0  # Hz, about: its samples carry times
+
+
+def wrist(folder: Path, split: str) -> Clean:
+    """The clean stretches of wearers of wrist sensors, by person: "wrist_e4_<recording>" and "wrist_watch_<recording>" (Galaxy Watch, whose pulses end at
+    11 Hz). Of those with an accelerometer only what was recorded at rest."""
+    stretches: list[Float64] = []
+    names: list[str] = []
+    for path in (folder / "wrist" / f"{source}.npz" for source in WRIST_SOURCES):
+        if not path.is_file():
+            continue
+        try:
+            with np.load(path, allow_pickle=False) as z:
+                for name, person in zip(z["names"].astype(str), z["person"].astype(str), strict=True):
+                    if _side_of(person) != split:
+                        continue
+                    for sensor, own in (("e4", _e4(z, name)), ("watch", _watch(z, name))):
+                        stretches += own
+                        names += [f"wrist_{sensor}_{name}"] * len(own)
+        except (OSError, KeyError, ValueError, IndexError, zipfile.BadZipFile) as error:
+            raise SourceError(f"{path}: cannot read the wrist recordings: {error}") from error
+    return Clean(stretches, names)
+
+
+def _side_of(person: str) -> str:
+    at = clean_rule.place(person)
+    return next((side for side, below in WRIST_SPLIT.items() if at < below), "train")
+
+
+def _e4(z: Mapping[str, NDArray[Any]], name: str) -> list[Float64]:
+    """The clean stretches of an Empatica E4 at 125 Hz."""
+    x, fs = z[f"{name}_bvp"] / float(z["bvp_k"]), float(z[f"{name}_fs"])
+    parts = [(int(a), int(b)) for a, b in z[f"{name}_clean"]]
+    if f"{name}_acc" in z:
+        parts = [part for a, b in parts for part in _at_rest(z[f"{name}_acc"] / 64, float(z[f"{name}_acc_fs"]), a, b, fs)]
+    return [_at_125(x[a:b], fs) for a, b in parts if b - a >= SNIPPET / FS * fs]
+
+
+def _at_rest(acc: Float64, acc_fs: float, start: int, stop: int, fs: float) -> list[tuple[int, int]]:
+    """Those parts of the samples from `start` to `stop` over whose windows of 8 s the wearer was at rest. acc: (3, m) in g."""
+    off = np.abs(np.sqrt((acc**2).sum(axis=0)) - 1)
+    span, step = SNIPPET / FS, clean_rule.STEP / FS
+    starts = np.arange(start / fs, stop / fs - span + 1e-9, step)
+    rest = [
+        float(np.median(off[int(t * acc_fs) : int((t + span) * acc_fs)] if int(t * acc_fs) < len(off) else 1)) for t in starts
+    ]
+    kept = np.rint(starts[np.array(rest, np.float64) < WRIST_AT_REST_G] * fs).astype(np.int64)
+    groups = clean_rule.joined(kept, int(np.ceil(step * fs)) + 1)
+    return [(int(part[0]), min(int(part[-1] + span * fs), stop)) for part in groups]
+
+
+def _watch(z: Mapping[str, NDArray[Any]], name: str) -> list[Float64]:
+    """The clean stretches of a Galaxy Watch at 125 Hz: straight lines to even times, then band-limited as they are."""
+    if f"{name}_sam" not in z:
+        return []
+    t, x, found = z[f"{name}_sam_t_ms"] / 1000, z[f"{name}_sam"].astype(np.float64), []
+    for a, b in z[f"{name}_sam_clean"]:
+        even = np.arange(t[a], t[b - 1], 1 / WATCH_FS)
+        if len(even) >= SNIPPET / FS * WATCH_FS:
+            found.append(_at_125(np.interp(even, t[a:b], x[a:b]), WATCH_FS))
+    return found
+
+
+def _at_125(x: Float64, fs: float) -> Float64:
+    return resampled(x, 0, np.arange(int((len(x) - 1) * FS / fs)), fs, FS)
+
+
+def person_of(recording: str) -> str:
+    """Whose a recording is. BIDMC's end in the patient's number; a wearer of two sensors counts twice; any other recording counts as a person."""
+    if recording.startswith("bidmc"):
+        return recording.rsplit("_", 1)[-1]
+    return "_".join(recording.split("_")[:3]) if recording.startswith("wrist_") else recording
+
+
 BIDMC_ARRAYS = ("ppg", "ppg_clean_win", "win_t0", "split", "mimic_patient", "subject")
 BIDMC_ECG_ARRAYS = ("ppg", "win_t0", "win_s", "split", "mimic_patient", "ref_ok_win", "hr_ecg_win")
 
@@ -159,30 +245,33 @@ def _bidmc_arrays(path: Path, names: Sequence[str] = BIDMC_ARRAYS) -> dict[str, 
 
 
 def synthetic_people(people: int, seed: int) -> Clean:
-    """`people` of the generator, 20 s each, with rhythms wider than its own: 35 to 200 bpm, one in five irregular."""
-    rng = np.random.default_rng([seed, people])
+    """`people` of the generator, 20 s each: one in six with its usual waves and rhythms wider than its own, 35 to 200 bpm, one in five of them irregular;
+    the others with waves of other shapes."""
+    usual = -(-people // (1 + ROUNDED))
+    rng = np.random.default_rng([seed, usual])
     stretches = []
-    for _ in range(people):
+    for _ in range(usual):
         who = synthetic.person(rng)
         rate = float(35 * (200 / 35) ** rng.uniform())
         who = replace(who, heart_rate=rate, variability=0.2 if rng.uniform() < 0.2 else who.variability)
         stretches.append(synthetic.pulse(int(SYNTHETIC_S * FS), who, rng)[0])
-    return Clean(stretches, [f"synthetic_{seed}_{i}" for i in range(people)])
+    stretches += [synthetic.rounded(int(SYNTHETIC_S * FS), rng) for _ in range(people - usual)]
+    return Clean(stretches, [f"synthetic_{seed}_{i}" for i in range(len(stretches))])
 
 
 def public_sets(folder: Path) -> list[Set]:
-    """The course's recordings and BIDMC, whichever lie under `folder`. Raises SourceError if neither does."""
-    readers = {"course": course, "bidmc": bidmc}
+    """The course's recordings, BIDMC and the wrists, whichever lie under `folder`. Raises SourceError if none does."""
+    readers = {"course": course, "bidmc": bidmc, "wrist": wrist}
     there = [name for name in readers if (folder / name).is_dir()]
     if not there:
-        raise SourceError(f"{folder}: no recordings: neither course/ nor bidmc/ is in it (docs/training.md)")
+        raise SourceError(f"{folder}: no recordings: neither course/, bidmc/ nor wrist/ is in it (docs/training.md)")
     return [Set(name, {side: readers[name](folder, side) for side in SIDES}) for name in there]
 
 
-def synthetic_set(seed: int) -> Set:
-    """Synthetic people with other seeds on each side."""
+def synthetic_set(seed: int, times: int = 1) -> Set:
+    """Synthetic people with other seeds on each side, `times` as many as usual."""
     people = SYNTHETIC_PEOPLE.items()
-    return Set("synthetic", {side: synthetic_people(n, seed * 10 + k) for k, (side, n) in enumerate(people)})
+    return Set("synthetic", {side: synthetic_people(n * times, seed * 10 + k) for k, (side, n) in enumerate(people)})
 
 
 def window_starts(clean: Clean, window: int, hop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

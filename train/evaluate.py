@@ -31,8 +31,9 @@ PARTS: dict[str, dict[str, Any]] = {
     "slope": {"white_sd": 0.0, "clip": False},
     "saturation": {"white_sd": 0.0, "ramp": 0.0},
 }
-TABLES = ("streamed", "windows", "more", "faults", "nothing", "rates", "snr", "lookahead", "trust", "ecg", "cost")
-USUAL = ("streamed", "windows")
+PEOPLE = ("shapes", "wrist", "exercise")  # tables with people of their own
+TABLES = (*PEOPLE, "streamed", "windows", "more", "faults", "nothing", "rates", "snr", "lookahead", "trust", "ecg", "cost")
+USUAL = (*PEOPLE, "streamed", "windows")
 NEIGHBOUR_HOP = {"course": 3}  # between the windows that neighbours are looked for in
 RATES = ("N1-stream", "hand, dense", "steps", "clean")
 RATES_SHORTEST_S = 8.0  # a heart rate needs as much
@@ -105,17 +106,23 @@ def evaluate(
     *,
     folder: Path,
     own_source: Mapping[str, Any] | None,
-    tables: Sequence[str],
+    tables: Sequence[str] | None,
     seeds: int,
     only: bool = False,
     out: Path | None,
     console: Console,
 ) -> dict[str, Any]:
-    """All tables asked for, as they are written to JSON. `only`: without the course's checkpoints, `lmmse` and what is computed from training windows.
-    With `out`, evaluate.json, evaluate.md and pictures go there.
+    """All tables asked for (None: those of `USUAL` of which there are recordings), as they are written to JSON. `only`: without the course's checkpoints,
+    `lmmse` and what is computed from training windows. With `out`, evaluate.json, evaluate.md and pictures go there.
 
     Raises UsageError for an unknown table, SourceError, DataError or CheckpointError for what cannot be read, OutputError.
     """
+    if tables is None:
+        without = [] if own_source is not None or (folder / "wrist").is_dir() else ["wrist", "exercise"]
+        without += ["wrist"] if own_source is not None else []
+        tables = [name for name in USUAL if name not in without]
+        if without and own_source is None:
+            console.print(f"{folder / 'wrist'}: not there: the tables {' and '.join(without)} are left out", soft_wrap=True)
     odd = [name for name in tables if name not in TABLES]
     if odd or not tables:
         raise UsageError(f"--tables: known are {', '.join(TABLES)}, got {', '.join(odd) or 'none'}")
@@ -126,7 +133,7 @@ def evaluate(
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{out}: cannot write: {error}") from error
-    needed = set(tables) != {"cost"}  # recordings
+    needed = bool(set(tables) - {"cost", "shapes"})  # recordings
     sets = {} if not needed else own_set(own_source, console) if own_source is not None else tested_sets(folder)
     training = training_windows(folder) if needed and not only and folder.is_dir() else None
     if needed and not only and training is None:
@@ -144,12 +151,13 @@ def evaluate(
         "seeds": seeds,
     }
     where, pages = next(iter(sets), ""), [""]
-    if not people and needed and set(tables) - {"windows", "rates", "ecg", "cost"}:
+    if not people and set(tables) - {"windows", "rates", "ecg", "cost", "shapes", "wrist"}:
         raise DataError(
-            f"no clean stretch of {shortest_s:g} s and more: only --tables windows, rates, ecg and cost do without one"
+            f"no clean stretch of {shortest_s:g} s and more: only --tables shapes, wrist, windows, rates, ecg and cost do without one"
         )
-    how_often = "1 draw" if seeds == 1 else f"{seeds} draws"
+    main, patients = seeds, people
     for name in tables:
+        people, seeds = people_of(name, patients, folder if own_source is None else None), 1 if name == "shapes" else main
         with progress(console, name, _steps(name, compared, sets, len(people), seeds, folder)) as step:
             if name == "trust":
                 draws = range(streamed.SEEDS.start, streamed.SEEDS.start + seeds)
@@ -157,7 +165,9 @@ def evaluate(
                 result |= {name: streamed.rows_of(measured), "trust_curves": streamed.curves_by_method(measured)}
             else:
                 result[name] = _compute(name, compared, sets, people, seeds, step, folder)
-        title = f"{name}: {where if name not in ('windows', 'rates') else 'all sets'}, {how_often} of noise"
+        whose = {"windows": "all sets", "rates": "all sets", "shapes": "synthetic", "wrist": "wearers"}.get(name, where)
+        whose += " and wearers" if name == "exercise" and len(people) > len(patients) else ""
+        title = f"{name}: {whose}, {'1 draw' if seeds == 1 else f'{seeds} draws'} of noise"
         for table in for_people.shown(name, result[name], title):
             for part in table.rich(console.width):
                 console.print(part)
@@ -168,13 +178,28 @@ def evaluate(
         try:
             content = {"evaluate.json": json.dumps(_plain(result), indent=1) + "\n", "evaluate.md": "\n".join(pages).lstrip()}
             replace_files({out / name: text.encode() for name, text in content.items()})
-            drawn = pictures.bench(result, compared, people, out)
+            drawn = pictures.bench(result, compared, patients, out)
         except OSError as error:
             raise OutputError(f"{out}: cannot write: {error}") from error
         console.print(
             f"written: {out / 'evaluate.json'}, evaluate.md{''.join(f', {path.name}' for path in drawn)}", soft_wrap=True
         )
     return dict(_plain(result))
+
+
+def people_of(name: str, patients: Sequence[streamed.Record], folder: Path | None) -> list[streamed.Record]:
+    """Whose records a table is computed on: pulses of all shapes, the wearers of wrist sensors under `folder`, `patients`, or both. Raises SourceError
+    where there are no wearers for the table `wrist`."""
+    if name == "shapes":
+        return streamed.shapes()
+    if name not in PEOPLE:
+        return list(patients)
+    there = folder is not None and (folder / "wrist").is_dir()
+    if name == "wrist" and not there:
+        where = "among recordings of one's own" if folder is None else f"in {folder / 'wrist'}"
+        raise SourceError(f"--tables wrist: there are no public recordings of wrists {where}")
+    wearers = streamed.records(data.wrist(folder, "test"), longest_s=streamed.WEARER_S) if folder is not None and there else []
+    return wearers if name == "wrist" else [*wearers, *patients]
 
 
 def _compute(

@@ -540,7 +540,11 @@ def _callbacks(
 
 def figures_of(logs: Mapping[str, float]) -> dict[str, float]:
     """Of an epoch's logs, what the checkpoint states: only what was evaluated."""
-    return {key: round(float(value), 5) for key, value in logs.items() if key in ("loss", "val_loss") or key.startswith("val_g_")}
+    return {
+        key: round(float(value), 5)
+        for key, value in logs.items()
+        if key in ("loss", "val_loss", "val_worst") or key.startswith("val_g_")
+    }
 
 
 def _no_longer_finite(run: Run, epoch: int, step: int) -> None:
@@ -568,17 +572,18 @@ def _predict(model: Any, inputs: list[Float32]) -> Float32:
 
 
 def _scores(model: Any, arch: Architecture, recipe: Recipe, validation: list[batches.Validation]) -> dict[str, float]:
-    """Validation loss over all sets together, and G of each, dB."""
+    """The validation loss as the average over sets, with several sets also that of the worst, and G of each, dB."""
     from keras import ops
 
     loss = loss_of(recipe.loss, recipe.newest)
     losses, found = [], {}
     for v in validation:
         answer = _predict(model, v.drawn.inputs)
-        losses.append(ops.convert_to_numpy(loss(ops.convert_to_tensor(v.drawn.packed), ops.convert_to_tensor(answer))))
-        denoised = answer[:, : arch.window].astype(np.float64) if recipe.parts else answers(model, arch, v.noisy)
-        found[f"val_g_{v.name}_db"] = scores.gain_db(v.noisy, denoised, v.clean)
-    return ({"val_loss": float(np.concatenate(losses).mean())} if losses else {}) | found
+        of_windows = loss(ops.convert_to_tensor(v.drawn.packed), ops.convert_to_tensor(answer))
+        losses.append(float(ops.convert_to_numpy(of_windows).mean()))
+        found[f"val_g_{v.name}_db"] = scores.gain_db(v.noisy, answers(model, arch, v.noisy), v.clean)
+    worst = {"val_worst": max(losses)} if len(losses) > 1 else {}
+    return ({"val_loss": float(np.mean(losses))} if losses else {}) | worst | found
 
 
 def _speeds(run: Run, source: batches.Source) -> tuple[float, float]:

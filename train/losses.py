@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 LEAST_HEIGHT = 0.1  # of the clean pulse in the network's input: lower ones count as if they were so high
-LEAST_SD = 0.1  # the same of its SD, where a window has SD 1
+LEAST_SD = 0.05  # the same of its SD, where a window has SD 1
 LARGE = 3.0  # errors beyond, in SD of the pulse, count by their size and no longer by their square
 STEPS, SHAPE, LIKELIHOOD = 20.0, 4.0, 0.1  # weights of the parts of `robust`
 BALANCE, BALANCED = 0.3, (0.7, 6.0)  # power of the error's variance by which `balanced` weighs, and the least and largest weight

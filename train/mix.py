@@ -25,9 +25,15 @@ BURST_SLOPE, BURST_SHAPE, BURST_SCALE = (
     2.8,
 )  # dB a decade; Gamma law of its SD over the pulse's (Paliakaite et al. 2021)
 BURST_S, SHORTEST_BURST_S, FILLING, FILLING_MOST = 2.0, 0.5, 0.25, 2.0
-MOTION_HZ, HARMONICS, RATE_DRIFT, SIZE_DRIFT = (0.7, 3.2), (0.8, 0.5), 0.06, 0.3
+MOTION_HZ, HARMONICS, RATE_DRIFT, SIZE_DRIFT = (0.7, 3.2), (0.9, 0.7, 0.5, 0.4, 0.3), 0.06, 0.3
 MOTION_WHITE_P, MOTION_WHITE = 0.7, 0.3
 NEARLY_CLEAN = 0.05
+# Breathing and hum lie outside the pulse's band: how often, rates, and heights from crest to trough in pulses (uniform in their logarithm).
+BREATHING_P, BREATHING_HZ, BREATHING = 0.15, (0.1, 0.5), (0.2, 12.0)
+HUM_P, HUM_HZ, HUM = 0.1, (18.0, 62.0), (0.1, 12.0)
+# Without a pulse: white, coloured, a rhythm, smoothed, bursts. Nothing but its surroundings tells a lone rhythm from a pulse: the network is to take nine
+# of ten for one, and the calibration says how often that is right.
+NOTHING_SHARES = (0.245, 0.245, 0.02, 0.245, 0.245)
 CLIP_P, CLIP_LONGEST = 0.25, 50
 SWELL_HZ, SWELL = (0.1, 0.7), 0.35  # rate and depth, at most, of changes of the pulse's height
 QUANTISED_P, LEVELS = 0.1, (6, 60)  # distinct values over the window
@@ -95,10 +101,20 @@ def motion(rng: Generator, n: int, window: int) -> Float32:
     return np.asarray(x / np.maximum(x.std(axis=1, keepdims=True), 1e-6), np.float32)
 
 
+def outside(rng: Generator, n: int, window: int) -> Float32:
+    """Breathing in some windows and hum in some, in heights of the pulse."""
+    t, x = np.arange(window, dtype=np.float32) / FS, np.zeros((n, window), np.float32)
+    for share, hz, height in ((BREATHING_P, BREATHING_HZ, BREATHING), (HUM_P, HUM_HZ, HUM)):
+        at = np.flatnonzero(rng.random(n) < share)
+        high = np.exp(uniform(rng, len(at), *np.log(height))) / 2
+        x[at] += high * np.sin(2 * np.pi * (uniform(rng, len(at), *hz) * t + uniform(rng, len(at))))
+    return x
+
+
 def mixed(rng: Generator, s: Float32) -> Added:
-    """White noise, a baseline and bursts, each with its own probability."""
+    """White noise, a baseline, bursts, breathing and hum, each with its own probability."""
     n, window = s.shape
-    slow = baseline(rng, n, window) * (rng.random((n, 1)) < BASELINE_P)
+    slow = baseline(rng, n, window) * (rng.random((n, 1)) < BASELINE_P) + outside(rng, n, window)
     slow = slow + s.std(axis=1, keepdims=True) * bursts(rng, n, window) * (rng.random((n, 1)) < BURST_P)
     strength = uniform(rng, n, 0, WHITE_SD) * (rng.random((n, 1)) < WHITE_P)
     return Added(s + slow + strength * white(rng, n, window), slow.mean(axis=1, keepdims=True))
@@ -114,13 +130,15 @@ def moving(rng: Generator, s: Float32, over_db: tuple[float, float]) -> Added:
 
 
 def nearly_clean(rng: Generator, s: Float32) -> Added:
+    """A little white noise, and in some windows breathing or hum."""
     n, window = s.shape
-    return Added(s + uniform(rng, n, 0, NEARLY_CLEAN) * white(rng, n, window), np.zeros((n, 1), np.float32))
+    slow = outside(rng, n, window)
+    return Added(s + slow + uniform(rng, n, 0, NEARLY_CLEAN) * white(rng, n, window), slow.mean(axis=1, keepdims=True))
 
 
 def nothing(rng: Generator, n: int, window: int) -> Added:
     """No pulse: white, coloured, smoothed, periodic, or a mixture, with or without a baseline. The right answer is its level."""
-    kinds = rng.integers(0, 5, (n, 1))
+    kinds = rng.choice(len(NOTHING_SHARES), (n, 1), p=NOTHING_SHARES)
     smooth = white(rng, n, window + 24)
     total = np.cumsum(smooth, axis=1)
     width = 8

@@ -17,6 +17,7 @@ class Progress:
 
     def __init__(self, epochs: int, steps: int, sets: list[str], console: Console | None = None) -> None:
         self._epochs, self._steps, self._sets = epochs, steps, sets
+        self._losses = ["loss", "val_loss", *(["val_worst"] if len(sets) > 1 else [])]
         self._console = console or Console(stderr=True, highlight=False, soft_wrap=True)
         columns = (
             TextColumn("epoch {task.fields[epoch]}/" + str(epochs)),
@@ -71,17 +72,16 @@ class Progress:
     def _header(self) -> None:
         if not self._headed:
             self._headed = True
-            heads = ["loss", "val_loss", *(f"G {name}, dB" for name in self._sets), "minutes", "left"]
+            heads = [*self._losses, *(f"G {name}, dB" for name in self._sets), "minutes", "left"]
             self.say("epoch " + " ".join(f"{head:>14}" for head in heads))
 
     def _line(self, epoch: str, logs: Mapping[str, Any], left: str) -> str:
         values = [
-            logs.get("loss"),
-            logs.get("val_loss"),
+            *(logs.get(name) for name in self._losses),
             *(logs.get(f"val_g_{name}_db") for name in self._sets),
             logs.get("minutes"),
         ]
-        places = [6, 6, *(2 for _ in self._sets), 2]
+        places = [*(6 for _ in self._losses), *(2 for _ in self._sets), 2]
         cells = ["" if v is None else f"{v:.{p}f}" for v, p in zip(values, places, strict=True)]
         return f"{epoch:>5} " + " ".join(f"{cell:>14}" for cell in [*cells, left])
 

@@ -33,7 +33,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Noise: `noise` names parts of N1, added one after the other; `shares` says how much of a batch gets which kind: "full" strength,
     "mild" (each part weaker or absent), "clean", and the kinds of `mix`: "nearly_clean", "mixed", "motion" (`motion_db` dB over the pulse, from and
     to), "nothing" (no pulse). `stretch`: windows are stretched or squeezed in time by up to this factor. `reshape`: the share of real pulses whose
-    shape is changed.
+    shape is changed. `fast`: the share of real pulses that are played at 100 to 200 beats a minute.
     `synthetic`: the share of windows from synthetic people.
     Steps: 0 makes an epoch one pass over all training windows, every `PASS_HOP` samples.
     Learning rate: rises over `warm_up` steps (at most a tenth of all) to `learning_rate`, then falls on a cosine to `final_rate` times that over all
@@ -60,6 +60,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     stretch: Annotated[float, Meta(ge=1, le=4)] = 1.0
     motion_db: tuple[float, float] = (-6.0, 20.0)
     reshape: Share = 0.0
+    fast: Share = 0.0
     synthetic: Share = 0.0
     optimizer: Optimizer = "adam"
     learning_rate: Annotated[float, Meta(gt=0, le=1000)] = 0.001

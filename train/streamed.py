@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.files import offline
-from ppgstream.lab import noise, scores
+from ppgstream.lab import noise, scores, synthetic
 
 from . import data
 from .methods import Method, bridged
@@ -18,6 +18,9 @@ from .methods import Method, bridged
 Float64 = NDArray[np.float64]
 Rng = np.random.Generator
 SHORTEST_S, LONGEST_S = 30.0, 90.0
+WEARER_S = 45.0  # of a wearer's clean stretch, at most
+ERASED = 0.8  # an output lower than so much of the clean wave has lost a part of it
+HARMLESS_DB = 12.0  # SNR_B of a second's input from which a bad output is harm
 SEEDS = range(2000, 2008)  # frozen: the eight noise draws that figures are quoted on
 SURE = 0.5  # the confidence from which a second or a heart rate counts as told
 CLEAN_DB = 100.0  # an input with a higher SNR_B is clean: it has no gain
@@ -103,7 +106,41 @@ MORE: dict[str, Kind] = {
 }
 FAULTS: dict[str, Kind] = {kind: _fault(kind) for kind in noise.FAULTS}
 NOTHING: dict[str, Kind] = {f"nothing: {kind}": _nothing(kind) for kind in noise.NOTHING}
-SETS: dict[str, dict[str, Kind]] = {"main": MAIN, "more": MORE, "faults": FAULTS, "nothing": NOTHING}
+SHAPES: dict[str, Kind] = {
+    "clean": MAIN["clean"],
+    "white, SD .1": _on(lambda clean, rng: clean + 0.1 * np.ptp(clean) * rng.standard_normal(len(clean))),
+}
+WRIST: dict[str, Kind] = {
+    kind: MAIN[kind] for kind in ("clean", "white", "hand, dense", "forearm, dense", "poor contact, dense", "steps", "N1-stream")
+}
+CLASSES_BPM = ((90, 115), (115, 140), (140, 160), (160, 190))
+BESIDE_DB = (-10.0, 20.0)  # steps over the pulse
+
+
+def _of_class(low: float, high: float, *, steps: bool) -> Kind:
+    """The record at a rate of `low` to `high` bpm, clean or beside steps of `BESIDE_DB` over the pulse."""
+
+    def make(clean: Float64, rng: Rng) -> Drawn:
+        there = retimed(clean, rng.uniform(low, high))
+        return Drawn(noise.steps(there, rng, over_db=rng.uniform(*BESIDE_DB)) if steps else there.copy(), there)
+
+    return make
+
+
+EXERCISE: dict[str, Kind] = {
+    f"{low}..{high} bpm, {what}": _of_class(low, high, steps=what != "clean")
+    for what in ("clean", "steps")
+    for low, high in CLASSES_BPM
+}
+SETS: dict[str, dict[str, Kind]] = {
+    "shapes": SHAPES,
+    "wrist": WRIST,
+    "exercise": EXERCISE,
+    "main": MAIN,
+    "more": MORE,
+    "faults": FAULTS,
+    "nothing": NOTHING,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,22 +151,27 @@ class Record:
     clean: Float64
 
 
-def records(clean: data.Clean, *, shortest_s: float = SHORTEST_S) -> list[Record]:
-    """The longest clean stretch of each person that is at least `shortest_s` long, at most its first 90 s. BIDMC's recordings end in the patient's number;
-    any other recording counts as a person."""
+def records(clean: data.Clean, *, shortest_s: float = SHORTEST_S, longest_s: float = LONGEST_S) -> list[Record]:
+    """The longest clean stretch of each person (`data.person_of`) that is at least `shortest_s` long, at most its first `longest_s`."""
     longest: dict[str, Float64] = {}
     for name, stretch in zip(clean.recording, clean.stretches, strict=True):
-        person = name.rsplit("_", 1)[-1] if name.startswith("bidmc") else name
+        person = data.person_of(name)
         if len(stretch) > len(longest.get(person, ())):
             longest[person] = stretch
-    return [Record(person, x[: int(LONGEST_S * data.FS)]) for person, x in longest.items() if len(x) >= shortest_s * data.FS]
+    return [Record(person, x[: int(longest_s * data.FS)]) for person, x in longest.items() if len(x) >= shortest_s * data.FS]
+
+
+def shapes() -> list[Record]:
+    """`synthetic.shapes` as records."""
+    return [Record(name, x) for name, x in synthetic.shapes().items()]
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
     """One record under one draw of a kind. SNR_B in and out, dB; RMS out over RMS clean; heart rate errors of input and output, bpm, one
     each 2 s, and the confidence over each one's 8 s; how far peaks of the pulse are shifted, ms; seam indexes at the hop and at the patch;
-    of each second its confidence and whether it is good. Without a pulse only the last two."""
+    of each second its confidence and whether it is good; of each second whose input was good enough whether the output is harmed. Without a pulse only
+    confidence and good."""
 
     person: str
     confidence: Float64 | None
@@ -143,6 +185,7 @@ class Measured:
     peak_shift_ms: float = np.nan
     seam_hop: float = np.nan
     seam_patch: float = np.nan
+    harmed: NDArray[np.bool_] | None = None
     live: Live | None = None
 
 
@@ -201,13 +244,15 @@ class Draw:
             there = bridged(self.noisy)
             self.hr_in = np.abs(scores.heart_rates(there, self.fs) - self.hr)
             self.snr_in = scores.snr_b_db(there, self.truth, self.fs)
+            self.by_second_in = scores.snr_by_second_db(there, self.truth, self.fs)
 
     def measure(self, method: Method, lookahead: int | None = None) -> Measured:
         assert method.record is not None
         out, confidence, pulse = method.record(self.noisy, lookahead)
         m, second = len(out), int(self.fs)
         truth = np.zeros(m) if self.truth is None else self.truth
-        good = scores.snr_by_second_db(out, truth, self.fs) >= scores.GOOD_DB
+        by_second_out = scores.snr_by_second_db(out, truth, self.fs)
+        good = by_second_out >= scores.GOOD_DB
         by_second = None if confidence is None else confidence[: m // second * second].reshape(-1, second).mean(axis=1)
         live = None if pulse is None else live_of(pulse, self.truth, m / self.fs, self.fs)
         if self.truth is None:
@@ -229,6 +274,7 @@ class Draw:
             scores.peak_shift_ms(out, truth, self.fs),
             max(scores.seam_index(out, hop=method.hop, offset=k) for k in range(method.hop)),
             max(scores.seam_index(out, hop=method.patch, offset=k) for k in range(method.patch)),
+            ~good[self.by_second_in >= HARMLESS_DB],
             live,
         )
 
@@ -298,8 +344,11 @@ def _row(measured: list[Measured]) -> dict[str, float]:
     row = {
         "snr_b_in_db": snr_in if snr_in < 10 * CLEAN_DB else float("inf"),
         "snr_b_out_db": median("snr_out"),
+        "snr_b_out_p10_db": round(float(np.percentile([m.snr_out for m in measured], 10)), 3),
         **_gains(measured),
         "amplitude": median("amplitude"),
+        "erased": _mean(np.array([m.amplitude < ERASED for m in measured], np.float64), 3),
+        "harm": _mean(joined("harmed"), 4),
         "hr_mae_in_bpm": _mean(joined("hr_in")),
         "hr_mae_out_bpm": _mean(joined("hr_out")),
         "peak_shift_ms": median("peak_shift_ms"),
@@ -355,6 +404,8 @@ def _live(measured: list[Measured]) -> dict[str, float]:
             "live_hr_mae_bpm": _mean(error[pulse]),
             "live_hr_mae_sure_bpm": _mean(error[pulse & sure]),
             "live_hr_sure_right": _mean(right[sure].astype(np.float64), 3),
+            "live_hr_off": _mean((error[pulse] > scores.RATE_NEAR_BPM).astype(np.float64), 3),
+            "live_hr_off_sure": _mean(((error > scores.RATE_NEAR_BPM) & sure)[pulse].astype(np.float64), 3),
             "beats_f1": round(2 * float(found.sum()) / max(float(len(found) + len(beat_right)), 1.0), 3),
             "beats_wrong": round(float((~found).sum() + (~beat_right).sum()) / max(len(found), 1), 3),
             "beats_told": _mean(found_sure.astype(np.float64), 3),
@@ -412,6 +463,7 @@ def _trust(measured: list[Measured]) -> dict[str, float]:
     good = np.concatenate([m.good for m in measured])
     sure = confidence >= SURE
     found = {
+        "confidence": float(confidence.mean()),
         "auroc": scores.auroc(confidence, good),
         "ece": scores.calibration_error(confidence, good),
         "good": float(good.mean()),

@@ -32,6 +32,17 @@ STREAMED_COLUMNS = {
     "good_kept": ("good kept", 2),
     "bad_kept": ("bad kept", 2),
 }
+PEOPLE_COLUMNS = {
+    "snr_b_out_db": ("SNR out, dB", 1),
+    "snr_b_out_p10_db": ("SNR out, worst tenth", 1),
+    "gain_db": ("gain, dB", 1),
+    "amplitude": ("amplitude", 2),
+    "erased": ("amplitude below .8, share", 2),
+    "harm": ("harm, share", 3),
+    "confidence": ("confidence", 2),
+    "live_hr_off": ("rates off, share", 3),
+    "live_hr_off_sure": ("off and sure, share", 3),
+}
 TRUST_COLUMNS = {
     "auroc": ("AUROC", 3),
     "ece": ("ECE", 3),
@@ -131,6 +142,9 @@ def shown(name: str, rows: list[dict[str, Any]], title: str) -> list[Shown]:
     if name == "ecg":
         each = dict.fromkeys(row["kind"] for row in rows)
         return [_by_kind(rows, kind, TRUST_COLUMNS, title) for kind in each]
+    if name in ("shapes", "wrist", "exercise"):
+        every_kind = dict.fromkeys(row["kind"] for row in rows if row["kind"] != "all kinds")
+        return [_by_kind(rows, kind, PEOPLE_COLUMNS, title) for kind in every_kind]
     if name == "trust":
         every_kind = dict.fromkeys(row["kind"] for row in rows)
         return [_trust_summary(rows, title), *(_by_kind(rows, kind, TRUST_COLUMNS, title) for kind in every_kind)]

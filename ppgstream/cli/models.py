@@ -405,9 +405,10 @@ def evaluate(
         str,
         typer.Option(
             metavar="NAME,...",
-            help="Of streamed, windows, more, faults, nothing (noise without a pulse), rates, snr, lookahead, trust, ecg, cost.",
+            help="Of shapes, wrist, exercise, streamed, windows (these five by default), more, faults, nothing (noise without a pulse), rates, snr, "
+            "lookahead, trust, ecg, cost.",
         ),
-    ] = "streamed,windows",
+    ] = "",
     trust: Annotated[
         bool,
         typer.Option(
@@ -438,7 +439,9 @@ def evaluate(
         own_source=own,
         tables=(["trust", "ecg"] if recordings is None and (data / "bidmc").is_dir() else ["trust"])
         if trust
-        else [name.strip() for name in tables.split(",")],
+        else [name.strip() for name in tables.split(",")]
+        if tables
+        else None,
         seeds=seeds,
         only=only,
         out=out,
