@@ -128,10 +128,12 @@ def test_a_prefix_an_index_file_and_a_folder_all_mean_the_same_checkpoint(tmp_pa
     assert restore(tmp_path).sha256 == restore(tmp_path / "net-9").sha256 != newest
 
 
-@pytest.mark.parametrize("family", ["ae", "ae3", "dae", "rae", "brae", "patch", "transformer"])
+@pytest.mark.parametrize("family", ["ae", "ae3", "dae", "rae", "brae", "brdae", "patch", "transformer"])
 def test_save_and_restore_give_the_same_network_back(family: str, tmp_path: Path) -> None:
     arch = Architecture(
-        family, window=40, sizes={"patch": 8, "width": 16, "depth": 1, "heads": 2} if family in ("patch", "transformer") else {}
+        family,
+        window=40,
+        sizes={"patch": 8, "width": 16, "depth": 1, "heads": 2} if family in ("patch", "transformer") else {},
     )
     model = build(arch)
     save(tmp_path, model, arch, provenance={"seed": 3}, figures={"g": 1.5})

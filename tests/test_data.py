@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ppgstream.tools import wrist as tool
 from ppgstream.train import batches, data
 from ppgstream.train.recipe import make
+from typer.testing import CliRunner
 
 from ppgstream.errors import SourceError
 from ppgstream.lab import scores, synthetic
@@ -61,6 +63,15 @@ def test_wrists_come_at_125_hz_by_person_and_at_rest(folder: Path) -> None:
     assert [round(len(x) / data.FS) for x in test.stretches] == [60, 40]
     for x in (*train.stretches, *test.stretches):
         assert np.median(scores.heart_rates(x, data.FS)) == pytest.approx(60 * RATE_HZ, abs=0.5)
+    watch = pulse(25, 40)  # the light falls as the blood comes
+    assert (
+        float(
+            np.corrcoef(
+                test.stretches[1][: 125 * 30], np.interp(np.arange(125 * 30) / 125, np.arange(1000) / 25, watch)[: 125 * 30]
+            )[0, 1]
+        )
+        < -0.95
+    )
     assert [data.person_of(name) for name in test.recording] == ["wrist_e4_C22", "wrist_watch_C22"]
     assert [s.name for s in data.public_sets(folder)] == ["wrist"]
 
@@ -76,6 +87,18 @@ def test_no_wearer_is_on_two_sides() -> None:
     people = {side: {data.person_of(r).split("_")[2] for r in data.wrist(SHARED, side).recording} for side in data.SIDES}
     assert {side: len(found) for side, found in people.items()} == {"train": 28, "validation": 5, "test": 12}
     assert sum(len(found) for found in people.values()) == len(set.union(*people.values()))
+
+
+@needs_wrist
+def test_all_wearers_pulses_stand_upright() -> None:
+    """Their upstroke is the steep side; tops may be broad and feet deep."""
+    for side in data.SIDES:
+        skewed: dict[str, list[float]] = {}
+        clean = data.wrist(SHARED, side)
+        for x, name in zip(clean.stretches, clean.recording, strict=True):
+            slope = np.diff(scores.bandpass(x, data.FS))
+            skewed.setdefault(data.person_of(name), []).append(float(np.mean((slope / slope.std()) ** 3)))
+        assert {name for name, found in skewed.items() if np.median(found) < 0} == set()
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -111,3 +134,73 @@ def test_a_share_of_real_pulses_is_played_fast_and_most_motion_goes_to_real_ones
     packed = batches.draw(clean, recipe, recipe.architecture, np.random.default_rng(2), real).packed
     moved = packed[:, 250] < 0.8  # the pulse's height in the network's input
     assert moved[~real].mean() < 0.5 * moved[real].mean()
+
+
+# ---- the wrist files from the public csv files ---------------------------------------------------------------------
+
+
+def sources(folder: Path) -> list[str]:
+    """One recording of each repository, as its csv files are, and the options that name them."""
+    rng = np.random.default_rng(1)
+    beat = 30 * np.sin(2 * np.pi * RATE_HZ * np.arange(64 * 40) / 64)
+    acc = np.tile([0.0, 0.0, 64.0], (32 * 40, 1))
+    for where, late in (("stress/S01", 0.0), ("exams/S08/Midterm 2", 1.5)):
+        (folder / where).mkdir(parents=True)
+        np.savetxt(folder / where / "BVP.csv", [1e9, 64, *beat], fmt="%.2f")
+        np.savetxt(folder / where / "ACC.csv", [[1e9 + late] * 3, [32] * 3, *acc], delimiter=",", fmt="%.2f")
+    where = folder / "cogwear" / "survey_gamification" / "22" / "pre" / "baseline"
+    where.mkdir(parents=True)
+    order, t = rng.permutation(1000), 5 + np.arange(1000) / 25
+    counts = np.rint(2e6 - 800 * np.sin(2 * np.pi * RATE_HZ * t))
+    np.savetxt(
+        where / "empatica_bvp.csv",
+        np.c_[beat, 5 + np.arange(64 * 40) / 64],
+        delimiter=",",
+        header="BVP,time",
+        comments="",
+        fmt="%.4f",
+    )
+    np.savetxt(
+        where / "samsung_bvp.csv", np.c_[counts, t][order], delimiter=",", header="PPG GREEN,time", comments="", fmt="%.4f"
+    )
+    return ["--stress-predict", str(folder / "stress"), "--exams", str(folder / "exams"), "--cogwear", str(folder / "cogwear")]
+
+
+def test_the_wrist_files_are_made_from_the_csv_files_of_their_sources(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "STRESS_PREDICT": ["S01"],
+        "EXAMS": ["X08_M2"],
+        "PILOT": [],
+        "SURVEY": ["C22"],
+        "SURVEY_PARTS": ("pre_base",),
+    }.items():
+        monkeypatch.setattr(tool, name, value)
+    options = sources(tmp_path)
+    done = CliRunner().invoke(tool.app, [*options, "-o", str(tmp_path / "wrist")])
+    assert done.exit_code == 0, done.output
+    with np.load(tmp_path / "wrist" / "cogwear.npz") as z:
+        assert (np.diff(z["C22_pre_base_sam_t_ms"]) == 40).all()
+        assert len(z["C22_pre_base_sam_clean"]) == 1
+    with np.load(tmp_path / "wrist" / "exam_noise.npz") as z:
+        assert float(z["X08_M2_acc_t0"]) == pytest.approx(1.5, abs=0.01)
+    assert data.wrist(tmp_path, "train").recording == ["wrist_e4_S01", "wrist_e4_X08_M2"]
+    test = data.wrist(tmp_path, "test")
+    assert test.recording == ["wrist_e4_C22_pre_base", "wrist_watch_C22_pre_base"]
+    assert [round(len(x) / data.FS) for x in test.stretches] == [40, 40]
+    (tmp_path / "stress" / "S01" / "BVP.csv").write_text("no numbers")
+    done = CliRunner().invoke(tool.app, [*options, "-o", str(tmp_path / "again")])
+    assert done.exit_code == 65
+    assert "S01/BVP.csv: not a table of numbers" in " ".join(done.stderr.split())
+    assert not (tmp_path / "again").exists()
+
+
+@needs_wrist
+def test_the_rule_for_clean_finds_the_ranges_that_the_wrist_files_state() -> None:
+    with np.load(SHARED / "wrist" / "stress_predict.npz") as z:
+        x, fs, stated = z["S13_bvp"] / float(z["bvp_k"]), float(z["S13_fs"]), z["S13_clean"]
+    (found,) = tool.clean_ranges([x], [fs], 12.0)
+    both = np.zeros((2, len(x)), np.bool_)
+    for row, ranges in zip(both, (found, stated), strict=True):
+        for a, b in ranges:
+            row[a:b] = True
+    assert both.all(axis=0).sum() / both.any(axis=0).sum() > 0.95

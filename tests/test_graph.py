@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from ppgstream.cli.app import app
 from ppgstream.core.denoiser import Batch
 from ppgstream.errors import CheckpointError
-from ppgstream.model import folder, imported, onnx_runtime, runtime
+from ppgstream.model import folder, imported, networks, onnx_runtime, runtime
 from ppgstream.model.architecture import DEFAULT_SIZES, Architecture
 from ppgstream.model.checkpoint import GRAPH, MANIFEST, SHIPPED, WEIGHTS, Checkpoint, shipped
 from ppgstream.model.networks import build
@@ -32,15 +32,16 @@ TINY = {
     "dae": {"hidden": (5,)},
     "rae": {"units": 6},
     "brae": {"units": 6},
+    "brdae": {"patch": 25, "units": 6},
     "patch": {"patch": 10, "width": 12, "depth": 2, "heads": 3},
     "transformer": {"patch": 25, "width": 20, "depth": 2, "heads": 4},
 }
 
 
-def made(family: str, at: Path, *, context: int = 0, seed: int = 1, **more: str) -> Checkpoint:
+def made(family: str, at: Path, *, context: int = 0, seed: int = 1, bands: int = 1, **more: str) -> Checkpoint:
     """A checkpoint with random weights, biases among them."""
     import_keras().utils.set_random_seed(seed)
-    arch = Architecture(family, 250, context, TINY[family], **more)
+    arch = Architecture(family, 250, context, TINY[family] | ({"bands": bands} if bands > 1 else {}), **more)
     model = build(arch)
     rng = np.random.default_rng(seed)
     model.set_weights([rng.normal(0, 0.3, w.shape).astype(np.float32) for w in model.get_weights()])
@@ -67,11 +68,13 @@ def test_every_network_is_tried() -> None:
     assert set(TINY) == set(DEFAULT_SIZES) - {"lmmse"}
 
 
-@pytest.mark.parametrize("family", [*TINY, "transformer with context", "patch with context", "rae with relu", "ae with elu"])
+@pytest.mark.parametrize(
+    "family", [*TINY, "transformer with context", "transformer with bands", "patch with context", "rae with relu", "ae with elu"]
+)
 def test_onnx_runtime_and_tensorflow_agree(family: str, tmp_path: Path) -> None:
     name, _, variant = family.partition(" with ")
-    more = {} if variant in ("", "context") else {"hidden_activation": variant}
-    checkpoint = made(name, tmp_path, context=50 if variant == "context" else 0, **more)
+    more = {} if variant in ("", "context", "bands") else {"hidden_activation": variant}
+    checkpoint = made(name, tmp_path, context=50 if variant == "context" else 0, bands=3 if variant == "bands" else 1, **more)
     batch = windows(checkpoint, checkpoint.tile + 5)
     with_onnx, with_tensorflow = answers(checkpoint, batch, "onnx"), answers(checkpoint, batch, "tensorflow")
     assert np.ptp(with_tensorflow) > 0.1
@@ -107,6 +110,22 @@ def test_a_smaller_tile_is_taken_only_where_it_answers_with_the_same_bits(
         return np.where(valid, x, 0) + np.float32(1e-7 * (len(x) in unlike))
 
     assert runtime.tiles_of(compute, tile, 250) == kept
+
+
+def test_bands_add_up_to_what_was_measured_and_hold_pulse_hum_and_breathing() -> None:
+    import_keras()
+    t = np.arange(250) / 125
+    parts = [np.sin(2 * np.pi * 1.3 * t), 3 * np.sin(2 * np.pi * 50 * t), 5 * np.sin(2 * np.pi * 0.2 * t)]
+    valid = np.ones((1, 250), np.float32)
+    x = np.sum(parts, axis=0, keepdims=True).astype(np.float32)
+    pulse, hum, breathing = (np.asarray(band)[0] for band in networks._bands(x * valid, valid))
+    np.testing.assert_allclose(pulse + hum + breathing, x[0], atol=1e-5)
+    inside = slice(10, -10)
+    assert np.corrcoef(hum[inside], parts[1][inside])[0, 1] > 0.999
+    assert np.corrcoef(breathing, parts[2])[0, 1] > 0.99
+    assert np.corrcoef(pulse[inside], parts[0][inside])[0, 1] > 0.95
+    valid[:, 100:140] = 0.0
+    assert all((np.asarray(band)[0, 100:140] == 0).all() for band in networks._bands(x * valid, valid))
 
 
 def test_the_graph_holds_no_weights(tmp_path: Path) -> None:

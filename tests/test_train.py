@@ -34,8 +34,9 @@ from ppgstream.errors import CheckpointError, ConfigError, DataError, OutputErro
 from ppgstream.lab import noise
 from ppgstream.model import runtime
 from ppgstream.model.checkpoint import MANIFEST
+from ppgstream.model.networks import build
 from ppgstream.model.restore import restore
-from ppgstream.model.tensorflow_runtime import import_keras
+from ppgstream.model.tensorflow_runtime import import_keras, load_into
 
 SHARED = Path(os.environ.get("PPGSTREAM_DATA", Path(__file__).parents[2] / "shared" / "data"))
 needs_course = pytest.mark.skipif(
@@ -47,6 +48,7 @@ TINY: dict[str, dict[str, Any]] = {
     "dae": {"hidden": [4]},
     "rae": {"units": 3},
     "brae": {"units": 3},
+    "brdae": {"patch": 10, "units": 3},
     "patch": {"patch": 10, "width": 8, "depth": 1, "heads": 2},
     "transformer": {"patch": 10, "width": 8, "depth": 1, "heads": 2},
 }
@@ -548,6 +550,28 @@ def test_from_a_checkpoint_begins_with_its_weights_and_says_so(
     assert restore(tmp_path / "next").provenance["from"] == {"name": "run", "sha256": start.sha256}
     stated = next(line for line in capfd.readouterr().err.splitlines() if line.lstrip().startswith("start"))
     assert float(stated.split()[1]) == pytest.approx(start.figures["val_loss"], rel=1e-3)
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_transformer_gets_bands_and_answers_the_same_before_it_is_trained_on(sets: list[data.Set], tmp_path: Path) -> None:
+    fit.fit(small("transformer", epochs=1), sets, tmp_path / "one", threads=1)
+    start = restore(tmp_path / "one")
+    recipe = fit.architecture_from(start, small("transformer", bands=3), "one")
+    assert recipe.architecture.size("bands") == 3
+    grown = fit.banded(start, recipe.architecture)
+    rng = np.random.default_rng(1)
+    x, valid = rng.standard_normal((8, 50)).astype(np.float32), (rng.random((8, 50)) > 0.2).astype(np.float32)
+    answers = []
+    for one in (start, grown):
+        model = build(one.arch)
+        load_into(model, one)
+        answers.append(np.asarray(model.predict_on_batch([x, valid])))
+    np.testing.assert_allclose(answers[0], answers[1], atol=1e-6)
+    fit.fit(recipe, sets, tmp_path / "three", start=start, threads=1)
+    assert restore(tmp_path / "three").arch.size("bands") == 3
+    assert "bands" not in json.loads((tmp_path / "one" / MANIFEST).read_text())["network"]["sizes"]
+    with pytest.raises(CheckpointError, match="bands 3 there, 1 asked"):
+        fit.architecture_from(grown, small("transformer", bands=1), "three")
 
 
 def test_from_refuses_another_family_or_architecture(finished: Path) -> None:

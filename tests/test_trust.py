@@ -289,6 +289,28 @@ def test_the_fit_finds_the_law_and_its_probabilities_hold() -> None:
     assert scores.auroc(probability, made.right) > scores.auroc(regression.judged(made, ["confidence"]), made.right) + 0.05
 
 
+def test_every_set_counts_the_same_and_is_told_apart() -> None:
+    person = np.array(["bidmc s7"] * 90 + ["wrist wrist_e4_S01"] * 10)
+    made = regression.Rows(["a"], np.zeros((100, 1)), np.ones(100, np.bool_), person)
+    assert made.set[0] == "bidmc"
+    assert made.weight[made.set == "bidmc"].sum() == pytest.approx(made.weight[made.set == "wrist"].sum())
+    assert made.weight.mean() == pytest.approx(1)
+    assert set(regression.sets_of(np.array(["p1", "p2"]))) == {""}
+
+
+def test_the_people_to_calibrate_on_are_of_every_set() -> None:
+    short = data.Set(
+        "course", {side: data.Clean([np.arange(1000.0)] * 6, [f"course_{k}" for k in range(6)]) for side in data.SIDES}
+    )
+    long = data.Set(
+        "bidmc", {side: data.Clean([np.arange(8000.0)] * 3, [f"bidmc_0{k}_s{k}" for k in range(3)]) for side in data.SIDES}
+    )
+    found, unseen = calibrate.people_of([short, long])
+    assert {r.person.split()[0] for r in found} == {"course", "bidmc"}
+    assert max(len(r.clean) for r in found) == calibrate.LONGEST_S * data.FS
+    assert len(unseen) == 9
+
+
 def test_what_is_wrong_may_count_more_often() -> None:
     made = rows(worth=False)
     plain, strict = regression.judged(made), regression.judged(made, wrong_counts=4.0)
@@ -311,7 +333,7 @@ def test_nobody_is_judged_by_what_was_fitted_on_himself(monkeypatch: pytest.Monk
 def test_a_checkpoint_is_calibrated_and_published_confidence_is_a_probability(
     denoiser: Callable[[Batch], Answer], least: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(calibrate, "MAIN", {k: streamed.MAIN[k] for k in ("white", "hand, dense", "clean", "nothing there")})
+    monkeypatch.setattr(calibrate, "KINDS", {k: streamed.MAIN[k] for k in ("white", "hand, dense", "clean", "nothing there")})
     found = restore(Path("default"))
     stated, figures = calibrate.calibrate(found, denoiser, people(6), unseen=["p1"], seeds=[1])
     assert set(stated) == set(figures) == {"249", "100", "49"}
@@ -322,13 +344,13 @@ def test_a_checkpoint_is_calibrated_and_published_confidence_is_a_probability(
 
 
 def test_nothing_to_fit_on_gives_no_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibrate, "MAIN", {"nothing there": streamed.MAIN["nothing there"]})
+    monkeypatch.setattr(calibrate, "KINDS", {"nothing there": streamed.MAIN["nothing there"]})
     assert calibrate.calibrate(restore(Path("default")), agreeing, people(2), seeds=[1]) == ({}, {})
 
 
 def test_the_command_writes_a_calibrated_checkpoint_and_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = {k: streamed.MAIN[k] for k in ("white", "nothing there")}
-    monkeypatch.setattr(calibrate, "MAIN", few)
+    monkeypatch.setattr(calibrate, "KINDS", few)
     monkeypatch.setattr(pulse, "KINDS", few)
     monkeypatch.setattr(pulse, "LEAST_ROWS", 50)
     monkeypatch.setattr(data, "SYNTHETIC_PEOPLE", {"train": 5, "validation": 2, "test": 1})

@@ -29,7 +29,7 @@ VALIDATION_SEED = 1_000_000
 UNSTEADY, UNSTEADY_TURNS = 8.0, (0.2, 1.0)  # samples, at most, that beats come early or late; turns of that in a window
 MOST_SCORED = 1000  # validation windows of one set
 AHEAD = 4  # batches drawn ahead for each process
-MOTION_REAL = 0.7  # of synthetic pulses that would get motion, a real one gets it instead
+MOTION_REAL = 0.8  # of synthetic pulses that would get motion, a real one gets it instead
 FAST_BPM, FAST_ROUNDED = (
     (100.0, 200.0),
     0.6,

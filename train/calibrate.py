@@ -24,14 +24,16 @@ from ppgstream.model.checkpoint import Checkpoint
 
 from . import data, pulse
 from .regression import FOLDS, Rows, fit, judged
-from .streamed import MAIN, Kind, Record, records
+from .streamed import MAIN, OUTSIDE, Kind, Record, records
 
 Float64 = NDArray[np.float64]
 LOOKAHEADS = (100, 49)  # beside the longest one
 SEEDS = range(3000, 3001)  # of the noise
 WORTH = 0.01  # of AUROC: less is not worth the features' cost
 LEAST_ROWS = 200
-MOST_PEOPLE, SHORTEST_S = 30, (30.0, 8.0)  # of a set and side; of a recording, if there are enough of them
+MOST_PEOPLE = 8  # of a set and side
+SHORTEST_S, LONGEST_S = (30.0, 8.0), 40.0  # of a recording: the first if there are enough of them in a set; at most so much of it
+KINDS: dict[str, Kind] = {**MAIN, **OUTSIDE}
 
 
 @dataclass(frozen=True)
@@ -59,13 +61,13 @@ def rows_of(
     seeds: Sequence[int] = SEEDS,
     step: Callable[[str], None] = lambda _: None,
 ) -> Rows:
-    """Features and labels of people under kinds of noise, those of the bench's main table by default. Calls `step` with the kind's name after each
-    recording."""
+    """Features and labels of people under kinds of noise, by default `KINDS`: those of the bench's main table, breathing and hum. Calls `step` with the
+    kind's name after each recording."""
     arch = checkpoint.arch
     hop = checkpoint.hop if lookahead == arch.window - 1 else min(checkpoint.hop, arch.window - lookahead)
     features, good, person = [], [], []
     for number, record in enumerate(people):
-        for kind, make in (kinds or MAIN).items():
+        for kind, make in (kinds or KINDS).items():
             for seed in seeds:
                 noisy, truth = make(record.clean, np.random.default_rng([seed, number, *kind.encode()]))
                 recorder = _Recorder(0.0, {}, checkpoint.fs)
@@ -128,11 +130,18 @@ def calibrate(
         names, probability = (list(trust.FEATURES), every) if worth else (["confidence"], plain)
         stated[str(lookahead)] = fit(rows, names)
         told: dict[str, Any] = {"people": len(people), "rows": len(rows.right), **_figures(probability, rows.right)}
+        told["sets"] = {
+            str(one): _figures(probability[rows.set == one], rows.right[rows.set == one]) for one in np.unique(rows.set)
+        }
         figures[str(lookahead)] = told
         apart = np.isin(rows.person, list(unseen))
         if apart.any():
             told["unseen"] = {"people": len(set(unseen)), **_figures(probability[apart], rows.right[apart])}
-        say(f"lookahead {lookahead}: AUROC {told['auroc']:.3f}, calibration error {told['ece']:.3f}, by {len(names)} numbers")
+        by_set = "; ".join(f"{one} {f['auroc']:.3f}, {f['ece']:.3f}" for one, f in told["sets"].items() if one)
+        say(
+            f"lookahead {lookahead}: AUROC {told['auroc']:.3f}, calibration error {told['ece']:.3f}, by {len(names)} numbers"
+            + (f" ({by_set})" if by_set else "")
+        )
     return stated, figures
 
 
@@ -156,7 +165,7 @@ def whole(
 
 def steps_of(window: int, people: int) -> int:
     """Recordings that `whole` denoises."""
-    return people * (len(MAIN) * len(SEEDS) * len(lookaheads(window)) + len(pulse.KINDS) * len(pulse.SEEDS))
+    return people * (len(KINDS) * len(SEEDS) * len(lookaheads(window)) + len(pulse.KINDS) * len(pulse.SEEDS))
 
 
 def as_figures(figures: Mapping[str, Any]) -> dict[str, float]:
@@ -167,6 +176,9 @@ def as_figures(figures: Mapping[str, Any]) -> dict[str, float]:
         for part, whose in ((found, "by cross-validation"), (found.get("unseen"), "of people it has not seen")):
             for key, word in words.items() if part else ():
                 told[f"confidence at a lookahead of {lookahead}: {word} {whose}"] = part[key]
+        for key, word in words.items() if len(found.get("sets", ())) > 1 else ():
+            worst = (min if key == "auroc" else max)(found["sets"].items(), key=lambda one: one[1][key])
+            told[f"confidence at a lookahead of {lookahead}: {word}, worst set ({worst[0]})"] = worst[1][key]
     return told
 
 
@@ -175,18 +187,17 @@ def _figures(probability: Float64, good: NDArray[np.bool_]) -> dict[str, float]:
 
 
 def people_of(sets: Sequence[data.Set]) -> tuple[list[Record], list[str]]:
-    """The people to calibrate on, of the sides "train" and "validation", at most `MOST_PEOPLE` of a set and side, and who of them is on the latter.
-    Synthetic ones only where there are no others, and recordings of less than 30 s only where there are hardly any longer ones."""
-    real = [one for one in sets if one.name != "synthetic"]
-    for shortest_s in SHORTEST_S:
-        found: list[Record] = []
-        unseen: list[str] = []
-        for one in real or sets:
-            for side in ("train", "validation"):
-                every = records(one.sides[side], shortest_s=shortest_s)
-                own = [replace(r, person=f"{one.name} {r.person}") for r in every[:: -(-len(every) // MOST_PEOPLE) or 1]]
-                found += own
-                unseen += [r.person for r in own] if side == "validation" else []
-        if len(found) >= FOLDS:
-            break
+    """The people to calibrate on, of the sides "train" and "validation" of every set, at most `MOST_PEOPLE` of a set and side, and who of them is on the
+    latter. Recordings of less than 30 s only of sets that have hardly any longer ones."""
+    found: list[Record] = []
+    unseen: list[str] = []
+    for one in sets:
+        for shortest_s in SHORTEST_S:
+            sides = {s: records(one.sides[s], shortest_s=shortest_s, longest_s=LONGEST_S) for s in ("train", "validation")}
+            if sum(len(every) for every in sides.values()) >= FOLDS:
+                break
+        for side, every in sides.items():
+            own = [replace(r, person=f"{one.name} {r.person}") for r in every[:: -(-len(every) // MOST_PEOPLE) or 1]]
+            found += own
+            unseen += [r.person for r in own] if side == "validation" else []
     return found, unseen

@@ -191,8 +191,16 @@ def _e4(z: Mapping[str, NDArray[Any]], name: str) -> list[Float64]:
     x, fs = z[f"{name}_bvp"] / float(z["bvp_k"]), float(z[f"{name}_fs"])
     parts = [(int(a), int(b)) for a, b in z[f"{name}_clean"]]
     if f"{name}_acc" in z:
-        parts = [part for a, b in parts for part in _at_rest(z[f"{name}_acc"] / 64, float(z[f"{name}_acc_fs"]), a, b, fs)]
+        parts = [part for a, b in parts for part in _at_rest(_acceleration(z, name), float(z[f"{name}_acc_fs"]), a, b, fs)]
     return [_at_125(x[a:b], fs) for a, b in parts if b - a >= SNIPPET / FS * fs]
+
+
+def _acceleration(z: Mapping[str, NDArray[Any]], name: str) -> Float64:
+    """(3, m) in g, from the first sample of the pulse on: not known, 0, where it began later."""
+    late = float(z[f"{name}_acc_t0"]) if f"{name}_acc_t0" in z else 0.0
+    missing = round(late * float(z[f"{name}_acc_fs"]))
+    acc = z[f"{name}_acc"][:, max(-missing, 0) :] / 64
+    return np.pad(acc, ((0, 0), (max(missing, 0), 0)))
 
 
 def _at_rest(acc: Float64, acc_fs: float, start: int, stop: int, fs: float) -> list[tuple[int, int]]:
@@ -209,14 +217,15 @@ def _at_rest(acc: Float64, acc_fs: float, start: int, stop: int, fs: float) -> l
 
 
 def _watch(z: Mapping[str, NDArray[Any]], name: str) -> list[Float64]:
-    """The clean stretches of a Galaxy Watch at 125 Hz: straight lines to even times, then band-limited as they are."""
+    """The clean stretches of a Galaxy Watch at 125 Hz: straight lines to even times, then band-limited as they are. It counts reflected light, which falls
+    as the blood comes: turned over, as the daemon does before the network sees it."""
     if f"{name}_sam" not in z:
         return []
     t, x, found = z[f"{name}_sam_t_ms"] / 1000, z[f"{name}_sam"].astype(np.float64), []
     for a, b in z[f"{name}_sam_clean"]:
         even = np.arange(t[a], t[b - 1], 1 / WATCH_FS)
         if len(even) >= SNIPPET / FS * WATCH_FS:
-            found.append(_at_125(np.interp(even, t[a:b], x[a:b]), WATCH_FS))
+            found.append(_at_125(-np.interp(even, t[a:b], x[a:b]), WATCH_FS))
     return found
 
 

@@ -21,6 +21,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -98,7 +99,7 @@ def fit(
     keras.utils.set_random_seed(recipe.seed)
     model = build(arch, dropout=recipe.dropout)
     if start is not None and stored is None:
-        load_into(model, start)
+        load_into(model, banded(start, arch))
     optimizer = _optimizer(recipe, recipe.epochs * source.steps)
     model.compile(optimizer=optimizer, loss=loss_of(recipe.loss, recipe.newest), **_how(arch, recipe.epochs * source.steps))
     optimizer.build(model.trainable_variables)
@@ -297,7 +298,9 @@ def architecture_from(start: Checkpoint, recipe: Recipe, path: Path | str) -> Re
     )
     asked = found.architecture
     odd = [
-        f"{name} {there.sizes[name]} there, {value} asked" for name, value in asked.sizes.items() if there.sizes[name] != value
+        f"{name} {there.sizes[name]} there, {value} asked"
+        for name, value in asked.sizes.items()
+        if there.sizes[name] != value and (name, there.sizes[name]) != ("bands", 1)
     ]
     for name in ("window", "hidden_activation", "output_activation"):
         if getattr(asked, name) != getattr(there, name):
@@ -305,6 +308,20 @@ def architecture_from(start: Checkpoint, recipe: Recipe, path: Path | str) -> Re
     if odd:
         raise CheckpointError(f"{path}: a checkpoint of another architecture: {'; '.join(odd)}")
     return found
+
+
+def banded(start: Checkpoint, arch: Architecture) -> Checkpoint:
+    """A transformer of one band as one of several that answers the same: the gate of its samples is that of each band, and the input that bands bring does
+    not count yet. Any other checkpoint, or one that has the bands of `arch`, as it is."""
+    if arch.family != "transformer" or start.arch.sizes.get("bands") == arch.size("bands"):
+        return start
+    patch, more = arch.size("patch"), arch.size("bands") - 1
+    tensors = dict(start.tensors)
+    embed, head, bias = (np.asarray(tensors[name]) for name in ("embed/kernel", "head/kernel", "head/bias"))
+    tensors["embed/kernel"] = np.concatenate([embed, np.zeros((patch, embed.shape[1]), np.float32)])
+    tensors["head/kernel"] = np.concatenate([head, *[head[:, :patch]] * more], axis=1)
+    tensors["head/bias"] = np.concatenate([bias, *[bias[:patch]] * more])
+    return replace(start, arch=arch, tensors=tensors)
 
 
 def refuse_folder(out: Path, *, resume: bool, overwrite: bool) -> None:

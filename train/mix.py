@@ -26,6 +26,7 @@ BURST_SLOPE, BURST_SHAPE, BURST_SCALE = (
 )  # dB a decade; Gamma law of its SD over the pulse's (Paliakaite et al. 2021)
 BURST_S, SHORTEST_BURST_S, FILLING, FILLING_MOST = 2.0, 0.5, 0.25, 2.0
 MOTION_HZ, HARMONICS, RATE_DRIFT, SIZE_DRIFT = (0.7, 3.2), (0.9, 0.7, 0.5, 0.4, 0.3), 0.06, 0.3
+FEW, FEW_P = 2, 0.5  # of those harmonics, and how many of the rhythms have no others
 MOTION_WHITE_P, MOTION_WHITE = 0.7, 0.3
 NEARLY_CLEAN = 0.05
 # Breathing and hum lie outside the pulse's band: how often, rates, and heights from crest to trough in pulses (uniform in their logarithm).
@@ -94,8 +95,10 @@ def motion(rng: Generator, n: int, window: int) -> Float32:
     rate, drift = uniform(rng, n, *MOTION_HZ), uniform(rng, n, -RATE_DRIFT, RATE_DRIFT)
     phase = 2 * np.pi * (rate * t * (1 + drift * t)) + uniform(rng, n, 0, 2 * np.pi)
     x = np.sin(phase)
+    rich = rng.random((n, 1)) >= FEW_P
     for number, most in enumerate(HARMONICS, start=2):
-        x = x + uniform(rng, n, 0, most) * np.sin(number * phase + uniform(rng, n, 0, 2 * np.pi))
+        there = np.float32(1) if number < FEW + 2 else rich.astype(np.float32)
+        x = x + there * uniform(rng, n, 0, most) * np.sin(number * phase + uniform(rng, n, 0, 2 * np.pi))
     swell = np.sin(2 * np.pi * uniform(rng, n, 0.02, 0.3) * t + uniform(rng, n, 0, 2 * np.pi))
     x = x * (1 + uniform(rng, n, 0, SIZE_DRIFT) * swell)
     return np.asarray(x / np.maximum(x.std(axis=1, keepdims=True), 1e-6), np.float32)

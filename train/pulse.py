@@ -27,7 +27,7 @@ from ppgstream.model.checkpoint import Checkpoint
 
 from . import data, regression
 from .methods import Method
-from .streamed import MAIN, NOTHING, Drawn, Kind, Record, retimed
+from .streamed import MAIN, NOTHING, OUTSIDE, Drawn, Kind, Record, retimed
 
 Float64 = NDArray[np.float64]
 SEEDS = range(4000, 4001)  # of the noise
@@ -70,6 +70,7 @@ IRREGULAR: dict[str, Kind] = {kind: _irregular(kind) for kind in noise.IRREGULAR
 KINDS: dict[str, Kind] = {
     **MAIN,
     **MOTION,
+    **OUTSIDE,
     **{kind: NOTHING[kind] for kind in ("nothing: coloured", "nothing: wrist", "nothing: mains")},
 }
 

@@ -22,13 +22,13 @@ Optimizer = Literal["adam", "adamw", "sgd"]
 Kind = Literal["full", "mild", "clean", "nearly_clean", "mixed", "motion", "nothing"]
 CHOICES = {"noise": get_args(Noise), "optimizer": get_args(Optimizer), "shares": get_args(Kind)}
 PARTS = ("white", "slope", "saturation")  # of N1, in its order
-SIZES = ("hidden", "units", "patch", "width", "depth", "heads")
+SIZES = ("hidden", "units", "patch", "width", "depth", "heads", "bands")
 
 
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that a run depends on beside its data. A run is `epochs` epochs of `steps` batches of `batch` windows.
 
-    Network: `hidden` (a width for each hidden layer), `units` of an LSTM, `patch`, `width`, `depth`, `heads` of a transformer; None: the
+    Network: `hidden` (a width for each hidden layer), `units` of an LSTM, `patch`, `width`, `depth`, `heads`, `bands` of a transformer; None: the
     family's own. `window` in samples, None: 250. `dropout`: the share of hidden values that is dropped in training.
     Noise: `noise` names parts of N1, added one after the other; `shares` says how much of a batch gets which kind: "full" strength,
     "mild" (each part weaker or absent), "clean", and the kinds of `mix`: "nearly_clean", "mixed", "motion" (`motion_db` dB over the pulse, from and
@@ -52,6 +52,7 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     width: Size | None = None
     depth: Size | None = None
     heads: Size | None = None
+    bands: Size | None = None
     hidden_activation: str = ""
     output_activation: str = ""
     dropout: Annotated[float, Meta(ge=0, lt=1)] = 0.0
@@ -102,6 +103,24 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 # What differs from the defaults above, which are the course's own values (its slides and scripts).
 _COURSE_LSTM: dict[str, Any] = {"learning_rate": 0.01, "dropout": 0.5}
+_WIDE_MIX: dict[str, Any] = {
+    "shares": {"full": 0.4, "mixed": 0.27, "motion": 0.19, "nothing": 0.08, "nearly_clean": 0.06},
+    "synthetic": 0.15,
+    "stretch": 1.6,
+    "reshape": 0.5,
+    "optimizer": "adamw",
+    "learning_rate": 2e-3,
+    "beta_2": 0.99,
+    "weight_decay": 0.01,
+    "clip_norm": 1.0,
+    "warm_up": 300,
+    "final_rate": 0.02,
+    "loss": "robust",
+    "batch": 128,
+    "epochs": 64,
+    "steps": 500,
+    "ema": 0.999,
+}
 FAMILY: dict[str, dict[str, Any]] = {
     "ae": {"noise": ["none"]},
     "ae3": {"noise": ["none"]},
@@ -123,24 +142,8 @@ FAMILY: dict[str, dict[str, Any]] = {
         "steps": 500,
         "ema": 0.999,
     },
-    "transformer": {
-        "shares": {"full": 0.4, "mixed": 0.27, "motion": 0.19, "nothing": 0.08, "nearly_clean": 0.06},
-        "synthetic": 0.15,
-        "stretch": 1.6,
-        "reshape": 0.5,
-        "optimizer": "adamw",
-        "learning_rate": 2e-3,
-        "beta_2": 0.99,
-        "weight_decay": 0.01,
-        "clip_norm": 1.0,
-        "warm_up": 300,
-        "final_rate": 0.02,
-        "loss": "robust",
-        "batch": 128,
-        "epochs": 64,
-        "steps": 500,
-        "ema": 0.999,
-    },
+    "brdae": _WIDE_MIX,
+    "transformer": _WIDE_MIX,
 }
 
 

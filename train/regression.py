@@ -16,7 +16,7 @@ FOLDS = 5
 
 
 class Rows(NamedTuple):
-    """Features (n, len(names)) by their `names`, whether each row is right (n,), and whose it is (n,)."""
+    """Features (n, len(names)) by their `names`, whether each row is right (n,), and whose it is (n,): "set person", or a person alone."""
 
     names: Sequence[str]
     features: Float64
@@ -30,6 +30,21 @@ class Rows(NamedTuple):
     def both(self) -> bool:
         """There are right ones and others."""
         return bool(self.right.any() and not self.right.all())
+
+    @property
+    def set(self) -> NDArray[np.str_]:
+        """The data set of each row's person; "" where none is named."""
+        return sets_of(self.person)
+
+    @property
+    def weight(self) -> Float64:
+        """Of each row, so that all sets count the same, whatever the length of their recordings; 1 on average."""
+        _, which, count = np.unique(self.set, return_inverse=True, return_counts=True)
+        return np.asarray(len(self.person) / len(count) / count[which], np.float64)
+
+
+def sets_of(person: NDArray[np.str_]) -> NDArray[np.str_]:
+    return np.array([name.rpartition(" ")[0].partition(" ")[0] for name in person.tolist()], np.str_)
 
 
 def standardised(x: Float64) -> tuple[Float64, Float64, Float64]:
@@ -56,7 +71,7 @@ def fit(rows: Rows, names: Sequence[str] | None = None, *, wrong_counts: float =
         ) from error
     names = rows.names if names is None else names
     x, mean, sd = standardised(rows.features[:, [list(rows.names).index(name) for name in names]])
-    fitted = LogisticRegression().fit(x, rows.right, sample_weight=np.where(rows.right, 1.0, wrong_counts))
+    fitted = LogisticRegression().fit(x, rows.right, sample_weight=rows.weight * np.where(rows.right, 1.0, wrong_counts))
     return stated(float(fitted.intercept_[0]), fitted.coef_[0], mean, sd, names)
 
 

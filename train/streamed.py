@@ -94,7 +94,12 @@ MAIN: dict[str, Kind] = {
     "clean": lambda clean, _: Drawn(clean.copy(), clean),
     "nothing there": _nothing("baseline"),
 }
+OUTSIDE: dict[str, Kind] = {
+    "breathing, 1 to 10 pulses": _on(lambda clean, rng: noise.beside(clean, rng, noise.BREATHING_HZ, (1.0, 10.0))),
+    "hum, .5 to 5 pulses": _on(lambda clean, rng: noise.beside(clean, rng, noise.HUM_HZ, (0.5, 5.0))),
+}
 MORE: dict[str, Kind] = {
+    **OUTSIDE,
     "walking baseline": _on(lambda clean, rng: clean + noise.walk(clean, rng)),
     "clipped runs": _on(noise.clipped_runs),
     "displacement, dense": _wrist("displacement"),

@@ -306,7 +306,7 @@ def checkpoint_calibrate(
         out.mkdir(parents=True, exist_ok=True)  # what cannot be written is told before the work
     except OSError as error:
         raise OutputError(f"{out}: cannot write: {error.strerror}") from error
-    people, unseen = calibrate.people_of([sets.synthetic_set(0)] if synthetic else sets.public_sets(data))
+    people, unseen = calibrate.people_of([*([] if synthetic else sets.public_sets(data)), sets.synthetic_set(0)])
     say(f"{len(people)} people, {len(unseen)} of whom the network has not seen if it was trained on this split")
     with evaluate.progress(Console(stderr=True), "calibrating", calibrate.steps_of(found.arch.window, len(people))) as step:
         stated, figures = calibrate.whole(found, runtime.denoiser(found), people, unseen=unseen, say=say, step=step)

@@ -180,6 +180,19 @@ def steps(
     return np.asarray(clean + x + STEPS_WHITE * np.ptp(clean) * rng.standard_normal(m), np.float64)
 
 
+BREATHING_HZ, HUM_HZ = (0.15, 0.4), (45.0, 60.0)
+PULSE_S = 2.0  # a pulse's height is the median range of so much of the record
+
+
+def beside(clean: Float64, rng: Generator, hz: tuple[float, float], pulses: tuple[float, float], *, fs: float = 125.0) -> Float64:
+    """A clean record (m,) and a sine: breathing, or hum of a lamp or the mains. Its rate is drawn from `hz` (from, to), its height from trough to crest
+    from `pulses` heights of the pulse (from, to; uniform in the logarithm)."""
+    m, part = len(clean), min(int(PULSE_S * fs), len(clean))
+    height = float(np.median(np.ptp(clean[: m // part * part].reshape(-1, part), axis=1)))
+    high = height * np.exp(rng.uniform(np.log(pulses[0]), np.log(pulses[1])))
+    return np.asarray(clean + high / 2 * np.sin(2 * np.pi * (rng.uniform(*hz) * np.arange(m) / fs + rng.random())), np.float64)
+
+
 NOTHING = ("white", "coloured", "baseline", "wrist", "steps", "flat", "ramp", "mains", "disconnected", "clipped")
 MAINS_HZ = 50.0
 

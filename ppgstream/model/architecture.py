@@ -10,7 +10,7 @@ from ppgstream.core.denoiser import Answers, Scaling
 from ppgstream.errors import CheckpointError
 from ppgstream.model.lmmse import RANK
 
-Family = Literal["ae", "ae3", "dae", "rae", "brae", "patch", "transformer", "lmmse"]
+Family = Literal["ae", "ae3", "dae", "rae", "brae", "brdae", "patch", "transformer", "lmmse"]
 Sizes = dict[str, int | tuple[int, ...]]
 DENSE = ("ae", "ae3", "dae")
 COURSE = (*DENSE, "rae", "brae")
@@ -22,10 +22,12 @@ DEFAULT_SIZES: dict[str, Sizes] = {
     "dae": {"hidden": (40,)},
     "rae": {"units": 40},
     "brae": {"units": 40},
+    "brdae": {"patch": 10, "units": 96, "bands": 3},
     "patch": {"patch": 10, "width": 64, "depth": 4, "heads": 4},
-    "transformer": {"patch": 10, "width": 64, "depth": 4, "heads": 4},
+    "transformer": {"patch": 10, "width": 64, "depth": 4, "heads": 4, "bands": 1},
     "lmmse": {"rank": RANK},
 }
+BANDS = (1, 3)  # of a transformer or a brdae: one gate for a sample, or one for each of trend, pulse and hum
 
 
 HIDDEN_ACTIVATION = {
@@ -34,13 +36,18 @@ HIDDEN_ACTIVATION = {
     "dae": "sigmoid",
     "rae": "tanh",
     "brae": "tanh",
+    "brdae": "tanh",
     "patch": "silu",
     "transformer": "silu",
     "lmmse": "linear",
 }
 
 
-OUTPUTS = {"transformer": ("wave", "log_var"), "lmmse": ("wave", "log_var")}  # of the other families: the wave alone
+OUTPUTS = {
+    "brdae": ("wave", "log_var"),
+    "transformer": ("wave", "log_var"),
+    "lmmse": ("wave", "log_var"),
+}  # of the other families: the wave alone
 ACTIVATIONS = ("linear", "sigmoid", "tanh", "relu", "elu", "selu", "silu", "softplus", "softsign")
 LARGEST_SIZE, MOST_LAYERS = 4096, 16
 
@@ -79,7 +86,7 @@ class Architecture:
     @property
     def scaling(self) -> Scaling:
         """How a window is brought to the network: min-max, or mean 0 and SD 1 of its measured samples."""
-        return "standard" if self.family in ("transformer", "lmmse") else "min-max"
+        return "standard" if self.family in ("brdae", "transformer", "lmmse") else "min-max"
 
     def size(self, name: str) -> int:
         value = self.sizes[name]
@@ -95,6 +102,9 @@ class Architecture:
             assert isinstance(hidden, tuple)
             widths = [n, *hidden, n]
             return 2e-6 * sum(a * b for a, b in pairwise(widths))
+        if self.family == "brdae":
+            (into, out), patch, units = _values(self), self.size("patch"), self.size("units")
+            return 2e-6 * (n // patch * 2 * 4 * units * (units + into * patch) + 2 * units * out * n)
         if "units" in self.sizes:
             units = self.size("units")
             steps = n + (self.family == "brae")
@@ -105,11 +115,23 @@ class Architecture:
         patch, width, depth = self.size("patch"), self.size("width"), self.size("depth")
         tokens = (n + self.context) // patch
         block = 4 * width * width + 2 * 2 * width * width + 2 * tokens * width
-        values = 3 if self.family == "transformer" else 2  # that go in and come out for each sample
-        return 2e-6 * tokens * (2 * values * patch * width + depth * block)
+        into, out = _values(self)
+        return 2e-6 * tokens * ((into + out) * patch * width + depth * block)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """As manifests state it. One band is not stated: the id covers this, and there was one before there were bands."""
+        told = asdict(self)
+        if self.family == "transformer" and told["sizes"]["bands"] == 1:
+            del told["sizes"]["bands"]
+        return told
+
+
+def _values(arch: Architecture) -> tuple[int, int]:
+    """How many numbers for each sample go into a network of patches, and come out of it."""
+    if arch.family not in ("brdae", "transformer"):
+        return 2, 2
+    bands = arch.size("bands")
+    return 3 + (bands > 1), 2 + bands
 
 
 def tensors_of(arch: Architecture) -> dict[str, tuple[int, ...]]:
@@ -129,17 +151,18 @@ def tensors_of(arch: Architecture) -> dict[str, tuple[int, ...]]:
             dense(f"hidden{number}", before, after)
         dense("output", hidden[-1], n)
         return needed
-    if arch.family in COURSE:
-        units = arch.size("units")
-        ways = ("forward", "backward") if arch.family == "brae" else ("forward",)
+    if "units" in arch.sizes:
+        units, own = arch.size("units"), arch.family == "brdae"
+        into, out = _values(arch) if own else (1, 1)
+        ways = ("forward",) if arch.family == "rae" else ("forward", "backward")
         for way in ways:
-            dense(f"{way}/lstm_cell", 1, 4 * units)
+            dense(f"{way}/lstm_cell", into * arch.size("patch") if own else 1, 4 * units)
             needed[f"{way}/lstm_cell/recurrent_kernel"] = (units, 4 * units)
-        dense("output", len(ways) * units, n)
+        dense("output", len(ways) * units, out * n)
         return needed
     patch, width, heads, length = arch.size("patch"), arch.size("width"), arch.size("heads"), n + arch.context
-    values = 3 if arch.family == "transformer" else 2  # that go in and come out for each sample
-    dense("embed", values * patch, width)
+    into, out = _values(arch)
+    dense("embed", into * patch, width)
     needed["position/table"] = (length // patch, width)
     for block in range(arch.size("depth")):
         if arch.family == "transformer":
@@ -154,7 +177,7 @@ def tensors_of(arch: Architecture) -> dict[str, tuple[int, ...]]:
         dense(f"down{block}", 2 * width, width)
     for norm in ("norm_out", *(f"norm_{part}{block}" for block in range(arch.size("depth")) for part in "am")):
         needed[f"{norm}/gamma"] = needed[f"{norm}/beta"] = (width,)
-    dense("head", width, values * patch)
+    dense("head", width, out * patch)
     return needed
 
 
@@ -175,12 +198,18 @@ def check(arch: Architecture) -> None:
         )
     if not 0 < arch.window <= 10_000 or not 0 <= arch.context <= 100_000:
         raise CheckpointError(f"window must be 1 to 10000 samples and context 0 to 100000, got {arch.window} and {arch.context}")
+    if family == "brdae" and arch.window % arch.size("patch"):
+        raise CheckpointError(f"network family {family!r}: {arch.window} samples must be whole patches of {arch.size('patch')}")
     if family in ("patch", "transformer"):
         patch, width, heads, length = arch.size("patch"), arch.size("width"), arch.size("heads"), arch.context + arch.window
         if length % patch or width % heads:
             raise CheckpointError(
                 f"network family {family!r}: {length} samples must be whole patches of {patch}, width {width} whole heads of {heads}"
             )
+    if "bands" in arch.sizes and arch.size("bands") not in BANDS:
+        raise CheckpointError(
+            f"network family {family!r}: bands must be {' or '.join(map(str, BANDS))}, got {arch.size('bands')}"
+        )
     for role, name in (("hidden", arch.hidden_activation), ("output", arch.output_activation)):
         if name not in ACTIVATIONS:
             raise CheckpointError(f"{role} activation {name!r}: known are {', '.join(ACTIVATIONS)}")
@@ -191,7 +220,7 @@ def check(arch: Architecture) -> None:
     own = OUTPUTS.get(family, ("wave",))
     if arch.outputs != own:
         raise CheckpointError(f"network family {family!r} answers {', '.join(own)}, not {', '.join(map(str, arch.outputs))}")
-    if arch.context and family in (*COURSE, "lmmse"):
+    if arch.context and family in (*COURSE, "brdae", "lmmse"):
         raise CheckpointError(f"network family {family!r} takes no context, got {arch.context} samples")
 
 

@@ -17,7 +17,7 @@ from ppgstream.core.denoiser import LOG_VAR
 from ppgstream.errors import CheckpointError
 from ppgstream.model.architecture import Architecture
 from ppgstream.model.checkpoint import WEIGHTS
-from ppgstream.model.networks import CLIPPED_AT, EPSILON, FARTHEST
+from ppgstream.model.networks import CLIPPED_AT, EPSILON, FARTHEST, LEAST_KNOWN, LEAST_RMS, SMOOTHING, trend_basis
 
 if TYPE_CHECKING:
     import onnx
@@ -130,8 +130,9 @@ class _Writer:
         mixed = self.op("MatMul", self.op("Softmax", score, axis=-1), value)
         return self.reshape(self.op("Transpose", mixed, perm=[0, 2, 1, 3]), -1, tokens, heads * size)
 
-    def lstm(self, sequence: str, name: str, units: int, activation: str) -> str:
-        """The last output of an LSTM over (steps, n, 1): (n, units). Keras' gates are i, f, c, o; ONNX has them as i, o, f, c."""
+    def lstm(self, sequence: str, name: str, units: int, activation: str, direction: str = "forward") -> str:
+        """The last output of an LSTM over (steps, n, numbers): (n, units); "reverse" reads from the last step to the first. Keras' gates are i, f, c, o;
+        ONNX has them as i, o, f, c."""
         own = f"{name}/lstm_cell"
         split = [
             self.op("Split", self.weight(f"{own}/{part}"), outputs=4, axis=-1, num_outputs=4)
@@ -142,7 +143,7 @@ class _Writer:
         w, r = (self.op("Unsqueeze", self.op("Transpose", part, perm=[1, 0]), first) for part in (kernel, recurrent))
         b = self.op("Unsqueeze", self.op("Concat", bias, self.constant(np.zeros(4 * units)), axis=0), first)
         kinds = [ONNX_ACTIVATIONS[kind] for kind in ("sigmoid", activation, activation)]
-        _, last = self.op("LSTM", sequence, w, r, b, outputs=2, hidden_size=units, activations=kinds)
+        _, last = self.op("LSTM", sequence, w, r, b, outputs=2, hidden_size=units, activations=kinds, direction=direction)
         return self.reshape(last, -1, units)
 
     def model(self) -> bytes:
@@ -211,19 +212,10 @@ def _patch_transformer(w: _Writer, arch: Architecture) -> None:
 
 
 def _transformer(w: _Writer, arch: Architecture) -> None:
-    w.inputs.append("valid")
     patch, width, heads, n = arch.size("patch"), arch.size("width"), arch.size("heads"), w.length
     tokens, size = n // patch, width // heads
-    ones = w.constant(np.ones((patch, 1)))  # to sum with: ReduceSum adds in an order that depends on where in memory a row lies
-    known = w.reshape("valid", -1, tokens, patch)
-    measured = w.op("Mul", w.clip("x", -FARTHEST, FARTHEST), "valid")
-    seen = w.reshape(measured, -1, tokens, patch)
-    count = w.op("Max", w.op("MatMul", known, ones), w.constant(1.0))
-    level = w.op("Div", w.op("MatMul", seen, ones), count)
-    shape = w.clip(w.op("Mul", w.op("Sub", seen, level), known), -CLIPPED_AT, CLIPPED_AT)
-    clipped = w.op("Div", w.clip(seen, -CLIPPED_AT, CLIPPED_AT), w.constant(2.0))
-    h = w.op("Concat", clipped, shape, w.op("Sub", w.constant(1.0), known), axis=-1)
-    h = w.op("Add", w.dense(h, "embed"), w.weight("position/table"))
+    seen, bands = _seen(w, arch)
+    h = w.op("Add", w.dense(seen, "embed"), w.weight("position/table"))
     for block in range(arch.size("depth")):
         z = w.reshape(w.dense(w.norm(h, f"norm_a{block}"), f"qkv{block}"), -1, tokens, 3, heads, size)
         query, key, value = (w.reshape(w.part(z, 2, k, k + 1), -1, tokens, heads, size) for k in range(3))
@@ -232,10 +224,66 @@ def _transformer(w: _Writer, arch: Architecture) -> None:
         h = w.op("Add", h, w.dense(mixed, f"mix{block}"))
         z = w.dense(w.norm(h, f"norm_m{block}"), f"up{block}", "silu")
         h = w.op("Add", h, w.dense(z, f"down{block}"))
-    h = w.reshape(w.dense(w.norm(h, "norm_out"), "head"), -1, tokens, 3, patch)
-    gate, correction, log_var = (w.part(w.reshape(w.part(h, 2, k, k + 1), -1, n), 1, arch.context, n) for k in range(3))
-    y = w.op("Add", w.op("Mul", w.op("Sigmoid", gate), w.part(measured, 1, arch.context, n)), correction)
+    values = 2 + len(bands)
+    h = w.reshape(w.dense(w.norm(h, "norm_out"), "head"), -1, tokens, values, patch)
+    parts = (w.part(w.reshape(w.part(h, 2, k, k + 1), -1, n), 1, arch.context, n) for k in range(values))
+    gate, y, log_var, *gates = parts
+    for one, band in zip((gate, *gates), bands, strict=True):
+        y = w.op("Add", y, w.op("Mul", w.op("Sigmoid", one), w.part(band, 1, arch.context, n)))
     w.op("Concat", y, w.clip(log_var, *LOG_VAR), axis=1)
+
+
+def _brdae(w: _Writer, arch: Architecture) -> None:
+    units, activation, n = arch.size("units"), arch.hidden_activation, w.length
+    seen, bands = _seen(w, arch)
+    sequence = w.op("Transpose", seen, perm=[1, 0, 2])
+    ways = [w.lstm(sequence, way, units, activation, at) for way, at in (("forward", "forward"), ("backward", "reverse"))]
+    values = 2 + len(bands)
+    h = w.reshape(w.dense(w.op("Concat", *ways, axis=-1), "output"), -1, values, n)
+    gate, y, log_var, *gates = (w.reshape(w.part(h, 1, k, k + 1), -1, n) for k in range(values))
+    for one, band in zip((gate, *gates), bands, strict=True):
+        y = w.op("Add", y, w.op("Mul", w.op("Sigmoid", one), band))
+    w.op("Concat", y, w.clip(log_var, *LOG_VAR), axis=1)
+
+
+def _seen(w: _Writer, arch: Architecture) -> tuple[str, list[str]]:
+    """As `networks._seen`."""
+    w.inputs.append("valid")
+    patch, n = arch.size("patch"), w.length
+    tokens = n // patch
+    ones = w.constant(np.ones((patch, 1)))  # to sum with: ReduceSum adds in an order that depends on where in memory a row lies
+    known = w.reshape("valid", -1, tokens, patch)
+    measured = w.op("Mul", w.clip("x", -FARTHEST, FARTHEST), "valid")
+    seen = w.reshape(measured, -1, tokens, patch)
+    count = w.op("Max", w.op("MatMul", known, ones), w.constant(1.0))
+    level = w.op("Div", w.op("MatMul", seen, ones), count)
+    shape = w.clip(w.op("Mul", w.op("Sub", seen, level), known), -CLIPPED_AT, CLIPPED_AT)
+    clipped = w.op("Div", w.clip(seen, -CLIPPED_AT, CLIPPED_AT), w.constant(2.0))
+    inputs, bands = [clipped, shape, w.op("Sub", w.constant(1.0), known)], [measured]
+    if arch.size("bands") > 1:
+        bands = _bands(w, measured)
+        all_ones = w.constant(np.ones((n, 1)))
+        count = w.op("Max", w.op("MatMul", "valid", all_ones), w.constant(1.0))
+        power = w.op("Div", w.op("MatMul", w.op("Mul", bands[0], bands[0]), all_ones), count)
+        middle = w.op("Div", bands[0], w.op("Max", w.op("Sqrt", power), w.constant(LEAST_RMS)))
+        inputs.append(w.reshape(w.clip(middle, -CLIPPED_AT, CLIPPED_AT), -1, tokens, patch))
+    return w.op("Concat", *inputs, axis=-1), bands
+
+
+def _bands(w: _Writer, measured: str) -> list[str]:
+    """As `networks._bands`."""
+    kernel = w.constant(SMOOTHING.reshape(1, 1, -1))
+    half = len(SMOOTHING) // 2
+
+    def smoothed(x: str) -> str:
+        return w.reshape(w.op("Conv", w.reshape(x, -1, 1, w.length), kernel, pads=[half, half]), -1, w.length)
+
+    smooth = w.op("Div", smoothed(measured), w.op("Max", smoothed("valid"), w.constant(LEAST_KNOWN)))
+    filled = w.op("Add", measured, w.op("Mul", w.op("Sub", w.constant(1.0), "valid"), smooth))
+    basis = trend_basis(w.length)
+    trend = w.op("MatMul", w.op("MatMul", filled, w.constant(basis)), w.constant(basis.T))
+    middle = w.op("Mul", w.op("Sub", smooth, trend), "valid")
+    return [middle, w.op("Sub", measured, w.op("Mul", smooth, "valid")), w.op("Mul", trend, "valid")]
 
 
 _WRITERS: dict[str, Callable[[_Writer, Architecture], None]] = {
@@ -244,6 +292,7 @@ _WRITERS: dict[str, Callable[[_Writer, Architecture], None]] = {
     "dae": _dense_autoencoder,
     "rae": _recurrent_autoencoder,
     "brae": _recurrent_autoencoder,
+    "brdae": _brdae,
     "patch": _patch_transformer,
     "transformer": _transformer,
 }

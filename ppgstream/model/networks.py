@@ -9,10 +9,13 @@ signal's own 0..1; the patch transformer answers in the scale of its input.
     rae     x as a sequence -> LSTM(40), last output -> dropout -> Dense(window)
     brae    x as a sequence -> forward LSTM(40) over all of it, backward LSTM(40) over the LAST sample only
             -> concatenate -> dropout -> Dense(window)
+    brdae   brae done anew: standardised samples and what was measured, in patches -> an LSTM from the first to the last and another from the last
+            to the first -> concatenate -> Dense, for each sample the same numbers as the transformer with bands
     patch   25 patches of 10 samples -> transformer -> per sample a gate on the input and a correction
     transformer
             the same on standardised samples (mean 0, SD 1 of what was measured) with each patch's shape apart from its level;
-            per sample a gate, a correction and the log variance of its error, in units of the clean pulse's variance
+            per sample a gate, a correction and the log variance of its error, in units of the clean pulse's variance.
+            With three bands (`bands_of`) a gate for each: what lies far below or above the pulse's band is left out without drawing the pulse anew
     lmmse   no network: a linear estimate from a prior (`lmmse`)
 
 The backward half of brae looks odd and is right: the course reads `outputs[-1]` of a static bidirectional RNN, and at the last
@@ -23,6 +26,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ppgstream.core.denoiser import LOG_VAR
 from ppgstream.errors import CheckpointError
@@ -35,6 +41,15 @@ if TYPE_CHECKING:
 EPSILON = 1e-5  # of layer norms
 CLIPPED_AT = 6.0  # SD: what lies beyond is shown to the network as this
 FARTHEST = 60.0  # SD: of a sample that is passed on
+SMOOTHING = np.exp(-0.5 * (np.arange(-5, 6) / 1.4) ** 2)  # samples: -3 dB at 12 Hz, -52 dB at 50 Hz, at 125 Hz
+TREND = 3  # degree of the polynomial that a window's trend is: it follows breathing of up to 0.5 Hz over 2 s
+LEAST_KNOWN, LEAST_RMS = 0.05, 1e-3  # of the smoothing's weight, and of the middle band, by which is divided
+
+
+def trend_basis(length: int) -> NDArray[np.float32]:
+    """Orthonormal polynomials of degree 1 to `TREND` over a window, their means 0: (length, TREND)."""
+    q, _ = np.linalg.qr(np.linspace(-1, 1, length)[:, None] ** np.arange(TREND + 1))
+    return np.asarray(q[:, 1:], np.float32)
 
 
 def build(arch: Architecture, *, dropout: float = 0.0) -> keras.Model:
@@ -122,14 +137,8 @@ def _transformer(arch: Architecture, dropout: float) -> keras.Model:
     tokens, size = length // patch, width // heads
     x = keras.Input((length,), name="x")
     valid = keras.Input((length,), name="valid")
-
-    known = ops.reshape(valid, (-1, tokens, patch))
-    measured = ops.clip(x, -FARTHEST, FARTHEST) * valid
-    seen = ops.reshape(measured, (-1, tokens, patch))
-    level = ops.sum(seen, axis=-1, keepdims=True) / ops.maximum(ops.sum(known, axis=-1, keepdims=True), 1.0)
-    shape = ops.clip((seen - level) * known, -CLIPPED_AT, CLIPPED_AT)
-    h = ops.concatenate([ops.clip(seen, -CLIPPED_AT, CLIPPED_AT) / 2, shape, 1.0 - known], axis=-1)
-    h = layers.Dense(width, name="embed")(h)
+    inputs, bands = _seen(x, valid, arch)
+    h = layers.Dense(width, name="embed")(inputs)
     h = _Position(tokens, width, name="position")(h)
     for block in range(arch.size("depth")):
         z = layers.LayerNormalization(epsilon=EPSILON, name=f"norm_a{block}")(h)
@@ -144,10 +153,71 @@ def _transformer(arch: Architecture, dropout: float) -> keras.Model:
         z = layers.Dense(2 * width, activation="silu", name=f"up{block}")(z)
         h = h + layers.Dropout(dropout)(layers.Dense(width, name=f"down{block}")(z))
     h = layers.LayerNormalization(epsilon=EPSILON, name="norm_out")(h)
-    h = ops.reshape(layers.Dense(3 * patch, name="head")(h), (-1, tokens, 3, patch))
-    gate, correction, log_var = (ops.reshape(h[:, :, part], (-1, length))[:, arch.context :] for part in range(3))
-    y = ops.sigmoid(gate) * measured[:, arch.context :] + correction
+    values = 2 + len(bands)
+    h = ops.reshape(layers.Dense(values * patch, name="head")(h), (-1, tokens, values, patch))
+    gate, y, log_var, *gates = (ops.reshape(h[:, :, part], (-1, length))[:, arch.context :] for part in range(values))
+    for one, band in zip((gate, *gates), bands, strict=True):
+        y = y + ops.sigmoid(one) * band[:, arch.context :]
     return keras.Model([x, valid], ops.concatenate([y, ops.clip(log_var, *LOG_VAR)], axis=1), name="transformer")
+
+
+def _brdae(arch: Architecture, dropout: float) -> keras.Model:
+    import keras
+    from keras import layers, ops
+
+    units, activation, n = arch.size("units"), arch.hidden_activation, arch.window
+    x = keras.Input((n,), name="x")
+    valid = keras.Input((n,), name="valid")
+    inputs, bands = _seen(x, valid, arch)
+    ways = [
+        layers.LSTM(units, activation=activation, name=way, go_backwards=way == "backward") for way in ("forward", "backward")
+    ]
+    h = layers.Dropout(dropout)(layers.Concatenate()([way(inputs) for way in ways]))
+    values = 2 + len(bands)
+    h = ops.reshape(layers.Dense(values * n, name="output")(h), (-1, values, n))
+    gate, y, log_var, *gates = (h[:, part] for part in range(values))
+    for one, band in zip((gate, *gates), bands, strict=True):
+        y = y + ops.sigmoid(one) * band
+    return keras.Model([x, valid], ops.concatenate([y, ops.clip(log_var, *LOG_VAR)], axis=1), name="brdae")
+
+
+def _seen(x: Any, valid: Any, arch: Architecture) -> tuple[Any, list[Any]]:
+    """What a network sees of a standardised window (n, length), patch by patch, (n, patches, numbers): samples, their shape apart from their level, which
+    were not measured, and with several bands the pulse's band at its own height. And the bands that its gates act on, (n, length) each."""
+    from keras import ops
+
+    patch = arch.size("patch")
+    tokens = x.shape[1] // patch
+    known = ops.reshape(valid, (-1, tokens, patch))
+    measured = ops.clip(x, -FARTHEST, FARTHEST) * valid
+    seen = ops.reshape(measured, (-1, tokens, patch))
+    level = ops.sum(seen, axis=-1, keepdims=True) / ops.maximum(ops.sum(known, axis=-1, keepdims=True), 1.0)
+    shape = ops.clip((seen - level) * known, -CLIPPED_AT, CLIPPED_AT)
+    inputs = [ops.clip(seen, -CLIPPED_AT, CLIPPED_AT) / 2, shape, 1.0 - known]
+    bands = [measured]
+    if arch.size("bands") > 1:
+        bands = _bands(measured, valid)
+        middle = bands[0]
+        power = ops.sum(middle * middle, axis=1, keepdims=True) / ops.maximum(ops.sum(valid, axis=1, keepdims=True), 1.0)
+        middle = middle / ops.maximum(ops.sqrt(power), LEAST_RMS)
+        inputs.append(ops.reshape(ops.clip(middle, -CLIPPED_AT, CLIPPED_AT), (-1, tokens, patch)))
+    return ops.concatenate(inputs, axis=-1), bands
+
+
+def _bands(measured: Any, valid: Any) -> list[Any]:
+    """What was measured (n, length), 0 elsewhere, as the sum of three: the pulse's band, what is faster (hum), what is slower (breathing); each 0 where
+    nothing was measured. Slower is a polynomial over the window, faster what a short smoothing over the measured samples leaves."""
+    from keras import ops
+
+    kernel = ops.convert_to_tensor(np.reshape(SMOOTHING, (-1, 1, 1)).astype(np.float32))
+
+    def smoothed(x: Any) -> Any:
+        return ops.conv(x[..., None], kernel, padding="same")[..., 0]
+
+    smooth = smoothed(measured) / ops.maximum(smoothed(valid), LEAST_KNOWN)
+    basis = ops.convert_to_tensor(trend_basis(measured.shape[1]))
+    trend = ops.matmul(ops.matmul(measured + (1.0 - valid) * smooth, basis), ops.transpose(basis))
+    return [(smooth - trend) * valid, measured - smooth * valid, trend * valid]
 
 
 def _Attention(heads: int, size: int, dropout: float, name: str) -> keras.layers.Layer:  # noqa: N802 (as `_Position`)
@@ -209,6 +279,7 @@ _BUILDERS: dict[str, Callable[[Architecture, float], keras.Model]] = {
     "dae": _dense_autoencoder,
     "rae": _recurrent_autoencoder,
     "brae": _recurrent_autoencoder,
+    "brdae": _brdae,
     "patch": _patch_transformer,
     "transformer": _transformer,
 }
