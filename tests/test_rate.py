@@ -361,3 +361,46 @@ def test_over_what_was_not_measured_no_interval_is_told_and_in_silence_no_rate()
         assert not ((at > 3060) & (at < 3590)).any()
     silent = published(np.full(3000, 7.0), engine())
     assert all(np.isnan(beats.bpm) and beats.bpm_confidence == 0 for _, beats in told(silent))
+
+
+@pytest.mark.parametrize(("noise", "told_of"), [(0.02, True), (0.6, False)])
+def test_where_the_input_is_a_clean_pulse_and_the_answer_another_the_input_s_rate_is_told_as_unsure(
+    noise: float, told_of: bool
+) -> None:
+    """No answer may be worse than what came in, unnoticed."""
+
+    def of_another_heart(batch: Batch) -> Answer:
+        at = np.arange(250) / FS
+        y = np.tile(0.5 + 0.4 * np.sin(2 * np.pi * 85 / 60 * at), (len(batch.x), 1)).astype(np.float32)
+        return Answer(y, np.full(y.shape, -4, np.float32))
+
+    x, _ = heart(120, seed=4)
+    x = x + noise * np.ptp(x) * np.random.default_rng(2).standard_normal(len(x))
+    machine = engine(of_another_heart)
+    rated = [b for _, b in told(published(x, machine)) if not np.isnan(b.bpm)]
+    events = [e for e in machine.events if e.name == "disagreement"]
+    assert len(rated) > 10
+    if told_of:
+        assert events
+        assert "the denoised wave has" in events[0].text
+        assert rated[0].bpm == pytest.approx(120, abs=5)  # before the belief has found the input's rate by itself
+        assert rated[0].bpm_confidence < 0.5
+    else:
+        assert events == []
+
+
+def test_a_faint_pulse_that_the_answer_found_beside_strong_steps_is_no_disagreement() -> None:
+    pulse = heart(120, seconds=8, seed=4)[0].reshape(-1, 5).mean(axis=1)
+    steps = 5 * pulse.std() * np.sin(2 * np.pi * 1.2 * np.arange(rate.SPAN) / rate.POINTS_HZ)
+    for beside, one_rhythm in ((steps, False), (pulse * 0, True)):
+        raw = rate._level((pulse + beside)[None])
+        assert np.isnan(rate.rate_of_clean_input(raw, rate.spectra(raw), np.array([120.0]))).all()
+        other = rate.rate_of_clean_input(raw, rate.spectra(raw), np.array([200.0]))[0]
+        assert other == pytest.approx(120 if one_rhythm else 72, abs=3)
+
+
+def test_a_wave_that_agrees_with_its_input_is_no_disagreement() -> None:
+    for bpm in (45, 72, 120, 180):
+        machine = engine()
+        published(heart(bpm)[0], machine)
+        assert [e for e in machine.events if e.name == "disagreement"] == []

@@ -333,6 +333,12 @@ class Engine:
             for one in self._due:
                 if one.chunk.beats is not None and (known := self.streams.get(one.chunk.stream)) is not None:
                     known.beats = one.chunk.beats
+                if not math.isnan(one.disagrees) and one.chunk.beats is not None:
+                    text = (
+                        f"{one.chunk.stream}: the input is a clean pulse of {one.chunk.beats.bpm:.0f} bpm up to index {one.index}, and the denoised wave "
+                        f"has {one.disagrees:.0f}: the input's rate is told, as unsure"
+                    )
+                    self.events.append(Event("disagreement", text, one.chunk.stream))
             self._due.clear()
 
     def _in_units(self, answer: Answer, tile: Tile, x: NDArray[np.float64], state: NDArray[np.uint8]) -> NDArray[np.float64]:

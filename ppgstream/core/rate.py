@@ -45,6 +45,11 @@ DOUBT = 0.4  # the most confidence of a beat or rate that is not to be told as k
 EDGE_BPM = 1.0
 OTHER_BEATS = 0.5  # of the feature "beats": two fifths less, or two thirds more
 EMPTY_POINTS = 5  # 0.2 s
+# Input that is clean by itself, over 8 s: how well it repeats itself (normalised autocorrelation), and which share of its power from 0.5 to 12 Hz lies
+# within 0.25 Hz of the rate and its next three multiples; at most half of all at the double, else the rate may be half of the true one.
+CLEAN_REPEATS, CLEAN_SHARE, CLEAN_LINE_HZ, CLEAN_BAND_HZ, AT_DOUBLE = 0.8, 0.75, 0.25, (0.5, 12.0), 0.5
+SECOND_SHARE, MULTIPLE = 0.005, 0.05  # power of a second rhythm, of all; how near to a multiple or a half a rate is one
+DISAGREES = 5.0, 0.08  # bpm and share of the rate: by more than both
 LOG_MS = (0.0, 7.0)  # of an expected error: 1 ms to 1 s
 LARGEST = 1e30  # of what is squared
 
@@ -126,6 +131,7 @@ class Due:
     block: Float32
     gap_s: float | None
     chunk: Chunk
+    disagrees: float = math.nan  # the output's rate, bpm, where the input is clean by itself and has another, which is told
 
     @property
     def last(self) -> bool:
@@ -243,7 +249,8 @@ def _fill(due: list[Due], rules: RateRules) -> None:
     found: dict[str, Float64] = {}
     full = np.flatnonzero((seen >= SPAN) & ~np.array([one.last for one in due]))
     if len(full):
-        of_raw = spectra(_level(rows[full, 1]))
+        raw = _level(rows[full, 1])
+        of_raw = spectra(raw)
         mean = confidence[full].mean(axis=1)
         beliefs = [due[k].follower.belief for k in full]
         before = np.stack([_uniform() if b is None else b for b in beliefs]).astype(np.float64)
@@ -263,6 +270,9 @@ def _fill(due: list[Due], rules: RateRules) -> None:
     if len(full):
         found["beats"] = _beats_off(peaks[full], rate[full])
         sure_rate[full] = _doubted(rules.rate.of(found), rate[full], found)
+        own = rate_of_clean_input(raw, of_raw, rate[full])
+        for k, at in zip(full[~np.isnan(own)], own[~np.isnan(own)], strict=True):
+            due[k].disagrees, rate[k], sure_rate[k] = float(rate[k]), at, min(float(sure_rate[k]), DOUBT)
         nothing = full[found["confidence"] <= 0]  # no sample of the 8 s was denoised
         rate[nothing], sure_rate[nothing] = math.nan, 0.0
     _tell(due, rows, seen, peaks, agreed, rate, sure_rate, np.log(_at(evidence_out, scale_rate) + 1e-3), rules)
@@ -517,6 +527,52 @@ def likelihood(out: Spectra, raw: Spectra, confidence: Float64) -> Float64:
     for name, (weight, with_confidence) in EVIDENCE.items():
         logs += (weight + with_confidence * c) * np.log(parts[name] + (FLOOR_IN if name == "in" else FLOOR_OUT))
     return np.asarray(np.exp(logs - logs.max(axis=1, keepdims=True)), np.float64)
+
+
+_LAGS = np.arange(int(60 * POINTS_HZ / RATES[-1]), int(60 * POINTS_HZ / RATES[0]) + 2)
+_HZ = np.arange(FFT // 2 + 1) * POINTS_HZ / FFT
+_IN_BAND = (CLEAN_BAND_HZ[0] <= _HZ) & (CLEAN_BAND_HZ[1] >= _HZ)
+
+
+def rate_of_clean_input(raw: Float64, of_raw: Spectra, rate: Float64) -> Float64:
+    """The heart rates, bpm, of levelled rows of input (n, SPAN) that are clean by themselves and have another one than `rate` (n,); NaN for all others.
+    Where the input has a line at `rate` too, there are two rhythms, and the weaker may be the pulse."""
+    found = np.full(len(raw), math.nan)
+    peak = RATES[np.argmax(of_raw.relative, axis=1)]
+    rows = np.flatnonzero(_differ(peak, rate))
+    if not len(rows):
+        return found
+    x, powers = raw[rows], of_raw.powers[rows]
+    same = np.fft.irfft(np.abs(np.fft.rfft(x, 2 * SPAN, axis=1)) ** 2, axis=1)
+    energy = np.cumsum(x * x, axis=1)
+    both = np.sqrt(energy[:, SPAN - 1 - _LAGS] * (energy[:, -1:] - energy[:, _LAGS - 1]))
+    r = same[:, _LAGS] / np.maximum(both, 1e-300)
+    top = (r[:, 1:-1] >= r[:, :-2]) & (r[:, 1:-1] >= r[:, 2:]) & (r[:, 1:-1] >= CLEAN_REPEATS)
+    at = np.argmax(top, axis=1) + 1  # the shortest period that repeats: its multiples do too
+    each = np.arange(len(rows))
+    a, b, c = r[each, at - 1], r[each, at], r[each, at + 1]
+    bend = a - 2 * b + c
+    lag = _LAGS[at] + np.where(bend < 0, 0.5 * (a - c) / np.minimum(bend, -1e-12), 0.0)
+    own = 60 * POINTS_HZ / lag
+    whole = np.maximum(powers[:, _IN_BAND].sum(axis=1), 1e-300)
+    lines = [_share(powers, k * own, whole) for k in (1, 2, 3, 4)]
+    ratio = rate[rows] / own
+    multiple = np.min([np.abs(ratio / k - 1) for k in (0.5, 2.0, 3.0)], axis=0) <= MULTIPLE
+    clean = top.any(axis=1) & (sum(lines) >= CLEAN_SHARE) & (lines[1] <= AT_DOUBLE) & _differ(own, rate[rows])
+    clean &= multiple | (_share(powers, rate[rows], whole) < SECOND_SHARE)
+    clean &= (own >= RATES[0]) & (own <= RATES[-1])
+    found[rows[clean]] = own[clean]
+    return found
+
+
+def _share(powers: Float64, bpm: Float64, whole: Float64) -> Float64:
+    """The share of the power around a rate in each row."""
+    return np.asarray((powers * (np.abs(_HZ - bpm[:, None] / 60) <= CLEAN_LINE_HZ)).sum(axis=1) / whole, np.float64)
+
+
+def _differ(a: Float64, b: Float64) -> NDArray[np.bool_]:
+    off = np.abs(a - b)
+    return np.asarray((off > DISAGREES[0]) & (off > DISAGREES[1] * a))
 
 
 def _uniform() -> Float32:
