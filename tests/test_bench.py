@@ -411,11 +411,15 @@ def test_a_run_is_shipped_with_the_figures_of_its_row_and_its_id(tmp_path: Path)
         {"method": "mine", "kind": "nothing there", "auroc": None, "bad_kept": 0.01},
     ]
     bench = tmp_path / "evaluate.json"
-    bench.write_text(json.dumps({"methods": {"mine": {}}, "streamed": rows}))
+    wrist = {"method": "mine", "kind": "clean", "snr_b_out_db": 22.5, "amplitude": 0.98, "harm": 0.01, "gain_db": None}
+    bench.write_text(json.dumps({"methods": {"mine": {}}, "streamed": rows, "wrist": [wrist, {**wrist, "kind": "all kinds"}]}))
     ship.ship(SHIPPED / "lmmse", "mine", bench, into=tmp_path)
     found = restore(tmp_path / "mine")
     assert found.id == restore(SHIPPED / "lmmse").id
     assert found.figures == {
+        "wrist, clean: SNR_B of the output, dB": 22.5,
+        "wrist, clean: amplitude": 0.98,
+        "wrist, clean: harm": 0.01,
         "white: gain, dB": 7.5,
         "white: amplitude": 0.9,
         "white: heart rate error, bpm": 0.3,

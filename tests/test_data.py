@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ppgstream.tools import wrist as tool
-from ppgstream.train import batches, data
+from ppgstream.train import batches, card, data
 from ppgstream.train.recipe import make
 from typer.testing import CliRunner
 
@@ -87,6 +87,23 @@ def test_no_wearer_is_on_two_sides() -> None:
     people = {side: {data.person_of(r).split("_")[2] for r in data.wrist(SHARED, side).recording} for side in data.SIDES}
     assert {side: len(found) for side, found in people.items()} == {"train": 28, "validation": 5, "test": 12}
     assert sum(len(found) for found in people.values()) == len(set.union(*people.values()))
+
+
+def test_the_card_says_on_whom() -> None:
+    split = {
+        "train": [
+            "bidmc_01_s7",
+            "bidmc_02_s7",
+            "wrist_e4_S01",
+            "wrist_watch_C22_base",
+            "wrist_e4_C22_cog",
+            "1800 synthetic people",
+            "mine.csv",
+        ]
+    }
+    lines = card._whom(dict.fromkeys(("bidmc", "wrist", "synthetic", "own")), split)
+    assert [line.split("|")[2].strip() for line in lines[2:-1]] == ["1", "2", "1800", "1"]
+    assert "Empatica E4" in lines[3]
 
 
 @needs_wrist

@@ -35,6 +35,7 @@ def test_each_kind_gives_float32_windows_and_the_same_for_the_same_seed() -> Non
 
 @pytest.mark.parametrize("over_db", [-6.0, 0.0, 14.0])
 def test_motion_is_as_strong_as_asked(over_db: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mix, "SMOOTH_MOST_DB", 20.0)
     monkeypatch.setattr(mix, "BASELINE_P", 0.0)
     monkeypatch.setattr(mix, "MOTION_WHITE_P", 0.0)
     s = pulses(200)
@@ -43,7 +44,7 @@ def test_motion_is_as_strong_as_asked(over_db: float, monkeypatch: pytest.Monkey
 
 
 def test_motion_keeps_to_its_rates() -> None:
-    x = mix.motion(RNG(6), 400, 250)
+    x = mix.motion(RNG(6), 400, 250, RNG(16).random((400, 1)) < 0.5)
     power = np.abs(np.fft.rfft((x - x.mean(axis=1, keepdims=True)) * np.hanning(250), 4000, axis=1)) ** 2
     hz = np.fft.rfftfreq(4000, 1 / 125)
     strongest = hz[power.argmax(axis=1)]

@@ -13,8 +13,17 @@ from ppgstream.model.checkpoint import Checkpoint
 from . import data
 from .recipe import Recipe
 
+WHOM = {
+    "course": "site, sensor and state not stated",
+    "bidmc": "finger, pulse oximeters of intensive care, adults",
+    "wrist": "wrist, Empatica E4 (64 Hz) and Samsung Galaxy Watch4 (25 Hz), green light, volunteers who sit: at rest, in tests, in exams",
+    "synthetic": "generated pulses of all shapes, 35 to 220 beats a minute",
+    "own": "recordings of one's own",
+}
 LIMITS = (
     "Not a medical device.",
+    "Skin colour and age are not known of these people. There are no children, no other sites (ear, forehead, chest), and no wrist in motion with a "
+    "reference: motion is added to clean recordings.",
     "Trained at 125 Hz; other rates are resampled.",
     "It may answer noise without any pulse with a pulse: `ppgstream checkpoint probe` shows how much.",
 )
@@ -83,6 +92,7 @@ def text(found: Checkpoint) -> str:
         "",
         *_sources(p.get("data", {})),
         "",
+        *_whom(p.get("data", {}), dict(p.get("split", {}))),
         *(f"- {side}: {_listed(names)}" for side, names in dict(p.get("split", {})).items()),
         "",
         *(_recipe(recipe) if recipe else []),
@@ -119,6 +129,25 @@ def _recipe(recipe: Mapping[str, Any]) -> list[str]:
 def _sources(stated: Any) -> list[str]:
     """What a manifest says of the data: a source by name, or (before format 2) a sentence."""
     return [f"- {name}: {source}" for name, source in stated.items()] if isinstance(stated, Mapping) else [f"- {stated}"]
+
+
+def _whom(sources: Any, split: Mapping[str, Sequence[str]]) -> list[str]:
+    """On whom: of each data set the site, the sensor, and how many people train, validate and test."""
+    if not isinstance(sources, Mapping):
+        return []
+    lines = ["| on whom | people to train on | to validate on | to test on |", "|---|---|---|---|"]
+    for name in sources:
+        cells = []
+        for side in data.SIDES:
+            stated = list(split.get(side, ()))
+            if name == "synthetic":
+                cells.append(next((n.split()[0] for n in stated if n.endswith("synthetic people")), "0"))
+            else:
+                known = tuple(f"{one}_" for one in WHOM if one != "own")
+                own = [n for n in stated if (n.startswith(f"{name}_") or (name == "own" and not n.startswith(known)))]
+                cells.append(str(len({data.wearer_of(n) for n in own if not n.endswith("synthetic people")})))
+        lines.append(f"| {name}: {WHOM.get(name, 'not stated')} | {' | '.join(cells)} |")
+    return [*lines, ""]
 
 
 def _table(left: str, right: str, rows: Mapping[str, Any]) -> list[str]:

@@ -240,6 +240,12 @@ def person_of(recording: str) -> str:
     return "_".join(recording.split("_")[:3]) if recording.startswith("wrist_") else recording
 
 
+def wearer_of(recording: str) -> str:
+    """Whose a recording is, however many sensors were worn."""
+    person = person_of(recording)
+    return person.rpartition("_")[2] if person.startswith("wrist_") else person
+
+
 BIDMC_ARRAYS = ("ppg", "ppg_clean_win", "win_t0", "split", "mimic_patient", "subject")
 BIDMC_ECG_ARRAYS = ("ppg", "win_t0", "win_s", "split", "mimic_patient", "ref_ok_win", "hr_ecg_win")
 

@@ -178,7 +178,8 @@ def evaluate(
         try:
             content = {"evaluate.json": json.dumps(_plain(result), indent=1) + "\n", "evaluate.md": "\n".join(pages).lstrip()}
             replace_files({out / name: text.encode() for name, text in content.items()})
-            drawn = pictures.bench(result, compared, patients, out)
+            wearers = people_of("wrist", (), folder) if "wrist" in result else []
+            drawn = pictures.bench(result, compared, patients, out, wearers)
         except OSError as error:
             raise OutputError(f"{out}: cannot write: {error}") from error
         console.print(

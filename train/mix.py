@@ -26,7 +26,9 @@ BURST_SLOPE, BURST_SHAPE, BURST_SCALE = (
 )  # dB a decade; Gamma law of its SD over the pulse's (Paliakaite et al. 2021)
 BURST_S, SHORTEST_BURST_S, FILLING, FILLING_MOST = 2.0, 0.5, 0.25, 2.0
 MOTION_HZ, HARMONICS, RATE_DRIFT, SIZE_DRIFT = (0.7, 3.2), (0.9, 0.7, 0.5, 0.4, 0.3), 0.06, 0.3
-FEW, FEW_P = 2, 0.5  # of those harmonics, and how many of the rhythms have no others
+# Half of the rhythms have no harmonics but the first two, and are at most so many dB over the pulse: a stronger smooth rhythm would be a lone one, and
+# that is a pulse.
+FEW, FEW_P, SMOOTH_MOST_DB = 2, 0.5, 4.0
 MOTION_WHITE_P, MOTION_WHITE = 0.7, 0.3
 NEARLY_CLEAN = 0.05
 # Breathing and hum lie outside the pulse's band: how often, rates, and heights from crest to trough in pulses (uniform in their logarithm).
@@ -89,13 +91,12 @@ def bursts(rng: Generator, n: int, window: int) -> Float32:
     return np.asarray(coloured(rng, n, window, rng.normal(*BURST_SLOPE, (n, 1))) * strength * here, np.float32)
 
 
-def motion(rng: Generator, n: int, window: int) -> Float32:
-    """A rhythm with harmonics whose rate and size drift; unit SD."""
+def motion(rng: Generator, n: int, window: int, rich: NDArray[np.bool_]) -> Float32:
+    """A rhythm with harmonics whose rate and size drift; unit SD. rich: (n, 1), whether it has more than the first two."""
     t = np.arange(window, dtype=np.float32) / FS
     rate, drift = uniform(rng, n, *MOTION_HZ), uniform(rng, n, -RATE_DRIFT, RATE_DRIFT)
     phase = 2 * np.pi * (rate * t * (1 + drift * t)) + uniform(rng, n, 0, 2 * np.pi)
     x = np.sin(phase)
-    rich = rng.random((n, 1)) >= FEW_P
     for number, most in enumerate(HARMONICS, start=2):
         there = np.float32(1) if number < FEW + 2 else rich.astype(np.float32)
         x = x + there * uniform(rng, n, 0, most) * np.sin(number * phase + uniform(rng, n, 0, 2 * np.pi))
@@ -126,8 +127,11 @@ def mixed(rng: Generator, s: Float32) -> Added:
 def moving(rng: Generator, s: Float32, over_db: tuple[float, float]) -> Added:
     """Motion `over_db` dB over the pulse (from, to), with a baseline and often white noise."""
     n, window = s.shape
-    size = s.std(axis=1, keepdims=True) * 10 ** (uniform(rng, n, *over_db) / 20)
-    slow = size * motion(rng, n, window) + baseline(rng, n, window) * (rng.random((n, 1)) < BASELINE_P)
+    low, high = over_db
+    rich = rng.random((n, 1)) >= FEW_P
+    most = np.where(rich, high, max(min(high, SMOOTH_MOST_DB), low)).astype(np.float32)
+    size = s.std(axis=1, keepdims=True) * 10 ** ((low + (most - low) * uniform(rng, n)) / 20)
+    slow = size * motion(rng, n, window, rich) + baseline(rng, n, window) * (rng.random((n, 1)) < BASELINE_P)
     strength = uniform(rng, n, 0, MOTION_WHITE) * (rng.random((n, 1)) < MOTION_WHITE_P)
     return Added((s + slow + strength * white(rng, n, window)).astype(np.float32), slow.mean(axis=1, keepdims=True))
 
@@ -149,7 +153,7 @@ def nothing(rng: Generator, n: int, window: int) -> Added:
     of_kind = [
         white(rng, n, window),
         coloured(rng, n, window, rng.uniform(-40, -5, (n, 1))),
-        motion(rng, n, window),
+        motion(rng, n, window, rng.random((n, 1)) >= FEW_P),
         smoothed,
         bursts(rng, n, window) + uniform(rng, n, 0, 1) * white(rng, n, window),
     ]

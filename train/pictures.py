@@ -112,7 +112,16 @@ def _write(figure: Any, out: Path) -> None:
 EXAMPLE_S, EXAMPLE_OF = 10.0, "hand, dense"  # seconds shown: those with most motion
 
 
-def bench(result: dict[str, Any], methods: Sequence[Method], people: Sequence[streamed.Record], out: Path) -> list[Path]:
+CLEAN_S, CLEAN_PEOPLE = 5.0, 3  # seconds and wearers shown
+
+
+def bench(
+    result: dict[str, Any],
+    methods: Sequence[Method],
+    people: Sequence[streamed.Record],
+    out: Path,
+    wearers: Sequence[streamed.Record] = (),
+) -> list[Path]:
     """The pictures of `ppgstream evaluate` for the tables in `result`, in the folder `out`."""
     drawn = []
     draws_of: dict[str, Callable[[Path], None]] = {
@@ -129,7 +138,33 @@ def bench(result: dict[str, Any], methods: Sequence[Method], people: Sequence[st
     if people and last and "streamed" in result:
         drawn.append(out / "examples.png")
         noise_examples(last[0], people[0], drawn[-1])
+    told = [m for m in methods if m.has_lookahead]
+    if wearers and told and "wrist" in result:
+        drawn.append(out / "wrist.png")
+        clean_examples(told, wearers, drawn[-1])
     return drawn
+
+
+def clean_examples(methods: Sequence[Method], wearers: Sequence[streamed.Record], out: Path) -> None:
+    """Clean pulses of some wearers, and what each method makes of them."""
+    from matplotlib.figure import Figure
+
+    picked = [wearers[k] for k in np.linspace(0, len(wearers) - 1, min(CLEAN_PEOPLE, len(wearers))).astype(int)]
+    figure = Figure(figsize=(10, 1.9 * len(picked)), layout="constrained")
+    for axes, record in zip(figure.subplots(len(picked), 1, squeeze=False)[:, 0], picked, strict=True):
+        part = slice(len(record.clean) // 2, len(record.clean) // 2 + int(CLEAN_S * data.FS))
+        t = np.arange(part.start, part.start + len(record.clean[part])) / data.FS
+        axes.plot(t, record.clean[part], color="0.7", lw=3, label="as it came")
+        for number, method in enumerate(methods):
+            assert method.record is not None
+            axes.plot(t, method.record(record.clean, None).out[part], color=f"C{number % 10}", lw=1.2, label=method.name)
+        axes.set(yticks=[])
+        axes.set_title(record.person, loc="left", fontsize="small")
+        axes.spines[["top", "right", "left"]].set_visible(False)
+        axes.margins(x=0)
+    figure.axes[0].legend(frameon=False, fontsize="small", loc="upper right", ncols=6)
+    figure.axes[-1].set_xlabel("time, s")
+    _write(figure, out)
 
 
 def noise_examples(method: Method, record: streamed.Record, out: Path) -> None:

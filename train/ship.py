@@ -21,6 +21,13 @@ from ppgstream.storage import replace_files
 
 from . import card
 
+OF_OTHERS = {  # people's pulses
+    "snr_b_out_db": "SNR_B of the output, dB",
+    "amplitude": "amplitude",
+    "harm": "harm",
+    "live_hr_off": "heart rates off by more than 5 bpm",
+    "live_hr_off_sure": "off and sure",
+}
 OF_A_KIND = {"gain_db": "gain, dB", "amplitude": "amplitude", "hr_mae_out_bpm": "heart rate error, bpm"}
 OF_NO_PULSE = {"bad_kept": "seconds called good"}
 OF_ALL = {"auroc": "AUROC of the confidence", "ece": "expected calibration error"}
@@ -32,6 +39,13 @@ def figures_of(bench: Mapping[str, Any], name: str) -> dict[str, float]:
     for row in bench.get("windows", []):
         if row["method"] == name:
             figures[f"G under N1, {row['set']}, dB"] = row["g_n1_db"]
+    for table in ("shapes", "wrist", "exercise"):
+        for row in bench.get(table, []):
+            if row["method"] == name and row["kind"] != "all kinds":
+                shown = OF_OTHERS if row.get("gain_db") is None else OF_OTHERS | {"gain_db": "gain, dB"}
+                figures |= {
+                    f"{table}, {row['kind']}: {words}": row[key] for key, words in shown.items() if row.get(key) is not None
+                }
     for row in bench.get("streamed", []):
         if row["method"] != name:
             continue
