@@ -11,9 +11,13 @@ import secrets
 import stat
 import tempfile
 import tomllib
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.lib.npyio import NpzFile
 
 MOST_TEXT = 1_000_000  # bytes of a configuration, recipe or manifest
 MOST_SAVER = 256 * 1024 * 1024  # of a TensorFlow 1 checkpoint: what it needs is not known before it is read
@@ -99,3 +103,13 @@ def check_folder(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder):
         pass
+
+
+def open_npz(path: Path) -> NpzFile:
+    """NumPy's file of arrays, opened. Raises ValueError for another kind of file, in whose place NumPy's own words advise to load it unsafely; OSError."""
+    if path.is_file() and not zipfile.is_zipfile(path):
+        raise ValueError("not an npz file")
+    import numpy as np
+
+    opened: NpzFile = np.load(path, allow_pickle=False)
+    return opened

@@ -344,6 +344,8 @@ def test_what_cannot_be_evaluated_is_one_line(tmp_path: Path, recordings: Path) 
 
     assert "known are shapes, wrist" in refused(UsageError.exit_code, "--tables", "speed", "--data", str(tmp_path))
     assert "--recordings FOLDER" in refused(SourceError.exit_code, "lmmse", "--data", str(tmp_path))
+    wrist = refused(SourceError.exit_code, "lmmse", "--tables", "shapes,wrist", "--data", str(tmp_path))
+    assert f"--tables wrist: there are no public recordings of wrists in {tmp_path / 'wrist'}" in wrist
     assert "for --recordings, which is not given" in refused(UsageError.exit_code, "--fs", "125")
     for path in recordings.iterdir():
         path.write_text("1\n2\n3\n")

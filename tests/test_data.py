@@ -78,7 +78,7 @@ def test_wrists_come_at_125_hz_by_person_and_at_rest(folder: Path) -> None:
 
 def test_a_damaged_wrist_file_is_named(folder: Path) -> None:
     (folder / "wrist" / "cogwear.npz").write_bytes(b"no zip")
-    with pytest.raises(SourceError, match=r"cogwear\.npz: cannot read the wrist recordings"):
+    with pytest.raises(SourceError, match=r"cogwear\.npz: cannot read the wrist recordings: not an npz file"):
         data.wrist(folder, "test")
 
 
@@ -140,7 +140,7 @@ def test_rounded_pulses_have_all_rates_and_are_finite() -> None:
 
 def test_a_share_of_real_pulses_is_played_fast_and_most_motion_goes_to_real_ones() -> None:
     slow = data.Set("own", {"train": data.Clean([pulse(125, 40)], ["a"])})
-    windows = batches.Windows([slow], [1.0], 250, fast=1.0).random(300, np.random.default_rng(1))
+    windows = batches.Windows([slow], [1.0], 250, fast=1.0).random(300, np.random.default_rng(1))[0]
     spectrum = np.abs(np.fft.rfft((windows - windows.mean(axis=1, keepdims=True)) * np.hanning(250), 4096, axis=1))
     bpm = 60 * np.fft.rfftfreq(4096, 1 / 125)[spectrum.argmax(axis=1)]
     low, high = batches.FAST_BPM
@@ -204,6 +204,7 @@ def test_the_wrist_files_are_made_from_the_csv_files_of_their_sources(tmp_path: 
     test = data.wrist(tmp_path, "test")
     assert test.recording == ["wrist_e4_C22_pre_base", "wrist_watch_C22_pre_base"]
     assert [round(len(x) / data.FS) for x in test.stretches] == [40, 40]
+    assert CliRunner().invoke(tool.app, []).exit_code == 2
     (tmp_path / "stress" / "S01" / "BVP.csv").write_text("no numbers")
     done = CliRunner().invoke(tool.app, [*options, "-o", str(tmp_path / "again")])
     assert done.exit_code == 65

@@ -203,7 +203,7 @@ def test_one_pass_shows_every_training_window_once_and_in_another_order_each_epo
 def test_random_windows_come_from_the_sets_by_their_shares_and_are_stretched_within_bounds() -> None:
     slow = data.Set("a", {"train": data.Clean([np.sin(np.arange(400) / 10)], ["sine"])})
     ramp = data.Set("b", {"train": data.Clean([5 + np.arange(300) / 300], ["ramp"])})
-    drawn = batches.Windows([slow, ramp], [0.25, 0.75], 50, 1.5).random(4000, np.random.default_rng(1))
+    drawn = batches.Windows([slow, ramp], [0.25, 0.75], 50, 1.5).random(4000, np.random.default_rng(1))[0]
     ramps = drawn.min(axis=1) > 2
     assert ramps.mean() == pytest.approx(0.75, abs=0.03)
     rise = np.diff(drawn[ramps], axis=1) * 300

@@ -17,7 +17,8 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from ppgstream.errors import DataError, PpgStreamError, SourceError
+from ppgstream.core.rate import repeats
+from ppgstream.errors import DataError, PpgStreamError, SourceError, UsageError
 from ppgstream.files import recording
 
 Float64 = NDArray[np.float64]
@@ -64,7 +65,7 @@ def main(
             "exam_noise": None if exams is None else _exams(exams),
         }
         if not any(made.values()):
-            raise SourceError("name at least one of --stress-predict, --cogwear and --exams")
+            raise UsageError("name at least one of --stress-predict, --cogwear and --exams")
         out.mkdir(parents=True, exist_ok=True)
         for name, arrays in made.items():
             if arrays is not None:
@@ -126,7 +127,8 @@ def _file(source: str, found: dict[str, tuple[str, dict[str, NDArray[Any]]]]) ->
 def clean_ranges(signals: list[Float64], rates: list[float], high_hz: float) -> list[NDArray[np.int32]]:
     """Of the recordings (n,) of one person, at `rates` Hz: the ranges (m, 2) of samples that are clean, [start, stop)."""
     judged = [_judged(x, fs, high_hz) for x, fs in zip(signals, rates, strict=True)]
-    usual = float(np.median(np.concatenate([[0.0], *(rms for _, _, rms in judged)]))) or 1.0
+    every = np.concatenate([np.zeros(0), *(rms for _, _, rms in judged)])
+    usual = float(np.median(every)) if len(every) else 0.0
     ranges = []
     for (starts, good, rms), fs in zip(judged, rates, strict=True):
         kept = starts[good & (rms >= RMS[0] * usual) & (rms <= RMS[1] * usual)]
@@ -152,12 +154,9 @@ def _judged(x: Float64, fs: float, high_hz: float) -> tuple[NDArray[np.int64], N
     cut = np.lib.stride_tricks.sliding_window_view(band, length)[::step]
     cut = cut - cut.mean(axis=1, keepdims=True)
     size = 1 << (4 * length).bit_length()
-    correlation = np.fft.irfft(np.abs(np.fft.rfft(cut, size, axis=1)) ** 2, axis=1)[:, :length]
-    correlation /= np.maximum(correlation[:, :1], 1e-12) * (1 - np.arange(length) / length)
     shortest, longest = (round(60 * fs / bpm) for bpm in reversed(RATES_BPM))
-    lags = correlation[:, shortest - 1 : longest + 2]
-    peak = (lags[:, 1:-1] >= lags[:, :-2]) & (lags[:, 1:-1] >= lags[:, 2:])
-    periodic = np.where(peak, lags[:, 1:-1], 0.0)
+    r = repeats(cut, np.arange(shortest - 1, longest + 2))
+    periodic = np.where((r[:, 1:-1] >= r[:, :-2]) & (r[:, 1:-1] >= r[:, 2:]), r[:, 1:-1], 0.0)
     # The shortest lag that repeats nearly as well as the best: a double period repeats as well as the period.
     first = np.argmax(periodic >= 0.9 * periodic.max(axis=1, keepdims=True), axis=1)
     rate = fs / (shortest + first)
@@ -204,7 +203,8 @@ def _whole(x: Float64) -> NDArray[np.signedinteger[Any]]:
 def _columns(path: Path) -> tuple[Float64, Float64]:
     """A CogWear file's samples and times, sorted by time."""
     try:
-        head = path.open().readline().strip().split(",")
+        with path.open() as lines:
+            head = lines.readline().strip().split(",")
     except OSError as error:
         raise SourceError(f"{path}: cannot read: {error.strerror}") from error
     time = [k for k, name in enumerate(head) if "time" in name.lower()]
@@ -220,7 +220,7 @@ def _numbers(path: Path, columns: int, *, skip: int = 0) -> Float64:
     try:
         table = np.loadtxt(path, delimiter=",", ndmin=2, skiprows=skip)
     except OSError as error:
-        raise SourceError(f"{path}: cannot read: {error}") from error
+        raise SourceError(f"{path}: cannot read: {error.strerror or 'no such file'}") from error
     except ValueError as error:
         raise DataError(f"{path}: not a table of numbers: {error}") from error
     if table.shape[1] != columns or len(table) < 3:

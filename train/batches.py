@@ -30,10 +30,8 @@ UNSTEADY, UNSTEADY_TURNS = 8.0, (0.2, 1.0)  # samples, at most, that beats come 
 MOST_SCORED = 1000  # validation windows of one set
 AHEAD = 4  # batches drawn ahead for each process
 MOTION_REAL = 0.8  # of synthetic pulses that would get motion, a real one gets it instead
-FAST_BPM, FAST_ROUNDED = (
-    (100.0, 200.0),
-    0.6,
-)  # of pulses that are played as a fast heart's: the rates, and how many are smoothed, as fast pulses are
+# Of pulses that are played as a fast heart's: the rates, and how many are smoothed, as fast pulses are.
+FAST_BPM, FAST_ROUNDED = (100.0, 200.0), 0.6
 
 
 class Drawn(NamedTuple):
@@ -71,7 +69,9 @@ class Windows:
         self._begin = self._stop - sizes
         real = np.array([s.name != "synthetic" for s in sets for _ in s.sides["train"].stretches], np.bool_)
         self._real, self._stretch = real, np.where(real, stretch, 1.0)
-        self._bpm = np.array([_rate_of(x) if fast and r else np.nan for x, r in zip(stretches, real, strict=True)])
+        self._bpm = np.array(
+            [scores.heart_rate(x, data.FS) if fast and r else np.nan for x, r in zip(stretches, real, strict=True)]
+        )
         joined = data.Clean(stretches, [name for clean in trained for name in clean.recording])
         which, starts = data.window_starts(joined, window, PASS_HOP)
         if not len(which):
@@ -94,11 +94,7 @@ class Windows:
         """Windows of the pass by number: (n, window)."""
         return np.asarray(np.lib.stride_tricks.sliding_window_view(self._all, self.window)[self._pass[numbers]])
 
-    def random(self, n: int, rng: np.random.Generator) -> Float32:
-        """`n` windows from anywhere: (n, window)."""
-        return self.random_of(n, rng)[0]
-
-    def random_of(self, n: int, rng: np.random.Generator) -> tuple[Float32, NDArray[np.bool_]]:
+    def random(self, n: int, rng: np.random.Generator) -> tuple[Float32, NDArray[np.bool_]]:
         """`n` windows from anywhere, (n, window), and which of them are of real people."""
         which = np.minimum(np.searchsorted(self._cumulative, rng.uniform(0, 1, n), side="right"), len(self._begin) - 1)
         begin, length = self._begin[which, None], (self._stop - self._begin)[which, None]
@@ -126,7 +122,7 @@ class Windows:
             changed = self._real[which] & (rng.uniform(0, 1, n) < self._reshape)
             number = np.where(changed, rng.integers(1, self._variants, n), 0)
             if self._fast:
-                number = np.where(sped & (rng.uniform(0, 1, n) < FAST_ROUNDED), rng.choice(SMOOTHING, n), number)
+                number = np.where(sped & (rng.uniform(0, 1, n) < FAST_ROUNDED), rng.choice(LOW_PASS, n), number)
             begin = begin + (self._stop[-1] * number)[:, None]
         left, right = self._all[begin + floor], self._all[begin + floor + 1]
         x = np.asarray(left + share * (right - left))
@@ -153,13 +149,7 @@ SENSORS: tuple[Sensor, ...] = (
     ("lowpass", 3, 3.0),
     ("lowpass", 4, 2.0),
 )
-SMOOTHING = [number for number, sensor in enumerate(SENSORS, start=1) if sensor[0] == "lowpass"]  # their variants
-
-
-def _rate_of(x: Float64) -> float:
-    """The heart rate of a stretch, bpm; NaN in one that is too short to tell."""
-    rates = scores.heart_rates(x, data.FS)
-    return float(np.median(rates)) if len(rates) else np.nan
+LOW_PASS = [number for number, sensor in enumerate(SENSORS, start=1) if sensor[0] == "lowpass"]  # their variants
 
 
 def _filtered(x: Float64, sensor: Sensor) -> Float64:
@@ -280,7 +270,7 @@ class Source:
         recipe = self.recipe
         rng = np.random.default_rng([recipe.seed, epoch, number])
         if recipe.steps:
-            clean, real = self.windows.random_of(recipe.batch, rng)
+            clean, real = self.windows.random(recipe.batch, rng)
             return draw(clean, recipe, self.arch, rng, real)
         # One pass: every window once, in another order each epoch.
         order = np.random.default_rng([recipe.seed, epoch]).permutation(len(self.windows))

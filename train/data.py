@@ -21,6 +21,7 @@ from ppgstream.core.resampling import resampled
 from ppgstream.errors import DataError, SourceError
 from ppgstream.files import clean as clean_rule
 from ppgstream.lab import synthetic
+from ppgstream.storage import open_npz
 
 Float64 = NDArray[np.float64]
 FS = clean_rule.FS
@@ -144,7 +145,7 @@ def welltory(folder: Path) -> Clean:
     path = folder / "welltory" / "welltory.npz"
     stretches, names = [], []
     try:
-        with np.load(path, allow_pickle=False) as z:
+        with open_npz(path) as z:
             for name in sorted(key.removesuffix("_t") for key in z.files if key.endswith("_t")):
                 t, value = z[f"{name}_t"].astype(np.float64), z[f"{name}_rgb"][:, int(name in WELLTORY_GREEN)].astype(np.float64)
                 even = np.arange(t[0], t[-1], 1 / WELLTORY_FS)
@@ -169,7 +170,7 @@ def wrist(folder: Path, split: str) -> Clean:
         if not path.is_file():
             continue
         try:
-            with np.load(path, allow_pickle=False) as z:
+            with open_npz(path) as z:
                 for name, person in zip(z["names"].astype(str), z["person"].astype(str), strict=True):
                     if _side_of(person) != split:
                         continue
@@ -253,7 +254,7 @@ BIDMC_ECG_ARRAYS = ("ppg", "win_t0", "win_s", "split", "mimic_patient", "ref_ok_
 @lru_cache(maxsize=1)
 def _bidmc_arrays(path: Path, names: Sequence[str] = BIDMC_ARRAYS) -> dict[str, NDArray[Any]]:
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with open_npz(path) as archive:
             return {name: archive[name] for name in names}
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         raise SourceError(f"{path}: cannot read the BIDMC recordings: {error}") from error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -118,11 +119,10 @@ def evaluate(
     Raises UsageError for an unknown table, SourceError, DataError or CheckpointError for what cannot be read, OutputError.
     """
     if tables is None:
-        without = [] if own_source is not None or (folder / "wrist").is_dir() else ["wrist", "exercise"]
-        without += ["wrist"] if own_source is not None else []
-        tables = [name for name in USUAL if name not in without]
-        if without and own_source is None:
-            console.print(f"{folder / 'wrist'}: not there: the tables {' and '.join(without)} are left out", soft_wrap=True)
+        there = own_source is None and (folder / "wrist").is_dir()
+        tables = [name for name in USUAL if there or name != "wrist"]
+        if not there and own_source is None:
+            console.print(f"{folder / 'wrist'}: not there: the table wrist is left out", soft_wrap=True)
     odd = [name for name in tables if name not in TABLES]
     if odd or not tables:
         raise UsageError(f"--tables: known are {', '.join(TABLES)}, got {', '.join(odd) or 'none'}")
@@ -133,13 +133,15 @@ def evaluate(
             out.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{out}: cannot write: {error}") from error
-    needed = bool(set(tables) - {"cost", "shapes"})  # recordings
+    tested = people_of("wrist", (), folder if own_source is None else None) if "wrist" in tables else []  # told before the work
+    needed = bool(set(tables) - {"cost", "shapes", "wrist"})  # recordings of patients
     sets = {} if not needed else own_set(own_source, console) if own_source is not None else tested_sets(folder)
     training = training_windows(folder) if needed and not only and folder.is_dir() else None
     if needed and not only and training is None:
         console.print(f"{folder}: no training recordings there: the rows mean wave and kNN are left out", soft_wrap=True)
     compared = [*methods.baselines(training), *methods.chosen(asked, folder, only=only)]
-    known = {m.name: seen for m in compared if (seen := _seen(m, sets))}
+    wearers = {"wrist": data.wrist(folder, "test")} if tested else {}
+    known = {m.name: seen for m in compared if (seen := _seen(m, sets | wearers))}
     for name, count in known.items():
         console.print(f"{name} was trained on {count} of the recordings tested here: its figures flatter it", soft_wrap=True)
     shortest_s = streamed.SHORTEST_S if own_source is None else RATES_SHORTEST_S
@@ -178,8 +180,7 @@ def evaluate(
         try:
             content = {"evaluate.json": json.dumps(_plain(result), indent=1) + "\n", "evaluate.md": "\n".join(pages).lstrip()}
             replace_files({out / name: text.encode() for name, text in content.items()})
-            wearers = people_of("wrist", (), folder) if "wrist" in result else []
-            drawn = pictures.bench(result, compared, patients, out, wearers)
+            drawn = pictures.bench(result, compared, patients, out, tested)
         except OSError as error:
             raise OutputError(f"{out}: cannot write: {error}") from error
         console.print(
@@ -199,8 +200,13 @@ def people_of(name: str, patients: Sequence[streamed.Record], folder: Path | Non
     if name == "wrist" and not there:
         where = "among recordings of one's own" if folder is None else f"in {folder / 'wrist'}"
         raise SourceError(f"--tables wrist: there are no public recordings of wrists {where}")
-    wearers = streamed.records(data.wrist(folder, "test"), longest_s=streamed.WEARER_S) if folder is not None and there else []
+    wearers = _wearers(folder) if folder is not None and there else []
     return wearers if name == "wrist" else [*wearers, *patients]
+
+
+@lru_cache(maxsize=1)
+def _wearers(folder: Path) -> list[streamed.Record]:
+    return streamed.records(data.wrist(folder, "test"), longest_s=streamed.WEARER_S)
 
 
 def _compute(

@@ -38,7 +38,7 @@ from ppgstream.model.folder import save
 from ppgstream.model.networks import build
 from ppgstream.model.restore import restore
 from ppgstream.model.tensorflow_runtime import import_keras, import_tensorflow, load_into
-from ppgstream.storage import json_of, replace_files
+from ppgstream.storage import json_of, open_npz, replace_files
 
 from . import batches, card, data, pictures
 from .losses import loss_of
@@ -367,7 +367,7 @@ def _read_state(out: Path) -> dict[str, Any]:
     try:
         if not path.is_file():
             raise OSError("not a regular file")
-        with np.load(path, allow_pickle=False) as state:
+        with open_npz(path) as state:
             facts = dict(json_of(str(state["facts"]).encode()))
             facts["values"] = [state[f"v{number}"] for number in range(len(state.files) - 1)]
             msgspec.convert(facts, _Stated)

@@ -72,8 +72,7 @@ EXERCISE_BPM, EXERCISE_DB = (90.0, 190.0), (0.0, 20.0)
 
 def retimed(clean: Float64, bpm: float, *, slower: bool = True) -> Float64:
     """A record played faster, or with `slower` also slower, so that its heart rate is `bpm`."""
-    rates = scores.heart_rates(clean, data.FS)
-    rate = float(np.median(rates)) if len(rates) else EXERCISE_BPM[0]
+    rate = scores.heart_rate(clean, data.FS, EXERCISE_BPM[0])
     speed = bpm / rate if slower else max(bpm / rate, 1.0)
     return np.asarray(np.interp(np.arange(0, len(clean) - 1, speed), np.arange(len(clean)), clean), np.float64)
 

@@ -91,7 +91,7 @@ class RateRules:
     interval: Logistic = field(default_factory=lambda: Logistic(*DEFAULT["interval"]))
 
 
-# Fitted for the checkpoint `default`.
+# Fitted on ICU patients, for what states no coefficients of its own.
 DEFAULT: dict[str, tuple[float, dict[str, float]]] = {
     "rate": (
         -2.89,
@@ -270,10 +270,11 @@ def _fill(due: list[Due], rules: RateRules) -> None:
     if len(full):
         found["beats"] = _beats_off(peaks[full], rate[full])
         sure_rate[full] = _doubted(rules.rate.of(found), rate[full], found)
-        own = rate_of_clean_input(raw, of_raw, rate[full])
+        denoised = found["confidence"] > 0
+        own = np.where(denoised, rate_of_clean_input(raw, of_raw, rate[full]), math.nan)
         for k, at in zip(full[~np.isnan(own)], own[~np.isnan(own)], strict=True):
             due[k].disagrees, rate[k], sure_rate[k] = float(rate[k]), at, min(float(sure_rate[k]), DOUBT)
-        nothing = full[found["confidence"] <= 0]  # no sample of the 8 s was denoised
+        nothing = full[~denoised]  # no sample of the 8 s was denoised
         rate[nothing], sure_rate[nothing] = math.nan, 0.0
     _tell(due, rows, seen, peaks, agreed, rate, sure_rate, np.log(_at(evidence_out, scale_rate) + 1e-3), rules)
 
@@ -338,9 +339,7 @@ def _tell(
     row, at = np.nonzero(new)
     where, out = index[row, at], rows[:, 0]
     if len(row):
-        a, b, c = out[row, at - 1], out[row, at], out[row, at + 1]
-        bend = a - 2 * b + c
-        where = where + factor * np.where(bend < 0, np.clip(0.5 * (a - c) / np.minimum(bend, -1e-300), -0.5, 0.5), 0.0)
+        where = where + factor * _vertex(out[row, at - 1], out[row, at], out[row, at + 1])
     sums = np.concatenate([np.zeros((n, 1)), np.cumsum(rows[:, 2], axis=1)], axis=1)
     side = round(POINTS_HZ / 2)
     first, stop = np.maximum(at - side, 0), np.minimum(at + side + 1, SPAN)
@@ -543,17 +542,11 @@ def rate_of_clean_input(raw: Float64, of_raw: Spectra, rate: Float64) -> Float64
     if not len(rows):
         return found
     x, powers = raw[rows], of_raw.powers[rows]
-    same = np.fft.irfft(np.abs(np.fft.rfft(x, 2 * SPAN, axis=1)) ** 2, axis=1)
-    energy = np.cumsum(x * x, axis=1)
-    both = np.sqrt(energy[:, SPAN - 1 - _LAGS] * (energy[:, -1:] - energy[:, _LAGS - 1]))
-    r = same[:, _LAGS] / np.maximum(both, 1e-300)
+    r = repeats(x, _LAGS)
     top = (r[:, 1:-1] >= r[:, :-2]) & (r[:, 1:-1] >= r[:, 2:]) & (r[:, 1:-1] >= CLEAN_REPEATS)
     at = np.argmax(top, axis=1) + 1  # the shortest period that repeats: its multiples do too
     each = np.arange(len(rows))
-    a, b, c = r[each, at - 1], r[each, at], r[each, at + 1]
-    bend = a - 2 * b + c
-    lag = _LAGS[at] + np.where(bend < 0, 0.5 * (a - c) / np.minimum(bend, -1e-12), 0.0)
-    own = 60 * POINTS_HZ / lag
+    own = 60 * POINTS_HZ / (_LAGS[at] + _vertex(r[each, at - 1], r[each, at], r[each, at + 1]))
     whole = np.maximum(powers[:, _IN_BAND].sum(axis=1), 1e-300)
     lines = [_share(powers, k * own, whole) for k in (1, 2, 3, 4)]
     ratio = rate[rows] / own
@@ -563,6 +556,21 @@ def rate_of_clean_input(raw: Float64, of_raw: Spectra, rate: Float64) -> Float64
     clean &= (own >= RATES[0]) & (own <= RATES[-1])
     found[rows[clean]] = own[clean]
     return found
+
+
+def repeats(x: Float64, lags: NDArray[np.int64]) -> Float64:
+    """The autocorrelation of rows (n, m) without mean at `lags` (k,) above 0, (n, k): each normalised by the power of the two parts that it compares."""
+    m = x.shape[1]
+    same = np.fft.irfft(np.abs(np.fft.rfft(x, 2 * m, axis=1)) ** 2, axis=1)[:, lags]
+    energy = np.cumsum(x * x, axis=1)
+    both = energy[:, m - 1 - lags] * (energy[:, -1:] - energy[:, lags - 1])
+    return np.asarray(same / np.maximum(np.sqrt(np.maximum(both, 0.0)), 1e-300), np.float64)
+
+
+def _vertex(a: Float64, b: Float64, c: Float64) -> Float64:
+    """How far the top of the parabola through three values, one point apart, is from the middle one, at most half a point; 0 where it has no top."""
+    bend = a - 2 * b + c
+    return np.asarray(np.where(bend < 0, np.clip(0.5 * (a - c) / np.minimum(bend, -1e-300), -0.5, 0.5), 0.0), np.float64)
 
 
 def _share(powers: Float64, bpm: Float64, whole: Float64) -> Float64:
@@ -599,9 +607,7 @@ def mode(belief: Float64) -> Float64:
     at = np.clip(best, 1, belief.shape[1] - 2)
     each = np.arange(len(belief))
     a, b, c = (np.log(belief[each, at + k] + 1e-300) for k in (-1, 0, 1))
-    bend = a - 2 * b + c
-    off = np.where((bend < 0) & (at == best), 0.5 * (a - c) / np.minimum(bend, -1e-12), 0.0)
-    return np.asarray(RATES[best] + np.clip(off, -0.5, 0.5), np.float64)
+    return np.asarray(RATES[best] + np.where(at == best, _vertex(a, b, c), 0.0), np.float64)
 
 
 def _at(relative: Float64, rate: Float64) -> Float64:

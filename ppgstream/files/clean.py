@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ppgstream.core.measured import MEASURED, states_of
 from ppgstream.core.polarity import Watcher, skewness_of
+from ppgstream.core.rate import repeats
 from ppgstream.core.resampling import MAX_FILL, resample
 from ppgstream.lab import scores
 
@@ -82,15 +83,8 @@ def judge(windows: Float64, measured: Mask) -> NDArray[np.str_]:
 def periodicity(band: Float64) -> Float64:
     """The highest local maximum of each row's autocorrelation at the lags of `RATES_BPM`, each lag normalised by the power of the two parts that it
     compares; 0 where there is none."""
-    n = band.shape[1]
     shortest, longest = int(60 * FS / RATES_BPM[1]), int(60 * FS / RATES_BPM[0])
-    correlation = np.fft.irfft(np.abs(np.fft.rfft(band, 2 * n, axis=1)) ** 2, axis=1)[:, : longest + 2]
-    energy = np.cumsum(band**2, axis=1)
-    lags = np.arange(longest + 2)
-    first = energy[:, n - 1 - lags]  # of the samples that have one `lag` later
-    last = energy[:, -1:] - np.where(lags > 0, energy[:, np.maximum(lags - 1, 0)], 0.0)
-    r = correlation / np.maximum(np.sqrt(first * last), 1e-300)
-    r = r[:, shortest - 1 :]
+    r = repeats(band, np.arange(shortest - 1, longest + 2))
     peak = (r[:, 1:-1] >= r[:, :-2]) & (r[:, 1:-1] >= r[:, 2:])
     return np.asarray(np.where(peak, r[:, 1:-1], 0.0).max(axis=1))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 import numpy as np
@@ -67,6 +68,12 @@ def heart_rates(x: Float64, fs: float) -> Float64:
     return np.asarray(60 * fs / HR_SIZE * (low + np.argmax(power[:, bins] + power[:, 2 * bins] / 2, axis=1)))
 
 
+def heart_rate(x: Float64, fs: float, otherwise: float = math.nan) -> float:
+    """The median of a record's heart rates, bpm; `otherwise` of one that is shorter than 8 s."""
+    rates = heart_rates(x, fs)
+    return float(np.median(rates)) if len(rates) else otherwise
+
+
 def snr_by_second_db(output: Float64, clean: Float64, fs: float) -> Float64:
     """SNR_B of each whole second of a record, dB; -100 where the clean record is flat."""
     n, second = len(clean) // int(fs), int(fs)
@@ -122,8 +129,7 @@ def pulse_peaks(clean: Float64, fs: float) -> Float64:
     A high-pass would ring where the heart pauses."""
     from scipy.signal import butter, find_peaks, sosfiltfilt
 
-    rates = heart_rates(clean, fs)
-    bpm = float(np.median(rates)) if len(rates) else 75.0
+    bpm = heart_rate(clean, fs, 75.0)
     low = sosfiltfilt(butter(4, BAND_HZ[1], fs=fs, output="sos"), clean)
     height = float(bandpass(clean, fs).std())
     at, _ = find_peaks(low, distance=max(int(BEATS_APART * 60 / bpm * fs), 1), prominence=BEAT_PROMINENCE * height)

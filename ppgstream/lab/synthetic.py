@@ -105,7 +105,7 @@ def noisy_pulse(clean: Float64, rng: Generator, *, block: int = 250) -> Float64:
 
 @dataclass(frozen=True, slots=True)
 class Wave:
-    """One beat's shape, always with its steep side upwards. Either eight harmonics or two Gaussians.
+    """One beat's shape. Where it is not symmetrical, its steep side goes up. Either eight harmonics or two Gaussians.
 
     Harmonics, where `sd_s` is 0: the k-th is exp(-decay (k - 1)) high and `lag` (k - 1) + `bent` [k] radians early. decay 0.4: a sharp peak, 4: a cosine.
     lag 0: symmetrical peaks, about 1.5: a saw, 2.5: a broad top and a deep foot, as wrist sensors give it.

@@ -226,11 +226,8 @@ def _transformer(w: _Writer, arch: Architecture) -> None:
         h = w.op("Add", h, w.dense(z, f"down{block}"))
     values = 2 + len(bands)
     h = w.reshape(w.dense(w.norm(h, "norm_out"), "head"), -1, tokens, values, patch)
-    parts = (w.part(w.reshape(w.part(h, 2, k, k + 1), -1, n), 1, arch.context, n) for k in range(values))
-    gate, y, log_var, *gates = parts
-    for one, band in zip((gate, *gates), bands, strict=True):
-        y = w.op("Add", y, w.op("Mul", w.op("Sigmoid", one), w.part(band, 1, arch.context, n)))
-    w.op("Concat", y, w.clip(log_var, *LOG_VAR), axis=1)
+    parts = [w.part(w.reshape(w.part(h, 2, k, k + 1), -1, n), 1, arch.context, n) for k in range(values)]
+    _gated(w, parts, [w.part(band, 1, arch.context, n) for band in bands])
 
 
 def _brdae(w: _Writer, arch: Architecture) -> None:
@@ -240,7 +237,12 @@ def _brdae(w: _Writer, arch: Architecture) -> None:
     ways = [w.lstm(sequence, way, units, activation, at) for way, at in (("forward", "forward"), ("backward", "reverse"))]
     values = 2 + len(bands)
     h = w.reshape(w.dense(w.op("Concat", *ways, axis=-1), "output"), -1, values, n)
-    gate, y, log_var, *gates = (w.reshape(w.part(h, 1, k, k + 1), -1, n) for k in range(values))
+    _gated(w, [w.reshape(w.part(h, 1, k, k + 1), -1, n) for k in range(values)], bands)
+
+
+def _gated(w: _Writer, parts: list[str], bands: list[str]) -> None:
+    """As `networks._gated`."""
+    gate, y, log_var, *gates = parts
     for one, band in zip((gate, *gates), bands, strict=True):
         y = w.op("Add", y, w.op("Mul", w.op("Sigmoid", one), band))
     w.op("Concat", y, w.clip(log_var, *LOG_VAR), axis=1)

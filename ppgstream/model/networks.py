@@ -15,7 +15,7 @@ signal's own 0..1; the patch transformer answers in the scale of its input.
     transformer
             the same on standardised samples (mean 0, SD 1 of what was measured) with each patch's shape apart from its level;
             per sample a gate, a correction and the log variance of its error, in units of the clean pulse's variance.
-            With three bands (`bands_of`) a gate for each: what lies far below or above the pulse's band is left out without drawing the pulse anew
+            With three bands (`_bands`) it has a gate for each: what lies far below or above the pulse's band is left out without drawing the pulse anew
     lmmse   no network: a linear estimate from a prior (`lmmse`)
 
 The backward half of brae looks odd and is right: the course reads `outputs[-1]` of a static bidirectional RNN, and at the last
@@ -155,10 +155,8 @@ def _transformer(arch: Architecture, dropout: float) -> keras.Model:
     h = layers.LayerNormalization(epsilon=EPSILON, name="norm_out")(h)
     values = 2 + len(bands)
     h = ops.reshape(layers.Dense(values * patch, name="head")(h), (-1, tokens, values, patch))
-    gate, y, log_var, *gates = (ops.reshape(h[:, :, part], (-1, length))[:, arch.context :] for part in range(values))
-    for one, band in zip((gate, *gates), bands, strict=True):
-        y = y + ops.sigmoid(one) * band[:, arch.context :]
-    return keras.Model([x, valid], ops.concatenate([y, ops.clip(log_var, *LOG_VAR)], axis=1), name="transformer")
+    parts = [ops.reshape(h[:, :, part], (-1, length))[:, arch.context :] for part in range(values)]
+    return keras.Model([x, valid], _gated(parts, [band[:, arch.context :] for band in bands]), name="transformer")
 
 
 def _brdae(arch: Architecture, dropout: float) -> keras.Model:
@@ -175,10 +173,18 @@ def _brdae(arch: Architecture, dropout: float) -> keras.Model:
     h = layers.Dropout(dropout)(layers.Concatenate()([way(inputs) for way in ways]))
     values = 2 + len(bands)
     h = ops.reshape(layers.Dense(values * n, name="output")(h), (-1, values, n))
-    gate, y, log_var, *gates = (h[:, part] for part in range(values))
+    return keras.Model([x, valid], _gated([h[:, part] for part in range(values)], bands), name="brdae")
+
+
+def _gated(parts: list[Any], bands: list[Any]) -> Any:
+    """The answer (n, 2 * window) from what a network gives for each sample: a gate for the first band, a correction, the log variance of the error, and a
+    gate for each other band; (n, window) each."""
+    from keras import ops
+
+    gate, y, log_var, *gates = parts
     for one, band in zip((gate, *gates), bands, strict=True):
         y = y + ops.sigmoid(one) * band
-    return keras.Model([x, valid], ops.concatenate([y, ops.clip(log_var, *LOG_VAR)], axis=1), name="brdae")
+    return ops.concatenate([y, ops.clip(log_var, *LOG_VAR)], axis=1)
 
 
 def _seen(x: Any, valid: Any, arch: Architecture) -> tuple[Any, list[Any]]:
@@ -211,9 +217,8 @@ def _bands(measured: Any, valid: Any) -> list[Any]:
 
     n, half = measured.shape[1], len(SMOOTHING) // 2
     band = np.sum([np.diag(np.full(n - abs(k), SMOOTHING[k + half]), k) for k in range(-half, half + 1)], axis=0)
-    smoothing = ops.convert_to_tensor(
-        band.astype(np.float32)
-    )  # as a matrix: a convolution of one channel trains at half the speed
+    # As a matrix: the loop over samples of a convolution is slow to train.
+    smoothing = ops.convert_to_tensor(band.astype(np.float32))
     smooth = ops.matmul(measured, smoothing) / ops.maximum(ops.matmul(valid, smoothing), LEAST_KNOWN)
     basis = ops.convert_to_tensor(trend_basis(n))
     trend = ops.matmul(ops.matmul(measured + (1.0 - valid) * smooth, basis), ops.transpose(basis))
