@@ -82,9 +82,14 @@ def test_a_damaged_wrist_file_is_named(folder: Path) -> None:
         data.wrist(folder, "test")
 
 
+@pytest.fixture(scope="module")
+def wearers() -> dict[str, data.Clean]:
+    return {side: data.wrist(SHARED, side) for side in data.SIDES}
+
+
 @needs_wrist
-def test_no_wearer_is_on_two_sides() -> None:
-    people = {side: {data.person_of(r).split("_")[2] for r in data.wrist(SHARED, side).recording} for side in data.SIDES}
+def test_no_wearer_is_on_two_sides(wearers: dict[str, data.Clean]) -> None:
+    people = {side: {data.person_of(r).split("_")[2] for r in clean.recording} for side, clean in wearers.items()}
     assert {side: len(found) for side, found in people.items()} == {"train": 28, "validation": 5, "test": 12}
     assert sum(len(found) for found in people.values()) == len(set.union(*people.values()))
 
@@ -107,11 +112,10 @@ def test_the_card_says_on_whom() -> None:
 
 
 @needs_wrist
-def test_all_wearers_pulses_stand_upright() -> None:
+def test_all_wearers_pulses_stand_upright(wearers: dict[str, data.Clean]) -> None:
     """Their upstroke is the steep side; tops may be broad and feet deep."""
-    for side in data.SIDES:
+    for clean in wearers.values():
         skewed: dict[str, list[float]] = {}
-        clean = data.wrist(SHARED, side)
         for x, name in zip(clean.stretches, clean.recording, strict=True):
             slope = np.diff(scores.bandpass(x, data.FS))
             skewed.setdefault(data.person_of(name), []).append(float(np.mean((slope / slope.std()) ** 3)))
