@@ -179,7 +179,7 @@ ERRORS = {
     "a status open to the world": (78, ["run", "--config", "public.toml"], ["status.endpoint", "192.168.0.1"]),
     "an endpoint that is none": (78, ["run", "--in", "udp://127.0.0.1:5600"], ["in.endpoint", "udp"]),
     "no checkpoint": (78, ["run", "--checkpoint", "nowhere"], ["nowhere"]),
-    "no checkpoint, seen by denoise": (78, ["denoise", "bad.csv", "--checkpoint", "nowhere"], ["nowhere"]),
+    "no checkpoint, seen by denoise": (78, ["denoise", "bad.csv", "--fs", "125", "--checkpoint", "nowhere"], ["nowhere"]),
     "a Saver prefix without its index": (78, ["checkpoint", "show", "model.ckpt-9"], ["model.ckpt-9"]),
     "a folder that holds no checkpoint": (78, ["checkpoint", "show", "."], ["no checkpoint here"]),
     "words only": (65, ["denoise", "words.txt"], ["words.txt", "no valid sample", "'hello'"]),
@@ -189,22 +189,24 @@ ERRORS = {
     "a folder for a file": (69, ["denoise", "."], ["directory"]),
     "a table without a choice": (2, ["denoise", "table.csv"], ["--column", "t, ppg, acc"]),
     "a scale that is none": (2, ["denoise", "bad.txt", "--scale", "grams"], ["grams"]),
-    "a pipe of another rate": (2, ["denoise", "-", "--fs", "250"], ["250"]),
+    "a file that states no rate": (2, ["denoise", "bad.txt"], ["bad.txt", "states no sampling rate: say --fs"]),
+    "a rate to trust that is none": (2, ["denoise", "bad.txt", "--trust-fs"], ["--trust-fs"]),
+    "an empty pipe": (65, ["denoise", "-", "--fs", "250"], ["stdin", "no valid sample"]),
     "lines into an npy": (2, ["denoise", "-", "-o", "x.npy"], ["npy"]),
     "an output folder that is missing": (74, ["denoise", "bad.txt", "-o", "no/where.txt"], ["no/where.txt"]),
     "an output that is a folder": (74, ["denoise", "bad.txt", "-o", "."], ["cannot write"]),
     "an output for the lines of a pipe": (74, ["denoise", "-", "-o", "no/where.txt"], ["no/where.txt"]),
     "nobody listening": (
         69,
-        ["replay", "bad.csv", "--wait", "1", "--to", "tcp://127.0.0.1:9"],
+        ["replay", "bad.csv", "--fs", "125", "--wait", "1", "--to", "tcp://127.0.0.1:9"],
         ["tcp://127.0.0.1:9", "nobody listens"],
     ),
     "nothing to replay": (69, ["replay", "missing.txt"], ["missing.txt"]),
-    "nothing in the part to replay": (65, ["replay", "bad.csv", "--from", "60"], ["bad.csv", "60"]),
+    "nothing in the part to replay": (65, ["replay", "bad.csv", "--fs", "125", "--from", "60"], ["bad.csv", "60"]),
     "a speed that is none": (2, ["replay", "bad.csv", "--speed", "fast"], ["fast"]),
     "an outage that is none": (2, ["replay", "bad.csv", "--outage", "5"], ["--outage '5'"]),
     "a live pipe at another speed": (2, ["replay", "-", "--speed", "max"], ["live pipe"]),
-    "an endpoint to replay to that is none": (78, ["replay", "bad.csv", "--to", "nonsense"], ["nonsense"]),
+    "an endpoint to replay to that is none": (78, ["replay", "bad.csv", "--fs", "125", "--to", "nonsense"], ["nonsense"]),
     "no daemon to monitor": (
         69,
         ["monitor", "--once", "--json", "--status", "tcp://127.0.0.1:9"],
@@ -240,7 +242,7 @@ def test_an_error_is_one_line_and_an_exit_code(what: str, desk: Path) -> None:
     ids=" ".join,
 )
 def test_a_number_that_replay_cannot_use_is_no_traceback(args: list[str], desk: Path) -> None:
-    result = ppgstream(desk, "replay", "bad.csv", "--wait", "0.1", "--to", "tcp://127.0.0.1:9", *args)
+    result = ppgstream(desk, "replay", "bad.csv", "--fs", "125", "--wait", "0.1", "--to", "tcp://127.0.0.1:9", *args)
     assert len(result.stderr.splitlines()) == 1, result.stderr
     assert "Traceback" not in result.stderr
     assert result.returncode in (2, 65, 69)
@@ -249,8 +251,8 @@ def test_a_number_that_replay_cannot_use_is_no_traceback(args: list[str], desk: 
 @pytest.mark.parametrize(
     "args",
     [
-        ["replay", "bad.csv", "--bind", "--wait", "0.1", "--to", "tcp://0.0.0.0:*"],
-        ["replay", "bad.csv", "--wait", "0.1", "--to", "tcp://192.0.2.1:5600"],
+        ["replay", "bad.csv", "--fs", "125", "--bind", "--wait", "0.1", "--to", "tcp://0.0.0.0:*"],
+        ["replay", "bad.csv", "--fs", "125", "--wait", "0.1", "--to", "tcp://192.0.2.1:5600"],
         ["tap", "--wait", "0.1", "--format", "values", "--from", "tcp://192.0.2.1:5601"],
         ["monitor", "--once", "--status", "tcp://192.0.2.1:5602"],
     ],
@@ -387,7 +389,7 @@ def test_checkpoint_show_tells_what_the_bundled_one_is(tmp_path: Path) -> None:
 def test_a_recording_shorter_than_a_window_comes_out_as_it_went_in(tmp_path: Path) -> None:
     x = wave(249)
     (tmp_path / "short.txt").write_text(lines(x))
-    result = ppgstream(tmp_path, "denoise", "short.txt", *LIGHT)
+    result = ppgstream(tmp_path, "denoise", "short.txt", "--fs", "125", *LIGHT)
     assert result.returncode == 65
     assert result.stderr.splitlines() == [
         "ppgstream: PPG of short.txt: 125 Hz, 249 samples",
@@ -401,7 +403,7 @@ def test_denoise_makes_files_of_the_input_s_shape_in_float32(tmp_path: Path) -> 
     x[1, 500] = np.inf
     np.save(tmp_path / "rows.npy", x)
     np.save(tmp_path / "one.npy", x[0].astype(np.float16).astype(">f4"))
-    result = ppgstream(tmp_path, "denoise", "rows.npy", *LIGHT, "-o", "out.npy")
+    result = ppgstream(tmp_path, "denoise", "rows.npy", "--fs", "125", *LIGHT, "-o", "out.npy")
     understood = "ppgstream: PPG of rows.npy: 125 Hz, 3 recordings of 1,000 samples\n"
     assert (result.returncode, result.stdout, result.stderr) == (0, "", understood)
     rows = np.load(tmp_path / "out.npy")
@@ -410,7 +412,7 @@ def test_denoise_makes_files_of_the_input_s_shape_in_float32(tmp_path: Path) -> 
     assert not rows[2].any()
     assert np.corrcoef(rows[0], np.sin(np.arange(1000) * 2 * np.pi * 1.2 / 125))[0, 1] > 0.9
 
-    result = ppgstream(tmp_path, "denoise", "one.npy", *LIGHT, "-o", "out.npz")
+    result = ppgstream(tmp_path, "denoise", "one.npy", "--fs", "125", *LIGHT, "-o", "out.npz")
     understood = "ppgstream: PPG of one.npy: 125 Hz, 1,000 samples\n"
     assert (result.returncode, result.stdout, result.stderr) == (0, "", understood)
     with np.load(tmp_path / "out.npz") as archive:
@@ -433,7 +435,7 @@ def test_bad_lines_of_a_file_keep_their_places_text_is_dropped_and_both_are_told
     texts[100], texts[300], texts[301] = "1.2.3\x1b[2J", "nan", "-"
     texts.insert(200, "BPM 72")
     (tmp_path / "x.txt").write_text("\n".join(texts) + "\n")
-    result = ppgstream(tmp_path, "denoise", "x.txt", *LIGHT, "-o", "y.txt")
+    result = ppgstream(tmp_path, "denoise", "x.txt", "--fs", "125", *LIGHT, "-o", "y.txt")
     assert result.returncode == 0
     told = result.stderr.splitlines()
     assert told[0] == "ppgstream: PPG of x.txt: 125 Hz, 600 samples, 1 invalid line, 1 line of text dropped"
@@ -463,7 +465,7 @@ def test_lines_of_a_pipe_come_out_as_they_go_in_and_before_its_end(tmp_path: Pat
     texts[50] = "1.2.3"
     texts.insert(70, "Initializing...")
     with subprocess.Popen(
-        command("denoise", "-", *LIGHT),
+        command("denoise", "-", "--fs", "125", *LIGHT),
         cwd=tmp_path,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -489,6 +491,7 @@ def test_lines_of_a_pipe_come_out_as_they_go_in_and_before_its_end(tmp_path: Pat
     assert np.isfinite(y).all()
     assert y[50] == y[49]
     assert told == [
+        "ppgstream: PPG of stdin: 125 Hz",
         "ppgstream: line 51 is no number: '1.2.3'; kept as an invalid sample",
         "ppgstream: line 71 is text: 'Initializing...'; dropped",
         "ppgstream: 1 of 600 lines were no number and kept their place as invalid samples",
@@ -497,25 +500,28 @@ def test_lines_of_a_pipe_come_out_as_they_go_in_and_before_its_end(tmp_path: Pat
 
 
 def test_a_pipe_ends_at_a_bad_line_under_strict_and_one_of_words_at_its_end(start: Callable[..., Running]) -> None:
-    strict, words = start("denoise", "-", *LIGHT, "--strict", stdin=True), start("denoise", "-", *LIGHT, stdin=True)
+    strict, words = (
+        start("denoise", "-", "--fs", "125", *LIGHT, "--strict", stdin=True),
+        start("denoise", "-", "--fs", "125", *LIGHT, stdin=True),
+    )
     for running, text in ((strict, "1\n2\noops\n3\n"), (words, "hello\n")):
         assert running.process.stdin is not None
         running.process.stdin.write(text)
         running.process.stdin.flush()
     assert strict.wait() == 65
-    assert (strict.out, strict.err) == ([], ["ppgstream: line 3 is text: 'oops'"])
+    assert (strict.out, strict.err) == ([], ["ppgstream: PPG of stdin: 125 Hz", "ppgstream: line 3 is text: 'oops'"])
     assert words.process.stdin is not None
     words.process.stdin.close()
     assert words.wait() == 65
     assert words.out == []
     assert all(t.startswith("ppgstream: ") for t in words.err)
-    assert words.err[-1] == "ppgstream: stdin: no valid sample"
+    assert words.err[-1] == "ppgstream: stdin: no valid sample (line 1 of stdin is text: 'hello'): --column or --field?"
 
 
 def test_a_reader_that_leaves_ends_denoise_quietly(tmp_path: Path) -> None:
     (tmp_path / "long.txt").write_text(lines(wave(20_000)))
     with subprocess.Popen(
-        command("denoise", "long.txt", *LIGHT),
+        command("denoise", "long.txt", "--fs", "125", *LIGHT),
         cwd=tmp_path,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -607,7 +613,17 @@ def test_what_is_replayed_and_tapped_is_what_denoise_makes_of_the_file(
     np.save(tmp_path / "pulse.npy", x)
     tap = tapping(live, start, tmp_path, "--stream", "pulse", "--format", "values", "--until-end")
     sent = ppgstream(
-        tmp_path, "replay", "pulse.npy", "--speed", "max", "--to", live.endpoints["in"], "--status", live.endpoints["status"]
+        tmp_path,
+        "replay",
+        "pulse.npy",
+        "--fs",
+        "125",
+        "--speed",
+        "max",
+        "--to",
+        live.endpoints["in"],
+        "--status",
+        live.endpoints["status"],
     )
     assert (sent.returncode, sent.stdout) == (0, "")
     told = sent.stderr.splitlines()
@@ -617,7 +633,7 @@ def test_what_is_replayed_and_tapped_is_what_denoise_makes_of_the_file(
     assert tap.err == [
         "ppgstream: received 5000 samples; lost here 0, gaps before the daemon 0, sessions without END 0, damaged 0"
     ]
-    offline = ppgstream(tmp_path, "denoise", "pulse.npy", "-o", "out.npy")
+    offline = ppgstream(tmp_path, "denoise", "pulse.npy", "--fs", "125", "-o", "out.npy")
     assert (offline.returncode, offline.stdout, offline.stderr) == (0, "", told[0] + "\n")
     y = np.load(tmp_path / "out.npy")
     assert (y.shape, y.dtype) == ((5000,), np.float32)
@@ -632,6 +648,8 @@ def test_seeded_faults_are_accounted_for_by_daemon_and_tap(live: Live, start: Ca
         tmp_path,
         "replay",
         "faulty.npy",
+        "--fs",
+        "125",
         "--speed",
         "max",
         *faults,
@@ -660,7 +678,17 @@ def test_a_live_pipe_is_replayed_line_by_line(live: Live, start: Callable[..., R
     tap = tapping(live, start, tmp_path, "--stream", "belt", "--format", "ndjson", "--until-end")
     x = wave(300)
     replay = start(
-        "replay", "-", "--stream", "belt", "--to", live.endpoints["in"], "--status", live.endpoints["status"], stdin=True
+        "replay",
+        "-",
+        "--fs",
+        "125",
+        "--stream",
+        "belt",
+        "--to",
+        live.endpoints["in"],
+        "--status",
+        live.endpoints["status"],
+        stdin=True,
     )
     assert replay.process.stdin is not None
     replay.process.stdin.write(lines(x) + "1.2.3\n1.5\n")
@@ -686,6 +714,8 @@ def test_monitor_tells_the_documented_fields(live: Live, tmp_path: Path) -> None
             tmp_path,
             "replay",
             "seen.npy",
+            "--fs",
+            "125",
             "--speed",
             "max",
             "--copies",
@@ -762,7 +792,18 @@ def test_a_reader_that_leaves_ends_the_tap_quietly(live: Live, start: Callable[.
             until(lambda: live.snapshot(tmp_path)["subscribers"] > before, "the tap's subscription")
             assert process.stdout.readline().decode() == f"{CSV_HEAD}\n"
             process.stdout.close()
-            start("replay", "long.npy", "--speed", "max", "--to", live.endpoints["in"], "--status", live.endpoints["status"])
+            start(
+                "replay",
+                "long.npy",
+                "--fs",
+                "125",
+                "--speed",
+                "max",
+                "--to",
+                live.endpoints["in"],
+                "--status",
+                live.endpoints["status"],
+            )
             assert process.wait(PATIENCE_S) == 141
             assert process.stderr.read() == b""
             # The daemon is shared: a later tap must not see this stream's end.
@@ -782,6 +823,8 @@ def test_a_replay_that_is_terminated_ends_its_streams(live: Live, start: Callabl
     replay = start(
         "replay",
         "loop.npy",
+        "--fs",
+        "125",
         "--loop",
         "--copies",
         "3",
@@ -804,7 +847,7 @@ def test_a_replay_that_is_terminated_ends_its_streams(live: Live, start: Callabl
 
 def test_a_replay_of_many_streams_that_nobody_hears_stops_when_told(start: Callable[..., Running], tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", wave(1000))
-    replay = start("replay", "x.npy", "--copies", "40", "--wait", "600", "--to", "tcp://127.0.0.1:9")
+    replay = start("replay", "x.npy", "--fs", "125", "--copies", "40", "--wait", "600", "--to", "tcp://127.0.0.1:9")
     stop = time.monotonic() + 1.5
     until(lambda: time.monotonic() > stop, "the replay to wait for its subscriber")
     replay.signal(signal.SIGTERM)
@@ -834,6 +877,8 @@ def test_a_terminated_daemon_drains_ends_every_stream_and_leaves_with_its_ledger
     start(
         "replay",
         "flow.npy",
+        "--fs",
+        "125",
         "--loop",
         "--copies",
         "4",
@@ -864,7 +909,17 @@ def test_an_interrupted_daemon_drains_and_says_so_by_its_exit_code(own: Live, tm
     np.save(tmp_path / "some.npy", wave(320))
     assert (
         ppgstream(
-            tmp_path, "replay", "some.npy", "--speed", "max", "--to", own.endpoints["in"], "--status", own.endpoints["status"]
+            tmp_path,
+            "replay",
+            "some.npy",
+            "--fs",
+            "125",
+            "--speed",
+            "max",
+            "--to",
+            own.endpoints["in"],
+            "--status",
+            own.endpoints["status"],
         ).returncode
         == 0
     )
@@ -877,21 +932,21 @@ def test_an_interrupted_daemon_drains_and_says_so_by_its_exit_code(own: Live, tm
 
 def test_an_output_is_written_by_its_suffix_and_any_other_refused(tmp_path: Path) -> None:
     (tmp_path / "x.txt").write_text(lines(wave(600)))
-    assert ppgstream(tmp_path, "denoise", "x.txt", *LIGHT, "-o", "y.csv", "--plot", "y.svg").returncode == 0
+    assert ppgstream(tmp_path, "denoise", "x.txt", "--fs", "125", *LIGHT, "-o", "y.csv", "--plot", "y.svg").returncode == 0
     rows = (tmp_path / "y.csv").read_text().splitlines()
     assert rows[0] == CSV_HEAD
     assert len(rows) == 601
     assert rows[126].split(",")[:4] == ["x", "0" * 16, "125", "1000000000"]
     assert (tmp_path / "y.svg").read_bytes().startswith(b"<?xml")
     for options, named in ((["-o", "y.dat"], "y.dat"), (["--plot", "y.jpeg2"], "y.jpeg2"), (["--plot-from", "1"], "--plot")):
-        refused = ppgstream(tmp_path, "denoise", "x.txt", *LIGHT, *options)
+        refused = ppgstream(tmp_path, "denoise", "x.txt", "--fs", "125", *LIGHT, *options)
         assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
         assert named in refused.stderr
         assert not (tmp_path / "y.dat").exists()
 
 
 def test_a_pipe_without_a_number_in_its_first_second_stops_and_shows_a_line(tmp_path: Path) -> None:
-    result = ppgstream(tmp_path, "denoise", "-", *LIGHT, stdin="S512\n" * 1000)
+    result = ppgstream(tmp_path, "denoise", "-", "--fs", "125", *LIGHT, stdin="S512\n" * 1000)
     assert result.returncode == 65
     assert "'S512'" in result.stderr
     assert "--field" in result.stderr

@@ -14,6 +14,7 @@ from ppgstream.core.segments import Geometry
 from ppgstream.core.stream import StreamRules
 from ppgstream.errors import DataError, UsageError
 from ppgstream.files import offline
+from ppgstream.files.pipe import HEAD_LINES, LineFilter, line_reader
 from ppgstream.lab import synthetic
 from ppgstream.wire.message import Flag
 
@@ -79,8 +80,9 @@ def test_nan_is_flagged_and_the_last_value_is_repeated(fs: float) -> None:
     assert (out.denoised[400:420] == out.denoised[399]).all()
 
 
-def through(lines: list[str], **settings: Any) -> tuple[list[str], offline.LineFilter]:
-    pipe = offline.LineFilter(engine(), **settings)
+def through(lines: list[str], column: str | None = None, key: str | None = None, **settings: Any) -> tuple[list[str], LineFilter]:
+    reader = line_reader("stdin", lines[:HEAD_LINES], column=column, key=key)
+    pipe = LineFilter(engine(), reader, **settings)
     blocks = [lines[a : a + 37] for a in range(0, len(lines), 37)]
     return [line for block in pipe.run(blocks) for line in block], pipe
 
@@ -98,7 +100,7 @@ def test_a_pipe_takes_a_column_or_a_key_and_drops_text(capsys: pytest.CaptureFix
     by_name, pipe = through(["t;ppg", *[f"0;{v}" for v in x]], column="ppg")
     by_key, _ = through([f"n=3 IR={v} red=1" for v in x], key="IR")
     assert plain == by_number == by_name == by_key
-    assert (pipe.index, pipe.text) == (400, 1)
+    assert (pipe.samples, pipe.text) == (400, 1)
     through(["hello", *x])
     assert "line 1 is text: 'hello'; dropped" in capsys.readouterr().err
 

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 from ppgstream import storage
 from ppgstream.errors import DataError, OutputError, PpgStreamError, SourceError, UsageError
 from ppgstream.files import recording
+from ppgstream.files.cells import is_number, number
 from ppgstream.files.recording import check_writable, lines_of, text_of, write_whole
-from ppgstream.files.table import is_number, number
 
 relaxed = settings(deadline=None, max_examples=200)
 NAN = None  # how these tests write a sample that is no number

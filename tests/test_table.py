@@ -11,7 +11,7 @@ from ppgstream.core.denoiser import identity
 from ppgstream.core.engine import Engine, EngineRules
 from ppgstream.errors import DataError, UsageError
 from ppgstream.files import recording
-from ppgstream.files.offline import LineFilter
+from ppgstream.files.pipe import LineFilter, line_reader
 
 CASES = Path(__file__).parents[2] / "shared" / "cases"
 cases = pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not beside this checkout")
@@ -114,13 +114,16 @@ def test_a_jittery_clock_gives_the_wave_at_even_times(tmp_path: Path) -> None:
 
 def test_a_rate_that_contradicts_the_file_is_refused(tmp_path: Path) -> None:
     found = read(tmp_path, OPENBCI, column="1")
-    assert found.rate("in.txt", None, 125.0) == 200.0
-    assert found.rate("in.txt", 200.0, 125.0) == 200.0
-    with pytest.raises(DataError, match=r"--fs 125, but its header says 200 Hz"):
-        found.rate("in.txt", 125.0, 125.0)
+    assert found.rate("in.txt") == 200.0
+    assert found.rate("in.txt", 200.0) == 200.0
+    with pytest.raises(DataError, match=r"--fs 125, but its header .* says 200 Hz; --trust-fs"):
+        found.rate("in.txt", 125.0)
+    assert found.rate("in.txt", 125.0, trusted=True) == 125.0
+    with pytest.raises(UsageError, match="--fs"):
+        found.rate("in.txt", trusted=True)
     slow = read(tmp_path, table(np.arange(50) / 9.3, np.arange(50)))
     with pytest.raises(DataError, match=r"9\.3 Hz by its times"):
-        slow.rate("in.txt", None, 125.0)
+        slow.rate("in.txt")
 
 
 def test_an_npz_of_denoise_is_read_with_its_rate(tmp_path: Path) -> None:
@@ -151,7 +154,10 @@ def test_one_line_says_what_was_understood(tmp_path: Path) -> None:
     t = np.arange(500) / 100
     kept = (t < 2) | (t >= 3.4)
     found = read(tmp_path, table(t[kept], np.arange(500)[kept]), name="my.csv")
-    assert found.understood("folder/my.csv", 100.0) == "ppg of my.csv: 100 Hz from its times, 360 samples, 1 gap"
+    assert (
+        found.understood("folder/my.csv", 100.0)
+        == "ppg of my.csv: 100 Hz from its times (time), 360 samples, 1 gap of 1.4 s in all"
+    )
     x = np.repeat(np.random.default_rng(1).standard_normal(200), 5)
     assert recording.Recording(x).understood("a.txt", 125.0).endswith("each value comes 5 times: looks like 25 Hz")
 
@@ -169,7 +175,7 @@ def test_a_pipe_follows_the_rules_of_files(options: dict[str, str], head: str, l
     x = 500 + np.round(np.cumsum(np.random.default_rng(1).standard_normal(600)) * 10)
     lines = [head, *(text for v in x for text in (line.format(int(v)), "B72"))]
     engine = Engine(identity(250), EngineRules(answers="input"))
-    pipe = LineFilter(engine, **options)  # type: ignore[arg-type]
+    pipe = LineFilter(engine, line_reader("stdin", lines[:250], **options))  # type: ignore[arg-type]
     out = [text for block in pipe.run([lines[:100], lines[100:101], lines[101:]]) for text in block]
     np.testing.assert_allclose(np.array(out, float), x, rtol=1e-5)
     assert (pipe.text, pipe.bad, pipe.valid) == (601, 0, 600)
@@ -184,7 +190,7 @@ def test_a_pipe_follows_the_rules_of_files(options: dict[str, str], head: str, l
     [
         ("e4_BVP.csv", [], "64 Hz from its header", 2560),
         ("opensignals.txt", ["--column", "3"], "100 Hz from its header", 2000),
-        ("openbci_gui.txt", ["--column", "EXG Channel 0"], "200 Hz from its header", 695),
+        ("openbci_gui.txt", ["--column", "EXG Channel 0"], "200 Hz from its times (Timestamp)", 695),
         ("shimmer.csv", ["--column", "Shimmer_5E1C_PPG_A13_CAL"], "128 Hz from its times", 3840),
         ("rdsamp_pleth.csv", ["--column", "PLETH"], "125 Hz from its times", 3750),
         ("time_gap.csv", [], "1 gap", 4163),
@@ -192,15 +198,16 @@ def test_a_pipe_follows_the_rules_of_files(options: dict[str, str], head: str, l
         ("phone_jitter_drops.csv", [], "from its times", 1628),
         ("arduino_timestamps.txt", [], "100 Hz from its times", 3000),
         ("max_red_ir.csv", ["--fs", "100", "--column", "ir"], "100 Hz", 3000),
-        ("numbers_with_text_lines.txt", [], "152 lines of text dropped", 3000),
-        ("decimal_comma_onecol.txt", [], "3,750 samples", 3750),
+        ("numbers_with_text_lines.txt", ["--fs", "125"], "152 lines of text dropped", 3000),
+        ("decimal_comma_onecol.txt", ["--fs", "125"], "3,750 samples", 3750),
         ("decimal_comma_semicolon.csv", [], "125 Hz from its times", 3750),
-        ("powershell_utf16.txt", [], "3,750 samples", 3750),
-        ("hold_x5.txt", [], "looks like 25 Hz", 3750),
+        ("powershell_utf16.txt", ["--fs", "125"], "3,750 samples", 3750),
+        ("hold_x5.txt", ["--fs", "125"], "looks like 25 Hz", 3750),
     ],
 )
 def test_cases_of_files(name: str, options: list[str], said: str, samples: int) -> None:
     found = recording.read(CASES / name, column=options[options.index("--column") + 1] if "--column" in options else None)
     n = len(found.samples) if found.rows is None else len(found.rows)
     assert n == samples
-    assert said in found.understood(name, found.rate(name, 100.0 if "--fs" in options else None, 125.0))
+    fs = float(options[options.index("--fs") + 1]) if "--fs" in options else None
+    assert said in found.understood(name, found.rate(name, fs))

@@ -130,7 +130,9 @@ KINDS = (
 def _run(program: str, x: Float64, folder: Path) -> Result:
     np.savetxt(folder / "x.txt", x, fmt="%.17g")
     done = subprocess.run(  # noqa: S603 (the program is what the user typed)
-        [*shlex.split(program), "denoise", str(folder / "x.txt"), "-o", str(folder / "y.npz")], capture_output=True, check=False
+        [*shlex.split(program), "denoise", str(folder / "x.txt"), "--fs", "125", "-o", str(folder / "y.npz")],
+        capture_output=True,
+        check=False,
     )
     if not (folder / "y.npz").exists():
         raise typer.BadParameter(f"{program}: exit {done.returncode}: {done.stderr.decode()[-300:]}")

@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.errors import DataError
+from ppgstream.files.cells import SHOWN, is_number, is_text, number
 from ppgstream.files.recording import MAX_LINE
-from ppgstream.files.table import SHOWN, is_number, is_text, number
 from ppgstream.live.publisher import Publisher
 from ppgstream.wire.message import EMPTY, Chunk, Kind
 

@@ -16,7 +16,7 @@ from ppgstream.errors import DataError, SourceError, UsageError
 from ppgstream.files import recording
 from ppgstream.files.clean import Report, choose, place
 
-from .data import FS, SIDES, Clean, Set
+from .data import SIDES, Clean, Set
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,9 +61,7 @@ def read(
             told = str(error).removeprefix(f"{path}: ")
             found.append(Found(Clean([], []), Report(file, refused=Counter({told: 1})), groups.get(file, file)))
             continue
-        rate = content.rate(str(path), fs, FS)
-        if content.fs is None and fs is None:
-            raise UsageError(f"--fs: {path} does not state its sampling rate; say it in Hz")
+        rate = content.rate(str(path), fs)
         rows = np.atleast_2d(content.samples)
         for number, row in enumerate(rows):
             name = file if len(rows) == 1 else f"{file}[{number}]"

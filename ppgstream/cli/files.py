@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +15,9 @@ from ppgstream.cli.shared import (
     ColumnOption,
     ConfigOption,
     FieldOption,
+    OfStreamOption,
     TransposeOption,
+    TrustFsOption,
     app,
     loaded,
     restored,
@@ -21,6 +25,8 @@ from ppgstream.cli.shared import (
     stream_name,
 )
 from ppgstream.errors import EX_SIGINT, DataError, OutputError, UsageError
+
+SAME_CLOCK = 0.005  # a pipe whose rate differs by less from the checkpoint's is taken line by line
 
 if TYPE_CHECKING:
     from ppgstream.core.engine import Engine
@@ -39,6 +45,8 @@ def denoise(
             help="Sampling rate, Hz, 20 to 1000, if the file does not tell it; another than the checkpoint's is resampled and back."
         ),
     ] = None,
+    trust_fs: TrustFsOption = False,
+    stream: OfStreamOption = None,
     column: ColumnOption = None,
     field: FieldOption = None,
     transpose: TransposeOption = False,
@@ -69,7 +77,7 @@ def denoise(
     ] = None,
     config: ConfigOption = None,
 ) -> None:
-    """Denoise a recording, by the same path as live. `sensor | ppgstream denoise - | plot` works line by line."""
+    """Denoise a recording, by the same path as live. `sensor | ppgstream denoise - --fs 125 | plot` works line by line."""
     import msgspec
     import numpy as np
 
@@ -112,14 +120,12 @@ def denoise(
             raise UsageError("denoise -: lines in, lines out: give a file as IN for csv, npy, npz, --plot or --transpose")
         if column is not None and field is not None:
             raise UsageError("--column and --field: give one of them")
-        chosen = restored(settings.model.checkpoint)
-        if fs is not None and fs != chosen.fs:
-            raise UsageError(
-                f"denoise -: a live pipe must come at {chosen.fs:g} Hz, not {fs:g}; a file of another rate is resampled"
-            )
-        _denoise_pipe(engine(chosen), output, strict=strict, dtype=settings.out.dtype, column=column, key=field)
+        _denoise_pipe(
+            engine, output, strict=strict, dtype=settings.out.dtype, column=column, key=field, fs=fs, trusted=trust_fs,
+            chosen=lambda: restored(settings.model.checkpoint),
+        )  # fmt: skip
         return
-    found = recording.read(Path(source), column=column, key=field, transpose=transpose)
+    found = recording.read(Path(source), column=column, key=field, transpose=transpose, stream=stream, clocked=not trust_fs)
     if strict and Path(source).suffix in (".npy", ".npz"):
         raise UsageError(f"--strict: {source} has no lines")
     told = "; ".join(filter(None, (found.first_bad, found.first_text)))
@@ -127,9 +133,9 @@ def denoise(
         raise DataError(told)
     if found.samples.ndim == 2 and suffix not in (".npy", ".npz"):
         raise UsageError(f"{source}: {len(found.samples)} recordings: write them to .npy or .npz with -o")
+    rate = found.rate(source, fs, trusted=trust_fs)
     chosen = restored(settings.model.checkpoint)
     target_fs, window = chosen.fs, chosen.arch.window
-    rate = found.rate(source, fs, target_fs)
     if found.samples.ndim == 2 and found.samples.shape[1] * target_fs / rate < window:
         n, m = found.samples.shape
         raise UsageError(
@@ -139,13 +145,10 @@ def denoise(
     if told:
         say(told)
     machine = engine(chosen)
-    result = offline.denoise(found.samples, machine, fs=rate, dtype="f4" if suffix == ".npy" else settings.out.dtype)
-    if found.rows is not None:
-        pulses = [p._replace(beats=np.searchsorted(found.rows, p.beats)) for p in result.pulses]
-        result = offline.Denoised(result.denoised[found.rows], result.confidence[found.rows], result.flags[found.rows], pulses)
+    result = offline.of_recording(found, machine, fs=rate, dtype="f4" if suffix == ".npy" else settings.out.dtype)
     for event in machine.events:
-        say(event.text.removeprefix("row0: ") if found.samples.ndim == 1 else event.text)
-    content = offline.content_of(result, suffix, fs=rate, stream=stream_name(Path(source).stem))
+        say(offline.placed(event.text, found, rate, target_fs))
+    content = offline.content_of(result, suffix, fs=rate, stream=stream_name(Path(source).stem), found=found)
     if output == "-":
         sys.stdout.buffer.write(content)
         sys.stdout.buffer.flush()
@@ -179,38 +182,82 @@ def denoise(
         raise DataError(f"{source}: 0 of {result.denoised.size} samples denoised: {why}; they are written as they came")
 
 
-def _denoise_pipe(engine: Engine, output: str, *, strict: bool, dtype: str, column: str | None, key: str | None) -> None:
-    from ppgstream.files import offline, recording
+def _denoise_pipe(
+    engine: Callable[[Checkpoint], Engine],
+    output: str,
+    *,
+    strict: bool,
+    dtype: str,
+    column: str | None,
+    key: str | None,
+    fs: float | None,
+    trusted: bool,
+    chosen: Callable[[], Checkpoint],
+) -> None:
+    """Line by line at the checkpoint's rate with an even clock or none; else the pipe is read to its end first, by the rules of files."""
+    from ppgstream.files import offline, pipe, recording
 
-    try:
-        out = sys.stdout if output == "-" else Path(output).open("w")  # noqa: SIM115 (stdout must stay open)
-    except OSError as error:
-        raise OutputError(f"{output}: cannot write: {error.strerror}") from error
-    lines = offline.LineFilter(engine, strict=strict, dtype=dtype, column=column, key=key)
     interrupted = False
 
-    def blocks() -> Any:
+    def taken() -> Iterator[list[str]]:
         nonlocal interrupted
         try:
             yield from recording.lines_of(sys.stdin.fileno())
         except KeyboardInterrupt:
             interrupted = True  # what is in flight still comes out
 
-    for texts in lines.run(blocks()):
+    blocks = taken()
+    head = pipe.head_of(blocks, plain=fs is not None and column is None and key is None)
+    if not head:
+        raise DataError("stdin: no valid sample")
+    found = recording.of_lines("stdin", [head], column=column, key=key, table=False, clocked=not trusted)
+    rate = found.rate("stdin", fs, trusted=trusted)
+    checkpoint = chosen()
+    clock = found.clock
+    uneven = clock is not None and (
+        clock.jitter or clock.packets or clock.moved > 0 or clock.repeats > 0 or len(clock.starts) > 1
+    )
+    machine = engine(checkpoint)
+    try:
+        out = sys.stdout if output == "-" else Path(output).open("w")  # noqa: SIM115 (stdout must stay open)
+    except OSError as error:
+        raise OutputError(f"{output}: cannot write: {error.strerror}") from error
+    live = abs(rate / checkpoint.fs - 1) < SAME_CLOCK and not uneven
+    say(
+        found.understood("stdin", rate).split(",")[0]
+        + ("" if live else ": the pipe is read to its end before anything is written")
+    )
+    if live:
+        reader = pipe.line_reader("stdin", head, column=column, key=key, clocked=not trusted)
+        lines = pipe.LineFilter(machine, reader, strict=strict, dtype=dtype)
+        parts: Iterator[list[str]] = lines.run(itertools.chain([head], blocks))
+    else:
+        found = recording.of_lines(
+            "stdin", itertools.chain([head], blocks), column=column, key=key, table=False, clocked=not trusted
+        )
+        rate = found.rate("stdin", fs, trusted=trusted)
+        told = "; ".join(filter(None, (found.first_bad, found.first_text)))
+        if told and strict:
+            raise DataError(told)
+        say(found.understood("stdin", rate))
+        result = offline.of_recording(found, machine, fs=rate, dtype=dtype)
+        parts = iter([recording.text_of(result.denoised)])
+    for texts in parts:
         if texts:
             out.write("\n".join(texts) + "\n")
             out.flush()
     if out is not sys.stdout:
         out.close()
-    if lines.bad:
-        say(f"{lines.bad} of {lines.index} lines were no number and kept their place as invalid samples")
-    if lines.text:
+    count = lines.samples if live else len(found.lines if found.lines is not None else found.samples)
+    if live and lines.bad:
+        say(f"{lines.bad} of {lines.samples} lines were no number and kept their place as invalid samples")
+    if live and lines.text:
         say(f"{lines.text} lines of text were dropped")
-    for event in engine.events:
-        say(event.text)
+    for event in machine.events:
+        say(event.text if live else offline.placed(event.text, found, rate, checkpoint.fs))
     if interrupted:
         raise typer.Exit(EX_SIGINT)
-    if not lines.valid:
+    if live and not lines.valid:
         raise DataError("stdin: no valid sample")
-    if not engine.ledger.denoised:
-        raise DataError(f"stdin: 0 of {lines.index} samples denoised; they are written as they came")
+    if not machine.ledger.denoised:
+        raise DataError(f"stdin: 0 of {count} samples denoised; they are written as they came")

@@ -143,9 +143,7 @@ def replay(
     speed: Annotated[str, typer.Option(help="Times real time, or max.")] = "1",
     fs: Annotated[
         float | None,
-        typer.Option(
-            help="The recordings' sampling rate, Hz, if they do not tell it; others than 125 are resampled to it. [default: 125]"
-        ),
+        typer.Option(help="The recordings' sampling rate, Hz, if they do not tell it; others than 125 are resampled to it."),
     ] = None,
     column: ColumnOption = None,
     field: FieldOption = None,
@@ -190,7 +188,9 @@ def replay(
             raise UsageError(
                 "replay -: a live pipe comes alone, once, whole and at its own pace: only --to, --stream, --chunk and --wait go with it"
             )
-        if fs not in (None, WIRE_FS):
+        if fs is None:
+            raise UsageError(f"replay -: a pipe states no sampling rate: say --fs {WIRE_FS:g}")
+        if fs != WIRE_FS:
             raise UsageError(
                 f"replay -: a live stream must come at {WIRE_FS:g} Hz, not {fs:g}; a file of another rate is resampled"
             )
@@ -297,7 +297,7 @@ def _tracks(
     for file in files:
         path = Path(file)
         found = recording.read(path, column=column, key=key)
-        rate = found.rate(file, fs, WIRE_FS)
+        rate = found.rate(file, fs)
         told += filter(None, (found.understood(file, rate), found.first_bad, found.first_text))
         rows = [found.samples] if found.samples.ndim == 1 else list(found.samples)
         for number, row in enumerate(rows):

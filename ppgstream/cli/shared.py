@@ -137,6 +137,10 @@ FieldOption = Annotated[
 ]
 
 
+TrustFsOption = Annotated[
+    bool, typer.Option("--trust-fs", help="Take --fs, whatever the file's header and its times say; its times are not looked at.")
+]
+OfStreamOption = Annotated[str | None, typer.Option(metavar="NAME", help="Of a file that tap wrote of several streams: which.")]
 TransposeOption = Annotated[bool, typer.Option("--transpose", help="Of a 2-D npy: its columns are the recordings, not its rows.")]
 ConfigOption = Annotated[Path | None, typer.Option(help="Settings (TOML). Default: ./config.toml if there is one.")]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import sys
-from collections.abc import Iterable, Iterator, Sequence
+import re
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,9 +17,8 @@ from ppgstream.core.quality import HELD_CONFIDENCE
 from ppgstream.core.rate import step_of
 from ppgstream.core.resampling import at_rate, resampled, stretches_of
 from ppgstream.core.stream import under_policy
-from ppgstream.errors import DataError, UsageError
-from ppgstream.files.recording import CSV_HEAD, text_of
-from ppgstream.files.table import ARROW, NO_VALUE, SHOWN, cells_of, is_number, is_text, key_pattern, number
+from ppgstream.errors import UsageError
+from ppgstream.files.recording import CSV_HEAD, Recording, text_of
 from ppgstream.wire.message import EMPTY, Chunk, Flag, Kind
 
 CHUNK = 10_000  # samples fed at once
@@ -156,81 +155,21 @@ def denoised_chunks(samples: NDArray[np.float64], engine: Engine, *, stream: str
     return chunks
 
 
-class LineFilter:
-    """One sample's line in, one line out: `sensor | ppgstream denoise -`. The same rules as for files: `column` of each line's cells, or the value
-    behind `key`; a line of text is no sample."""
+def of_recording(found: Recording, engine: Engine, *, fs: float, dtype: str = "f4") -> Denoised:
+    """Denoise what was read, with a sample for each row that the file has."""
+    result = denoise(found.samples, engine, fs=fs, dtype=dtype)
+    rows = found.rows
+    if rows is None:
+        return result
+    pulses = [p._replace(beats=np.searchsorted(rows, p.beats).clip(max=len(rows) - 1)) for p in result.pulses]
+    return Denoised(result.denoised[rows], result.confidence[rows], result.flags[rows], pulses)
 
-    def __init__(
-        self, engine: Engine, *, strict: bool = False, dtype: str = "f4", column: str | None = None, key: str | None = None
-    ) -> None:
-        self.engine, self.strict, self.dtype = engine, strict, dtype
-        self.index = self.valid = self.bad = self.text = self.lines = 0
-        self._column, self._key = column, None if key is None else key_pattern(key)
-        self._at: int | None = int(column) if column is not None and column.isascii() and column.isdigit() else None
-        self._shown = ""
 
-    def run(self, blocks: Iterable[list[str]]) -> Iterator[list[str]]:
-        """Denoised lines for blocks of lines, as soon as they are final. Raises DataError under `strict` at a bad line, and after a second's
-        worth of lines without any number."""
-        for lines in blocks:
-            yield self._out(self._feed(lines))
-        end = Chunk("stdin", 0, self.index, EMPTY, Kind.END, self.engine.rules.stream.fs)
-        yield self._out(self.engine.feed(end, 0.0))
-
-    def _feed(self, lines: list[str]) -> list[Chunk]:
-        values = []
-        for line in lines:
-            self.lines += 1
-            self._shown = self._shown or line
-            cell = self._cell(line)
-            if cell is None:
-                self.text += 1
-                self._say(line, "is text", "dropped", self.text)
-            else:
-                value = number(cell)
-                values.append(value)
-                if not is_number(cell) and cell.lower() not in NO_VALUE - {""}:
-                    self.bad += 1
-                    self._say(line, "is no number", "kept as an invalid sample", self.bad)
-        samples = np.array(values, np.float64)
-        self.valid += int(np.isfinite(samples).sum())
-        if not self.valid and self.lines >= self.engine.rules.stream.fs and self._shown:
-            raise DataError(
-                f"stdin: no number in {self.lines} lines, of which one is {self._shown[:SHOWN]!r}: --column or --field?"
-            )
-        if not len(samples):
-            return []
-        chunks = self.engine.feed(Chunk("stdin", 0, self.index, samples, fs=self.engine.rules.stream.fs), 0.0)
-        self.index += len(samples)
-        return chunks
-
-    def _cell(self, line: str) -> str | None:
-        """The text of a line's sample; None if the line is text."""
-        if self._key is not None:
-            found = self._key.search(line)
-            return None if found is None else found[1]
-        line = line.split(ARROW, 1)[-1]
-        if self._column is None:
-            return None if not is_number(line) and is_text(line) else line
-        cells = cells_of(line, next((d for d in "\t;," if d in line), " "))
-        if self._at is None and self._column in cells:
-            self._at = cells.index(self._column)
-            return None
-        if self._at is None or not any(is_number(c) for c in cells):
-            return None
-        return cells[self._at] if self._at < len(cells) else ""
-
-    def _say(self, line: str, what: str, then: str, times: int) -> None:
-        told = f"line {self.lines} {what}: {line[:SHOWN]!r}"
-        if self.strict:
-            raise DataError(told)
-        if times <= 3:
-            print(f"ppgstream: {told}; {then}", file=sys.stderr)
-
-    def _out(self, chunks: list[Chunk]) -> list[str]:
-        while self.engine.ready:
-            chunks = chunks + self.engine.step()
-        return [text for c in chunks if c.kind is Kind.DATA for text in text_of(c.samples.astype(self.dtype))]
+def placed(text: str, found: Recording, fs: float, target: float) -> str:
+    """What an event says, with the places in the file in place of the engine's indexes."""
+    if found.samples.ndim != 1:
+        return text
+    return re.sub(r"index (\d+)", lambda m: found.place(round(int(m[1]) * fs / target), fs), text.removeprefix("row0: "))
 
 
 def _arrays(result: Denoised) -> dict[str, NDArray[Any]]:
@@ -253,19 +192,35 @@ def _arrays(result: Denoised) -> dict[str, NDArray[Any]]:
 SUFFIXES = ("", ".txt", ".csv", ".npy", ".npz")
 
 
-def content_of(result: Denoised, suffix: str, *, fs: float, stream: str = "") -> bytes:
-    """A file's content for `suffix`: .npy the wave; .npz wave, confidence, flags, `fs`, and the fields of `Pulse`, of a 2-D array with `beat_row`; .csv
-    the columns of `tap`, time from 0; else one value a line."""
+def content_of(result: Denoised, suffix: str, *, fs: float, stream: str = "", found: Recording | None = None) -> bytes:
+    """A file's content for `suffix`: .npy the wave; .npz wave, confidence, flags, `fs`, of a recording with gaps `t_s`, and the fields of `Pulse`, of a
+    2-D array with `beat_row`; .csv the columns of `tap`, time from 0, a session for each stretch; else one value a line. `found`: the recording,
+    for its clock."""
     buffer = io.BytesIO()
+    clock = None if found is None else found.clock
     if suffix == ".npy":
         np.save(buffer, result.denoised, allow_pickle=False)
     elif suffix == ".npz":
-        np.savez_compressed(buffer, allow_pickle=False, **_arrays(result), fs=np.float64(fs))
+        times = {} if clock is None or found is None else {"t_s": found.times(fs)}
+        np.savez_compressed(buffer, allow_pickle=False, **_arrays(result), fs=np.float64(fs), **times)
     elif suffix == ".csv":
+        n = len(result.denoised)
+        index, session, seconds = np.arange(n), np.zeros(n, np.int64), np.arange(n) / fs
+        if clock is not None and found is not None:
+            index, seconds = clock.places, found.times(fs)
+            session[clock.starts[1:]] = 1
+            session = np.cumsum(session)
+        t_ns = np.rint(seconds * 1e9).astype(np.int64)
         lines = [
-            f"{stream},{0:016x},{i},{round(i * 1e9 / fs)},{value},{confidence},{flags}"
-            for i, (value, confidence, flags) in enumerate(
-                zip(text_of(result.denoised), result.confidence, result.flags, strict=True)
+            f"{stream},{part:016x},{i},{t},{value},{confidence},{flags}"
+            for part, i, t, value, confidence, flags in zip(
+                session.tolist(),
+                index.tolist(),
+                t_ns.tolist(),
+                text_of(result.denoised),
+                result.confidence,
+                result.flags,
+                strict=True,
             )
         ]
         buffer.write(("\n".join([CSV_HEAD, *lines]) + "\n").encode())

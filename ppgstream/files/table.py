@@ -1,8 +1,8 @@
-"""Text files as people have them: which part is the table, which column is the PPG, and what the file says about its rate.
+"""Text files as people have them: which part is the table, which column is the PPG, which is its clock, and what the file says about its rate.
 
-Understood: comment lines (`#`, `%`, `//`), `sep=`, rows of names and units, quotes; tab, comma, semicolon or spaces between cells; a decimal comma;
-a delimiter at the end of each line; `time -> value` of the Arduino serial monitor; `key=value` logs and prefixes like `S512` (by `field`);
-a rate in a comment or in OpenSignals' JSON; Empatica's two header lines; a column of times.
+Understood: comment lines (`#`, `%`, `//`), `sep=`, lines of names and units, `Key=value` lines (LabChart), quotes; tab, semicolon, comma or spaces between
+cells; a decimal comma; a delimiter at the end of each line; empty lines and cells in a regular pattern; `time -> value` of the Arduino serial monitor;
+`key=value` logs and prefixes like `S512` (by `field`); JSON by line, as an array or as an object; a rate in the header; Empatica's two header lines.
 
 A line that begins like a number and is none is an invalid sample in its place. A line of text is no sample: it is dropped and
 counted. Quotes are read by the standard `csv`, unusual dates by dateutil (why not pandas: docs/dependencies.md).
@@ -10,39 +10,51 @@ counted. Quotes are read by the standard `csv`, unusual dates by dateutil (why n
 
 from __future__ import annotations
 
-import csv
-import datetime
-import json
-import math
+import itertools
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.errors import UsageError
+from ppgstream.core.stamps import Form, form_of, numbers_of
+from ppgstream.errors import DataError, UsageError
+from ppgstream.files.cells import (
+    ARROW,
+    COUNTER_NAME,
+    DOTTED,
+    LOOKED_AT,
+    NO_VALUE,
+    NONFINITE,
+    OWN,
+    SHOWN,
+    THOUSANDS,
+    TIME_NAME,
+    is_comment,
+    is_number,
+    is_text,
+    key_pattern,
+    number,
+)
+from ppgstream.files.header import KEY_LINE, Header, is_header
+from ppgstream.files.json_rows import json_of_lines
+from ppgstream.files.layout import Rows, chosen_column, clock_column, is_time, rows_of
 
 Float64 = NDArray[np.float64]
-SHOWN = 40  # characters of a bad line that are shown
-LOOKED_AT = 300  # lines by which a table's form is recognised
-NO_VALUE = {"", "-", "null", "none", "na", "n/a"}  # in a cell: a sample that could not be measured
-BEGINS_LIKE_A_NUMBER = re.compile(r"\s*([-+.]|[0-9]|$|[\x00-\x1f\ufffd]|(nan|inf|null|none|na)\b)", re.IGNORECASE)
-NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
-RATE = re.compile(r"sampl\w*[ _-]*(?:rate|freq\w*)\W{0,12}?(\d+(?:\.\d+)?)", re.IGNORECASE)
-TIME_NAME = re.compile(r"t|ms|us|s|sec|secs|seconds|millis|micros|zeit|date|.*time.*|.*elapsed.*", re.IGNORECASE)
-CLOCK = re.compile(r"(?:(\d+):)?(\d+):(\d+(?:[.,]\d+)?)")
-UNITS = {"s": 1.0, "sec": 1.0, "seconds": 1.0, "ms": 1e-3, "millis": 1e-3, "us": 1e-6, "µs": 1e-6, "micros": 1e-6, "ns": 1e-9}
-ARROW = " -> "
 
 
 class Table(NamedTuple):
-    """samples (n,), NaN where invalid. times (n,): seconds, or None. fs: the rate that the file states, Hz, or None; `said`: where."""
+    """samples (n,), NaN where invalid. stamps (n,): of its clock, in seconds or counts by `form`, or None; `clock`: the column's name.
+    fs: the rate that the header states, Hz, or None; `said`: in which words. lines (n,): the number of each row's line. breaks: rows before which the file
+    begins anew. `form_said`: what layout was left out."""
 
     samples: Float64
-    times: Float64 | None = None
+    stamps: Float64 | None = None
+    form: Form | None = None
+    clock: str = ""
     fs: float | None = None
     said: str = ""
     name: str = ""
@@ -50,101 +62,333 @@ class Table(NamedTuple):
     first_bad: str = ""
     text: int = 0  # lines of text that were dropped
     first_text: str = ""
-
-
-def number(text: str) -> float:
-    """A cell's value; NaN for what is no number. "nan" and "inf" are what a sensor may say, and not finite."""
-    try:
-        return float(text)
-    except ValueError:
-        return math.nan
-
-
-def is_number(text: str) -> bool:
-    """Whether a cell says a sample, `nan` included."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def is_text(line: str) -> bool:
-    """Whether a line that is no number is text, and so no sample at all."""
-    return not BEGINS_LIKE_A_NUMBER.match(line)
+    lines: NDArray[np.int64] | None = None
+    breaks: tuple[int, ...] = ()
+    layout: str = ""
 
 
 @dataclass(slots=True)
-class _Lines:
-    """The lines of a file that are not comments, by their numbers, and what the comments say."""
+class Found:
+    """What has been read so far."""
 
-    numbers: list[int] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
-    delimiter: str | None = None
-    fs: float | None = None
-    names: list[str] = field(default_factory=list)
+    where: str
+    samples: list[Float64] = field(default_factory=list)
+    stamps: list[Float64] = field(default_factory=list)
+    lines: list[NDArray[np.int64]] = field(default_factory=list)
+    breaks: list[int] = field(default_factory=list)
+    n: int = 0
+    bad: int = 0
+    first_bad: str = ""
+    text: int = 0
+    first_text: str = ""
+    dotted: int = 0  # values like 1.002; whole: like 998; other: neither
+    whole: int = 0
+    other: int = 0
+    first_dotted: str = ""
+
+    def add(self, values: Float64, stamps: Float64 | None, lines: NDArray[np.int64]) -> None:
+        self.samples.append(values)
+        self.lines.append(lines)
+        if stamps is not None:
+            self.stamps.append(stamps)
+        self.n += len(values)
+
+    def drop(self, at: int, line: str) -> None:
+        self.text += 1
+        self.first_text = self.first_text or f"line {at} of {self.where} is text: {line[:SHOWN]!r}"
+
+    def spoilt(self, at: int, cell: str) -> None:
+        self.bad += 1
+        self.first_bad = self.first_bad or f"line {at} of {self.where} is no number: {cell[:SHOWN]!r}"
+
+    def marks(self, texts: Sequence[str], first: int) -> None:
+        """Count values that may carry marks of thousands."""
+        if self.other or "." not in "".join(texts[:2000]) + "".join(texts[-2000:]):
+            self.whole += len(texts)
+            return
+        for k, text in enumerate(texts):
+            if DOTTED.fullmatch(text):
+                self.dotted += 1
+                self.first_dotted = self.first_dotted or f"line {first + k}: {text}"
+            elif text.isdigit() and len(text) <= 3:
+                self.whole += 1
+            else:
+                self.other += 1
 
 
-def read_text(where: str, text: str, *, column: str | None = None, key: str | None = None, table: bool = False) -> Table:
-    """The PPG in a file's text. `column`: its name, or number from 0; `key`: a key of `key=value` lines, or a prefix; `table`: its name
-    says that it is one. `where` names the file in what is told. Raises UsageError where the column is not clear."""
-    raw = text.splitlines()
-    if column is None and key is None:
-        try:
-            return _with_header_of_empatica(Table(np.array(raw, np.float64)))
-        except ValueError:
-            pass
-    found = _without_comments(raw)
+def read_lines(
+    where: str,
+    blocks: Iterable[list[str]],
+    *,
+    column: str | None = None,
+    key: str | None = None,
+    table: bool = False,
+    stream: str | None = None,
+    clocked: bool = True,
+) -> Table:
+    """The PPG in a file's lines, which come in blocks. `column`: its name, or number from 0; `key`: a key of `key=value` lines, or a prefix; `table`: the
+    file's name says that it is one; `stream`: of an output of several streams, which; `clocked` False: its times are not looked at. `where` names the file
+    in what is told. Raises UsageError where the column is not clear, DataError for rows that cannot be read as samples."""
+    head, rest = _first_lines(blocks)
+    json_lines = json_of_lines(where, head, rest, stream)
+    if json_lines is not None:
+        return from_rows(where, *json_lines, column=column or key, clocked=clocked)
+    header = Header()
+    body = [(k + 1, line) for k, line in enumerate(head) if not is_header(line, header, k)]
     if key is not None:
-        return _by_key(where, found, key)
-    if len(raw) == 1 and found.lines and not re.search("[,;\t]", raw[0]) and column is None:
-        return _values(
-            where, [1] * len(raw[0].split()), raw[0].split()
-        )  # all values on one line, as the course's scripts save them
-    times: list[str] | None = None
-    if found.lines and sum(ARROW in line for line in found.lines[:LOOKED_AT]) > 0.5 * min(len(found.lines), LOOKED_AT):
-        kept = [(n, line.partition(ARROW)) for n, line in zip(found.numbers, found.lines, strict=True) if ARROW in line]
-        found.numbers, times, found.lines = [n for n, _ in kept], [p[0] for _, p in kept], [p[2] for _, p in kept]
-    delimiter, decimal = _form(found, column is not None or table)
-    if delimiter is None:
-        lines = [line.replace(",", ".") for line in found.lines] if decimal else found.lines
-        if column not in (None, "0") and not (lines and column == lines[0].strip()):
-            raise UsageError(f"{where}: no column {column!r:.100}: it has 1; the first is 0")
-        head = bool(table or column) and bool(lines) and is_text(lines[0].strip().strip('"'))
-        lines = [line.strip().strip('"') if table else line for line in lines]
-        found_table = _values(where, found.numbers[head:], lines[head:], times)
-        return _stated(found, _with_header_of_empatica(found_table))
-    return _stated(found, _by_column(where, found, delimiter, decimal, column, times))
-
-
-def _without_comments(raw: list[str]) -> _Lines:
-    found, comments = _Lines(), []
-    for at, line in enumerate(raw):
-        stripped = line.strip()
-        if stripped.startswith(("#", "%", "//")):
-            comments.append(stripped.lstrip("#%/ "))
-        elif not found.lines and stripped.lower().startswith("sep="):
-            found.delimiter = line.rstrip("\n")[4:5] or None
+        return _by_key(where, header, body, rest, len(head), key)
+    if len(head) == 1 and body and not re.search("[,;\t]", head[0]) and column is None and len(head[0].split()) > 1:
+        texts = head[0].split()  # all values on one line, as the course's scripts save them
+        found = Found(where)
+        _values(found, list(enumerate(texts)), Rows())
+        return table_of(found, header, Rows())
+    rows = rows_of(where, header, body, column=column, table=table, clocked=clocked)
+    found = Found(where)
+    own = tuple(rows.names[:5]) == OWN
+    streams: set[str] = set()
+    started = False
+    for first, lines in itertools.chain([(1, head)], rest):
+        if own:
+            lines = _of_stream(where, lines, stream, streams)  # noqa: PLW2901
+        if _quick(found, lines, first, rows, header):
+            continue
+        numbered: list[tuple[int, str]] = []
+        for k, line in enumerate(lines):
+            if is_header(line, header, first + k - 1, note=first == 1 or KEY_LINE.match(line) is not None):
+                if found.n + len(numbered) and KEY_LINE.match(line) and rows.cells is not None:
+                    _table_rows(found, numbered, rows, started)
+                    started, numbered = started or found.n > 0, []
+                    found.breaks.append(found.n)
+            else:
+                numbered.append((first + k, line))
+        if rows.cells is None:
+            _values(found, numbered, rows, header)
         else:
-            found.numbers.append(at + 1)
-            found.lines.append(line)
-    for comment in comments:
-        if comment.startswith("{"):
-            try:
-                devices = [d for d in json.loads(comment).values() if isinstance(d, dict)]
-            except (ValueError, AttributeError):
+            _table_rows(found, numbered, rows, started)
+        started = started or found.n > 0
+    if found.dotted and found.whole and not found.other and found.dotted + found.whole == found.n:
+        raise DataError(
+            f"{where}: {found.first_dotted}: a mark of thousands, or a decimal point? Other values are whole numbers below 1000: write all alike"
+        )
+    return table_of(found, header, rows)
+
+
+def _first_lines(blocks: Iterable[list[str]]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The first lines, and the rest in pieces with the number of each piece's first line."""
+    source = iter(blocks)
+    head: list[str] = []
+    for block in source:
+        head += block
+        if len(head) >= LOOKED_AT:
+            break
+
+    def pieces() -> Iterator[tuple[int, list[str]]]:
+        first = len(head) + 1
+        for block in source:
+            yield first, block
+            first += len(block)
+
+    return head, pieces()
+
+
+def _of_stream(where: str, lines: list[str], stream: str | None, seen: set[str]) -> list[str]:
+    """Of an output's lines, those of one stream. Raises UsageError if there are several and none was named."""
+    names = {line.partition(",")[0] for line in lines if line} - {OWN[0]}
+    seen |= names
+    if stream is None:
+        if len(seen) > 1:
+            raise UsageError(f"{where}: {len(seen)} streams or more: say which with --stream ({', '.join(sorted(seen)):.200})")
+        return lines
+    return [line for line in lines if line.startswith((f"{stream},", "stream,"))]
+
+
+# ---- rows to samples ----------------------------------------------------------------------------------------------
+
+
+def _quick(found: Found, lines: list[str], first: int, rows: Rows, header: Header) -> bool:
+    """A piece whose every line is a plain row. False: it is not, and nothing was read."""
+    if rows.arrow or rows.blank or rows.decimal or (rows.quoted and '"' in "".join(lines[:3])) or not lines:
+        return False
+    stamps = None
+    if rows.cells is None:
+        texts = lines
+    elif rows.delimiter == "," or rows.delimiter in ("\t", ";"):
+        split = [line.split(rows.delimiter) for line in lines]
+        least = max(rows.at, rows.time_at or 0)
+        if any(len(row) <= least for row in split) or '"' in lines[0] or "'" in lines[0]:
+            return False
+        texts = [row[rows.at] for row in split]
+        if tuple(rows.names[:5]) == OWN:
+            return False
+        if rows.time_at is not None and rows.form is not None:
+            stamps = rows.form.seconds([row[rows.time_at].strip() for row in split])
+            if not np.isfinite(stamps).all():
+                return False
+    else:
+        return False
+    try:
+        values = np.array(texts, np.float64)
+    except ValueError:
+        return False
+    if rows.cells is None and rows.heads and not found.n:
+        return False
+    found.marks(texts, first)
+    found.add(values, stamps, np.arange(first, first + len(lines)))
+    return True
+
+
+def _values(found: Found, lines: list[tuple[int, str]], rows: Rows, header: Header | None = None) -> None:
+    """One value a line."""
+    texts: list[str] = []
+    stamps: list[str] = []
+    at: list[int] = []
+    for number_, line in lines:
+        text = line
+        if rows.arrow:
+            stamp, arrow, text = line.partition(ARROW)
+            if not arrow:
+                found.drop(number_, line)
                 continue
-            for device in devices[:1]:
-                rate, names = device.get("sampling rate"), device.get("column")
-                found.fs = float(rate) if isinstance(rate, int | float) and 0 < rate < 1e6 else found.fs
-                found.names = [str(n) for n in names] if isinstance(names, list) else []
-        elif (rate := RATE.search(comment)) is not None:
-            found.fs = float(rate[1])
-    return found
+        if rows.quoted:
+            text = text.strip().strip('"')
+        if rows.decimal:
+            text = text.replace(",", ".")
+        if rows.blank and not text.strip():
+            continue
+        if rows.heads and text.strip() in rows.heads[0]:
+            if found.n + len(texts):
+                found.breaks.append(found.n + len(texts))
+            continue
+        if not is_number(text) and is_text(text):
+            if header is not None and not found.n and not texts:
+                header.take(text)
+            found.drop(number_, text)
+            continue
+        if not is_number(text) and text.strip().lower() not in NO_VALUE - {""} and not THOUSANDS.fullmatch(text.strip()):
+            found.spoilt(number_, text)
+        texts.append(text)
+        at.append(number_)
+        if rows.arrow:
+            stamps.append(stamp)
+    found.marks(texts, at[0] if at else 0)
+    values = np.array([number(text) for text in texts], np.float64)
+    found.add(values, rows.form.seconds(stamps) if rows.form is not None and rows.arrow else None, np.array(at, np.int64))
 
 
-def _stated(found: _Lines, table: Table) -> Table:
-    return table if found.fs is None else table._replace(fs=found.fs, said="its header")
+def _table_rows(found: Found, lines: list[tuple[int, str]], rows: Rows, started: bool) -> None:
+    """A column of each row, and its stamp."""
+    assert rows.cells is not None
+    own = tuple(rows.names[:5]) == OWN and "flags" in rows.names
+    texts: list[str] = []
+    stamps: list[str] = []
+    at: list[int] = []
+    session = ""
+    for number_, raw in lines:
+        line, stamp = raw, ""
+        if rows.arrow:
+            stamp, arrow, line = raw.partition(ARROW)
+            if not arrow:
+                found.drop(number_, raw)
+                continue
+        row = rows.cells(line)
+        if rows.blank and not (rows.at < len(row) and row[rows.at].strip()):
+            continue
+        if rows.heads and row in rows.heads:
+            if started or texts:
+                found.breaks.append(found.n + len(texts))
+            continue
+        if not started and not texts and not any(is_number(cell) for cell in row):
+            if len(row) < 2 <= rows.width and line.strip():
+                found.drop(number_, line)
+            continue  # above the table
+        if not started and not texts and rows.heads and len(row) != rows.width and is_text(row[0]):
+            continue
+        if len(row) < 2 <= rows.width and line.strip() and is_text(line) and not any(is_number(cell) for cell in row):
+            found.drop(number_, line)
+            continue
+        text = row[rows.at] if rows.at < len(row) else ""
+        if own:
+            if row[1] != session and session and texts:
+                found.breaks.append(found.n + len(texts))
+            session = row[1]
+            if len(row) > 6 and row[6].isdigit() and int(row[6]) & NONFINITE:
+                text = "nan"
+        if not is_number(text) and text.lower() not in NO_VALUE - {""} and not THOUSANDS.fullmatch(text):
+            found.spoilt(number_, text)
+        texts.append(text)
+        at.append(number_)
+        if rows.time_at is not None and not rows.arrow:
+            stamp = row[rows.time_at] if rows.time_at < len(row) else ""
+        stamps.append(stamp)
+    found.marks(texts, at[0] if at else 0)
+    values = np.array([number(text) for text in texts], np.float64)
+    found.add(values, rows.form.seconds(stamps) if rows.form is not None else None, np.array(at, np.int64))
+
+
+def _by_key(
+    where: str, header: Header, body: list[tuple[int, str]], rest: Iterator[tuple[int, list[str]]], n: int, key: str
+) -> Table:
+    wanted = key_pattern(key)
+    found = Found(where)
+    arrow = bool(body) and sum(ARROW in line for _, line in body) > 0.5 * len(body)
+    timed = None
+    if not arrow:
+        names = Counter(m for _, line in body[:300] for m in re.findall(r"([A-Za-z_]+)\s*[=:]\s*\d", line))
+        timed = next(
+            (
+                key_pattern(k)
+                for k, count in names.items()
+                if k != key and TIME_NAME.fullmatch(k) and count > 0.3 * min(len(body), 300)
+            ),
+            None,
+        )
+    stamps: list[str] = []
+    texts: list[str] = []
+    at: list[int] = []
+    for number_, line in itertools.chain(body, ((first + k, line) for first, lines in rest for k, line in enumerate(lines))):
+        m = wanted.search(line.partition(ARROW)[2] if arrow else line)
+        if m is None:
+            if line.strip() and not is_comment(line):
+                found.drop(number_, line)
+            continue
+        texts.append(m[1])
+        at.append(number_)
+        stamp = line.partition(ARROW)[0] if arrow else ""
+        if timed is not None and (t := timed.search(line)) is not None:
+            stamp = t[1]
+        stamps.append(stamp)
+    if not texts:
+        shown = next((line for _, line in body if line.strip()), "")
+        raise UsageError(f"{where}: no line has {key!r:.60} followed by a number: one is {shown[:80]!r}")
+    form = form_of(stamps) if arrow or timed is not None else None
+    found.add(numbers_of(texts), None if form is None else form.seconds(stamps), np.array(at, np.int64))
+    return table_of(found, header, Rows(names=[key], form=form))
+
+
+def table_of(found: Found, header: Header, rows: Rows) -> Table:
+    samples = np.concatenate([np.zeros(0), *found.samples])
+    stamps = np.concatenate(found.stamps) if found.stamps and rows.form is not None else None
+    lines = np.concatenate([np.zeros(0, np.int64), *found.lines])
+    name = rows.names[rows.at] if rows.at < len(rows.names) else ""
+    clock = rows.names[rows.time_at] if rows.time_at is not None and rows.time_at < len(rows.names) else ""
+    if rows.time_at is not None and not clock:
+        clock = f"column {rows.time_at}"
+    try:
+        fs, said = header.rate(name)
+    except DataError as error:
+        raise DataError(f"{found.where}: {error}") from None
+    if fs is not None and rows.blank and rows.cells is not None:
+        fs = None  # of the rows, of which this column has only some
+    table = Table(samples, stamps, rows.form, clock, fs, f"its header ({said!r})" if said else "", name, found.bad, found.first_bad, found.text,
+                  found.first_text, lines, tuple(sorted(set(found.breaks))))  # fmt: skip
+    if rows.blank:
+        what = "cells" if rows.cells is not None else "lines"
+        table = table._replace(layout=f"empty {what} left out: every {_ordinal(rows.blank)} or so belongs to the layout")
+    return _with_header_of_empatica(table) if rows.cells is None and stamps is None else table
+
+
+def _ordinal(n: int) -> str:
+    return {1: "first", 2: "second", 3: "third"}.get(n, f"{n}th")
 
 
 def _with_header_of_empatica(table: Table) -> Table:
@@ -157,246 +401,48 @@ def _with_header_of_empatica(table: Table) -> Table:
         or not np.nanmax(np.abs(x[2:])) < 1e8
     ):
         return table
-    return table._replace(samples=x[2:], fs=float(x[1]), said="its header")
+    lines = None if table.lines is None else table.lines[2:]
+    return table._replace(samples=x[2:], lines=lines, fs=float(x[1]), said="its header")
 
 
-def _values(where: str, numbers: list[int], texts: list[str], times: list[str] | None = None) -> Table:
-    """One value a line."""
-    kept = [at for at, t in enumerate(texts) if is_number(t) or not is_text(t)]
-    dropped = len(texts) - len(kept)
-    first_text = ""
-    if dropped:
-        at = next(at for at, t in enumerate(texts) if not is_number(t) and is_text(t))
-        first_text = f"line {numbers[at]} of {where} is text: {texts[at][:SHOWN]!r}"
-        texts, numbers = [texts[at] for at in kept], [numbers[at] for at in kept]
-        times = [times[at] for at in kept] if times is not None else None
-    bad = [at for at, t in enumerate(texts) if not is_number(t) and t.strip().lower() not in NO_VALUE - {""}]
-    first = f"line {numbers[bad[0]]} of {where} is no number: {texts[bad[0]][:SHOWN]!r}" if bad else ""
-    samples = np.array([number(t) for t in texts], np.float64)
-    return Table(samples, None if times is None else _seconds(times, "", ""), None, "", "", len(bad), first, dropped, first_text)
-
-
-def _by_key(where: str, found: _Lines, key: str) -> Table:
-    wanted = key_pattern(key)
-    rows = [(n, m[1], line) for n, line in zip(found.numbers, found.lines, strict=True) if (m := wanted.search(line)) is not None]
-    if not rows:
-        shown = next((line for line in found.lines if line.strip()), "")
-        raise UsageError(f"{where}: no line has {key!r:.60} followed by a number: one is {shown[:80]!r}")
-    table = _values(where, [n for n, _, _ in rows], [v for _, v, _ in rows])
-    if all(ARROW in line for _, _, line in rows):
-        table = table._replace(times=_seconds([line.split(ARROW, 1)[0] for _, _, line in rows], "", ""))
-    return _stated(found, table._replace(name=key, text=len(found.lines) - len(rows)))
-
-
-def key_pattern(key: str) -> re.Pattern[str]:
-    """Where a line says a key's value: `IR=125469`, `ir: 512`, or a prefix, `S512`."""
-    return re.compile(rf"(?<![A-Za-z0-9_]){re.escape(key)}\s*[=:]?\s*({NUMBER})(?![A-Za-z0-9_.])")
-
-
-def cells_of(line: str, delimiter: str) -> list[str]:
-    """A line's cells. Each line by itself: a stray quote must not swallow the lines after it."""
-    if delimiter == " ":
-        return line.split()
-    if '"' not in line:
-        return [cell.strip().strip("'") for cell in line.split(delimiter)]
-    try:
-        return [cell.strip() for cell in next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])]
-    except csv.Error:
-        return []
-
-
-def _form(found: _Lines, table: bool) -> tuple[str | None, bool]:
-    """The delimiter, None for one value a line, and whether the comma is a decimal mark."""
-    some = [line for line in found.lines if line.strip()][:LOOKED_AT]
-    if not some:
-        return ("," if table else None), False
-    if found.delimiter is not None and any(found.delimiter in line for line in some):
-        return found.delimiter, _decimal_comma(some, found.delimiter)
-    for delimiter in "\t;,":
-        width = Counter(len(cells_of(line, delimiter)) for line in some if delimiter in line).most_common(1)
-        if width and width[0][0] > 1 and width[0][1] > 0.5 * sum(delimiter in line for line in some):
-            if delimiter == "," and width[0][0] == 2 and _one_decimal_column(some):
-                return None, True
-            return delimiter, delimiter != "," and _decimal_comma(some, delimiter)
-    widths = Counter(len(line.split()) for line in some)
-    width_, share = widths.most_common(1)[0]
-    if width_ > 1 and share > 0.8 * len(some) and all(is_number(c) for line in some[-5:] for c in line.split()):
-        return " ", False
-    return None, False
-
-
-def _decimal_comma(lines: Iterable[str], delimiter: str) -> bool:
-    cells = [cell for line in lines for cell in cells_of(line, delimiter) if cell[:1].isdigit() or cell[:1] in "-+"]
-    return bool(cells) and sum(bool(re.fullmatch(r"[-+]?\d+,\d+", cell)) for cell in cells) > 0.5 * len(cells)
-
-
-def _one_decimal_column(lines: list[str]) -> bool:
-    """Whether `486,615` means 486.615: the part behind the comma keeps its zeros, as no column of whole numbers does."""
-    parts = [m[1] for line in lines if (m := re.fullmatch(r"\s*[-+]?\d+,(\d+)\s*", line))]
-    alone = sum("," not in line for line in lines[:1]) and len(parts) == len(lines) - 1  # a name of one column over them
-    return len(parts) >= len(lines) - 1 > 0 and (bool(alone) or any(len(p) > 1 and p[0] == "0" for p in parts))
-
-
-def _by_column(where: str, found: _Lines, delimiter: str, decimal: bool, column: str | None, times: list[str] | None) -> Table:
-    rows = [cells_of(line, delimiter) for line in found.lines]
-    if decimal:
-        rows = [[cell.replace(",", ".") if re.fullmatch(r"[-+]?\d+,\d+", cell) else cell for cell in row] for row in rows]
-    numeric = [any(is_number(cell) for cell in row) for row in rows]
-    first = numeric.index(True) if any(numeric) else len(rows)
-    width = max((len(row) for row in rows[first : first + LOOKED_AT]), default=0)
-    if width > 1 and all(len(row) < width or not row[-1] for row in rows[first : first + LOOKED_AT]):
-        width -= 1  # a delimiter at the end of each line
-    heads = [row for row in rows[:first] if len(row) > 1 or width == 1]
-    names = heads[0] if heads else found.names
-    units = heads[1] if len(heads) > 1 else []
-    names = names[:width] if len(names) > width and not any(names[width:]) else names
-    if not any(numeric) and rows:
-        names = rows[0]
-    width = max(width, len(names))
-    at = _chosen(where, names, width, column, rows[first : first + 1])
-    time_at = next((k for k, n in enumerate(names[:width]) if k != at and TIME_NAME.fullmatch(n.strip("'\" "))), None)
-    if time_at is None:
-        time_at = next((k for k, n in enumerate(names[:width]) if k != at and re.search("time", n, re.IGNORECASE)), None)
-    dropped = sum(len(row) < 2 <= width and bool(line.strip()) for row, line in zip(rows[:first], found.lines, strict=False))
-    kept, first_text = [], ""
-    for k in range(first, len(rows)):
-        row = rows[k]
-        if len(row) < 2 <= width and found.lines[k].strip() and is_text(found.lines[k]) and not numeric[k]:
-            dropped += 1
-            first_text = first_text or f"line {found.numbers[k]} of {where} is text: {found.lines[k][:SHOWN]!r}"
-        else:
-            kept.append(k)
-    texts = [rows[k][at] if at < len(rows[k]) else "" for k in kept]
-    bad = [i for i, t in enumerate(texts) if not is_number(t) and t.lower() not in NO_VALUE - {""}]
-    told = f"line {found.numbers[kept[bad[0]]]} of {where} is no number: {texts[bad[0]][:SHOWN]!r}" if bad else ""
-    seconds = None
-    if times is not None:
-        seconds = _seconds([times[k] for k in kept], "", "")
-    elif time_at is not None:
-        unit = units[time_at] if time_at < len(units) else ""
-        seconds = _seconds([rows[k][time_at] if time_at < len(rows[k]) else "" for k in kept], names[time_at], unit)
-    samples = np.array([number(t) for t in texts], np.float64)
-    name = names[at] if at < len(names) else ""
-    return Table(samples, seconds, None, "", name, len(bad), told, dropped, first_text)
-
-
-def _chosen(where: str, names: list[str], width: int, column: str | None, rows: list[list[str]]) -> int:
-    """The number of the PPG's column."""
-    listed = ", ".join(names) if names else ", ".join(rows[0]) if rows else ""
-    if column is None:
-        others = [k for k, name in enumerate(names) if not TIME_NAME.fullmatch(name)]
-        if width <= 1 or (width == 2 and len(others) == 1):
-            return others[0] if width == 2 else 0
-        raise UsageError(f"{where}: {width} columns: say which with --column ({listed or '0 is the first':.200})")
-    if column in names:
-        return names.index(column)
-    if not re.fullmatch("[0-9]{1,4}", column) or int(column) >= width:
-        raise UsageError(f"{where}: no column {column!r:.100}: it has {width} ({listed:.200}); the first is 0")
-    return int(column)
-
-
-def _seconds(texts: list[str], name: str, unit: str) -> Float64 | None:
-    """A column of times in seconds, NaN where one cannot be read; None if most cannot, or they do not rise."""
-    values = np.array([number(t) for t in texts], np.float64)
-    numbers = np.isfinite(values).mean() > 0.9
-    if numbers and _stated_unit(name, unit) is None and np.median(np.diff(values)) == 1 and np.nanmax(values) < 1e8:
-        return None  # a counter of samples
-    times = values * _unit_of(values, name, unit) if numbers else np.array([_clock(t) for t in texts], np.float64)
-    there = times[np.isfinite(times)]
-    if len(there) < max(0.9 * len(times), 3) or (np.diff(there) >= 0).mean() < 0.95 or not there[-1] > there[0]:
-        return None
-    return times
-
-
-def _unit_of(values: Float64, name: str, unit: str) -> float:
-    told = _stated_unit(name, unit)
-    if told is not None:
-        return told
-    there = values[np.isfinite(values)]
-    largest = np.abs(there).max()
-    for least, scale in ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3), (1e8, 1.0)):  # since 1970
-        if largest >= least:
-            return scale
-    steps = np.diff(there)
-    step = float(np.median(steps[steps > 0])) if (steps > 0).any() else 1.0
-    return 1.0 if step < 0.5 else 1e-3 if step < 500 else 1e-6  # no sensor here is slower than 2 Hz
-
-
-def _stated_unit(name: str, unit: str) -> float | None:
-    words = re.findall("[a-zµ]+", f"{unit} {name}".lower().replace("_", " "))
-    return next((UNITS[w] for w in words if w in UNITS), None)
-
-
-def _clock(text: str) -> float:
-    text = text.strip().strip("'\"[]")
-    try:
-        if (m := CLOCK.fullmatch(text)) is not None:
-            return int(m[1] or 0) * 3600.0 + int(m[2]) * 60.0 + float(m[3].replace(",", "."))
-        return datetime.datetime.fromisoformat(text).timestamp()
-    except (ValueError, OverflowError, OSError):
-        pass
-    from dateutil import parser
-
-    try:
-        return float(parser.parse(text).timestamp())
-    except (ValueError, OverflowError, OSError):
-        return math.nan
-
-
-class Clocked(NamedTuple):
-    """Samples at an even rate. `rows`: the places in `samples` (m,) of the file's rows, without the repeats; gaps and repeats: how many there were."""
-
-    samples: Float64
-    fs: float
-    rows: NDArray[np.int64]
-    gaps: int
-    repeats: int
-
-
-def by_clock(samples: Float64, times: Float64) -> Clocked | None:
-    """Samples (n,) and their times, seconds, on an even grid: gaps become invalid samples, repeated rows are dropped, jitter is interpolated.
-
-    None if the times are too coarse to say more than the mean rate. The rate is the mean over all steps that are no gaps.
-    """
-    fine = np.isfinite(times)
-    times = np.interp(np.arange(len(times)), np.flatnonzero(fine), times[fine])
-    repeat = np.zeros(len(times), np.bool_)
-    same = (samples[1:] == samples[:-1]) | (np.isnan(samples[1:]) & np.isnan(samples[:-1]))
-    repeat[1:] = (np.diff(times) == 0) & same
-    x, t = samples[~repeat], times[~repeat]
-    steps = np.diff(t)
-    moved = steps[steps > 0]
-    if len(moved) < 3:
-        return None
-    usual = float(np.median(moved))
-    if len(moved) < 0.8 * len(steps):  # a clock that ticks more slowly than samples come
-        return Clocked(x, _even((len(t) - 1) / (t[-1] - t[0])), np.arange(len(x)), 0, int(repeat.sum()))
-    spread = 1.4826 * float(np.median(np.abs(moved - usual)))
-    jitters = float(np.abs(moved - usual)[moved < 1.5 * usual].mean()) > 0.1 * usual
-    if not jitters:  # with jitter, the mean would count steps over a lost sample
-        usual = float(moved[moved < 1.75 * usual + 4 * spread].mean())
-    gap = steps > 1.75 * usual + 4 * spread
-    fs = 1 / usual if usual > 0 else math.inf
-    if not fs < math.inf:
-        return None
-    fs = _even(fs)
-    at = np.concatenate([[0], np.cumsum(np.where(gap, np.maximum(np.round(steps * fs), 2), 1))]).astype(np.int64)
-    if at[-1] > 100 * len(x) + 10_000_000:
-        return None
-    length = int(at[-1]) + 1
-    even = np.full(length, np.nan)
-    if not jitters:
-        even[at] = x
-    else:  # jitter: the wave at even times, gaps left out
-        grid = t[0] + np.arange(int((t[-1] - t[0]) * fs) + 1) / fs
-        order = np.maximum.accumulate(t)
-        even = np.interp(grid, order, x)
-        for k in np.flatnonzero(gap):
-            even[(grid > t[k] + 0.5 * usual) & (grid < t[k + 1] - 0.5 * usual)] = np.nan
-        at = np.clip(np.round((t - t[0]) * fs).astype(np.int64), 0, len(grid) - 1)
-    return Clocked(even, fs, at, int(gap.sum()), int(repeat.sum()))
-
-
-def _even(fs: float) -> float:
-    """A rate without its measuring error: the whole number that is within 0.1 %."""
-    return float(round(fs)) if abs(fs - round(fs)) < 1e-3 * fs else fs
+def from_rows(
+    where: str,
+    header: Header,
+    names: list[str],
+    rows: list[tuple[int, list[str]]],
+    own: bool,
+    *,
+    column: str | None,
+    clocked: bool,
+) -> Table:
+    """Rows of cells, with names, as a table's."""
+    how = Rows(cells=lambda line: [line], names=names)
+    data = [row for _, row in rows]
+    how.width = max([len(names), *(len(row) for row in data[:300])], default=1)
+    if not names and len({len(row) for row in data}) > 2:
+        raise UsageError(
+            f"{where}: arrays of different lengths: rows that hold packets of samples are not read; write one sample a row"
+        )
+    values = [k for k in range(how.width) if any(k < len(row) and is_number(row[k]) for row in data[:LOOKED_AT])]
+    if column is None and names and not own:
+        others = [k for k in values if not (is_time(names[k]) or COUNTER_NAME.fullmatch(names[k]))]
+        if len(others) != 1:
+            raise UsageError(f"{where}: {len(others)} values a row: say which with --column ({', '.join(names):.200})")
+        how.at = others[0]
+    else:
+        how.at = chosen_column(where, how, column, data, clocked=clocked)
+    if clocked:
+        how.time_at, how.form = clock_column(how, data[:LOOKED_AT], [])
+    found = Found(where)
+    texts = [row[how.at] if how.at < len(row) else "" for row in data]
+    for (at, _), text in zip(rows, texts, strict=True):
+        if not is_number(text) and text.lower() not in NO_VALUE:
+            found.spoilt(at, text)
+    stamps = None
+    if how.form is not None and how.time_at is not None:
+        stamps = how.form.seconds([row[how.time_at] if how.time_at < len(row) else "" for row in data])
+    if own:
+        sessions = [row[1] for row in data]
+        found.breaks = [k for k in range(1, len(sessions)) if sessions[k] != sessions[k - 1]]
+    found.add(np.array([number(t) for t in texts], np.float64), stamps, np.array([at for at, _ in rows], np.int64))
+    return table_of(found, header, how)

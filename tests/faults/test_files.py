@@ -313,10 +313,12 @@ def test_times_that_no_clock_tells_are_no_times(clock: str, tmp_path: Path) -> N
         recording.read(tmp_path / "x.csv")
 
 
-def test_a_step_too_small_for_a_rate_is_no_rate(tmp_path: Path) -> None:
+def test_a_step_too_small_for_a_rate_is_refused_by_its_line(tmp_path: Path) -> None:
     rows = "\n".join(f"{k * 1e-320},{np.sin(k / 10):.4f}" for k in range(400))
     (tmp_path / "x.csv").write_text("time_s,ppg\n" + rows + "\n")
-    assert recording.read(tmp_path / "x.csv", column="ppg").fs is None
+    with pytest.raises(DataError, match=r"line 2: the time in time_s .* --trust-fs"):
+        recording.read(tmp_path / "x.csv", column="ppg")
+    assert recording.read(tmp_path / "x.csv", column="ppg", clocked=False).fs is None
 
 
 def test_damaged_bytes_anywhere_in_a_checkpoint_are_refused_or_change_nothing_that_decides(folder: Path) -> None:

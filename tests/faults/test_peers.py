@@ -372,7 +372,19 @@ def recording(tmp_path: Path) -> Path:
 
 
 def replay(daemon: Daemon, recording: Path, *options: str) -> subprocess.Popen[str]:
-    asked = [*PPGSTREAM, "replay", str(recording), "--to", f"ipc://{daemon.folder}/in", "--speed", "max", "--chunk", "5"]
+    asked = [
+        *PPGSTREAM,
+        "replay",
+        str(recording),
+        "--fs",
+        "125",
+        "--to",
+        f"ipc://{daemon.folder}/in",
+        "--speed",
+        "max",
+        "--chunk",
+        "5",
+    ]
     return subprocess.Popen([*asked, *options], env=CLEAN_ENV, stderr=subprocess.PIPE, text=True)
 
 
@@ -430,7 +442,9 @@ def test_a_replay_to_who_cannot_be_asked_says_so(recording: Path, tmp_path: Path
     listener.setsockopt(zmq.SUBSCRIBE, b"")
     listener.bind(f"ipc://{tmp_path}/in")
     asked = ["--to", f"ipc://{tmp_path}/in", "--speed", "max", "--until", "4", "--status", f"ipc://{tmp_path}/none"]
-    sent = subprocess.Popen([*PPGSTREAM, "replay", str(recording), *asked], env=CLEAN_ENV, stderr=subprocess.PIPE, text=True)
+    sent = subprocess.Popen(
+        [*PPGSTREAM, "replay", str(recording), "--fs", "125", *asked], env=CLEAN_ENV, stderr=subprocess.PIPE, text=True
+    )
     received = 0
     while received < 500:
         assert listener.poll(int(1000 * PATIENCE_S))
