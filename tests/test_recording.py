@@ -21,7 +21,8 @@ from ppgstream import storage
 from ppgstream.errors import DataError, OutputError, PpgStreamError, SourceError, UsageError
 from ppgstream.files import recording
 from ppgstream.files.cells import is_number, number
-from ppgstream.files.recording import check_writable, lines_of, text_of, write_whole
+from ppgstream.files.opened import lines_of
+from ppgstream.files.recording import check_writable, text_of, write_whole
 
 relaxed = settings(deadline=None, max_examples=200)
 NAN = None  # how these tests write a sample that is no number

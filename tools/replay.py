@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ppgstream.errors import DataError
 from ppgstream.files.cells import SHOWN, is_number, is_text, number
-from ppgstream.files.recording import MAX_LINE
+from ppgstream.files.opened import MAX_LINE
 from ppgstream.live.publisher import Publisher
 from ppgstream.wire.message import EMPTY, Chunk, Kind
 

@@ -60,6 +60,13 @@ def _names(data_set: data.Set, side: str) -> list[str]:
     return [f"{len(names)} synthetic people"] if data_set.name == "synthetic" and names else names
 
 
+OWN_ARCHITECTURE = (
+    "The idea is Joonnyong Lee's bidirectional recurrent denoising autoencoder (BRDAE, and BRAE in his 2019 course); the architecture is this project's: "
+    "standardised samples and a mask in patches, two LSTMs that read the whole window from either end, and for each sample three gates, a correction and a "
+    "log variance."
+)
+
+
 def text(found: Checkpoint) -> str:
     """The card of a checkpoint, Markdown."""
     p = found.provenance
@@ -72,6 +79,7 @@ def text(found: Checkpoint) -> str:
         f"A ppgstream checkpoint: `ppgstream run --checkpoint {found.path.name}`. Windows of {found.arch.window} samples at {found.fs:g} Hz, "
         f"hop {found.hop}; id {found.id.hex()}.",
         "",
+        *([OWN_ARCHITECTURE, ""] if found.arch.family == "brdae" else []),
         *(
             [f"Trained {p['date']}, {p['epochs_done']} of {recipe.get('epochs')} epochs in {p['minutes']:g} minutes."]
             if {"date", "epochs_done", "minutes"} <= set(p)

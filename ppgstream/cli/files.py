@@ -195,14 +195,14 @@ def _denoise_pipe(
     chosen: Callable[[], Checkpoint],
 ) -> None:
     """Line by line at the checkpoint's rate with an even clock or none; else the pipe is read to its end first, by the rules of files."""
-    from ppgstream.files import offline, pipe, recording
+    from ppgstream.files import offline, opened, pipe, recording
 
     interrupted = False
 
     def taken() -> Iterator[list[str]]:
         nonlocal interrupted
         try:
-            yield from recording.lines_of(sys.stdin.fileno())
+            yield from opened.lines_of(sys.stdin.fileno())
         except KeyboardInterrupt:
             interrupted = True  # what is in flight still comes out
 

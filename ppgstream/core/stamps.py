@@ -213,9 +213,10 @@ class ClockError(ValueError):
         self.row = row
 
 
-def clock_of(t: Float64, x: Float64, form: Form | None = None, *, breaks: Sequence[int] = ()) -> Clock:
+def clock_of(t: Float64, x: Float64, form: Form | None = None, *, breaks: Sequence[int] = (), fs: float | None = None) -> Clock:
     """The clock by stamps `t` (n,), seconds (of a counter: counts), NaN where unreadable, beside samples `x` (n,), by which repeated rows are known.
-    `breaks`: rows before which the file itself says that something new begins. Raises ClockError."""
+    `breaks`: rows before which the file itself says that something new begins. `fs`: the rate, where more rows than these have told it.
+    Raises ClockError."""
     form = form or Form()
     there = np.isfinite(t)
     n = len(t)
@@ -228,7 +229,7 @@ def clock_of(t: Float64, x: Float64, form: Form | None = None, *, breaks: Sequen
         raise ClockError("does not move")
     order, starts, moved, repeats = _ordered(t, x, breaks)
     t = t[order]
-    clock = _counted(t, starts) if form.counter else _timed(t, starts)
+    clock = _counted(t, starts) if form.counter else _timed(t, starts, fs)
     return clock._replace(order=order, moved=moved, repeats=repeats, wraps=wraps)
 
 
@@ -339,21 +340,22 @@ class _Stretch(NamedTuple):
     lost: int
 
 
-def _timed(t: Float64, starts: list[int]) -> Clock:
+def _timed(t: Float64, starts: list[int], fs: float | None) -> Clock:
     bounds = list(zip(starts, [*starts[1:], len(t)], strict=True))
     parts = [t[a:b] for a, b in bounds]
-    rates = [(fs, len(part)) for part in parts if math.isfinite(fs := _rate_of(part)) and fs > 0]
-    if not rates:
-        raise ClockError("does not move evenly enough to tell a rate")
-    by_rate = sorted(rates)
-    weights = np.cumsum([weight for _, weight in by_rate])
-    fs = by_rate[int(np.searchsorted(weights, weights[-1] / 2))][0]  # of the middle row
-    same = [(r, w) for r, w in rates if abs(r / fs - 1) <= SAME_RATE]
+    if fs is None:
+        rates = [(rate, len(part)) for part in parts if math.isfinite(rate := _rate_of(part)) and rate > 0]
+        if not rates:
+            raise ClockError("does not move evenly enough to tell a rate")
+        by_rate = sorted(rates)
+        weights = np.cumsum([weight for _, weight in by_rate])
+        middle = by_rate[int(np.searchsorted(weights, weights[-1] / 2))][0]  # of the middle row
+        same = [(rate, weight) for rate, weight in rates if abs(rate / middle - 1) <= SAME_RATE]
+        fs = even(sum(rate * weight for rate, weight in same) / sum(weight for _, weight in same))
     for (a, b), part in zip(bounds, parts, strict=True):
         own = _rate_of(part)
         if math.isfinite(own) and abs(own / fs - 1) > SAME_RATE and (b - a) / own > 3:
             raise ClockError(f"gives {own:.6g} Hz from here on, and {fs:.6g} Hz elsewhere", a)
-    fs = even(sum(r * w for r, w in same) / sum(w for _, w in same))
     if not LEAST_FS / 10 < fs < 1e5:
         raise ClockError(f"gives {fs:.4g} samples a second")
     found = []

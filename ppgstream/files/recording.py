@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import codecs
-import gzip
 import hashlib
-import io
 import itertools
 import math
-import os
-import re
-import stat
-import tokenize
-import zipfile
-import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.core.stamps import Clock, ClockError, Form, clock_of, laid_out
 from ppgstream.errors import DataError, OutputError, SourceError, UsageError
-from ppgstream.files.cells import NONFINITE, PIECE, SHOWN
-from ppgstream.files.table import read_lines
+from ppgstream.files.arrays import Arrays, read_arrays
+from ppgstream.files.opened import lines_in
+from ppgstream.files.table import Table, read_lines
 from ppgstream.storage import check_folder, replace_files
 
 Float64 = NDArray[np.float64]
@@ -35,36 +27,6 @@ COURSE = {  # the external files of the 2019 course, sha256
     "external_val1_file.txt": "616446f030edc382da7dc0c6744b6707efc8b19fc90542389f6d0b4a69388589",
     "external_val2_file.txt": "466b718d88a2363e85c377b753989da262c70734625c4fe9999df7a8ff58eca4",
 }
-NAMED = (  # beginnings of files that hold recordings and are no text; what converts them
-    (0, b"\x89HDF", "HDF5 or MATLAB 7.3: h5py.File(...) reads it"),
-    (0, b"MATLAB 5.0", "a MATLAB file: scipy.io.loadmat reads it; save one column with numpy.savetxt"),
-    (0, b"XDF:", "XDF of LabRecorder: pyxdf.load_xdf reads it"),
-    (0, b"Obj\x01", "Avro, as Empatica's EmbracePlus writes: fastavro reads it"),
-    (8, b".FIT", "FIT of a watch: fitdecode reads it"),
-    (0, b"PAR1", "Parquet: pandas.read_parquet reads it"),
-    (0, b"\xffBIOSEMI", "BDF: pyedflib or MNE reads it"),
-    (0, b"0       ", "EDF: pyedflib or MNE reads it"),
-    (0, b"\x80\x02", "a pickle, which can run any program when it is read: ask for csv"),
-    (0, b"\x80\x03", "a pickle, which can run any program when it is read: ask for csv"),
-    (0, b"\x80\x04", "a pickle, which can run any program when it is read: ask for csv"),
-    (0, b"\x80\x05", "a pickle, which can run any program when it is read: ask for csv"),
-    (0, b"\xd0\xcf\x11\xe0", "an old Excel file: save it as csv"),
-    (0, b"SQLite format 3", "an SQLite database: export its table as csv"),
-    (0, b"7z\xbc\xaf", "a 7z archive: unpack it"),
-    (0, b"BZh", "a bzip2 file: unpack it"),
-    (0, b"\xfd7zXZ", "an xz file: unpack it"),
-    (0, b"\x93NUMPY", "a NumPy array: its name must end in .npy"),
-)
-SUFFIX_NAMED = {
-    ".acq": "of BIOPAC's AcqKnowledge: bioread converts it",
-    ".edf": NAMED[7][2],
-    ".bdf": NAMED[6][2],
-    ".mat": NAMED[1][2],
-}
-MOST_UNPACKED = 2_000_000_000  # bytes
-HEAD = 4096  # bytes, by which text is told from anything else
-MOST_PIPED = 500_000_000  # bytes that a pipe or a device may bring; a file's size is its owner's business
-MAX_LINE = 65_536  # bytes; without a newline in sight these are no lines, and not to be collected without bound
 
 
 class Recording(NamedTuple):
@@ -212,237 +174,91 @@ def read(
 
     Raises SourceError if it cannot be opened, DataError if it holds no valid sample or a clock that cannot be read, UsageError if the column is not clear.
     """
+    if column is not None and key is not None:
+        raise UsageError("--column and --field: give one of them")
     try:
         if path.suffix in (".npy", ".npz"):
             if key is not None:
                 raise UsageError(f"--field {key!r}: {path} holds no lines of text")
-            return _known(path, _read_npy(path, column, transpose=transpose))
-        content = unpacked(path, _content(path))
+            return _of_arrays(path, read_arrays(path, column, transpose=transpose))
+        if transpose:
+            raise UsageError(f"--transpose: {path} is no array of rows (npy)")
+        found = of_lines(str(path), lines_in(path), column=column, key=key, table=is_table(path), stream=stream, clocked=clocked)
+        if found.fs is None and path.name in COURSE and hashlib.sha256(path.read_bytes()).hexdigest() == COURSE[path.name]:
+            return found._replace(fs=125.0, said="the course that it belongs to")
     except OSError as error:
         raise SourceError(f"{path}: cannot read: {error.strerror or error}") from error
-    if transpose:
-        raise UsageError(f"--transpose: {path} is no array of rows (npy)")
-    if column is not None and key is not None:
-        raise UsageError("--column and --field: give one of them")
-    name = path.with_suffix("") if path.suffix in (".gz", ".zip") else path
-    return _known(path, of_lines(str(path), _blocks(_text(path, content)), column=column, key=key, table=name.suffix in (".csv", ".tsv"),
-                                 stream=stream, clocked=clocked), content)  # fmt: skip
+    return found
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file's name says that it is a table."""
+    return (path.with_suffix("") if path.suffix in (".gz", ".zip") else path).suffix in (".csv", ".tsv")
+
+
+def _of_arrays(path: Path, arrays: Arrays) -> Recording:
+    found = Recording(arrays.samples, fs=arrays.fs, said="the file")
+    if arrays.times is None or arrays.fs is None:
+        return found
+    try:
+        clock = clock_of(arrays.times, found.samples)
+    except ClockError as error:
+        raise DataError(f"{path}: t_s {error}") from error
+    samples, rows = laid_out(found.samples, clock, arrays.fs)
+    return found._replace(samples=samples, rows=rows, clock=clock)
 
 
 def of_lines(where: str, blocks: Iterable[list[str]], *, column: str | None, key: str | None, table: bool, stream: str | None = None,
              clocked: bool = True) -> Recording:  # fmt: skip
     """A recording from blocks of lines, laid out by its clock."""
-    table_ = read_lines(where, blocks, column=column, key=key, table=table, stream=stream, clocked=clocked)
-    found = Recording(table_.samples, table_.bad, table_.first_bad, table_.fs, table_.said, None, None, table_.text, table_.first_text, table_.name,
-                      table_.lines, table_.layout)  # fmt: skip
+    return of_table(where, read_lines(where, blocks, column=column, key=key, table=table, stream=stream, clocked=clocked))
+
+
+def of_table(where: str, table: Table) -> Recording:
+    """What a table holds, laid out by its clock."""
+    found = Recording(
+        table.samples,
+        table.bad,
+        table.first_bad,
+        table.fs,
+        table.said,
+        text=table.text,
+        first_text=table.first_text,
+        name=table.name,
+        lines=table.lines,
+        layout=table.layout,
+    )
     if not np.isfinite(found.samples).any():
+        told = found.first_bad or found.first_text
         hint = ": --column or --field?" if found.first_text else ""
-        raise DataError(
-            f"{where}: no valid sample" + (f" ({told}){hint}" if (told := found.first_bad or found.first_text) else "")
-        )
-    stamps, form = table_.stamps, table_.form
-    if stamps is None and table_.breaks:  # no clock, but the file begins anew
-        stamps, form = np.arange(len(found.samples), dtype=np.float64), Form(counter=True)
-        stamps[list(table_.breaks)] = 0
-        for a, b in zip(table_.breaks, [*table_.breaks[1:], len(stamps)], strict=True):
-            stamps[a:b] = np.arange(b - a)
+        raise DataError(f"{where}: no valid sample" + (f" ({told}){hint}" if told else ""))
+    stamps, form = table.stamps, table.form
+    if stamps is None and table.breaks:  # no clock, but the file begins anew
+        bounds = [0, *table.breaks, len(found.samples)]
+        stamps, form = np.concatenate([np.arange(float(b - a)) for a, b in itertools.pairwise(bounds)]), Form(counter=True)
     if stamps is None or form is None:
         return found
     try:
-        clock = clock_of(stamps, found.samples, form, breaks=table_.breaks)
+        clock = clock_of(stamps, found.samples, form, breaks=table.breaks)
     except ClockError as error:
         if len(found.samples) < 8:
             return found  # too few rows for a clock, and for anything else
-        line = "" if table_.lines is None else f"line {table_.lines[min(error.row, len(table_.lines) - 1)]}: "
-        raise DataError(
-            f"{where}: {line}the time in {table_.clock or 'the first column'} {error}: with --fs HZ --trust-fs it is not looked at"
-        ) from None
+        raise of_clock(where, table, error) from None
     known = math.isfinite(clock.fs)
-    fs = clock.fs if known else table_.fs or 125.0
-    samples, rows = laid_out(found.samples, clock, fs)
+    samples, rows = laid_out(found.samples, clock, clock.fs if known else table.fs or 125.0)
     plain = len(clock.starts) == 1 and not clock.repeats and not clock.moved and len(rows) == len(samples) and not clock.jitter
     found = found._replace(samples=samples, rows=None if plain else rows, clock=None if plain and not clock.wraps else clock)
     if known:
-        said = f"its times ({table_.clock})" if table_.clock else "its times"
-        found = found._replace(fs=clock.fs, said=said, header_fs=table_.fs, header_said=table_.said)
+        said = f"its times ({table.clock})" if table.clock else "its times"
+        found = found._replace(fs=clock.fs, said=said, header_fs=table.fs, header_said=table.said)
     return found
 
 
-def _known(path: Path, found: Recording, content: bytes = b"") -> Recording:
-    """The course's external files state no rate; everybody knows it, by their content."""
-    if found.fs is None and content and path.name in COURSE and hashlib.sha256(content).hexdigest() == COURSE[path.name]:
-        return found._replace(fs=125.0, said="the course that it belongs to")
-    return found
-
-
-def _blocks(text: str) -> Iterator[list[str]]:
-    """The lines of a text, in pieces. Lines end with \\n, whatever \\r stands before it; of an old Mac's file with \\r."""
-    lines = text.split("\n") if "\n" in text else text.split("\r")
-    del text
-    if lines and not lines[-1].strip("\r"):
-        lines.pop()
-    for start in range(0, len(lines), PIECE):
-        piece = lines[start : start + PIECE]
-        yield [line.rstrip("\r") for line in piece] if any("\r" in line for line in piece) else piece
-
-
-def _content(path: Path) -> bytes:
-    """A file or a pipe. Raises DataError for what is no text by its beginning, and for a pipe that brings more than `MOST_PIPED`."""
-    with path.open("rb") as file:
-        head = file.read(HEAD)
-        if head[:2] != b"\x1f\x8b" and head[:4] != b"PK\x03\x04":
-            _encoding(path, head)
-        if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            return head + file.read()
-        content = head + file.read(MOST_PIPED)
-    if len(content) > MOST_PIPED:
-        raise DataError(
-            f"{path}: a pipe or device that brings more than {MOST_PIPED:,} bytes: stream it with `ppgstream replay -`"
-        )
-    return content
-
-
-def unpacked(path: Path, content: bytes) -> bytes:
-    """What a gz or a zip of one file holds; any other content as it is. Raises DataError for what is no text by its beginning, naming what it is."""
-    if content[:2] == b"\x1f\x8b":
-        try:
-            with gzip.open(io.BytesIO(content)) as file:
-                content = file.read(MOST_UNPACKED + 1)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{path}: a damaged gz file: {error}") from error
-    elif content[:4] == b"PK\x03\x04":
-        try:
-            with zipfile.ZipFile(io.BytesIO(content)) as archive:
-                names = [name for name in archive.namelist() if not name.endswith("/") and not name.startswith("__MACOSX/")]
-                if "[Content_Types].xml" in names:
-                    raise DataError(f"{path}: an Excel file (xlsx): save it as csv")
-                if any(name.endswith(".npy") for name in names):
-                    raise DataError(f"{path}: a NumPy archive: its name must end in .npz")
-                if len(names) != 1:
-                    raise DataError(
-                        f"{path}: a zip of {len(names)} files: unpack it, and give one of them ({', '.join(names):.80})"
-                    )
-                with archive.open(names[0]) as member:
-                    content = member.read(MOST_UNPACKED + 1)
-        except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
-            raise DataError(f"{path}: a zip that cannot be read: {error}") from error
-    if len(content) > MOST_UNPACKED:
-        raise DataError(f"{path}: unpacks to more than {MOST_UNPACKED:,} bytes")
-    _encoding(path, content[:HEAD])
-    return content
-
-
-def _encoding(path: Path, head: bytes) -> str:
-    for at, magic, what in NAMED:
-        if head[at : at + len(magic)] == magic and not (magic == b"0       " and b"\n" in head[:200]):
-            raise DataError(f"{path}: {what}")
-    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "utf-16"
-    if len(head) > 8 and len(head) % 2 == 0 and not any(head[1::2]) and all(head[::2]):
-        return "utf-16-le"
-    # One stray zero byte costs its own line, as any other bad character.
-    odd = sum(c < 32 and c not in b"\t\n\v\f\r\x1b\0" for c in head) if len(head) >= 64 else 0
-    if head.count(0) * 100 > len(head) or odd * 20 > len(head):
-        what = SUFFIX_NAMED.get(path.suffix.lower(), "not text")
-        raise DataError(f"{path}: a binary file, {what}: it starts with {head[:8]!r}")
-    return "utf-8-sig"
-
-
-def _text(path: Path, content: bytes) -> str:
-    return content.decode(_encoding(path, content[:HEAD]), "replace")
-
-
-def _checked(path: Path, recording: Recording) -> Recording:
-    if not np.isfinite(recording.samples).any():
-        raise DataError(
-            f"{path}: no valid sample" + (f" ({told})" if (told := recording.first_bad or recording.first_text) else "")
-        )
-    return recording
-
-
-def _read_npy(path: Path, column: str | None, *, transpose: bool) -> Recording:
-    fs = times = None
-    try:
-        array = np.load(path, allow_pickle=False)
-        if not isinstance(array, np.ndarray):
-            with array as archive:
-                if "denoised" not in archive.files:
-                    raise DataError(f"{path}: an npz without `denoised`: only those that `ppgstream denoise` wrote are read")
-                _sizes(path, archive)
-                fs = float(archive["fs"]) if "fs" in archive.files else None
-                array = np.array(archive["denoised"])  # what is no array is given as bytes
-                if (
-                    "flags" in archive.files
-                    and (flags := np.asarray(archive["flags"])).shape == array.shape
-                    and array.dtype.kind == "f"
-                ):
-                    array[(flags & NONFINITE) != 0] = np.nan
-                times = np.asarray(archive["t_s"], np.float64) if "t_s" in archive.files else None
-    except _NOT_NPY as error:
-        # NumPy's words for a file that is none of its own advise to load it unsafely.
-        told = "no .npy or .npz file" if "pickle" in str(error) else str(error)
-        raise DataError(f"{path}: not an array of numbers: {told}") from error
-    if array.dtype.kind not in "iuf" or array.ndim not in (1, 2):
-        raise DataError(
-            f"{path}: an array of {array.dtype} with {array.ndim} dimensions: must be numbers, 1-D or 2-D (rows are recordings)"
-        )
-    if transpose:
-        if array.ndim != 2:
-            raise UsageError(f"--transpose: {path} has 1 dimension")
-        array = array.T
-    if column is not None:
-        if array.ndim != 2 or not re.fullmatch("[0-9]{1,6}", column) or int(column) >= array.shape[1]:
-            raise UsageError(f"{path}: no column {column!r:.100}: an array of shape {array.shape}; the first is 0")
-        array = array[:, int(column)]
-    found = _checked(path, Recording(array.astype(np.float64), fs=fs, said="the file"))
-    if times is None or fs is None or times.shape != array.shape:
-        return found
-    try:
-        clock = clock_of(times, found.samples)
-    except ClockError as error:
-        raise DataError(f"{path}: t_s {error}") from error
-    samples, rows = laid_out(found.samples, clock, fs)
-    return found._replace(samples=samples, rows=rows, clock=clock)
-
-
-def _sizes(path: Path, archive: Any) -> None:
-    """Refuse an archive that unpacks to more than a recording has, before it does."""
-    size = sum(one.file_size for one in archive.zip.infolist())
-    if size > MOST_UNPACKED:
-        raise DataError(f"{path}: unpacks to {size:,} bytes: at most {MOST_UNPACKED:,}")
-
-
-# What NumPy's reader raises for a file that is no array: its header is parsed as Python, its size is taken on trust.
-_NOT_NPY = (
-    ArithmeticError,
-    EOFError,
-    MemoryError,
-    RuntimeError,  # RecursionError and NotImplementedError are such
-    SyntaxError,
-    TypeError,
-    ValueError,
-    tokenize.TokenError,
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
-
-def lines_of(fd: int) -> Iterator[list[str]]:
-    """Lines from a pipe as they come: each item is all whole lines that one read brought. The last may lack its newline."""
-    rest, first = b"", True
-    while True:
-        block = os.read(fd, 65_536)
-        if not block:
-            break
-        if first and len(rest + block) >= len(codecs.BOM_UTF8):
-            block, rest, first = (rest + block).removeprefix(codecs.BOM_UTF8), b"", False
-        *whole, rest = (rest + block).split(b"\n")
-        if len(rest) > MAX_LINE:
-            raise DataError(f"input line of more than {MAX_LINE} bytes: {rest[:SHOWN]!r}")
-        if whole:
-            yield [line.decode("utf-8", "replace").strip() for line in whole]
-    if rest:
-        yield [rest.decode("utf-8", "replace").strip()]
+def of_clock(where: str, table: Table, error: ClockError) -> DataError:
+    """The error for a clock that cannot be read, with the line that shows it."""
+    line = "" if table.lines is None else f"line {table.lines[min(error.row, len(table.lines) - 1)]}: "
+    column = table.clock or "the first column"
+    return DataError(f"{where}: {line}the time in {column} {error}: with --fs HZ --trust-fs it is not looked at")
 
 
 def text_of(values: NDArray[np.floating]) -> list[str]:

@@ -11,11 +11,12 @@ counted. Quotes are read by the standard `csv`, unusual dates by dateutil (why n
 from __future__ import annotations
 
 import itertools
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +78,7 @@ class Found:
     lines: list[NDArray[np.int64]] = field(default_factory=list)
     breaks: list[int] = field(default_factory=list)
     n: int = 0
+    before: int = 0  # rows of the tables that have been handed on
     bad: int = 0
     first_bad: str = ""
     text: int = 0
@@ -85,6 +87,11 @@ class Found:
     whole: int = 0
     other: int = 0
     first_dotted: str = ""
+
+    def hand_on(self) -> None:
+        """Forget the rows, whose table has been made, and go on counting."""
+        self.before, self.n = self.before + self.n, 0
+        self.samples, self.stamps, self.lines, self.breaks = [], [], [], []
 
     def add(self, values: Float64, stamps: Float64 | None, lines: NDArray[np.int64]) -> None:
         self.samples.append(values)
@@ -116,7 +123,12 @@ class Found:
                 self.other += 1
 
 
-def read_lines(
+def read_lines(where: str, blocks: Iterable[list[str]], **options: Any) -> Table:
+    """The PPG in a file's lines, as one table; options as of `tables`."""
+    return next(tables(where, blocks, **options))
+
+
+def tables(
     where: str,
     blocks: Iterable[list[str]],
     *,
@@ -125,23 +137,28 @@ def read_lines(
     table: bool = False,
     stream: str | None = None,
     clocked: bool = True,
-) -> Table:
+    at_once: float = math.inf,
+) -> Iterator[Table]:
     """The PPG in a file's lines, which come in blocks. `column`: its name, or number from 0; `key`: a key of `key=value` lines, or a prefix; `table`: the
-    file's name says that it is one; `stream`: of an output of several streams, which; `clocked` False: its times are not looked at. `where` names the file
-    in what is told. Raises UsageError where the column is not clear, DataError for rows that cannot be read as samples."""
+    file's name says that it is one; `stream`: of an output of several streams, which; `clocked` False: its times are not looked at. `where` names the
+    file in what is told. Tables of about `at_once` rows, except of JSON and of lines with a key, which are read whole; the last may be empty.
+    Raises UsageError where the column is not clear, DataError for rows that cannot be read as samples."""
     head, rest = _first_lines(blocks)
     json_lines = json_of_lines(where, head, rest, stream)
     if json_lines is not None:
-        return from_rows(where, *json_lines, column=column or key, clocked=clocked)
+        yield from_rows(where, *json_lines, column=column or key, clocked=clocked)
+        return
     header = Header()
     body = [(k + 1, line) for k, line in enumerate(head) if not is_header(line, header, k)]
     if key is not None:
-        return _by_key(where, header, body, rest, len(head), key)
+        yield _by_key(where, header, body, rest, key)
+        return
     if len(head) == 1 and body and not re.search("[,;\t]", head[0]) and column is None and len(head[0].split()) > 1:
         texts = head[0].split()  # all values on one line, as the course's scripts save them
         found = Found(where)
         _values(found, list(enumerate(texts)), Rows())
-        return table_of(found, header, Rows())
+        yield table_of(found, header, Rows())
+        return
     rows = rows_of(where, header, body, column=column, table=table, clocked=clocked)
     found = Found(where)
     own = tuple(rows.names[:5]) == OWN
@@ -150,27 +167,28 @@ def read_lines(
     for first, lines in itertools.chain([(1, head)], rest):
         if own:
             lines = _of_stream(where, lines, stream, streams)  # noqa: PLW2901
-        if _quick(found, lines, first, rows, header):
-            continue
-        numbered: list[tuple[int, str]] = []
-        for k, line in enumerate(lines):
-            if is_header(line, header, first + k - 1, note=first == 1 or KEY_LINE.match(line) is not None):
-                if found.n + len(numbered) and KEY_LINE.match(line) and rows.cells is not None:
+        if not _quick(found, lines, first, rows):
+            numbered: list[tuple[int, str]] = []
+            for k, line in enumerate(lines):
+                if not is_header(line, header, first + k - 1, note=first == 1 or KEY_LINE.match(line) is not None):
+                    numbered.append((first + k, line))
+                elif found.n + len(numbered) and KEY_LINE.match(line) and rows.cells is not None:
                     _table_rows(found, numbered, rows, started)
                     started, numbered = started or found.n > 0, []
                     found.breaks.append(found.n)
+            if rows.cells is None:
+                _values(found, numbered, rows, header)
             else:
-                numbered.append((first + k, line))
-        if rows.cells is None:
-            _values(found, numbered, rows, header)
-        else:
-            _table_rows(found, numbered, rows, started)
+                _table_rows(found, numbered, rows, started)
         started = started or found.n > 0
-    if found.dotted and found.whole and not found.other and found.dotted + found.whole == found.n:
+        if found.n >= at_once:
+            yield table_of(found, header, rows)
+            found.hand_on()
+    if found.dotted and found.whole and not found.other and found.dotted + found.whole == found.n + found.before:
         raise DataError(
             f"{where}: {found.first_dotted}: a mark of thousands, or a decimal point? Other values are whole numbers below 1000: write all alike"
         )
-    return table_of(found, header, rows)
+    yield table_of(found, header, rows)
 
 
 def _first_lines(blocks: Iterable[list[str]]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
@@ -205,7 +223,7 @@ def _of_stream(where: str, lines: list[str], stream: str | None, seen: set[str])
 # ---- rows to samples ----------------------------------------------------------------------------------------------
 
 
-def _quick(found: Found, lines: list[str], first: int, rows: Rows, header: Header) -> bool:
+def _quick(found: Found, lines: list[str], first: int, rows: Rows) -> bool:
     """A piece whose every line is a plain row. False: it is not, and nothing was read."""
     if rows.arrow or rows.blank or rows.decimal or (rows.quoted and '"' in "".join(lines[:3])) or not lines:
         return False
@@ -230,7 +248,7 @@ def _quick(found: Found, lines: list[str], first: int, rows: Rows, header: Heade
         values = np.array(texts, np.float64)
     except ValueError:
         return False
-    if rows.cells is None and rows.heads and not found.n:
+    if rows.cells is None and rows.heads and not found.n + found.before:
         return False
     found.marks(texts, first)
     found.add(values, stamps, np.arange(first, first + len(lines)))
@@ -256,11 +274,11 @@ def _values(found: Found, lines: list[tuple[int, str]], rows: Rows, header: Head
         if rows.blank and not text.strip():
             continue
         if rows.heads and text.strip() in rows.heads[0]:
-            if found.n + len(texts):
+            if found.n + found.before + len(texts):
                 found.breaks.append(found.n + len(texts))
             continue
         if not is_number(text) and is_text(text):
-            if header is not None and not found.n and not texts:
+            if header is not None and not found.n + found.before and not texts:
                 header.take(text)
             found.drop(number_, text)
             continue
@@ -325,9 +343,7 @@ def _table_rows(found: Found, lines: list[tuple[int, str]], rows: Rows, started:
     found.add(values, rows.form.seconds(stamps) if rows.form is not None else None, np.array(at, np.int64))
 
 
-def _by_key(
-    where: str, header: Header, body: list[tuple[int, str]], rest: Iterator[tuple[int, list[str]]], n: int, key: str
-) -> Table:
+def _by_key(where: str, header: Header, body: list[tuple[int, str]], rest: Iterator[tuple[int, list[str]]], key: str) -> Table:
     wanted = key_pattern(key)
     found = Found(where)
     arrow = bool(body) and sum(ARROW in line for _, line in body) > 0.5 * len(body)

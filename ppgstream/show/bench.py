@@ -185,7 +185,7 @@ def model_speeds(path: Path, threads: int, seconds: float) -> list[dict[str, Any
 
 
 def peer_speeds(seconds: float) -> tuple[list[dict[str, Any]], str]:
-    """Windows/s of the course's architecture (the checkpoint `brae`), run as other programs run it, and of the linear estimate. And why the ways that
+    """Windows/s of the recurrent network (the checkpoint `brae`), run as other programs run one, and of the linear estimate. And why the ways that
     need TensorFlow are left out; empty where it is there."""
     from ppgstream.model.runtime import denoiser
     from ppgstream.model.tensorflow_runtime import network
@@ -202,8 +202,14 @@ def peer_speeds(seconds: float) -> tuple[list[dict[str, Any]], str]:
     try:
         keras = network(brae)
         ways |= {
-            "brae, Keras predict, one window a call": (1, lambda: keras.predict(one.x, verbose=0)),
-            "brae, Keras predict, 64 windows a call": (64, lambda: keras.predict(many.x, verbose=0)),
+            "brae, Keras predict, one window a call": (
+                1,
+                lambda: keras.predict([one.x, one.valid.astype(np.float32)], verbose=0),
+            ),
+            "brae, Keras predict, 64 windows a call": (
+                64,
+                lambda: keras.predict([many.x, many.valid.astype(np.float32)], verbose=0),
+            ),
             "brae, TensorFlow, one window a call": (1, way("tensorflow", 1)),
             "brae, TensorFlow, tiles of 64": (64, way("tensorflow", 64)),
         }
