@@ -12,9 +12,9 @@ import stat
 import tempfile
 import tomllib
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from numpy.lib.npyio import NpzFile
@@ -87,6 +87,18 @@ def replace_files(contents: Mapping[Path, bytes]) -> None:
         for temporary in beside.values():
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def replace_file_by(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """Write one file whole, by `write`, beside its place, and move it there. Raises OSError."""
+    descriptor, beside = _beside(path)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+        beside.replace(path)
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink(missing_ok=True)
 
 
 def _beside(path: Path) -> tuple[int, Path]:

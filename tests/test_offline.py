@@ -136,3 +136,17 @@ def test_each_suffix_holds_the_wave_and_npz_and_csv_the_rest() -> None:
     assert set(columns["stream"]) == {"wrist"}
     assert np.array_equal(np.array(columns["value"], np.float32), result.denoised)
     assert [int(f) for f in columns["flags"]] == result.flags.tolist()
+
+
+@pytest.mark.parametrize("option", ["column", "key"])
+def test_a_pipe_of_json_is_read_by_its_keys_and_its_times(option: str) -> None:
+    x = pulse(700)
+    lines = [f'{{"ts": {1_700_000_000_000 + 8 * k}, "red": 1, "ir": {v:.3f}}}' for k, v in enumerate(x) if not 400 <= k < 420]
+    out, pipe = through(lines, **{option: "ir"})
+    assert (len(out), pipe.text, pipe.bad, pipe.gaps) == (680, 0, 0, 1)
+
+
+def test_a_pipe_whose_clock_falls_begins_a_new_session() -> None:
+    lines = [f"{k * 8},{v:.3f}" for k, v in enumerate(pulse(500))]
+    out, pipe = through(["t_ms,ppg", *lines, *lines])
+    assert (len(out), pipe.session) == (1000, 1)

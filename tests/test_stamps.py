@@ -527,7 +527,7 @@ def test_what_we_write_comes_back_with_its_rate_gaps_and_stretches(tmp_path: Pat
     flags = np.zeros(n, np.uint16)
     flags[77] = 2  # nonfinite
     result = offline.Denoised(np.arange(n, dtype=np.float32), np.ones(n, np.float32), flags, [])
-    content = offline.content_of(result, f".{kind}", fs=fs, stream="a", found=found)
+    content = offline.content_of(result, f".{kind}", fs=fs, stream="a", clock=offline.clocked(found, fs))
     again = read(tmp_path, content, f"out.{kind}")
     assert (again.rate("x"), again.gaps) == (fs, found.gaps)
     assert again.clock is not None

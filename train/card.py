@@ -62,8 +62,8 @@ def _names(data_set: data.Set, side: str) -> list[str]:
 
 OWN_ARCHITECTURE = (
     "The idea is Joonnyong Lee's bidirectional recurrent denoising autoencoder (BRDAE, and BRAE in his 2019 course); the architecture is this project's: "
-    "standardised samples and a mask in patches, two LSTMs that read the whole window from either end, and for each sample three gates, a correction and a "
-    "log variance."
+    "standardised samples and a mask in patches, two LSTMs that read the whole window from either end, and for each sample three gates, a correction and "
+    "a log variance."
 )
 
 

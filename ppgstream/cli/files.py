@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import itertools
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -28,8 +29,14 @@ from ppgstream.errors import EX_SIGINT, DataError, OutputError, UsageError
 
 SAME_CLOCK = 0.005  # a pipe whose rate differs by less from the checkpoint's is taken line by line
 
+SHOWN_EVERY_S = 10.0  # without a terminal
+
 if TYPE_CHECKING:
+    import numpy as np_
+    from numpy.typing import NDArray
+
     from ppgstream.core.engine import Engine
+    from ppgstream.files import offline as offline_
     from ppgstream.model.checkpoint import Checkpoint
 
 
@@ -83,7 +90,7 @@ def denoise(
 
     from ppgstream.assemble import rules_of
     from ppgstream.core.engine import Engine
-    from ppgstream.files import offline, recording
+    from ppgstream.files import long, offline, recording
     from ppgstream.model import runtime
     from ppgstream.show import plots
 
@@ -125,7 +132,9 @@ def denoise(
             chosen=lambda: restored(settings.model.checkpoint),
         )  # fmt: skip
         return
-    found = recording.read(Path(source), column=column, key=field, transpose=transpose, stream=stream, clocked=not trust_fs)
+    as_asked: dict[str, Any] = {"column": column, "key": field, "stream": stream, "clocked": not trust_fs}
+    work = _Long(Path(source), **as_asked) if long.is_long(Path(source)) and not transpose else None
+    found = recording.read(Path(source), transpose=transpose, **as_asked) if work is None else work.source.head
     if strict and Path(source).suffix in (".npy", ".npz"):
         raise UsageError(f"--strict: {source} has no lines")
     told = "; ".join(filter(None, (found.first_bad, found.first_text)))
@@ -141,26 +150,43 @@ def denoise(
         raise UsageError(
             f"{source}: {n} recordings of {m} samples, each shorter than a window: --transpose if columns are recordings, or --column for one"
         )
-    say(found.understood(source, rate))
-    if told:
-        say(told)
     machine = engine(chosen)
-    result = offline.of_recording(found, machine, fs=rate, dtype="f4" if suffix == ".npy" else settings.out.dtype)
-    for event in machine.events:
-        say(offline.placed(event.text, found, rate, target_fs))
-    content = offline.content_of(result, suffix, fs=rate, stream=stream_name(Path(source).stem), found=found)
+    start = plot_from or 0.0
+    part = slice(int(start * rate), int((start + (plot_seconds or 8.0)) * rate))
+    dtype = "f4" if suffix == ".npy" else settings.out.dtype
+    if work is not None:
+        say(f"{found.understood(source, rate).split(',')[0]}, a long recording: read in parts")
+        result, clock, raw = work.denoise(
+            machine, fs=rate, dtype=dtype, keep=(part.start, part.stop) if plot else (0, 0), strict=strict
+        )
+        shown, samples = slice(0, len(raw)), raw
+        of_all = len(result.denoised)
+    else:
+        say(found.understood(source, rate))
+        if told:
+            say(told)
+        result = offline.of_recording(found, machine, fs=rate, dtype=dtype)
+        for event in machine.events:
+            say(offline.placed(event.text, found, rate, target_fs))
+        clock, shown = offline.clocked(found, rate), part
+        samples = found.samples if found.rows is None else found.samples[found.rows]
+        of_all = samples.shape[-1]
+
+    def write(file: IO[bytes]) -> None:
+        offline.write(file, result, suffix, fs=rate, stream=stream_name(Path(source).stem), clock=clock)
+
     if output == "-":
-        sys.stdout.buffer.write(content)
+        write(sys.stdout.buffer)
         sys.stdout.buffer.flush()
     else:
-        recording.write_whole(Path(output), content)
+        recording.write_by(Path(output), write)
     if plot is not None:
-        samples = found.samples if found.rows is None else found.samples[found.rows]
-        start = plot_from or 0.0
-        part = slice(int(start * rate), int((start + (plot_seconds or 8.0)) * rate))
-        raw, clean, confidence, flags = (np.atleast_2d(a)[0, part] for a in (samples, *result[:3]))
+        raw, clean, confidence, flags = (
+            np.atleast_2d(samples)[0, shown],
+            *(np.atleast_2d(a)[0, part] for a in result[:3]),
+        )
         if len(raw) < 2:
-            raise UsageError(f"--plot-from {start:g}: the recording is {samples.shape[-1] / rate:g} s long")
+            raise UsageError(f"--plot-from {start:g}: the recording is {of_all / rate:g} s long")
         title = found.understood(source, rate).split(",")[0]
         recording.write_whole(
             plot,
@@ -180,6 +206,49 @@ def denoise(
         short = found.samples.shape[-1] * target_fs / rate < window
         why = f"shorter than {window / target_fs:g} s" if short else f"no stretch of {window / target_fs:g} s with a signal"
         raise DataError(f"{source}: 0 of {result.denoised.size} samples denoised: {why}; they are written as they came")
+
+
+class _Long:
+    """A long recording on its way through, with what is shown of it meanwhile."""
+
+    def __init__(self, path: Path, **options: Any) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from ppgstream.files.long import LongRecording
+
+        console = Console(stderr=True)
+        columns = (TextColumn("denoising"), BarColumn(), TextColumn("{task.percentage:.0f} %"), TimeRemainingColumn())
+        self._bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._size = path.stat().st_size
+        self._task = self._bar.add_task("", total=self._size)
+        self._next = time.monotonic() + SHOWN_EVERY_S
+        self.source = LongRecording(path, seen=self._seen, **options)
+
+    def _seen(self, n: int) -> None:
+        self._bar.update(self._task, completed=n)
+        if self._bar.disable and time.monotonic() > self._next:
+            self._next = time.monotonic() + SHOWN_EVERY_S
+            say(f"{min(n / self._size, 1):.0%} read")
+
+    def denoise(
+        self, engine: Engine, *, fs: float, dtype: str, keep: tuple[int, int], strict: bool
+    ) -> tuple[offline_.Denoised, offline_.Clocked | None, NDArray[np_.float64]]:
+        """The output, its clock if its samples do not follow each other evenly, and the input of the rows `keep`."""
+        import numpy as np
+
+        from ppgstream.files import long, offline
+
+        with self._bar:
+            found = long.denoise(self.source, engine, fs=fs, dtype=dtype, keep=keep, say=say)
+        told = "; ".join(filter(None, (self.source.first_bad, self.source.first_text)))
+        if told and strict:
+            raise DataError(told)
+        say(self.source.counted(fs) + (f"; {told}" if told else ""))
+        clock = None
+        if found.times is not None:
+            clock = offline.Clocked(np.rint(found.times * fs).astype(np.int64), found.times, found.starts)
+        return found.result, clock, found.raw
 
 
 def _denoise_pipe(

@@ -6,7 +6,7 @@ import dataclasses
 import io
 import re
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -161,7 +161,16 @@ def of_recording(found: Recording, engine: Engine, *, fs: float, dtype: str = "f
     rows = found.rows
     if rows is None:
         return result
-    pulses = [p._replace(beats=np.searchsorted(rows, p.beats).clip(max=len(rows) - 1)) for p in result.pulses]
+    times = found.times(fs)
+
+    def of_rows(pulse: Pulse) -> Pulse:
+        at = np.rint(pulse.hr_t_s * fs).astype(np.int64)  # of the samples that were laid out, in which a long hole is short
+        k = (np.searchsorted(rows, at, "right") - 1).clip(0)
+        return pulse._replace(
+            beats=np.searchsorted(rows, pulse.beats).clip(max=len(rows) - 1), hr_t_s=times[k] + (at - rows[k]) / fs
+        )
+
+    pulses = [of_rows(pulse) for pulse in result.pulses]
     return Denoised(result.denoised[rows], result.confidence[rows], result.flags[rows], pulses)
 
 
@@ -190,40 +199,57 @@ def _arrays(result: Denoised) -> dict[str, NDArray[Any]]:
 
 
 SUFFIXES = ("", ".txt", ".csv", ".npy", ".npz")
+WRITTEN_AT_ONCE = 100_000  # lines
 
 
-def content_of(result: Denoised, suffix: str, *, fs: float, stream: str = "", found: Recording | None = None) -> bytes:
-    """A file's content for `suffix`: .npy the wave; .npz wave, confidence, flags, `fs`, of a recording with gaps `t_s`, and the fields of `Pulse`, of a
-    2-D array with `beat_row`; .csv the columns of `tap`, time from 0, a session for each stretch; else one value a line. `found`: the recording,
-    for its clock."""
-    buffer = io.BytesIO()
-    clock = None if found is None else found.clock
+class Clocked(NamedTuple):
+    """Of a recording's rows: places (n,) among even samples, times (n,) in seconds from the first, and the rows at which a new stretch begins."""
+
+    places: NDArray[np.int64]
+    times: NDArray[np.float64]
+    starts: list[int]
+
+
+def clocked(found: Recording, fs: float) -> Clocked | None:
+    """What the csv and npz say of a recording's clock; None where its samples follow each other evenly."""
+    return None if found.clock is None else Clocked(found.clock.places, found.times(fs), found.clock.starts[1:])
+
+
+def write(file: IO[bytes], result: Denoised, suffix: str, *, fs: float, stream: str = "", clock: Clocked | None = None) -> None:
+    """Write a file for `suffix`: .npy the wave; .npz wave, confidence, flags, `fs`, of a recording with gaps `t_s`, and the fields of `Pulse`, of a 2-D
+    array with `beat_row`; .csv the columns of `tap`, time from 0, a session for each stretch; else one value a line."""
     if suffix == ".npy":
-        np.save(buffer, result.denoised, allow_pickle=False)
+        np.save(file, result.denoised, allow_pickle=False)
     elif suffix == ".npz":
-        times = {} if clock is None or found is None else {"t_s": found.times(fs)}
-        np.savez_compressed(buffer, allow_pickle=False, **_arrays(result), fs=np.float64(fs), **times)
-    elif suffix == ".csv":
-        n = len(result.denoised)
-        index, session, seconds = np.arange(n), np.zeros(n, np.int64), np.arange(n) / fs
-        if clock is not None and found is not None:
-            index, seconds = clock.places, found.times(fs)
-            session[clock.starts[1:]] = 1
-            session = np.cumsum(session)
-        t_ns = np.rint(seconds * 1e9).astype(np.int64)
-        lines = [
-            f"{stream},{part:016x},{i},{t},{value},{confidence},{flags}"
-            for part, i, t, value, confidence, flags in zip(
-                session.tolist(),
-                index.tolist(),
-                t_ns.tolist(),
-                text_of(result.denoised),
-                result.confidence,
-                result.flags,
-                strict=True,
-            )
-        ]
-        buffer.write(("\n".join([CSV_HEAD, *lines]) + "\n").encode())
+        times = {} if clock is None else {"t_s": clock.times}
+        np.savez_compressed(file, allow_pickle=False, **_arrays(result), fs=np.float64(fs), **times)
     else:
-        buffer.write(("\n".join(text_of(result.denoised)) + "\n").encode())
+        n = len(result.denoised)
+        if suffix == ".csv":
+            file.write(f"{CSV_HEAD}\n".encode())
+        for a in range(0, n, WRITTEN_AT_ONCE):
+            part = slice(a, min(a + WRITTEN_AT_ONCE, n))
+            lines = text_of(result.denoised[part])
+            if suffix == ".csv":
+                lines = _csv_lines(result, part, lines, fs, stream, clock)
+            file.write(("\n".join(lines) + "\n").encode())
+
+
+def _csv_lines(result: Denoised, part: slice, values: list[str], fs: float, stream: str, clock: Clocked | None) -> list[str]:
+    index = np.arange(part.start, part.stop) if clock is None else clock.places[part]
+    seconds = index / fs if clock is None else clock.times[part]
+    session = (
+        np.searchsorted(clock.starts, np.arange(part.start, part.stop), "right")
+        if clock is not None
+        else np.zeros(len(index), int)
+    )
+    t_ns = np.rint(seconds * 1e9).astype(np.int64)
+    columns = session.tolist(), index.tolist(), t_ns.tolist(), values, result.confidence[part], result.flags[part]
+    return [f"{stream},{s:016x},{i},{t},{v},{c},{f}" for s, i, t, v, c, f in zip(*columns, strict=True)]
+
+
+def content_of(result: Denoised, suffix: str, *, fs: float, stream: str = "", clock: Clocked | None = None) -> bytes:
+    """A file's content, as `write` makes it."""
+    buffer = io.BytesIO()
+    write(buffer, result, suffix, fs=fs, stream=stream, clock=clock)
     return buffer.getvalue()

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ppgstream.core.engine import Engine
 from ppgstream.errors import DataError
@@ -16,7 +14,7 @@ from ppgstream.files.header import Header, is_header
 from ppgstream.files.json_rows import json_reader
 from ppgstream.files.layout import LineReader, rows_of
 from ppgstream.files.recording import text_of
-from ppgstream.wire.message import EMPTY, Chunk, Flag, Kind
+from ppgstream.wire.message import EMPTY, Chunk, Kind
 
 HEAD_LINES = 250  # of a pipe, by which it is known how its lines are samples
 
@@ -115,12 +113,7 @@ class LineFilter:
     def _out(self, chunks: list[Chunk]) -> list[str]:
         while self.engine.ready:
             chunks = chunks + self.engine.step()
-        return [text for c in chunks if c.kind is Kind.DATA for text in text_of(_there(c).astype(self.dtype))]
-
-
-def _there(chunk: Chunk) -> NDArray[Any]:
-    """A chunk's samples without those that bridge a gap: no line stands for them."""
-    return chunk.samples if chunk.flags is None else chunk.samples[(chunk.flags & Flag.GAP) == 0]
+        return [text for c in chunks if c.kind is Kind.DATA for text in text_of(c.samples.astype(self.dtype))]
 
 
 def line_reader(
@@ -128,8 +121,8 @@ def line_reader(
 ) -> LineReader:
     """The reader for the lines that follow a pipe's first ones. Raises as `read_lines`."""
     start = next((line.strip() for line in head if line.strip()), "")
-    if start.startswith("{") and key is None:
-        return json_reader(head, column)
+    if start.startswith("{"):
+        return json_reader(head, column or key)
     header = Header()
     body = [(k + 1, line) for k, line in enumerate(head) if not is_header(line, header, k)]
     if key is not None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from ppgstream.errors import DataError, OutputError, SourceError, UsageError
 from ppgstream.files.arrays import Arrays, read_arrays
 from ppgstream.files.opened import lines_in
 from ppgstream.files.table import Table, read_lines
-from ppgstream.storage import check_folder, replace_files
+from ppgstream.storage import check_folder, replace_file_by, replace_files
 
 Float64 = NDArray[np.float64]
 CSV_HEAD = "stream,session,index,t_ns,value,confidence,flags"  # of what `tap` and `denoise -o x.csv` write
@@ -107,7 +107,7 @@ class Recording(NamedTuple):
         if clock is not None and len(clock.starts) > 1:
             at = "" if self.lines is None else f" (the second from line {self.lines[clock.order[clock.starts[1]]]})"
             parts.append(f"{len(clock.starts):,} stretches, each with a clock of its own{at}")
-        seconds = f" of {clock.lost / fs:.3g} s in all" if clock is not None and clock.lost else ""
+        seconds = f" of {lasting(clock.lost / fs)} in all" if clock is not None and clock.lost else ""
         counted = (
             (self.gaps, "gap", seconds),
             (self.repeats, "repeated row", ""),
@@ -142,6 +142,11 @@ class Recording(NamedTuple):
         return self.clock.times if np.isfinite(self.clock.times).all() else self.clock.places / fs
 
 
+def lasting(seconds: float) -> str:
+    """A length of time, for a person."""
+    return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
+
+
 def in_turns(x: Float64) -> bool:
     """Whether two channels take turns in `x` (n,): neighbours are far apart, every second one is not."""
     x = x[np.isfinite(x)][:10_000]
@@ -153,7 +158,7 @@ def in_turns(x: Float64) -> bool:
 
 def repeated(x: Float64) -> int:
     """How many times a sensor repeats each of its values in `x` (n,); 1 if it does not."""
-    edges = np.flatnonzero(np.diff(x) != 0)
+    edges = np.flatnonzero(x[1:] != x[:-1])
     runs = np.diff(edges)
     if len(runs) < 20:
         return 1
@@ -275,6 +280,19 @@ def write_whole(path: Path, content: bytes) -> None:
             return
         replace_files({path: content})
     except (OSError, RuntimeError) as error:  # RuntimeError: links that go in a circle
+        raise OutputError(f"{path}: cannot write: {getattr(error, 'strerror', None) or error}") from error
+
+
+def write_by(path: Path, write: Callable[[IO[bytes]], None]) -> None:
+    """As `write_whole`, of a file that is too long to hold: `write` writes into what it is given."""
+    try:
+        path = path.resolve()
+        if path.exists() and not path.is_file():
+            with path.open("wb") as file:
+                write(file)
+            return
+        replace_file_by(path, write)
+    except (OSError, RuntimeError) as error:
         raise OutputError(f"{path}: cannot write: {getattr(error, 'strerror', None) or error}") from error
 
 
