@@ -14,7 +14,6 @@ from ppgstream.model.checkpoint import shipped
 FS = 125
 SHAPES = dict(list(synthetic.shapes(14.0).items())[::5])
 ERASES = {
-    "fast": "its weights are from before the wide set of pulse shapes",
     "live": "its weights are from before the wide set of pulse shapes",
 }
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ppgstream.core.denoiser import Answer, Batch, identity
 from ppgstream.core.engine import Engine, EngineRules
+from ppgstream.core.rate import RateRules
 from ppgstream.core.segments import Geometry
 from ppgstream.core.stream import StreamRules
 from ppgstream.files import offline
@@ -346,7 +347,38 @@ def test_a_rate_that_is_not_what_it_says_is_an_event() -> None:
     for k in range(0, 3000, 25):
         e.feed(Chunk("a", 1, k, bumpy(25, k), t_ns=10**18 + round(k / 121 * 1e9)), k / 121)
     assert e.streams["a"].fs_measured == pytest.approx(121, rel=1e-3)
-    assert next(event.name for event in e.events if event.name != "polarity") == "fs_off"
+    assert [event.name for event in e.events if event.name != "polarity"] == ["wrong_rate"], "once a minute"
+
+
+@pytest.mark.parametrize("stated", [True, False])
+@pytest.mark.parametrize("fs", [100.0, 120.0, 124.0, 126.0, 130.0, 200.0])
+def test_where_rates_differ_no_heart_rate_is_told(fs: float, stated: bool) -> None:
+    """By the sensor's stamps, and by arrival where it says no time."""
+    e = Engine(
+        identity(250),
+        EngineRules(StreamRules(Geometry(hop=50), rate=RateRules(), clocked_by_arrival=not stated), answers="input"),
+    )
+    x = 100 * np.sin(2 * np.pi * 1.25 * np.arange(200 * 125) / 125)
+    beats, flags = [], {}
+    for k in range(0, len(x), 25):
+        t_ns = 10**18 + round(k / fs * 1e9) if stated else 0
+        chunks = e.feed(Chunk("a", 1, k, x[k : k + 25], t_ns=t_ns), k / fs)
+        while e.ready:
+            chunks += e.step()
+        beats += [(c.index, c.beats) for c in chunks if c.beats is not None]
+        flags |= {c.index: c.flags for c in chunks if c.flags is not None}
+    wrong = abs(fs / 125 - 1) > 0.02
+    told = [(index, b) for index, b in beats if index > 30 * 125]
+    assert told
+    for _, b in told:
+        assert np.isnan(b.bpm) == wrong
+        assert not wrong or (b.bpm_confidence == 0 and np.isnan(b.interval_ms).all() and not b.confidence.any())
+    assert all(((f & Flag.WRONG_RATE) != 0).all() == wrong for index, f in flags.items() if index > 30 * 125)
+    names = [event.name for event in e.events if event.name in ("wrong_rate", "fs_off")]
+    seconds = len(x) / fs
+    assert names.count("wrong_rate") == (0 if not wrong else pytest.approx(seconds / 60, abs=1.01))
+    if stated and not wrong:
+        assert [c for index, c in beats if index < 10 * 125]
 
 
 def test_the_sensors_time_reaches_the_output() -> None:
@@ -444,12 +476,12 @@ def test_a_session_joined_late_is_said() -> None:
 
 
 def test_a_sender_without_a_clock_is_clocked_by_arrival() -> None:
-    for rate, told in ((55.0, 1), (125.0, 0), (122.0, 0)):
+    for rate, told in ((55.0, 1), (125.0, 0), (123.0, 0), (121.0, 1)):
         e = engine(clocked_by_arrival=True)
         x = bumpy(4000, 1)
         for k in range(0, 4000, 25):
             e.feed(Chunk("a", 1, k, x[k : k + 25]), k / rate)
-        assert min(sum(event.name == "fs_off" for event in e.events), 1) == told
+        assert min(sum(event.name == "wrong_rate" for event in e.events), 1) == told
         assert e.streams["a"].fs_measured == pytest.approx(rate, rel=0.02)
 
 

@@ -414,6 +414,28 @@ def test_a_rail_does_not_set_the_scale_of_its_window() -> None:
     np.testing.assert_array_equal(a[valid], b[valid])
 
 
+@pytest.mark.parametrize("bpm", [120.0, 135.0, 150.0, 165.0, 180.0, 190.0])
+@pytest.mark.parametrize("width", [0.05, 0.06, 0.08])
+def test_a_fast_sharp_pulse_is_no_lamp(bpm: float, width: float) -> None:
+    """Its own harmonics lie where a lamp's flicker does."""
+    beat = (np.arange(30 * FS) / FS * bpm / 60) % 1.0
+    x = np.exp(-0.5 * ((beat - 0.5) / width) ** 2)
+    judge = Judge(FS, 50)
+    seen = [part.line_hz for a in range(0, len(x), 25) for part in judge.feed(x[a : a + 25])]
+    assert not any(seen)
+
+
+@pytest.mark.parametrize("bpm", [60.0, 75.0, 100.0, 130.0])
+def test_a_lamp_beside_a_pulse_is_seen(bpm: float) -> None:
+    t = np.arange(30 * FS) / FS
+    for hz in (4.37, 5.0, 6.6, 8.3, 12.1):
+        x = np.exp(-0.5 * (((t * bpm / 60) % 1.0 - 0.5) / 0.15) ** 2) + 0.8 * np.sin(2 * np.pi * hz * t)
+        judge = Judge(FS, 50)
+        seen = [part.line_hz for a in range(0, len(x), 25) for part in judge.feed(x[a : a + 25])]
+        own = min(abs(hz - k * bpm / 60) / (k * bpm / 60) for k in (2, 3, 4))
+        assert own < 0.06 or seen[-1] == pytest.approx(hz, abs=0.3), hz
+
+
 # ---- the cases that users sent -------------------------------------------------------------------------------------
 
 

@@ -14,6 +14,7 @@ from ppgstream.core.stamps import DAY_S, ClockError, Form, clock_of, even, form_
 from ppgstream.errors import DataError, UsageError
 from ppgstream.files import recording
 from ppgstream.files.header import stated_rate
+from ppgstream.wire.message import Flag
 
 RATES = [25.0, 50.0, 64.0, 100.0, 125.0, 128.0, 200.0, 250.0, 500.0]
 law = settings(deadline=None, max_examples=60)
@@ -525,7 +526,8 @@ def test_what_we_write_comes_back_with_its_rate_gaps_and_stretches(tmp_path: Pat
     found = read(tmp_path, "time_s,ppg\n" + part + part)
     n = len(found.rows) if found.rows is not None else 0
     flags = np.zeros(n, np.uint16)
-    flags[77] = 2  # nonfinite
+    flags[77] = Flag.NONFINITE
+    flags[78] = Flag.SATURATED
     result = offline.Denoised(np.arange(n, dtype=np.float32), np.ones(n, np.float32), flags, [])
     content = offline.content_of(result, f".{kind}", fs=fs, stream="a", clock=offline.clocked(found, fs))
     again = read(tmp_path, content, f"out.{kind}")

@@ -26,7 +26,7 @@ from ppgstream.core.ledger import Event, Ledger
 from ppgstream.core.measured import HELD, MEASURED, OUTLIER
 from ppgstream.core.polarity import skewness_of
 from ppgstream.core.quality import confidence_of, input_flags
-from ppgstream.core.rate import Due, fill
+from ppgstream.core.rate import Due, fill, untimed
 from ppgstream.core.scaling import Scale, denormalise, fit_to_input, normalise, scale_of, standard_scale_of
 from ppgstream.core.segments import Window
 from ppgstream.core.sequence import Counts
@@ -248,13 +248,13 @@ class Engine:
         open_ = [k for k, r in enumerate(ready) if not r.window.segment.polarity.final]
         if not open_:
             return sign
-        new = self.rules.stream.geometry.hop / x.shape[1]
+        new, window_s = self.rules.stream.geometry.hop / x.shape[1], x.shape[1] / self.rules.stream.fs
         skewness = skewness_of(x[open_], state[open_], self.rules.stream.fs).tolist()
         for k, skew in zip(open_, skewness, strict=True):
             stream, window = ready[k].stream, ready[k].window
             polarity = window.segment.polarity
             decided = polarity.decided
-            if polarity.look(skew, new) and (decided or polarity.sign < 0):
+            if polarity.look(skew, new, window_s, window.segment.start) and (decided or polarity.sign < 0):
                 down = "points down (an inverted sensor): the model sees it turned over"
                 way = down if polarity.sign < 0 else "points up after all"
                 self.events.append(Event("polarity", f"{stream.name}: the pulse at index {window.start} {way}", stream.name))
@@ -331,7 +331,10 @@ class Engine:
             assert self.rules.stream.rate is not None
             fill(self._due, self.rules.stream.rate)
             for one in self._due:
-                if one.chunk.beats is not None and (known := self.streams.get(one.chunk.stream)) is not None:
+                known = self.streams.get(one.chunk.stream)
+                if one.chunk.beats is not None and known is not None:
+                    if known.is_wrong(one.index - 1):
+                        one.chunk.beats = untimed(one.chunk.beats)
                     known.beats = one.chunk.beats
                 if not math.isnan(one.disagrees) and one.chunk.beats is not None:
                     text = (

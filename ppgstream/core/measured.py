@@ -58,6 +58,7 @@ IDLE_LEVEL = 1e-5  # a range that is less of the level is rounding
 LINE_HZ = (4.0, 15.0)  # below, a line may be a pulse's own harmonic; above, the networks take it out
 LINE_HISTORY_S = 3.0
 LINE_GONE = 4
+HARMONIC, MOST_HARMONIC = 0.03, 4  # a line so near to one of these multiples of the pulse is the pulse's own
 LEAD_OFF_S = 1.0  # held for longer: nothing is attached
 
 
@@ -567,7 +568,19 @@ def _steady_line(x: Float64, fs: float) -> float:
     between = strength[pulse + 2 if pulse * hz > 1.4 else int(1.5 / hz) : line - 2]
     band = power[first - 2 : top].sum()
     steady = len(between) and strength[line] > max(0.5 * strength[pulse], 2 * between.max(), 0.6 * band)
-    return line * hz if steady else 0.0
+    if not steady:
+        return 0.0
+    own = _peak(power, pulse) * hz  # of a fast pulse the second and third harmonic are strong and lie here
+    far = [abs(_peak(power, line) * hz - k * own) > HARMONIC * k * own for k in range(2, MOST_HARMONIC + 1)]
+    return line * hz if all(far) else 0.0
+
+
+def _peak(power: Float64, k: int) -> float:
+    """The place, in bins, of a peak at bin k of a spectrum: of the parabola through the logarithms of three."""
+    if not 0 < k < len(power) - 1:
+        return float(k)
+    a, b, c = (math.log(float(p) + 1e-30) for p in power[k - 1 : k + 2])
+    return k + (0.5 * (a - c) / (a - 2 * b + c) if a - 2 * b + c < 0 else 0.0)
 
 
 def states_of(x: Float64, fs: float, max_fill: int, sentinels: Sequence[float] = ()) -> tuple[States, list[int]]:

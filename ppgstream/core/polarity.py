@@ -1,8 +1,8 @@
 """Which way up a pulse is. The networks know upright ones; a sensor that measures reflected light without turning it over sends them upside down.
 
-A pulse rises faster than it falls, and stands above its baseline for a short part of the beat: its slope and its values are both
-skewed upwards. They are taken after a smoothing that leaves the pulse and little of white noise. On windows of 2 s under the
-whole noise of the course the sign of their sum is right in 97 to 99 of 100.
+A pulse rises faster than it falls, and a finger's stands above its baseline for a short part of the beat: its slope and its values are skewed upwards.
+A wrist's has broad tops and deep feet, so that its values are skewed downwards and its upstroke decides. Both are taken after a smoothing that leaves the
+pulse and little of white noise. docs/decisions.md: how the weights were chosen.
 """
 
 from __future__ import annotations
@@ -17,47 +17,63 @@ from ppgstream.core.measured import MEASURED
 Polarity = Literal["auto", "up", "down"]
 Float64 = NDArray[np.float64]
 
-SMOOTHING_S = 0.12  # length of a moving average that is applied twice
-VALUES = 0.75  # weight of the skewness of the values against that of the slope: fitted to windows under the course's noise
-PRIOR = 0.3  # most sensors are upright: so much evidence has to speak against it
-DECIDED = 1.5  # evidence at which the decision is made; a window of the course's noise gives 0.9
-CONTRARY = 3.0  # evidence for the other side, since then, that changes it
+SMOOTHING_S = 0.064  # length of a moving average that is applied twice: short enough for a finger's steep upstroke
+VALUES = 0.6  # weight of the skewness of the values against that of the slope: a wrist's pulse has broad tops, so its values speak against it
+PRIOR = 0.3  # most sensors are upright
+TURNED = 2.0  # evidence for upside down at which windows are turned over, before anything is decided
+DECIDED = 4.0  # evidence at which the decision is made; a clean window of a wrist gives 0.6, of a finger 1.4
+CHANGED = 10.0  # so many times the evidence changes a decision,
+CHANGED_S = 30.0  # and not before so long
 LEAST_MEASURED = 0.7  # of a window
 
 
 class Watcher:
     """The polarity of one session, from its windows in order.
 
-    Each window adds its skewness, so far as it is new, to the evidence. Until that is enough for a decision every window follows
-    what there is of it; the decision changes at most once.
+    Each window adds its skewness, so far as it is new, to the evidence. Until that is enough for a decision, windows are taken for upright, or for
+    turned over where half as much says so. A sensor that is worn does not turn over: a decision is changed by a new stretch with as much evidence,
+    or by ten times the evidence over 30 s.
     """
 
-    __slots__ = ("_evidence", "_first", "decided", "final", "sign")
+    __slots__ = ("_evidence", "_first", "_fresh", "_since", "_stretch", "decided", "final", "sign")
 
     def __init__(self, polarity: Polarity) -> None:
         self.sign = -1.0 if polarity == "down" else 1.0
         self.decided = polarity != "auto"
-        self.final = self.decided  # nothing changes it any more
+        self.final = self.decided  # nothing changes it
         self._evidence = PRIOR
+        self._since = 0.0  # seconds since the decision
+        self._fresh = False  # since the decision a new stretch began, and has not spoken for it yet
+        self._stretch: int | None = None
         self._first = True
 
-    def look(self, skewness: float, new: float) -> bool:
-        """Take a window's `skewness` into account, `new` the share of it that the window before did not have; says whether the polarity was decided, or
-        changed, now."""
+    def look(self, skewness: float, new: float, window_s: float, stretch: int = 0) -> bool:
+        """Take a window's `skewness` into account, `new` the share of it that the window before did not have, `window_s` its length, `stretch` the index
+        at which its stretch begins; says whether the polarity was decided, or changed, now."""
         if self.final:
             return False
-        self._evidence += skewness * (1.0 if self._first else min(new, 1.0))
+        if stretch != self._stretch:
+            self._stretch, self._fresh = stretch, self.decided
+            self._evidence = 0.0 if self.decided else self._evidence
+        share = 1.0 if self._first else min(new, 1.0)
         self._first = self._first and not skewness
+        self._since += share * window_s
+        self._evidence += skewness * share
+        against = -self._evidence * self.sign
         if not self.decided:
-            self.sign = -1.0 if self._evidence < 0 else 1.0
-            self.decided = abs(self._evidence) >= DECIDED
-            if self.decided:
-                self._evidence = 0.0
-            return self.decided
-        self._evidence = min(self._evidence * self.sign, CONTRARY) * self.sign
-        if self._evidence * self.sign > -CONTRARY:
-            return False
-        self.sign, self.final = -self.sign, True
+            self.sign = -1.0 if self._evidence <= -TURNED else 1.0
+            if abs(against) < DECIDED:
+                return False
+            self.decided, against = True, 0.0
+        else:
+            if against < -DECIDED:  # what speaks for the decision counts no further
+                self._evidence, self._fresh = DECIDED * self.sign, False
+            needed = DECIDED if self._fresh else CHANGED * DECIDED
+            if against < needed or not (self._fresh or self._since >= CHANGED_S):
+                return False
+        if against > 0:
+            self.sign = -self.sign
+        self._evidence, self._since, self._fresh = 0.0, 0.0, False
         return True
 
 

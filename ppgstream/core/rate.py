@@ -233,6 +233,12 @@ class Follower:
         return rest
 
 
+def untimed(beats: Beats) -> Beats:
+    """Beats of samples whose rate is not the declared one: what is in seconds is not known, and nothing is sure."""
+    none = np.full(len(beats.at), np.nan, np.float32)
+    return Beats(math.nan, 0.0, beats.at, none, none, np.zeros(len(beats.at), np.float32))
+
+
 def fill(due: Sequence[Due], rules: RateRules) -> None:
     """Compute beats and rates of `due`, which are in order, and put them into their messages."""
     for turn in turns(due, lambda one: id(one.follower)):

@@ -36,6 +36,12 @@ from ppgstream.wire.message import EMPTY, NO_CHECKPOINT, Beats, Chunk, Flag, Kin
 REMEMBERED_SESSIONS = 4
 FEW_STRETCHES = 8
 FS_SPAN_S = 10.0  # over how much sensor time the sampling rate is measured
+FS_FIRST_S = 4.0  # the first time: before the first heart rate
+FS_OFF, FS_WRONG = 0.01, 0.02  # a rate off by so much is an event; by so much, heart rates are wrong
+FS_TOLD_S = 60.0  # an event no more often than that
+ARRIVAL_SPAN = (
+    80.0  # a rate by arrival rests on so many times the longest wait between messages: its standard error is then 0.5 %
+)
 CLOCK_STEP_S = 1.0  # between two chunks the sensor's clock and its count differ by more: the clock was set
 MAX_GAP = 2**32 - 1  # what a GAP record can say; the next index tells the truth anyway
 MAX_T_NS = 2**62
@@ -148,6 +154,7 @@ class Stream:
         "_follower",
         "_fs_from",
         "_fs_last",
+        "_fs_told",
         "_generation",
         "_judge",
         "_judged",
@@ -167,6 +174,7 @@ class Stream:
         "_stepped",
         "_taken_back",
         "_timeline",
+        "_wrong",
         "arrived_at",
         "beats",
         "confidence",
@@ -198,6 +206,8 @@ class Stream:
         self.seen_at = self.fed_at = 0.0  # when it was last fed, by the clocks `listened` and `now`
         self.arrived_at = 0.0  # when the chunk last fed came in, as far as the sensor's clock tells
         self.fs_measured: float | None = None
+        # From which indexes on the measured rate contradicts the declared one, or does not any more: generation, index, which.
+        self._wrong: list[tuple[int, int, bool]] = []
         self.confidence = 0.0  # mean over what was published last
         self.trace: Trace | None = None
         self.policy = rules.policies.get(name, rules.policy)
@@ -222,7 +232,8 @@ class Stream:
             0,
         )  # a sensor's session, and the one it goes on under since its counter restarted
         self._last_arrival_s = 0.0
-        self._arrived = (-1.0, 0)  # when the measuring of the rate by arrival began, and samples since
+        self._arrived = (-1.0, 0, 0.0)  # when the measuring of the rate by arrival began, samples since, and the longest wait
+        self._fs_told = -math.inf
         self._publishing = 0  # session of what stands at the timeline's head
         self._generation = 0  # counts sessions opened; `_publishing_generation` is the one at the timeline's head
         self._publishing_generation = 0
@@ -327,7 +338,8 @@ class Stream:
     def _open(self, chunk: Chunk) -> None:
         self.session = chunk.session
         self._counter = Counter()
-        self._arrived = (-1.0, 0)
+        self._arrived = (-1.0, 0, 0.0)
+        self.fs_measured = None
         self._fs_from = self._fs_last = None
         self._generation += 1
         self.moved = True
@@ -504,26 +516,44 @@ class Stream:
         if self._fs_from is None or chunk.index < self._fs_from[0] or abs(step) > CLOCK_STEP_S:
             self._fs_from = (chunk.index, chunk.t_ns)  # a clock that was set says nothing about the rate
         elapsed = (chunk.t_ns - self._fs_from[1]) / 1e9
-        if elapsed >= FS_SPAN_S:
-            self.fs_measured = (chunk.index - self._fs_from[0]) / elapsed
+        if elapsed >= (FS_FIRST_S if self.fs_measured is None else FS_SPAN_S):
+            self._measured((chunk.index - self._fs_from[0]) / elapsed, chunk, chunk.t_ns / 1e9, "come", FS_OFF)
             self._fs_from = (chunk.index, chunk.t_ns)
-            if abs(self.fs_measured / self.rules.fs - 1) > 0.01:
-                self._event("fs_off", f"samples come at {self.fs_measured:.2f} Hz, not {self.rules.fs:g} Hz")
+
+    def _measured(self, fs: float, chunk: Chunk, now: float, how: str, off: float) -> None:
+        """Up to a chunk samples came at `fs` Hz, by a clock that says `now`."""
+        self.fs_measured = fs
+        by = abs(fs / self.rules.fs - 1)
+        wrong = by > FS_WRONG
+        if wrong != (bool(self._wrong) and self._wrong[-1][0] == self._generation and self._wrong[-1][2]):
+            self._wrong = [*self._wrong[-7:], (self._generation, chunk.index, wrong)]
+        if by > off and not 0 <= now - self._fs_told < FS_TOLD_S:
+            self._fs_told = now
+            text = f"samples {how} at {fs:.2f} Hz, not {self.rules.fs:g} Hz"
+            self._event(*(("wrong_rate", f"{text}: heart rates are not told") if wrong else ("fs_off", text)))
+
+    def is_wrong(self, index: int) -> bool:
+        """Whether the sample `index` of the session that is being published came at another rate than the declared one."""
+        found = False
+        for generation, since, wrong in self._wrong:
+            if generation == self._publishing_generation and since <= index:
+                found = wrong
+        return found
 
     def _watch_arrival(self, chunk: Chunk, now: float) -> None:
-        """The same by the arrival of samples, for senders that say no time (JSON, raw): 5 %."""
+        """The same by the arrival of samples, for senders that say no time (JSON, raw), over so long a time that it is known to 0.5 %."""
         if not self.rules.clocked_by_arrival or chunk.t_ns:
             return
-        since, n = self._arrived
-        if since < 0 or now - self._last_arrival_s > CLOCK_STEP_S:
-            self._arrived = (now, 0)  # what comes with the first message was measured before
-        elif now - since >= FS_SPAN_S:
-            self.fs_measured = (n + len(chunk.samples)) / (now - since)
-            self._arrived = (now, 0)
-            if abs(self.fs_measured / self.rules.fs - 1) > 0.05:
-                self._event("fs_off", f"samples arrive at {self.fs_measured:.1f} Hz, not {self.rules.fs:g} Hz: is [in] fs right?")
+        since, n, longest = self._arrived
+        wait = now - self._last_arrival_s
+        if since < 0 or wait > max(CLOCK_STEP_S, 4 * longest if longest else FS_TOLD_S):
+            self._arrived = (now, 0, 0.0)  # what comes with the first message was measured before
         else:
-            self._arrived = (since, n + len(chunk.samples))
+            n, longest = n + len(chunk.samples), max(longest, wait)
+            self._arrived = (since, n, longest)
+            if now - since >= max(FS_SPAN_S, ARRIVAL_SPAN * longest):
+                self._measured(n / (now - since), chunk, now, "arrive", FS_WRONG)
+                self._arrived = (now, 0, longest)
         self._last_arrival_s = now
 
     # ---- out -----------------------------------------------------------------------------------------------------
@@ -687,6 +717,8 @@ class Stream:
             flags[0] |= np.uint16(Flag.GAP)
             chunks = self._stop_following(chunks[0].missing / self.rules.fs) + chunks
         answer = values
+        if self._wrong:
+            flags[[self.is_wrong(index + k) for k in range(len(flags))]] |= np.uint16(Flag.WRONG_RATE)
         low = confidence < self.rules.threshold
         if np.count_nonzero(low):
             flags[low] |= np.uint16(Flag.LOW_CONFIDENCE)

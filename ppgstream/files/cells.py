@@ -6,6 +6,8 @@ import csv
 import math
 import re
 
+from ppgstream.wire.message import Flag
+
 SHOWN = 40  # characters of a bad line that are shown
 LOOKED_AT = 3000  # lines by which a table's form is recognised
 PIECE = 20_000  # lines that are read at once
@@ -23,7 +25,7 @@ DOTTED = re.compile(r"[-+]?[1-9]\d{0,2}(\.\d{3})+")
 DECIMAL_COMMA = re.compile(r"[-+]?\d+,\d+")
 ARROW = " -> "
 OWN = ("stream", "session", "index", "t_ns", "value")  # of what `denoise` and `tap` write
-NONFINITE = 2  # wire.message.Flag: such a sample of an output was none
+NONFINITE = int(Flag.NONFINITE)  # such a sample of an output was none
 
 
 def number(text: str) -> float:

@@ -136,5 +136,5 @@ def choose(samples: Float64, fs: float, name: str) -> tuple[list[Float64], Repor
     for stretch in stretches:
         rows = np.lib.stride_tricks.sliding_window_view(stretch, 250)[::125]
         for skewness in skewness_of(rows, np.full(rows.shape, MEASURED, np.uint8), FS):
-            watcher.look(float(skewness), 0.5)
+            watcher.look(float(skewness), 0.5, 2.0)
     return [watcher.sign * s for s in stretches], report

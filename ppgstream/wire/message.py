@@ -75,6 +75,7 @@ class Flag(enum.IntFlag):
     OUTLIER = 256  # the sensor sent a value that no pulse has, or a sentinel; the value published is the model's
     STEP = 512  # the first sample after a jump of level or gain that no pulse makes
     INTERFERENCE = 1024  # a steady line is in the signal that no pulse makes: a lamp's flicker, for one
+    WRONG_RATE = 4096  # samples come at another rate than the declared one, by more than 2 %: there is no heart rate, and its confidence is 0
     REPLACED = 2048  # confidence below the threshold, and the policy asks for NaN or the sensor's own value in the answer's place
 
 

@@ -16,46 +16,58 @@ from oracle.measured import MEASURED
 
 Polarity = Literal["auto", "up", "down"]
 
-SMOOTHING_S = 0.12  # length of a moving average that is applied twice
-VALUES = 0.75  # weight of the skewness of the values against that of the slope: fitted to windows under the course's noise
-PRIOR = 0.3  # most sensors are upright: so much evidence has to speak against it
-DECIDED = 1.5  # evidence at which the decision is made; a window of the course's noise gives 0.9
-CONTRARY = 3.0  # evidence for the other side, since then, that changes it
+SMOOTHING_S = 0.064  # length of a moving average that is applied twice: short enough for a finger's steep upstroke
+VALUES = 0.6  # weight of the skewness of the values against that of the slope: a wrist's pulse has broad tops, so its values speak against it
+PRIOR = 0.3  # most sensors are upright
+TURNED = 2.0
+DECIDED = 4.0  # evidence at which the decision is made; a clean window of a wrist gives 0.6, of a finger 1.4
+CHANGED = 10.0  # so many times the evidence changes a decision,
+CHANGED_S = 30.0  # and not before so long
 LEAST_MEASURED = 0.7  # of a window
 
 
 class Watcher:
-    """The polarity of one session, from its windows in order.
-
-    Each window adds its skewness, so far as it is new, to the evidence. Until that is enough for a decision every window follows
-    what there is of it; the decision changes at most once.
-    """
+    """The polarity of one session, from its windows in order. A window at a time, by the rules of `ppgstream.core.polarity` of when it was frozen."""
 
     def __init__(self, polarity: Polarity, fs: float) -> None:
         self.sign = -1.0 if polarity == "down" else 1.0
         self.decided = self._final = polarity != "auto"
         self._smoothing = max(round(SMOOTHING_S * fs), 2)
+        self._fs = fs
         self._evidence = PRIOR
+        self._since = 0.0
+        self._fresh = False
+        self._stretch: int | None = None
         self._first = True
 
-    def look(self, x: NDArray[np.float64], state: NDArray[np.uint8], hop: int) -> bool:
+    def look(self, x: NDArray[np.float64], state: NDArray[np.uint8], hop: int, stretch: int) -> bool:
         """Take a window (n,) and its samples' states into account; says whether the polarity was decided, or changed, now."""
         if self._final:
             return False
         skewness = self._skewness(x, state)
-        share = 1.0 if self._first else min(hop / len(x), 1.0)  # of the window that the one before had not seen
-        self._evidence += skewness * share
-        self._first = self._first and not skewness
-        if not self.decided:
-            self.sign = -1.0 if self._evidence < 0 else 1.0
-            self.decided = abs(self._evidence) >= DECIDED
+        if stretch != self._stretch:
+            self._stretch, self._fresh = stretch, self.decided
             if self.decided:
                 self._evidence = 0.0
-            return self.decided
-        self._evidence = min(self._evidence * self.sign, CONTRARY) * self.sign
-        if self._evidence * self.sign > -CONTRARY:
-            return False
-        self.sign, self._final = -self.sign, True
+        share = 1.0 if self._first else min(hop / len(x), 1.0)  # of the window that the one before had not seen
+        self._first = self._first and not skewness
+        self._since += share * (len(x) / self._fs)
+        self._evidence += skewness * share
+        against = -self._evidence * self.sign
+        if self.decided:
+            if against < -DECIDED:
+                self._evidence, self._fresh = DECIDED * self.sign, False
+            if against < (DECIDED if self._fresh else CHANGED * DECIDED):
+                return False
+            if not self._fresh and self._since < CHANGED_S:
+                return False
+            self.sign = -self.sign
+        else:
+            self.sign = -1.0 if self._evidence <= -TURNED else 1.0
+            if abs(self._evidence) < DECIDED:
+                return False
+        self.decided = True
+        self._evidence, self._since, self._fresh = 0.0, 0.0, False
         return True
 
     def _skewness(self, x: NDArray[np.float64], state: NDArray[np.uint8]) -> float:

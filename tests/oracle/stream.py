@@ -148,7 +148,10 @@ class Stream:
             0,
         )  # a sensor's session, and the one it goes on under since its counter restarted
         self._last_arrival_s = 0.0
-        self._arrived = (-1.0, 0)  # when the measuring of the rate by arrival began, and samples since
+        self._arrived = (-1.0, 0, 0.0)  # when the measuring of the rate by arrival began, samples since, and the longest wait
+        self.rates_at: list[
+            tuple[int, int, bool]
+        ] = []  # what was measured: generation, index, whether it is off by more than 2 %
         self._publishing = 0  # session of what stands at the timeline's head
         self._generation = 0  # counts sessions opened; `_publishing_generation` is the one at the timeline's head
         self._publishing_generation = 0
@@ -247,7 +250,8 @@ class Stream:
     def _open(self, chunk: Chunk) -> None:
         self.session = chunk.session
         self._counter = Counter()
-        self._arrived = (-1.0, 0)
+        self._arrived = (-1.0, 0, 0.0)
+        self.fs_measured = None
         self._fs_from = self._fs_last = None
         self._generation += 1
         known = self.sessions.pop(chunk.session, None)
@@ -315,7 +319,9 @@ class Stream:
         windows = self._segment.cut() + (self._segment.close() if close else [])
         for k, window in enumerate(windows):
             before = self._polarity.decided
-            if self._polarity.look(window.x, window.state, self.rules.geometry.hop) and (before or self._polarity.sign < 0):
+            if self._polarity.look(window.x, window.state, self.rules.geometry.hop, window.segment.start) and (
+                before or self._polarity.sign < 0
+            ):
                 way = (
                     "points down (an inverted sensor): the model sees it turned over"
                     if self._polarity.sign < 0
@@ -418,26 +424,36 @@ class Stream:
         if self._fs_from is None or chunk.index < self._fs_from[0] or abs(step) > CLOCK_STEP_S:
             self._fs_from = (chunk.index, chunk.t_ns)  # a clock that was set says nothing about the rate
         elapsed = (chunk.t_ns - self._fs_from[1]) / 1e9
-        if elapsed >= FS_SPAN_S:
-            self.fs_measured = (chunk.index - self._fs_from[0]) / elapsed
+        if elapsed >= (4.0 if self.fs_measured is None else FS_SPAN_S):
+            self._measured((chunk.index - self._fs_from[0]) / elapsed, chunk, chunk.t_ns / 1e9, "come", 0.01)
             self._fs_from = (chunk.index, chunk.t_ns)
-            if abs(self.fs_measured / self.rules.fs - 1) > 0.01:
-                self._event("fs_off", f"samples come at {self.fs_measured:.2f} Hz, not {self.rules.fs:g} Hz")
+
+    def _measured(self, fs: float, chunk: Chunk, now: float, how: str, off: float) -> None:
+        self.fs_measured = fs
+        by = abs(fs / self.rules.fs - 1)
+        if by > off and not 0 <= now - self.told_at < 60.0:
+            self.told_at = now
+            text = f"samples {how} at {fs:.2f} Hz, not {self.rules.fs:g} Hz"
+            if by > 0.02:
+                self._event("wrong_rate", f"{text}: heart rates are not told")
+            else:
+                self._event("fs_off", text)
+        self.rates_at.append((self._generation, chunk.index, abs(fs / self.rules.fs - 1) > 0.02))
 
     def _watch_arrival(self, chunk: Chunk, now: float) -> None:
-        """The same by the arrival of samples, for senders that say no time (JSON, raw): 5 %."""
+        """The same by the arrival of samples, for senders that say no time (JSON, raw)."""
         if not self.rules.clocked_by_arrival or chunk.t_ns:
             return
-        since, n = self._arrived
-        if since < 0 or now - self._last_arrival_s > CLOCK_STEP_S:
-            self._arrived = (now, 0)  # what comes with the first message was measured before
-        elif now - since >= FS_SPAN_S:
-            self.fs_measured = (n + len(chunk.samples)) / (now - since)
-            self._arrived = (now, 0)
-            if abs(self.fs_measured / self.rules.fs - 1) > 0.05:
-                self._event("fs_off", f"samples arrive at {self.fs_measured:.1f} Hz, not {self.rules.fs:g} Hz: is [in] fs right?")
+        since, n, longest = self._arrived
+        wait = now - self._last_arrival_s
+        if since < 0 or wait > max(CLOCK_STEP_S, 4 * longest if longest else 60.0):
+            self._arrived = (now, 0, 0.0)
         else:
-            self._arrived = (since, n + len(chunk.samples))
+            n, longest = n + len(chunk.samples), max(longest, wait)
+            self._arrived = (since, n, longest)
+            if now - since >= max(FS_SPAN_S, 80 * longest):
+                self._measured(n / (now - since), chunk, now, "arrive", 0.02)
+                self._arrived = (now, 0, longest)
         self._last_arrival_s = now
 
     # ---- out -----------------------------------------------------------------------------------------------------
@@ -584,6 +600,12 @@ class Stream:
         if chunks:
             flags[0] |= np.uint16(Flag.GAP)
         flags[confidence < self.rules.threshold] |= np.uint16(Flag.LOW_CONFIDENCE)
+        for k in range(len(flags)):
+            known = [
+                wrong for generation, at, wrong in self.rates_at if generation == self._publishing_generation and at <= index + k
+            ]
+            if known and known[-1]:
+                flags[k] |= np.uint16(Flag.WRONG_RATE)
         self._last_finite = float(values[-1])
         self._next_out = index + len(values)
         self.confidence = float(confidence.mean())
