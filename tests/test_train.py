@@ -754,7 +754,7 @@ def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Path) -> Path:
         ("dae --recordings short --fs 7", 2, "--fs 7: must be 20 to 1000 Hz"),
         ("dae --recordings short --fs 125", 65, "0 s of clean signal in 0 of 1 recordings"),
         ("dae --recordings one --fs 125", 65, "training needs clean signal of at least two recordings"),
-        ("dae --recordings rates --fs 125", 65, "rates/a.csv: --fs 125, but its times (time) says 50 Hz"),
+        ("dae --recordings rates --fs 125", 65, "rates/a.csv: --fs 125, but 50 Hz by its times (time)"),
         ("dae --recordings one --fs 125 --group (", 2, "--group '(': not a regular expression"),
         ("dae --recordings one --fs 125 --group p(1)", 2, "--group 'p(1)': not found in the file name 'a.txt'"),
         ("dae --synthetic --data empty", 2, "--synthetic: trains on nothing else"),

@@ -322,6 +322,8 @@ def _denoise_pipe(
         say(f"{lines.bad} of {lines.samples} lines were no number and kept their place as invalid samples")
     if live and lines.text:
         say(f"{lines.text} lines of text were dropped")
+    for text in lines.said if live else []:
+        say(text)
     for event in machine.events:
         say(event.text if live else offline.placed(event.text, found, rate, checkpoint.fs))
     if interrupted:

@@ -28,11 +28,14 @@ Int64 = NDArray[np.int64]
 
 LATE_S = 10.0  # a row may come so much later than one of a later time, s
 APART_S = 2.5  # between two stretches whose distance nobody knows
+LONGEST_S = 50 * 365 * 86_400.0
 HOLE_S = 30.0  # of a longer gap only so much is laid out as invalid samples
 LEAST_FS, MOST_FS = 2.0, 2000.0  # Hz: a unit by which a clock is slower or faster than that is not the unit meant
 SAME_RATE = 0.02  # two statements of a rate that differ by no more say the same
 
-CLOCK = re.compile(r"(?:(\d{1,3}):)?(\d{1,2}):(\d{1,2}(?:[.,:]\d+)?)\s*([AaPp][Mm])?")
+CLOCK = re.compile(r"(?:(\d{1,3}):)?(\d{1,2}):(\d{1,2}(?:[.,:]\d+)?)\s*(?:([AaPp])\.?[Mm]\.?)?")
+ISO = re.compile(r"\d{4}-\d\d-\d\d")
+DATE = re.compile(r"(\d{1,4})([./-])(\d{1,2})[./-](\d{1,4})[ T,]+(.+)")
 UNITS = {
     **dict.fromkeys(("s", "sec", "secs", "second", "seconds", "sekunden"), 1.0),
     **dict.fromkeys(("ms", "msec", "msecs", "millis", "millisecond", "milliseconds"), 1e-3),
@@ -45,7 +48,7 @@ UNITS = {
 SINCE_1970 = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3), (1e8, 1.0))  # from so much on, numbers are such units since 1970
 EXCEL_DAYS = (20_000.0, 80_000.0)  # 1954 to 2119
 DAY_S = 86_400.0
-WRAPS = (2.0**16, 2.0**24, 2.0**31, 2.0**32)  # of counters, in their own units
+WRAPS = (2.0**8, 2.0**12, 2.0**16, 2.0**24, 2.0**31, 2.0**32)  # of counters, in their own units; of clocks from 2**16 on
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,9 @@ class Form:
             return ()
         if self.kind == "clock":
             return (3600.0, DAY_S / 2, DAY_S)
-        return tuple(sorted({*(w * self.scale for w in WRAPS), *(() if self.counter else (DAY_S,))}))
+        if self.counter:
+            return WRAPS
+        return tuple(sorted({*(w * self.scale for w in WRAPS[2:]), DAY_S}))
 
 
 def numbers_of(texts: Sequence[str]) -> Float64:
@@ -152,19 +157,53 @@ def _time_of_day(text: str) -> float:
     seconds = re.sub("[,:]", ".", m[3])
     hours = int(m[1] or 0)
     if m[4]:
-        hours = hours % 12 + 12 * (m[4] in ("PM", "pm", "Pm"))
+        hours = hours % 12 + 12 * (m[4] in "Pp")
     return hours * 3600.0 + int(m[2]) * 60.0 + float(seconds)
 
 
 def _dates(texts: Sequence[str]) -> Float64:
     """Dates with a time of day, as seconds since 1970. A zone is taken off the time; without one it is read as UTC."""
-    bare = [text.strip().strip("'\"[]") for text in texts]
+    bare = [text.strip().strip("'\"[]").replace(",", ".") for text in texts]
+    parts = [DATE.fullmatch(text) for text in bare]
+    if bare and all(m is not None and len(m[1]) < 4 for m in parts):
+        return _day_or_month_first([m for m in parts if m is not None])
     try:
-        if not any(re.search(r"[Zz]|[+-]\d\d:?\d\d$", text) for text in (bare[0], bare[-1])):
+        if (
+            ISO.match(bare[0])
+            and ISO.match(bare[-1])
+            and not any(re.search(r"[Zz]|[+-]\d\d:?\d\d$", text) for text in (bare[0], bare[-1]))
+        ):
             return np.asarray(np.array(bare, "M8[ns]").astype(np.int64) / 1e9)
     except ValueError:
         pass
     return np.array([_date(text) for text in bare], np.float64)
+
+
+def _day_or_month_first(dates: list[re.Match[str]]) -> Float64:
+    """Dates like 06.05.2024 or 5/6/24, with a time of day. With dots the day is first. With slashes all rows are read alike: so that no month is above
+    12, and of two ways the one in which less time passes."""
+    clocks = np.array([_time_of_day(m[5]) for m in dates], np.float64)
+
+    def read(day: int, month: int) -> Float64:
+        known: dict[tuple[str, ...], float] = {}
+        days = np.empty(len(dates))
+        for k, m in enumerate(dates):
+            key = (m[1], m[3], m[4])
+            if key not in known:
+                year = int(m[4]) + (2000 if len(m[4]) < 3 else 0)
+                try:
+                    known[key] = datetime.datetime(year, int(m[month]), int(m[day]), tzinfo=datetime.UTC).timestamp()
+                except ValueError:
+                    known[key] = math.nan
+            days[k] = known[key]
+        return days + clocks
+
+    by_day, by_month = read(1, 3), read(3, 1)
+    if dates[0][2] == "." or not np.isfinite(by_month).all():
+        return by_day
+    if not np.isfinite(by_day).all():
+        return by_month
+    return by_day if np.ptp(by_day) < np.ptp(by_month) else by_month
 
 
 def _date(text: str) -> float:
@@ -224,13 +263,29 @@ def clock_of(t: Float64, x: Float64, form: Form | None = None, *, breaks: Sequen
         raise ClockError("is no time", int(np.argmin(there)))
     if not there.all():
         t = np.interp(np.arange(n), np.flatnonzero(there), t[there])
-    t, wraps = _unwrapped(t, form)
+    t, wraps = _unwrapped(_without_wild(t), form)
     if not (np.diff(t) > 0).any():
         raise ClockError("does not move")
+    if not form.counter and np.ptp(t) > LONGEST_S:
+        raise ClockError(f"spans {np.ptp(t) / DAY_S / 365:.3g} years", int(np.argmax(np.abs(t - np.median(t)))))
     order, starts, moved, repeats = _ordered(t, x, breaks)
     t = t[order]
     clock = _counted(t, starts) if form.counter else _timed(t, starts, fs)
     return clock._replace(order=order, moved=moved, repeats=repeats, wraps=wraps)
+
+
+def _without_wild(t: Float64) -> Float64:
+    """Stamps (n,) without single ones that are far from both their neighbours, which are near each other: they are taken from those."""
+    if len(t) < 5:
+        return t
+    around = t[2:] - t[:-2]
+    usual = float(np.median(np.abs(around)))
+    off = np.minimum(np.abs(t[1:-1] - t[:-2]), np.abs(t[2:] - t[1:-1]))
+    wild = np.flatnonzero((np.abs(around) < 4 * usual) & (off > max(LATE_S, 20 * usual))) + 1
+    if len(wild):
+        t = t.copy()
+        t[wild] = (t[wild - 1] + t[wild + 1]) / 2
+    return t
 
 
 def _unwrapped(t: Float64, form: Form) -> tuple[Float64, int]:
@@ -266,7 +321,7 @@ def _ordered(t: Float64, x: Float64, breaks: Sequence[int]) -> tuple[Int64, list
     falls = np.flatnonzero(steps < 0)
     cuts = {int(k) + 1 for k in falls[-steps[falls] > LATE_S]}
     cuts |= {b for b in breaks if 0 < b < n and t[b] <= t[b - 1]}
-    rate = rows_a_second(t)
+    rate = _rate_of_runs(t)
     bounds = [0, *sorted(cuts), n]
     for a, b in itertools.pairwise(bounds):
         cuts |= _overlaps(t[a:b], x[a:b], a, rate)
@@ -284,6 +339,18 @@ def _ordered(t: Float64, x: Float64, breaks: Sequence[int]) -> tuple[Int64, list
         starts.append(total)
         total += len(kept[-1])
     return np.concatenate(kept), starts, moved, repeats
+
+
+def _rate_of_runs(t: Float64) -> float:
+    """Rows a second between falls of the clock: where short recordings were joined, a longer span would count each second several times."""
+    bounds = np.concatenate([[0], np.flatnonzero(np.diff(t) < 0) + 1, [len(t)]])
+    size = np.diff(bounds)
+    long = size >= 100
+    if not long.any() or size[long].sum() < 0.5 * len(t):
+        return rows_a_second(t)
+    span = t[bounds[1:] - 1][long] - t[bounds[:-1]][long]
+    good = span > 1e-3
+    return float(np.median(np.repeat((size[long][good] - 1) / span[good], size[long][good]))) if good.any() else rows_a_second(t)
 
 
 def _overlaps(t: Float64, x: Float64, first: int, rate: float) -> set[int]:
@@ -316,7 +383,7 @@ def _repeated(t: Float64, x: Float64) -> NDArray[np.bool_]:
         return repeat
     tick = np.diff(t) == 0
     repeat[1:] = tick & _equal(x[1:], x[:-1])
-    coarse = tick.mean() > 0.2 and repeat.sum() < 0.9 * tick.sum()
+    coarse = tick.mean() > 0.02 and repeat.sum() < 0.9 * tick.sum()
     return np.zeros(len(t), np.bool_) if coarse else repeat
 
 
@@ -356,7 +423,7 @@ def _timed(t: Float64, starts: list[int], fs: float | None) -> Clock:
         own = _rate_of(part)
         if math.isfinite(own) and abs(own / fs - 1) > SAME_RATE and (b - a) / own > 3:
             raise ClockError(f"gives {own:.6g} Hz from here on, and {fs:.6g} Hz elsewhere", a)
-    if not LEAST_FS / 10 < fs < 1e5:
+    if not LEAST_FS / 10 < fs < 1e5 or np.ptp(t) * fs > 1e15:
         raise ClockError(f"gives {fs:.4g} samples a second")
     found = []
     for (a, _), part in zip(bounds, parts, strict=True):
@@ -394,13 +461,18 @@ def _groups(t: Float64) -> tuple[Int64, Float64] | None:
     rate = rows_a_second(t)
     same = steps < 0.25 / rate
     if same.mean() < 0.3:
-        return None
+        same = steps == 0
+        if same.mean() < 0.02:
+            return None
     first = np.concatenate([[0], np.flatnonzero(~same) + 1])
     return first, t[first]
 
 
 def _rate_of(t: Float64) -> float:
     """The rate of a sorted stretch (n,), Hz; NaN if it is too short."""
+    ticks = _ticks(t)
+    if ticks is not None:
+        return ticks[0]
     groups = _groups(t)
     if groups is not None:
         return _packets(t, *groups)[0] if len(groups[0]) > 3 else math.nan
@@ -409,6 +481,39 @@ def _rate_of(t: Float64) -> float:
     if len(moved) < 3:
         return math.nan
     return 1 / _usual(moved)[0]
+
+
+def _ticks(t: Float64, fs: float | None = None) -> tuple[float, Int64] | None:
+    """Of even samples under a clock that ticks more slowly than they come, or not much faster: the rate, and each row's place. None: it is no such
+    clock. Between gaps of several ticks each stamp is then less than a tick from where an even rate puts it."""
+    steps = np.diff(t)
+    moved = steps[steps > 0]
+    if len(moved) < 20 or not (0.02 < (steps == 0).mean() < 0.98 or moved.max() > 1.5 * moved.min()):
+        return None
+    tick = float(np.quantile(moved, 0.02))
+    if float(np.abs(np.rint(moved / tick) - moved / tick).max()) > 0.1:
+        return None
+    cuts = np.flatnonzero(steps > 3.5 * max(float(np.median(moved)), tick)) + 1
+    bounds = [0, *cuts.tolist(), len(t)]
+    rows = seconds = 0.0
+    fitted = []  # of each part, when its first and its last row were measured
+    for a, b in itertools.pairwise(bounds):
+        part = t[a:b]
+        if part[-1] - part[0] < 20 * tick:
+            return None
+        at = np.arange(b - a)
+        slope, start = np.polyfit(at, part, 1)
+        off = part - start - slope * at
+        if slope <= 0 or float(np.ptp(off)) > 1.1 * tick:
+            return None
+        rows, seconds = rows + (b - a), seconds + slope * (b - a)
+        fitted.append((start, start + slope * (b - a - 1)))
+    rate = fs or rows / seconds
+    places = np.ones(len(t), np.int64)
+    places[0] = 0
+    apart = [later[0] - earlier[1] for earlier, later in itertools.pairwise(fitted)]
+    places[cuts] = np.maximum(np.rint(np.array(apart) * rate).astype(np.int64), 2)
+    return rows / seconds, np.cumsum(places)
 
 
 def _usual(moved: Float64) -> tuple[float, float, bool]:
@@ -433,6 +538,11 @@ def _usual(moved: Float64) -> tuple[float, float, bool]:
 
 def _laid(t: Float64, fs: float) -> _Stretch:
     """Where the rows of a sorted stretch lie among even samples at `fs`."""
+    ticks = _ticks(t, fs)
+    if ticks is not None:
+        places = ticks[1]
+        steps = np.diff(places, prepend=-1)
+        return _Stretch(places, t[0] + places / fs, steps > 1, False, int((steps - 1).sum()))
     groups = _groups(t)
     if groups is not None and len(groups[0]) > 1:
         _, index = _packets(t, *groups, fs)

@@ -15,7 +15,7 @@ NO_VALUE = {"", "-", "null", "none", "na", "n/a"}  # in a cell: a sample that co
 BEGINS_LIKE_A_NUMBER = re.compile(r"\s*([-+.]|[0-9]|$|[\x00-\x1f\ufffd]|(nan|inf|null|none|na)\b)", re.IGNORECASE)
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 TIME_NAME = re.compile(
-    r"t|ts|ms|us|ns|s|sec|secs|seconds|millis|micros|minutes|zeit|date|datum|t_\w{1,2}|.*time.*|.*elapsed.*|.*zeit.*|.*timestamp.*"
+    r"t|ts|ms|us|ns|s|epoch|unix|clock|ticks?|rtc|temps|tiempo|hh:mm.*|.*stamp.*|sec|secs|seconds|millis|micros|minutes|zeit|date|datum|t_\w{1,2}|.*time.*|.*elapsed.*|.*zeit.*|.*timestamp.*"
     r"|\w{1,7}\W+(ms|us|ns|s|sec|min)\W?",
     re.IGNORECASE,
 )

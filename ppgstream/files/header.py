@@ -10,28 +10,41 @@ from ppgstream.errors import DataError
 from ppgstream.files.cells import SHOWN, is_comment
 
 KEY_LINE = re.compile(r"([A-Za-z][A-Za-z0-9 _-]{0,40})=\t")  # of LabChart
-AMOUNT = r"(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?(?:[eE][-+]?\d+)?)"
+AMOUNT = r"(\d{1,3}(?:[,' ]\d{3})+(?:\.\d+)?|\d+(?:[.,]\d+)?(?:[eE][-+]?\d+)?)"
+HZ = r"\s?(k?)(?:Hz|sps|samples\s?/\s?s(?:ec(?:ond)?)?|samples per second)\b"
 RATES = (
-    # "Sampling rate: 1,000 Hz", "samplingFrequency=250", "Sample Rate = 1 kHz"
-    (re.compile(rf"sampl[a-z]{{0,8}}[ _-]{{0,2}}(?:rate|freq[a-z]{{0,8}})[^0-9\n]{{0,16}}?{AMOUNT}\s{{0,2}}(k?)(?:Hz|sps)?", re.I), 1),
-    # "fs: 64", "Frequency (Hz), 128"
-    (re.compile(rf"(?:^|[^a-z])(?:fs|sps|frequency|samples per second)\s?(?:[(\[][^)\]]{{0,10}}[)\]])?\s?[:=,;\t ]\s{{0,2}}{AMOUNT}\s?(k?)", re.I), 1),
-    (re.compile(rf"{AMOUNT}\s{{0,2}}(k?)(?:Hz|sps|samples\s?/\s?s(?:ec(?:ond)?)?|samples per second)\b", re.I), 1),
-    # "5 msec/sample", "Interval=0.01 s", "sampling interval: 8 ms"
+    # "Sampling rate: 1,000 Hz", "Sample Rate = 1 kHz", "sampling rate of channel 2: 100 Hz", "samplingFrequency=250"
+    (re.compile(rf"sampl[^\n]{{0,40}}?(?<![\d.,]){AMOUNT}{HZ}", re.I), 1),
+    (re.compile(rf"sampl[a-z]{{0,8}}[ _:-]{{0,2}}(?:rate|freq[a-z.]{{0,8}})[^0-9\n]{{0,16}}?{AMOUNT}\s?(k?)", re.I), 1),
+    # "fs: 64", "SR=200", "Frequency (Hz), 128"
+    (re.compile(rf"(?:^|[^a-z])(?:fs|sr|sps|rate|frequency|samples per second)\s?(?:[(\[][^)\]]{{0,10}}[)\]])?\s?[:=,;\t ]\s?{AMOUNT}\s?(k?)", re.I), 1),
+    (re.compile(rf"(?<![\d.,]){AMOUNT}{HZ}", re.I), 1),
+    # "5 msec/sample", "Interval=0.01 s", "sampling interval: 8 ms", "sampling interval [ms] = 10", "10 ms sampling interval", "dt = 0.01"
     (re.compile(rf"{AMOUNT}\s{{0,2}}(m|u|µ|n|)s(?:ec(?:ond)?s?)?\s?(?:/|per)\s?sample", re.I), -1),
-    (re.compile(rf"(?:sampl[a-z]{{0,8}}[ _-]{{0,2}})?(?:interval|period)[^0-9\n]{{0,16}}?{AMOUNT}\s{{0,2}}(m|u|µ|n|)s", re.I), -1),
+    (re.compile(rf"(?:sampl[a-z]{{0,8}}[ _-]?(?:interval|period)|^interval)[^0-9\n(\[]{{0,8}}?{AMOUNT}\s{{0,2}}(m|u|µ|n|)s", re.I), -1),
+    (re.compile(rf"(?:sampl[a-z]{{0,8}}[ _-]?(?:interval|period))\s?[(\[]()(?:(m|u|µ|n|)s)[)\]]\s?[:=]?\s?{AMOUNT}", re.I), -2),
+    (re.compile(rf"{AMOUNT}\s{{0,2}}(m|u|µ|n|)s(?:ec)?\s(?:sampl[a-z]{{0,8}})[ _-]?(?:interval|period)", re.I), -1),
+    (re.compile(rf"(?:^|[^a-z])dt\s?()=\s?()?{AMOUNT}", re.I), -2),
 )  # fmt: skip
+OTHERS = re.compile(
+    r"filter|cut.?off|pass\b|notch|mains|\bline\b|\bled\b|pwm|bandwidth|modulat|heart|pulse rate|\bRR\b|resp", re.I
+)  # other frequencies
 PREFIX = {"": 1.0, "k": 1e3, "m": 1e-3, "u": 1e-6, "µ": 1e-6, "n": 1e-9}
 
 
 def stated_rate(text: str) -> float | None:
     """The sampling rate that a line of a header states, Hz."""
     text = text[:2000]
+    if OTHERS.search(text) and not re.search("sampl", text, re.IGNORECASE):
+        return None
     for pattern, power in RATES:
         if (m := pattern.search(text)) is not None:
-            amount = float(m[1].replace(",", "")) * PREFIX[m[2].lower()]
+            number_, prefix = (m[1], m[2]) if power > -2 else (m[3], m[2] or "")
+            if re.fullmatch(r"\d{1,3}([,' ]\d{3})+(\.\d+)?", number_) and not number_.startswith("0"):
+                number_ = re.sub("[,' ]", "", number_)
+            amount = float(number_.replace(",", ".")) * PREFIX[prefix.lower()]
             if amount > 0:
-                return amount**power
+                return amount if power > 0 else 1 / amount
     return None
 
 
@@ -47,7 +60,7 @@ class Header:
         text = line.strip().lstrip("#%/ ")
         if text.startswith("{") and self._device(text):
             return
-        if (fs := stated_rate(text)) is not None:
+        if (fs := stated_rate(text)) is not None and (fs, text[:SHOWN]) not in self.rates:
             self.rates.append((fs, text[:SHOWN]))
 
     def _device(self, text: str) -> bool:

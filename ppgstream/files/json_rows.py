@@ -67,7 +67,7 @@ _NONE = object()
 
 def parsed(text: str) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text.strip().rstrip(","))
     except (ValueError, RecursionError):
         return _NONE
 
@@ -86,6 +86,14 @@ def _json_whole(where: str, whole: Any, header: Header) -> tuple[Header, list[st
                 ]
         columns = {k: list(v.values()) if isinstance(v, dict) else v for k, v in whole.items() if isinstance(v, list | dict)}
         columns = {k: v for k, v in columns.items() if len(v) > 3}
+        if not columns:  # one level further down
+            columns = {
+                k: v
+                for inner in whole.values()
+                if isinstance(inner, dict)
+                for k, v in inner.items()
+                if isinstance(v, list) and len(v) > 3
+            }
         if not columns:
             raise DataError(
                 f"{where}: JSON without an array of samples: its keys are {', '.join(map(repr, list(whole)[:8])):.100}"

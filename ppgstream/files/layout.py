@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.core.stamps import Form, form_of, stated_unit
+from ppgstream.core.stamps import MOST_FS, Form, form_of, rows_a_second, stated_unit
 from ppgstream.errors import UsageError
 from ppgstream.files.cells import (
     ARROW,
@@ -194,8 +194,12 @@ def _delimiter(where: str, header: Header, lines: list[tuple[int, str]], table: 
 
 
 def _decimal_comma(lines: Iterable[str], delimiter: str) -> bool:
-    cells = [cell for line in lines for cell in cells_of(line, delimiter) if cell[:1].isdigit() or cell[:1] in "-+"]
-    return bool(cells) and sum(bool(DECIMAL_COMMA.fullmatch(cell)) for cell in cells) > 0.5 * len(cells)
+    columns: dict[int, list[str]] = {}
+    for line in lines:
+        for k, cell in enumerate(cells_of(line, delimiter)):
+            if cell[:1].isdigit() or cell[:1] in "-+":
+                columns.setdefault(k, []).append(cell)
+    return any(sum(bool(DECIMAL_COMMA.fullmatch(cell)) for cell in cells) > 0.8 * len(cells) for cells in columns.values())
 
 
 def _one_decimal_column(lines: list[str]) -> bool:
@@ -251,16 +255,17 @@ def clock_column(rows: Rows, data: list[list[str]], units: list[str]) -> tuple[i
     counters = [k for k in places if k < len(names) and COUNTER_NAME.fullmatch(names[k].strip())]
     if tuple(names[:5]) == OWN:
         times, counters = [OWN.index("t_ns")], [OWN.index("index")]
-    if not names:
-        times = places  # nobody said what they are
+    unnamed = not times and tuple(names[:5]) != OWN
+    if unnamed:
+        times = [k for k in places if k not in counters]  # nobody said what they are
     best: tuple[float, int, Form] | None = None
     for k in times:
         texts = [row[k] if k < len(row) else "" for row in data]
         form = form_of(texts, names[k] if k < len(names) else "", units[k] if k < len(units) else "")
-        if form is None and (not names or (counters and tuple(names[:5]) == OWN)):
+        if form is None and (unnamed or (counters and tuple(names[:5]) == OWN)):
             continue
         uneven = 2.0 if form is None else _uneven(form.seconds(texts))
-        if not names and (form is None or uneven > 0.2 or form.counter):
+        if unnamed and (form is None or uneven > 0.2 or form.counter or not 5 < rows_a_second(form.seconds(texts)) < MOST_FS):
             continue
         if best is None or uneven < best[0] - 1e-3:
             best = (uneven, k, form or Form())
@@ -282,6 +287,8 @@ def _uneven(t: Float64) -> float:
     usual = np.median(steps[steps > 0])
     if (steps < 0).mean() > 0.4:
         return 1.5
+    if (steps < 0).mean() > 0.01:
+        return 1.2  # the fraction of a second in a column of its own, perhaps
     return float((np.abs(steps - usual) > 0.5 * usual).mean())
 
 

@@ -16,6 +16,7 @@ from ppgstream.files.layout import LineReader, rows_of
 from ppgstream.files.recording import text_of
 from ppgstream.wire.message import EMPTY, Chunk, Kind
 
+LATE_S = 2.0  # a row may come so much later than one of a later time, s
 HEAD_LINES = 250  # of a pipe, by which it is known how its lines are samples
 
 
@@ -36,7 +37,7 @@ class LineFilter:
 
     def __init__(self, engine: Engine, reader: LineReader, *, strict: bool = False, dtype: str = "f4") -> None:
         self.engine, self.reader, self.strict, self.dtype = engine, reader, strict, dtype
-        self.bad = self.text = self.lines = self.index = self.valid = self.samples = self.session = self.gaps = 0
+        self.bad = self.text = self.lines = self.index = self.valid = self.samples = self.session = self.gaps = self.late = 0
         self._last: float | None = None
         self._shown = ""
 
@@ -90,8 +91,24 @@ class LineFilter:
         last, self._last = self._last, t if np.isfinite(t) else self._last
         if last is None or not np.isfinite(t):
             return 0
-        step = (t - last) * self.engine.rules.stream.fs
+        form = self.reader.form
+        if t < last:  # a wrap goes on
+            t += next((w for w in form.wraps if 0 < t + w - last < (1000 if form.counter else 1.0)), 0.0)
+        step = (t - last) * (1 if form.counter else self.engine.rules.stream.fs)
+        if -LATE_S * self.engine.rules.stream.fs < step < 0:
+            self.late, self._last = self.late + 1, last
+            return 0
         return -1 if step < 0 else round(step) - 1 if step > 1.75 else 0
+
+    @property
+    def said(self) -> list[str]:
+        """What came of the pipe's clock, for a person."""
+        found = [f"{self.gaps:,} gap{'s' * (self.gaps > 1)} by the clock"] if self.gaps else []
+        found += [f"the clock began anew {self.session:,} time{'s' * (self.session > 1)}"] if self.session else []
+        found += (
+            [f"{self.late:,} rows came late and were taken in their places: a file is sorted, a pipe is not"] if self.late else []
+        )
+        return found
 
     def _send(self, values: list[float]) -> list[Chunk]:
         if not values:

@@ -72,11 +72,11 @@ class Recording(NamedTuple):
         if asked is not None:
             for fs, said in sane:
                 if abs(asked / fs - 1) > RATE_TOLERANCE:
-                    raise DataError(f"{path}: --fs {asked:g}, but {said} says {fs:.6g} Hz; --trust-fs takes --fs all the same")
+                    raise DataError(f"{path}: --fs {asked:g}, but {fs:.6g} Hz by {said}; --trust-fs takes --fs all the same")
             return sane[0][0] if sane else asked
         for (fs, said), (other, told) in itertools.pairwise(sane):
             if abs(fs / other - 1) > RATE_TOLERANCE:
-                raise DataError(f"{path}: {said} says {fs:.6g} Hz, and {told} says {other:.6g} Hz: say --fs HZ --trust-fs")
+                raise DataError(f"{path}: {fs:.6g} Hz by {said}, and {other:.6g} Hz by {told}: say --fs HZ --trust-fs")
         if sane:
             fs, said = sane[0]
         elif witnesses:

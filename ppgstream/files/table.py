@@ -40,7 +40,7 @@ from ppgstream.files.cells import (
     key_pattern,
     number,
 )
-from ppgstream.files.header import KEY_LINE, Header, is_header
+from ppgstream.files.header import KEY_LINE, Header, is_header, stated_rate
 from ppgstream.files.json_rows import json_of_lines
 from ppgstream.files.layout import Rows, chosen_column, clock_column, is_time, rows_of
 
@@ -110,16 +110,17 @@ class Found:
 
     def marks(self, texts: Sequence[str], first: int) -> None:
         """Count values that may carry marks of thousands."""
-        if self.other or "." not in "".join(texts[:2000]) + "".join(texts[-2000:]):
-            self.whole += len(texts)
+        if self.other:
             return
+        if "." not in "".join(texts):
+            texts = texts[:: max(len(texts) // 500, 1)]  # so many tell how whole numbers are written
         for k, text in enumerate(texts):
             if DOTTED.fullmatch(text):
                 self.dotted += 1
                 self.first_dotted = self.first_dotted or f"line {first + k}: {text}"
-            elif text.isdigit() and len(text) <= 3:
+            elif text.lstrip("+-").isdigit() and len(text.lstrip("+-")) <= 3:
                 self.whole += 1
-            else:
+            elif text.strip().lower() not in NO_VALUE | {"nan"}:
                 self.other += 1
 
 
@@ -184,11 +185,16 @@ def tables(
         if found.n >= at_once:
             yield table_of(found, header, rows)
             found.hand_on()
-    if found.dotted and found.whole and not found.other and found.dotted + found.whole == found.n + found.before:
+    refuse_marks(where, found)
+    yield table_of(found, header, rows)
+
+
+def refuse_marks(where: str, found: Found) -> None:
+    """Raises DataError where values below 1000 are whole and values above have a dot before the last three digits."""
+    if found.dotted and found.whole and not found.other:
         raise DataError(
             f"{where}: {found.first_dotted}: a mark of thousands, or a decimal point? Other values are whole numbers below 1000: write all alike"
         )
-    yield table_of(found, header, rows)
 
 
 def _first_lines(blocks: Iterable[list[str]]) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
@@ -276,6 +282,9 @@ def _values(found: Found, lines: list[tuple[int, str]], rows: Rows, header: Head
         if rows.heads and text.strip() in rows.heads[0]:
             if found.n + found.before + len(texts):
                 found.breaks.append(found.n + len(texts))
+            continue
+        if not is_number(text) and header is not None and not found.n + found.before and not texts and stated_rate(text):
+            header.take(text)
             continue
         if not is_number(text) and is_text(text):
             if header is not None and not found.n + found.before and not texts:
@@ -377,6 +386,8 @@ def _by_key(where: str, header: Header, body: list[tuple[int, str]], rest: Itera
         shown = next((line for _, line in body if line.strip()), "")
         raise UsageError(f"{where}: no line has {key!r:.60} followed by a number: one is {shown[:80]!r}")
     form = form_of(stamps) if arrow or timed is not None else None
+    found.marks(texts, at[0])
+    refuse_marks(where, found)
     found.add(numbers_of(texts), None if form is None else form.seconds(stamps), np.array(at, np.int64))
     return table_of(found, header, Rows(names=[key], form=form))
 
@@ -451,6 +462,8 @@ def from_rows(
         how.time_at, how.form = clock_column(how, data[:LOOKED_AT], [])
     found = Found(where)
     texts = [row[how.at] if how.at < len(row) else "" for row in data]
+    found.marks(texts, 1)
+    refuse_marks(where, found)
     for (at, _), text in zip(rows, texts, strict=True):
         if not is_number(text) and text.lower() not in NO_VALUE:
             found.spoilt(at, text)

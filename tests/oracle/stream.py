@@ -149,6 +149,7 @@ class Stream:
         )  # a sensor's session, and the one it goes on under since its counter restarted
         self._last_arrival_s = 0.0
         self._arrived = (-1.0, 0, 0.0)  # when the measuring of the rate by arrival began, samples since, and the longest wait
+        self.told_at = -math.inf
         self.rates_at: list[
             tuple[int, int, bool]
         ] = []  # what was measured: generation, index, whether it is off by more than 2 %
