@@ -21,7 +21,7 @@ from ppgstream.core.denoiser import Batch
 from ppgstream.errors import CheckpointError
 from ppgstream.model import folder, imported, networks, onnx_runtime, runtime
 from ppgstream.model.architecture import DEFAULT_SIZES, Architecture
-from ppgstream.model.checkpoint import GRAPH, MANIFEST, SHIPPED, WEIGHTS, Checkpoint, shipped
+from ppgstream.model.checkpoint import GRAPH, MANIFEST, WEIGHTS, Checkpoint, shipped
 from ppgstream.model.networks import build
 from ppgstream.model.restore import restore
 from ppgstream.model.tensorflow_runtime import import_keras
@@ -435,4 +435,3 @@ def test_the_shipped_checkpoints_have_their_graphs() -> None:
     for name in shipped():
         checkpoint = restore(Path(name))
         assert (checkpoint.graph is None) == (checkpoint.arch.family == "lmmse")
-    assert sum(file.stat().st_size for file in SHIPPED.rglob("*") if file.is_file()) < 5e6

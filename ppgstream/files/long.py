@@ -46,7 +46,10 @@ class Part(NamedTuple):
 
 def is_long(path: Path) -> bool:
     """Whether a file is taken in parts."""
-    if path.suffix in (".npy", ".npz") or not path.is_file():
+    try:
+        if path.suffix in (".npy", ".npz") or not path.is_file():
+            return False
+    except OSError:  # what cannot be opened is told where it is opened
         return False
     return path.stat().st_size > (LONG_PACKED if path.suffix in (".gz", ".zip") else LONG)
 
