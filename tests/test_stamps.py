@@ -746,3 +746,10 @@ def test_a_rate_in_a_first_line_without_a_mark(tmp_path: Path) -> None:
 def test_json_one_level_further_down(tmp_path: Path) -> None:
     found = read(tmp_path, json.dumps({"meta": {"sampling_rate": 50}, "data": {"ppg": values().tolist()}}), "in.json")
     assert (found.rate("x"), found.samples.tolist()) == (50.0, values().tolist())
+
+
+@law
+@given(rates, st.lists(st.integers(50, 2900), min_size=1, max_size=12, unique=True))
+def test_single_lost_rows_are_gaps_and_no_coarse_clock(fs: float, lost: list[int]) -> None:
+    rows = np.setdiff1d(np.arange(3000), lost)
+    lies_where_it_should(np.round(rows / fs, 3), rows, fs)

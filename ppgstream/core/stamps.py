@@ -504,7 +504,7 @@ def _ticks(t: Float64, fs: float | None = None) -> tuple[float, Int64] | None:
         at = np.arange(b - a)
         slope, start = np.polyfit(at, part, 1)
         off = part - start - slope * at
-        if slope <= 0 or float(np.ptp(off)) > 1.1 * tick:
+        if slope <= 0 or float(np.ptp(off)) > 1.1 * tick or not _regular(np.rint(np.diff(part) / tick)):
             return None
         rows, seconds = rows + (b - a), seconds + slope * (b - a)
         fitted.append((start, start + slope * (b - a - 1)))
@@ -514,6 +514,14 @@ def _ticks(t: Float64, fs: float | None = None) -> tuple[float, Int64] | None:
     apart = [later[0] - earlier[1] for earlier, later in itertools.pairwise(fitted)]
     places[cuts] = np.maximum(np.rint(np.array(apart) * rate).astype(np.int64), 2)
     return rows / seconds, np.cumsum(places)
+
+
+def _regular(ticks: Float64) -> bool:
+    """Whether steps of other than the usual number of ticks come at even distances, as they do under a clock that is too coarse; losses do not."""
+    values, counts = np.unique(ticks, return_counts=True)
+    odd = np.flatnonzero(ticks != values[int(counts.argmax())])
+    apart = np.diff(odd)
+    return len(apart) >= 5 and float(np.ptp(apart)) <= 2 + 0.1 * float(np.median(apart))
 
 
 def _usual(moved: Float64) -> tuple[float, float, bool]:

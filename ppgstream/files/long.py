@@ -198,7 +198,7 @@ class _Output:
 
     def __init__(self, fs: float, keep: tuple[int, int]) -> None:
         self.fs, self.keep = fs, keep
-        self.done: list[tuple[NDArray[Any], ...]] = []  # wave, confidence, flags
+        self.done: tuple[list[NDArray[Any]], ...] = ([], [], [])  # wave, confidence, flags
         self.beats: list[Float64] = [np.zeros((4, 0))]  # row, interval, error, confidence
         self.rates: list[Float64] = [np.zeros((3, 0))]  # second, bpm, confidence
         self.raw: list[Float64] = []  # the rows `keep`, as they came
@@ -262,7 +262,8 @@ class _Output:
         columns = tuple(np.concatenate(one) for one in zip(*self._out, strict=True))
         known = int(np.searchsorted(self._rows, self.end))
         take = self._rows[self._given : known] - self._at
-        self.done.append(tuple(column[take] for column in columns))
+        for column, done in zip(columns, self.done, strict=True):
+            done.append(column[take])
         at = int(self._rows[known]) if known < len(self._rows) else self.end
         self._out = [tuple(column[at - self._at :] for column in columns)]
         self._at, old = at, max(known - 10_000, 0)
@@ -290,8 +291,10 @@ def denoise(
         _as_a_stream(source, engine, out, say)
     else:
         _block_by_block(source, engine, out, say)
-    columns = [np.concatenate(one) for one in zip(*out.done, strict=True)]
-    out.done.clear()
+    columns = []
+    for done in out.done:  # one after the other: so only one is there twice
+        columns.append(np.concatenate(done))
+        done.clear()
     row, *beats = np.concatenate(out.beats, axis=1)
     rates = np.concatenate(out.rates, axis=1)
     rates = rates[:, np.append(np.diff(rates[0]) > 0, True)[: rates.shape[1]]]  # the last word on each time
@@ -302,7 +305,9 @@ def denoise(
         times = np.arange(out.n) / fs
         for first, t in out.uneven:
             times[first : first + len(t)] = t
-    result = Denoised(columns[0].astype(dtype), columns[1], columns[2], [pulse] if engine.rules.stream.rate is not None else [])
+    result = Denoised(
+        columns[0].astype(dtype, copy=False), columns[1], columns[2], [pulse] if engine.rules.stream.rate is not None else []
+    )
     return LongDenoised(result, times, out.starts, np.concatenate(out.raw))
 
 

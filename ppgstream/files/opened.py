@@ -45,7 +45,7 @@ MOST_UNPACKED = 2_000_000_000  # bytes
 HEAD = 4096  # bytes, by which text is told from anything else
 MOST_PIPED = 500_000_000  # bytes that a pipe or a device may bring; a file's size is its owner's business
 MAX_LINE = 65_536  # bytes; without a newline in sight these are no lines, and not to be collected without bound
-BLOCK = 1 << 20  # bytes that are read at once
+BLOCK = 1 << 18  # bytes that are read at once
 
 
 def lines_in(path: Path, seen: Callable[[int], object] = lambda _: None) -> Iterator[list[str]]:

@@ -161,6 +161,7 @@ def tables(
         yield table_of(found, header, Rows())
         return
     rows = rows_of(where, header, body, column=column, table=table, clocked=clocked)
+    del body
     found = Found(where)
     own = tuple(rows.names[:5]) == OWN
     streams: set[str] = set()
