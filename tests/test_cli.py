@@ -606,6 +606,12 @@ def tapping(live: Live, start: Callable[..., Running], cwd: Path, *args: object)
     return tap
 
 
+def replayed(live: Live, name: str, speed: str, *options: str) -> list[str]:
+    """The arguments that replay a file of 125 Hz to a daemon."""
+    to = ["--to", live.endpoints["in"], "--status", live.endpoints["status"]]
+    return ["replay", name, "--fs", "125", "--speed", speed, *options, *to]
+
+
 def test_what_is_replayed_and_tapped_is_what_denoise_makes_of_the_file(
     live: Live, start: Callable[..., Running], tmp_path: Path
 ) -> None:
@@ -614,16 +620,7 @@ def test_what_is_replayed_and_tapped_is_what_denoise_makes_of_the_file(
     tap = tapping(live, start, tmp_path, "--stream", "pulse", "--format", "values", "--until-end")
     sent = ppgstream(
         tmp_path,
-        "replay",
-        "pulse.npy",
-        "--fs",
-        "125",
-        "--speed",
-        "max",
-        "--to",
-        live.endpoints["in"],
-        "--status",
-        live.endpoints["status"],
+        *replayed(live, "pulse.npy", "max"),
     )
     assert (sent.returncode, sent.stdout) == (0, "")
     told = sent.stderr.splitlines()
@@ -646,17 +643,7 @@ def test_seeded_faults_are_accounted_for_by_daemon_and_tap(live: Live, start: Ca
     faults = ["--drop", "0.05", "--dup", "0.05", "--reorder", "0.05", "--outage", "40:3.2", "--seed", "7"]
     sent = ppgstream(
         tmp_path,
-        "replay",
-        "faulty.npy",
-        "--fs",
-        "125",
-        "--speed",
-        "max",
-        *faults,
-        "--to",
-        live.endpoints["in"],
-        "--status",
-        live.endpoints["status"],
+        *replayed(live, "faulty.npy", "max", *faults),
     )
     assert sent.returncode == 0
     words = sent.stderr.replace(",", "").split()
@@ -712,18 +699,7 @@ def test_monitor_tells_the_documented_fields(live: Live, tmp_path: Path) -> None
     assert (
         ppgstream(
             tmp_path,
-            "replay",
-            "seen.npy",
-            "--fs",
-            "125",
-            "--speed",
-            "max",
-            "--copies",
-            "3",
-            "--to",
-            live.endpoints["in"],
-            "--status",
-            live.endpoints["status"],
+            *replayed(live, "seen.npy", "max", "--copies", "3"),
         ).returncode
         == 0
     )
@@ -793,16 +769,7 @@ def test_a_reader_that_leaves_ends_the_tap_quietly(live: Live, start: Callable[.
             assert process.stdout.readline().decode() == f"{CSV_HEAD}\n"
             process.stdout.close()
             start(
-                "replay",
-                "long.npy",
-                "--fs",
-                "125",
-                "--speed",
-                "max",
-                "--to",
-                live.endpoints["in"],
-                "--status",
-                live.endpoints["status"],
+                *replayed(live, "long.npy", "max"),
             )
             assert process.wait(PATIENCE_S) == 141
             assert process.stderr.read() == b""
@@ -821,19 +788,7 @@ def test_a_replay_that_is_terminated_ends_its_streams(live: Live, start: Callabl
     np.save(tmp_path / "loop.npy", wave(1000))
     tap = tapping(live, start, tmp_path, "--format", "ndjson", "--until-end")
     replay = start(
-        "replay",
-        "loop.npy",
-        "--fs",
-        "125",
-        "--loop",
-        "--copies",
-        "3",
-        "--speed",
-        "20",
-        "--to",
-        live.endpoints["in"],
-        "--status",
-        live.endpoints["status"],
+        *replayed(live, "loop.npy", "20", "--loop", "--copies", "3"),
     )
     until(lambda: len(tap.out) > 2000, "samples beyond the first time through")
     replay.signal(signal.SIGTERM)
@@ -875,19 +830,7 @@ def test_a_terminated_daemon_drains_ends_every_stream_and_leaves_with_its_ledger
     np.save(tmp_path / "flow.npy", wave(1000))
     tap = tapping(own, start, tmp_path, "--format", "ndjson", "--until-end")
     start(
-        "replay",
-        "flow.npy",
-        "--fs",
-        "125",
-        "--loop",
-        "--copies",
-        "4",
-        "--speed",
-        "20",
-        "--to",
-        own.endpoints["in"],
-        "--status",
-        own.endpoints["status"],
+        *replayed(own, "flow.npy", "20", "--loop", "--copies", "4"),
     )
     until(lambda: len({json.loads(line)["stream"] for line in list(tap.out)}) == 4, "samples of all four")
     own.running.signal(signal.SIGTERM)
@@ -910,16 +853,7 @@ def test_an_interrupted_daemon_drains_and_says_so_by_its_exit_code(own: Live, tm
     assert (
         ppgstream(
             tmp_path,
-            "replay",
-            "some.npy",
-            "--fs",
-            "125",
-            "--speed",
-            "max",
-            "--to",
-            own.endpoints["in"],
-            "--status",
-            own.endpoints["status"],
+            *replayed(own, "some.npy", "max"),
         ).returncode
         == 0
     )

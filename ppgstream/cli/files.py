@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -155,7 +156,7 @@ def denoise(
     part = slice(int(start * rate), int((start + (plot_seconds or 8.0)) * rate))
     dtype = "f4" if suffix == ".npy" else settings.out.dtype
     if work is not None:
-        say(f"{found.understood(source, rate).split(',')[0]}, a long recording: read in parts")
+        say(f"{found.named(source, rate)}, a long recording: read in parts")
         result, clock, raw = work.denoise(
             machine, fs=rate, dtype=dtype, keep=(part.start, part.stop) if plot else (0, 0), strict=strict
         )
@@ -187,7 +188,7 @@ def denoise(
         )
         if len(raw) < 2:
             raise UsageError(f"--plot-from {start:g}: the recording is {of_all / rate:g} s long")
-        title = found.understood(source, rate).split(",")[0]
+        title = found.named(source, rate)
         recording.write_whole(
             plot,
             plots.before_after(
@@ -292,10 +293,7 @@ def _denoise_pipe(
     except OSError as error:
         raise OutputError(f"{output}: cannot write: {error.strerror}") from error
     live = abs(rate / checkpoint.fs - 1) < SAME_CLOCK and not uneven
-    say(
-        found.understood("stdin", rate).split(",")[0]
-        + ("" if live else ": the pipe is read to its end before anything is written")
-    )
+    say(found.named("stdin", rate) + ("" if live else ": the pipe is read to its end before anything is written"))
     if live:
         reader = pipe.line_reader("stdin", head, column=column, key=key, clocked=not trusted)
         lines = pipe.LineFilter(machine, reader, strict=strict, dtype=dtype)
@@ -325,7 +323,8 @@ def _denoise_pipe(
     for text in lines.said if live else []:
         say(text)
     for event in machine.events:
-        say(event.text if live else offline.placed(event.text, found, rate, checkpoint.fs))
+        said = re.sub(r"index (\d+)", lambda m: f"{int(m[1]) / rate:.2f} s", event.text.removeprefix("stdin: "))
+        say(said if live else offline.placed(event.text, found, rate, checkpoint.fs))
     if interrupted:
         raise typer.Exit(EX_SIGINT)
     if live and not lines.valid:

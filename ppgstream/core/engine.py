@@ -333,7 +333,7 @@ class Engine:
             for one in self._due:
                 known = self.streams.get(one.chunk.stream)
                 if one.chunk.beats is not None and known is not None:
-                    if known.is_wrong(one.index - 1):
+                    if known.wrong_rate(one.index - 1, 1)[0]:
                         one.chunk.beats = untimed(one.chunk.beats)
                     known.beats = one.chunk.beats
                 if not math.isnan(one.disagrees) and one.chunk.beats is not None:

@@ -469,9 +469,7 @@ class Stream:
                 self._run = []
         self._segment.append(part.x, part.state, Flag.INTERFERENCE if part.line_hz else 0)
         if part.line_hz and not self._line_hz:
-            text = (
-                f"{self.name}: a steady line at {part.line_hz:.2f} Hz from index {self._judged} on: no pulse makes it (a lamp?)"
-            )
+            text = f"a steady line at {part.line_hz:.2f} Hz from index {self._judged} on: no pulse makes it (a lamp?)"
             self._event("interference", text)
         self._line_hz = part.line_hz
         return windows
@@ -532,12 +530,12 @@ class Stream:
             text = f"samples {how} at {fs:.2f} Hz, not {self.rules.fs:g} Hz"
             self._event(*(("wrong_rate", f"{text}: heart rates are not told") if wrong else ("fs_off", text)))
 
-    def is_wrong(self, index: int) -> bool:
-        """Whether the sample `index` of the session that is being published came at another rate than the declared one."""
-        found = False
+    def wrong_rate(self, index: int, n: int) -> NDArray[np.bool_]:
+        """(n,): whether samples from `index` on, of the session that is being published, came at another rate than the declared one."""
+        found = np.zeros(n, np.bool_)
         for generation, since, wrong in self._wrong:
-            if generation == self._publishing_generation and since <= index:
-                found = wrong
+            if generation == self._publishing_generation:
+                found[max(since - index, 0) :] = wrong
         return found
 
     def _watch_arrival(self, chunk: Chunk, now: float) -> None:
@@ -718,7 +716,7 @@ class Stream:
             chunks = self._stop_following(chunks[0].missing / self.rules.fs) + chunks
         answer = values
         if self._wrong:
-            flags[[self.is_wrong(index + k) for k in range(len(flags))]] |= np.uint16(Flag.WRONG_RATE)
+            flags[self.wrong_rate(index, len(flags))] |= np.uint16(Flag.WRONG_RATE)
         low = confidence < self.rules.threshold
         if np.count_nonzero(low):
             flags[low] |= np.uint16(Flag.LOW_CONFIDENCE)

@@ -10,7 +10,6 @@ from ppgstream.wire.message import Flag
 
 SHOWN = 40  # characters of a bad line that are shown
 LOOKED_AT = 3000  # lines by which a table's form is recognised
-PIECE = 20_000  # lines that are read at once
 NO_VALUE = {"", "-", "null", "none", "na", "n/a"}  # in a cell: a sample that could not be measured
 BEGINS_LIKE_A_NUMBER = re.compile(r"\s*([-+.]|[0-9]|$|[\x00-\x1f\ufffd]|(nan|inf|null|none|na)\b)", re.IGNORECASE)
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"

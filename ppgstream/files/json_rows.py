@@ -18,16 +18,16 @@ RATE_KEYS = re.compile(
 )
 
 
-class _Json(NamedTuple):
+class JsonRows(NamedTuple):
+    """What JSON holds as a table's rows. rows: the number of each row's line, and its cells; own: an output of ours."""
+
+    header: Header
     names: list[str]
     rows: list[tuple[int, list[str]]]
-    header: Header
     own: bool = False
 
 
-def json_of_lines(
-    where: str, head: list[str], rest: Iterator[tuple[int, list[str]]], stream: str | None
-) -> tuple[Header, list[str], list[tuple[int, list[str]]], bool] | None:
+def json_of_lines(where: str, head: list[str], rest: Iterator[tuple[int, list[str]]], stream: str | None) -> JsonRows | None:
     """A file of JSON as rows of cells with names; None if it is none."""
     start = next((line.strip() for line in head if line.strip()), "")
     if not start.startswith(("{", "[")):
@@ -72,7 +72,7 @@ def parsed(text: str) -> Any:
         return _NONE
 
 
-def _json_whole(where: str, whole: Any, header: Header) -> tuple[Header, list[str], list[tuple[int, list[str]]], bool]:
+def _json_whole(where: str, whole: Any, header: Header) -> JsonRows:
     """One JSON value: an array of samples, of rows or of objects; or an object that holds one, or columns, and its rate."""
     if isinstance(whole, dict):
         for key, value in whole.items():
@@ -105,7 +105,7 @@ def _json_whole(where: str, whole: Any, header: Header) -> tuple[Header, list[st
             return json_rows(where, [(1, v) for v in found], header, None)
         names = list(columns)
         rows = [(1, [text_of_value(v) for v in row]) for row in zip(*columns.values(), strict=True)]
-        return header, names, rows, False
+        return JsonRows(header, names, rows)
     if not isinstance(whole, list):
         raise DataError(f"{where}: JSON without an array of samples")
     return json_rows(where, [(1, v) for v in whole], header, None)
@@ -117,16 +117,11 @@ def text_of_value(value: Any) -> str:
     return value if isinstance(value, str) else repr(value)
 
 
-def json_rows(
-    where: str, values: list[tuple[int, Any]], header: Header, stream: str | None
-) -> tuple[Header, list[str], list[tuple[int, list[str]]], bool]:
+def json_rows(where: str, values: list[tuple[int, Any]], header: Header, stream: str | None) -> JsonRows:
     objects = [(at, v) for at, v in values if isinstance(v, dict)]
     if not objects:
-        return (
-            header,
-            [],
-            [(at, [text_of_value(c) for c in v] if isinstance(v, list) else [text_of_value(v)]) for at, v in values],
-            False,
+        return JsonRows(
+            header, [], [(at, [text_of_value(c) for c in v] if isinstance(v, list) else [text_of_value(v)]) for at, v in values]
         )
     own = all(key in objects[0][1] for key in ("stream", "session", "index"))
     if own:
@@ -140,7 +135,7 @@ def json_rows(
             if "nonfinite" in v.get("flags", ()):
                 v["value"] = None
         names = list(OWN)
-        return header, names, [(at, [text_of_value(v.get(name)) for name in names]) for at, v in objects], True
+        return JsonRows(header, names, [(at, [text_of_value(v.get(name)) for name in names]) for at, v in objects], own=True)
     by_name = [(at, flat(v)) for at, v in objects]
     names = list(dict.fromkeys(name for _, v in by_name[:LOOKED_AT] for name in v))
     for name in [n for n in names if RATE_KEYS.fullmatch(n)]:
@@ -153,7 +148,7 @@ def json_rows(
         packet = max((len(c) for c in v.values() if isinstance(c, list)), default=0)
         for k in range(packet or 1):
             rows.append((at, [text_of_value(_inner(v.get(n), k)) for n in names]))
-    return header, names, rows, False
+    return JsonRows(header, names, rows)
 
 
 def _inner(value: Any, k: int) -> Any:

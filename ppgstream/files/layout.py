@@ -299,3 +299,4 @@ class LineReader(NamedTuple):
     cell: Callable[[str], str | None]
     stamp: Callable[[str], str]
     form: Form | None = None
+    heads: Callable[[str], bool] = lambda line: False  # comments, and rows of names and units: no text that is dropped

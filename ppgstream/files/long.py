@@ -20,7 +20,7 @@ from ppgstream.core.stamps import LATE_S, ClockError, Form, clock_of, laid_out
 from ppgstream.files import offline
 from ppgstream.files.offline import Denoised, Pulse
 from ppgstream.files.opened import lines_in
-from ppgstream.files.recording import is_table, lasting, of_clock, of_table
+from ppgstream.files.recording import counted, is_table, lasting, of_clock, of_table
 from ppgstream.files.table import Table, tables
 from ppgstream.wire.message import EMPTY, Chunk, Kind
 
@@ -129,17 +129,9 @@ class LongRecording:
     def counted(self, fs: float) -> str:
         """What was read, in one line, once all of it has been."""
         found = [f"{self.n:,} samples in {lasting(self.n / fs)}"]
-        counts = (
-            (self.stretches - 1 and self.stretches, "stretch", ""),
-            (self.gaps, "gap", f" of {lasting(self.lost / fs)} in all"),
-            (self.repeats, "repeated row", ""),
-            (self.moved, "row", " out of order"),
-            (self.wraps, "wrap", " of the clock"),
-            (self.bad, "invalid line", ""),
-            (self.text, "line", " of text dropped"),
-        )
-        found += [f"{n:,} {word}{('es' if word == 'stretch' else 's') * (n > 1)}{more}" for n, word, more in counts if n]
-        return ", ".join(found)
+        if self.stretches > 1:
+            found.append(f"{self.stretches:,} stretches, each with a clock of its own")
+        return ", ".join(found + counted(self.gaps, self.lost / fs, self.repeats, self.moved, self.wraps, self.bad, self.text))
 
 
 def _counted(table: Table) -> Table:

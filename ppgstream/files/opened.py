@@ -49,17 +49,17 @@ BLOCK = 1 << 18  # bytes that are read at once
 
 
 def lines_in(path: Path, seen: Callable[[int], object] = lambda _: None) -> Iterator[list[str]]:
-    """The lines of a file or a pipe, in blocks. `seen` is told how many bytes have been read. Lines end with \\n, whatever \\r stands before it; of an
-    old Mac's file with \\r. Raises OSError, and DataError for what is no text, by its beginning, naming what it is."""
+    """The lines of a file or a pipe, in blocks. `seen` is told how many of the file's bytes have been read. Lines end with \\n, whatever \\r stands
+    before it; of an old Mac's file with \\r. Raises OSError, and DataError for what is no text, by its beginning, naming what it is."""
     with path.open("rb") as file:
         head = file.read(HEAD)
         file_or_pipe = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
         if head[:2] == b"\x1f\x8b":
             file.seek(0)
-            yield from _packed(path, gzip.GzipFile(fileobj=file), "gz", seen)
+            yield from _packed(path, gzip.GzipFile(fileobj=file), "gz", lambda _: seen(file.tell()))
         elif head[:4] == b"PK\x03\x04":
             with _archive(path, file) as archive:
-                yield from _packed(path, archive.open(_member(path, archive)), "zip", seen)
+                yield from _packed(path, archive.open(_member(path, archive)), "zip", lambda _: seen(file.tell()))
         else:
             yield from _blocks(path, head, file, MOST_PIPED if not file_or_pipe else None, "bring", seen)
 

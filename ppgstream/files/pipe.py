@@ -58,6 +58,8 @@ class LineFilter:
             self.lines += 1
             self._shown = self._shown or line
             cell = self.reader.cell(line)
+            if cell is None and self.reader.heads(line):
+                continue
             if cell is None:
                 self.text += 1
                 self._say(line, "is text", "dropped", self.text)
@@ -171,4 +173,7 @@ def line_reader(
         row = rows.cells(line) if rows.cells is not None else []
         return row[rows.time_at] if rows.time_at is not None and rows.time_at < len(row) else ""
 
-    return LineReader(cell, stamp, rows.form)
+    def heads(line: str) -> bool:
+        return is_comment(line) or (rows.cells is not None and rows.cells(line) in rows.heads)
+
+    return LineReader(cell, stamp, rows.form, heads)

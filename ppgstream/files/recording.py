@@ -89,9 +89,8 @@ class Recording(NamedTuple):
             raise DataError(f"{path}: {fs:.4g} Hz by {said}: must be 20 to 1000 Hz")
         return fs
 
-    def understood(self, path: str, fs: float) -> str:
-        """What was read, in one line."""
-        n = self.samples.shape[-1] if self.rows is None else len(self.rows)
+    def named(self, path: str, fs: float) -> str:
+        """Column, file, rate, and by what the rate is known."""
         what = f"{self.name or 'PPG'} of {Path(path).name}: {fs:.6g} Hz"
         said = next(
             (
@@ -101,22 +100,19 @@ class Recording(NamedTuple):
             ),
             "",
         )
-        parts = [what + (f" from {said}" if said else "")]
+        return what + (f" from {said}" if said else "")
+
+    def understood(self, path: str, fs: float) -> str:
+        """What was read, in one line."""
+        n = self.samples.shape[-1] if self.rows is None else len(self.rows)
+        parts = [self.named(path, fs)]
         parts.append(f"{n:,} samples" if self.samples.ndim == 1 else f"{len(self.samples)} recordings of {n:,} samples")
         clock = self.clock
         if clock is not None and len(clock.starts) > 1:
             at = "" if self.lines is None else f" (the second from line {self.lines[clock.order[clock.starts[1]]]})"
             parts.append(f"{len(clock.starts):,} stretches, each with a clock of its own{at}")
-        seconds = f" of {lasting(clock.lost / fs)} in all" if clock is not None and clock.lost else ""
-        counted = (
-            (self.gaps, "gap", seconds),
-            (self.repeats, "repeated row", ""),
-            (clock.moved if clock is not None else 0, "row", " out of order"),
-            (clock.wraps if clock is not None else 0, "wrap", " of the clock"),
-            (self.bad, "invalid line", ""),
-            (self.text, "line", " of text dropped"),
-        )
-        parts += [f"{count:,} {word}{'s' * (count > 1)}{more}" for count, word, more in counted if count]
+        lost_s, moved, wraps = (0.0, 0, 0) if clock is None else (clock.lost / fs, clock.moved, clock.wraps)
+        parts += counted(self.gaps, lost_s, self.repeats, moved, wraps, self.bad, self.text)
         if self.layout:
             parts.append(self.layout)
         if self.samples.ndim == 1 and (times := repeated(self.samples)) > 1:
@@ -145,6 +141,19 @@ class Recording(NamedTuple):
 def lasting(seconds: float) -> str:
     """A length of time, for a person."""
     return f"{seconds:.3g} s" if seconds < 1000 else f"{seconds / 60:.1f} min" if seconds < 6000 else f"{seconds / 3600:,.1f} h"
+
+
+def counted(gaps: int, lost_s: float, repeats: int, moved: int, wraps: int, bad: int, text: int) -> list[str]:
+    """What a clock and its rows showed, in words; what did not occur is left out."""
+    counts = (
+        (gaps, "gap", f" of {lasting(lost_s)} in all"),
+        (repeats, "repeated row", ""),
+        (moved, "row", " out of order"),
+        (wraps, "wrap", " of the clock"),
+        (bad, "invalid line", ""),
+        (text, "line", " of text dropped"),
+    )
+    return [f"{count:,} {word}{'s' * (count > 1)}{more}" for count, word, more in counts if count]
 
 
 def in_turns(x: Float64) -> bool:

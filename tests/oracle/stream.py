@@ -378,9 +378,7 @@ class Stream:
                 self._run = []
         self._segment.append(part.x, part.state, Flag.INTERFERENCE if part.line_hz else 0)
         if part.line_hz and not self._line_hz:
-            text = (
-                f"{self.name}: a steady line at {part.line_hz:.2f} Hz from index {self._judged} on: no pulse makes it (a lamp?)"
-            )
+            text = f"a steady line at {part.line_hz:.2f} Hz from index {self._judged} on: no pulse makes it (a lamp?)"
             self._event("interference", text)
         self._line_hz = part.line_hz
         return windows
