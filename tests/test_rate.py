@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ppgstream.core import rate
+from ppgstream.core import beats as of_beats
+from ppgstream.core import rate, spectra
 from ppgstream.core.denoiser import Answer, Batch
 from ppgstream.core.engine import Engine, EngineRules
 from ppgstream.core.logistic import Logistic
@@ -96,7 +97,7 @@ def test_intervals_follow_each_other_and_are_as_good_as_stated() -> None:
     )
     assert np.isnan(intervals[0])
     assert np.abs(intervals[1:] - np.diff(found.astype(np.float64)) * 1000 / FS).max() <= 8  # the index is a whole sample
-    off = scores.intervals_off_ms(found.astype(np.float64), x, FS)
+    off = scores.intervals_off_ms(found.astype(np.float64), peaks, FS)
     assert np.nanmedian(off) < 12
     assert np.mean(off[1:-1] <= errors[1:-1] + 8) > 0.6
     assert len(peaks) > 60
@@ -235,7 +236,7 @@ def test_the_highest_within_a_scale_is_what_a_plain_search_finds() -> None:
     rng = np.random.default_rng(1)
     x = np.round(rng.standard_normal((20, rate.SPAN)), 1)  # with ties
     scale = rng.integers(4, 26, 20)
-    found = rate.highest_within(x, scale)
+    found = of_beats.highest_within(x, scale)
     for row, s in enumerate(scale):
         for i in range(1, rate.SPAN - 1):
             before, after = x[row, max(i - s, 0) : i], x[row, i + 1 : i + 1 + s]
@@ -326,7 +327,7 @@ def test_each_of_the_two_detectors_finds_the_beats_by_itself() -> None:
         x, _ = heart(bpm, 60, seed=3)
         points = x[: len(x) // 5 * 5].reshape(-1, 5).mean(axis=1)
         row = points[400 : 400 + rate.SPAN][None, :] - points[400 : 400 + rate.SPAN].mean()
-        peaks, agreed = rate.detect(row, np.array([float(bpm)]))
+        peaks, agreed = of_beats.detect(row, np.array([float(bpm)]))
         inside = peaks[0, 15:-15].sum()
         assert inside >= (rate.SPAN - 30) / rate.POINTS_HZ * bpm / 60 - 2
         assert agreed[0, 15:-15].sum() >= 0.85 * inside
@@ -393,9 +394,9 @@ def test_a_faint_pulse_that_the_answer_found_beside_strong_steps_is_no_disagreem
     pulse = heart(120, seconds=8, seed=4)[0].reshape(-1, 5).mean(axis=1)
     steps = 5 * pulse.std() * np.sin(2 * np.pi * 1.2 * np.arange(rate.SPAN) / rate.POINTS_HZ)
     for beside, one_rhythm in ((steps, False), (pulse * 0, True)):
-        raw = rate._level((pulse + beside)[None])
-        assert np.isnan(rate.rate_of_clean_input(raw, rate.spectra(raw), np.array([120.0]))).all()
-        other = rate.rate_of_clean_input(raw, rate.spectra(raw), np.array([200.0]))[0]
+        raw = spectra.level((pulse + beside)[None])
+        assert np.isnan(rate.rate_of_clean_input(raw, spectra.spectra(raw), np.array([120.0]))).all()
+        other = rate.rate_of_clean_input(raw, spectra.spectra(raw), np.array([200.0]))[0]
         assert other == pytest.approx(120 if one_rhythm else 72, abs=3)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from ppgstream.core.rate import repeats
+from ppgstream.core.spectra import repeats
 from ppgstream.errors import DataError, PpgStreamError, SourceError, UsageError
 from ppgstream.files import recording
 

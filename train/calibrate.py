@@ -69,7 +69,7 @@ def rows_of(
     for number, record in enumerate(people):
         for kind, make in (kinds or KINDS).items():
             for seed in seeds:
-                noisy, truth = make(record.clean, np.random.default_rng([seed, number, *kind.encode()]))
+                noisy, truth, _ = make(record.clean, np.random.default_rng([seed, number, *kind.encode()]))
                 recorder = _Recorder(0.0, {}, checkpoint.fs)
                 stream = StreamRules(Geometry(arch.window, hop, arch.context, lookahead), checkpoint.fs, calibration=recorder)
                 rules = EngineRules(stream, checkpoint.tile, arch.answers, arch.scaling)

@@ -1,12 +1,13 @@
-"""How sure heart rates and beats are: the fit of the coefficients that `ppgstream.core.rate` applies.
+"""How sure heart rates and beats are: the fit of the trees that `ppgstream.core.rate` applies.
 
-People under noises of many kinds go through the engine, which tells their rates and beats; each gets a label from the clean record: whether the rate is
-within 5 bpm, whether a peak of the clean pulse is within 150 ms of the beat, and how far the interval between two such beats is from the true one. A
-logistic regression, and for the interval's error a linear one of its logarithm, give the coefficients.
+People under noises and with rhythms of many kinds go through the engine, which tells their rates and beats; each gets a label from the clean record:
+whether the rate is within 5 bpm, whether a peak of the clean pulse is within 150 ms of the beat, and how far the interval between two such beats is from
+the true one. Trees are fitted to the labels: first of beats, then of rates, whose features need to know which beats are sure.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
@@ -24,19 +25,22 @@ from ppgstream.core.trust import calibration_for
 from ppgstream.files import offline
 from ppgstream.lab import noise, scores
 from ppgstream.model.checkpoint import Checkpoint
+from ppgstream.wire.message import EMPTY, Chunk
+from ppgstream.wire.message import Kind as WireKind
 
 from . import data, regression
 from .methods import Method
-from .streamed import MAIN, NOTHING, OUTSIDE, Drawn, Kind, Record, retimed
+from .streamed import MAIN, NOTHING, OUTSIDE, RHYTHMS, Drawn, Kind, Record, retimed
 
 Float64 = NDArray[np.float64]
 SEEDS = range(4000, 4001)  # of the noise
 LEAST_ROWS = 200
-# A wrong rate or beat counts so often in the fit: it is to be told with too little confidence rather than too much. Rates: the first of these with which
-# `RIGHT` of the confident ones are right, over all kinds, a fifth of which is motion that may be taken for the pulse.
-WRONG_COUNTS = (2.0, 4.0, 8.0, 16.0, 32.0)
-RIGHT, HARDLY_ANY = 0.95, 0.05  # or with which hardly any are confident
 SURE = 0.5
+# The bias of a fit is lowered, so that of the rates of each kind at most so many are wrong and sure, and of the sure beats so many are none, in
+# cross-validation; but never so far that fewer than so many of what is right are sure.
+WRONG_RATES, WRONG_BEATS, KEPT = 0.02, 0.03, 0.5
+LOWERED = np.arange(0.0, 3.1, 0.25)
+WITHIN = 0.68  # of the errors of intervals that are to lie within what is stated
 
 
 def _moving(low_bpm: float, high_bpm: float, low_db: float, high_db: float) -> Kind:
@@ -71,6 +75,7 @@ KINDS: dict[str, Kind] = {
     **MAIN,
     **MOTION,
     **OUTSIDE,
+    **RHYTHMS,
     **{kind: NOTHING[kind] for kind in ("nothing: coloured", "nothing: wrist", "nothing: mains")},
 }
 
@@ -85,17 +90,30 @@ class Rows(NamedTuple):
 
 
 @dataclass(frozen=True)
-class _Recorder:
-    """In a `Logistic`'s place: keeps the features of every row that it is asked for."""
+class Published:
+    """A record of a kind as the engine gave it out, with its true beats, indexes."""
 
-    names: Sequence[str]
-    bias: float = 0.0
-    weights: Mapping[str, float] = field(default_factory=dict)
-    kept: list[Float64] = field(default_factory=list)
+    noisy: NDArray[np.float32]
+    out: NDArray[np.float32]
+    confidence: NDArray[np.float32]
+    flags: NDArray[np.uint16]
+    beats: Float64
+    person: str
+    kind: str
+
+
+@dataclass(frozen=True)
+class _Recorder:
+    """In a classifier's place: keeps what it is asked about, a call each, and finds all of it sure."""
+
+    kept: list[dict[str, Float64]] = field(default_factory=list)
 
     def of(self, found: Mapping[str, Float64]) -> Float64:
-        self.kept.append(np.stack([found[name] for name in self.names], axis=1))
-        return np.zeros(len(self.kept[-1]))
+        return self.linear(found) + 1.0
+
+    def linear(self, found: Mapping[str, Float64]) -> Float64:
+        self.kept.append(dict(found))
+        return np.zeros(len(found["confidence"]))
 
 
 def rules_of(checkpoint: Checkpoint, rates: pulse.RateRules, lookahead: int | None = None) -> EngineRules:
@@ -109,7 +127,7 @@ def rules_of(checkpoint: Checkpoint, rates: pulse.RateRules, lookahead: int | No
     return EngineRules(stream, checkpoint.tile, arch.answers, arch.scaling)
 
 
-def rows_of(
+def published(
     checkpoint: Checkpoint,
     denoiser: Denoiser,
     people: Sequence[Record],
@@ -117,37 +135,78 @@ def rows_of(
     kinds: Mapping[str, Kind] | None = None,
     seeds: Sequence[int] = SEEDS,
     step: Callable[[str], None] = lambda _: None,
-) -> dict[str, Rows]:
-    """Of "rate", "beat" and "interval" the rows to fit on. Calls `step` with the kind's name after each recording."""
-    found: dict[str, list[tuple[Float64, Float64, str, str]]] = {name: [] for name in pulse.FITTED}
-    fs = checkpoint.fs
+) -> list[Published]:
+    """People under kinds of noise, by default `KINDS`, through the engine. Calls `step` with the kind's name after each recording."""
+    found = []
+    rules = rules_of(checkpoint, pulse.RateRules(checkpoint.fs))
     for number, record in enumerate(people):
         for kind, make in (kinds or KINDS).items():
             for seed in seeds:
-                noisy, truth = make(record.clean, np.random.default_rng([seed, number, *kind.encode()]))
-                recorders = {name: _Recorder(list(names)) for name, names in pulse.FITTED.items()}
-                rules = replace(pulse.RateRules(fs), rate=recorders["rate"], beat=recorders["beat"])  # type: ignore[arg-type]
-                chunks = offline.denoised_chunks(noisy, Engine(denoiser, rules_of(checkpoint, rules)), stream="a")
-                told = [(c.index, c.beats) for c in chunks if c.beats is not None]
+                drawn = make(record.clean, np.random.default_rng([seed, number, *kind.encode()]))
+                told = offline.denoise(drawn.noisy, Engine(denoiser, rules), fs=checkpoint.fs)
                 step(kind)
-                rated = np.array([index for index, beats in told if not np.isnan(beats.bpm)], np.int64)
-                bpm = np.array([beats.bpm for _, beats in told if not np.isnan(beats.bpm)])
-                at = np.concatenate([np.zeros(0), *(beats.at for _, beats in told)])
-                for name, rows, value in (
-                    ("rate", recorders["rate"].kept, scores.rates_right(bpm, rated, truth, fs)),
-                    (
-                        "beat",
-                        recorders["beat"].kept,
-                        (scores.beats_off_ms(at, truth, fs) <= scores.BEAT_NEAR_MS).astype(np.float64),
-                    ),
-                ):
-                    if rows:
-                        found[name].append((np.concatenate(rows), value, record.person, kind))
-                if truth is not None and recorders["beat"].kept:
-                    off = scores.intervals_off_ms(at, truth, fs)
-                    known = np.isfinite(off)
-                    found["interval"].append((np.concatenate(recorders["beat"].kept)[known], off[known], record.person, kind))
-    return {name: _joined(rows, len(pulse.FITTED[name])) for name, rows in found.items()}
+                noisy = np.nan_to_num(drawn.noisy).astype(np.float32)
+                out, sure = told.denoised.astype(np.float32), told.confidence
+                found.append(Published(noisy, out, sure, told.flags, drawn.beats, record.person, kind))
+    return found
+
+
+def followed(one: Published, rules: pulse.RateRules) -> list[pulse.Due]:
+    """What is told of a record's beats and rates by other rules than those it was published with."""
+    follower = pulse.Follower(rules.fs)
+    out, noisy, confidence = (np.asarray(part, np.float64) for part in (one.out, one.noisy, one.confidence))
+    blocks: list[tuple[int, Any, float | None]] = [
+        (k, block, None) for k, block in follower.append(0, out, noisy, confidence, one.flags)
+    ]
+    rest = follower.stop()
+    if rest is not None:
+        blocks.append((len(one.out), rest, math.inf))
+    due = [pulse.Due(follower, k, block, gap, Chunk("a", 0, k, EMPTY, WireKind.BEATS)) for k, block, gap in blocks]
+    pulse.fill(due, rules)
+    return due
+
+
+def beat_rows(records: Sequence[Published], fs: float) -> dict[str, Rows]:
+    """Of "beat" all beats of all 8 s, and whether each is one; of "interval" those that are told, and how far each interval is off in ms."""
+    found: dict[str, list[tuple[Float64, Float64, str, str]]] = {"beat": [], "interval": []}
+    names = list(pulse.BEAT_FEATURES)
+    for one in records:
+        beat, interval = _Recorder(), _Recorder()
+        due = followed(one, replace(pulse.RateRules(fs), beat=beat, interval=interval))  # type: ignore[arg-type]
+        every = [(d.index, asked) for d, asked in zip(due, beat.kept, strict=True) if len(asked["time"])]
+        if every:
+            at = np.concatenate([pulse.index_of(asked["time"], end, fs) for end, asked in every])
+            right = scores.beats_off_ms(at, one.beats, fs) <= scores.BEAT_NEAR_MS
+            found["beat"].append((_columns([asked for _, asked in every], names), right.astype(np.float64), one.person, one.kind))
+        told = np.concatenate([np.zeros(0), *(d.chunk.beats.at for d in due if d.chunk.beats is not None)]).astype(np.float64)
+        off = scores.intervals_off_ms(told, one.beats, fs)
+        known = np.isfinite(off)
+        if known.any():
+            found["interval"].append((_columns(interval.kept, names)[known], off[known], one.person, one.kind))
+    return {name: _joined(rows, len(names)) for name, rows in found.items()}
+
+
+def rate_rows(records: Sequence[Published], rules: pulse.RateRules) -> dict[str, Rows]:
+    """Of "rate" and "count" all rates, and whether each is right; by rules that know which beats are sure."""
+    found: dict[str, list[tuple[Float64, Float64, str, str]]] = {"rate": [], "count": []}
+    names = list(pulse.RATE_FEATURES)
+    for one in records:
+        rate, count = _Recorder(), _Recorder()
+        due = [d for d in followed(one, replace(rules, rate=rate, count=count)) if d.rated]  # type: ignore[arg-type]
+        if not due:
+            continue
+        index = np.array([d.index for d in due], np.int64)
+        features = _columns(rate.kept, names)
+        for rows, key in ((found["rate"], "bpm"), (found["count"], "sure_bpm")):
+            bpm = np.concatenate([asked[key] for asked in rate.kept])
+            there = bpm > 0  # without enough sure beats they have no rate
+            right = scores.rates_right(bpm, index, one.beats, rules.fs)[there].astype(np.float64)
+            rows.append((features[there], right, one.person, one.kind))
+    return {name: _joined(rows, len(names)) for name, rows in found.items()}
+
+
+def _columns(asked: Sequence[Mapping[str, Float64]], names: Sequence[str]) -> Float64:
+    return np.concatenate([np.stack([one[name] for name in names], axis=1) for one in asked])
 
 
 def _joined(rows: list[tuple[Float64, Float64, str, str]], width: int) -> Rows:
@@ -155,16 +214,6 @@ def _joined(rows: list[tuple[Float64, Float64, str, str]], width: int) -> Rows:
     value = np.concatenate([np.zeros(0), *(row[1] for row in rows)])
     person, kind = (np.repeat(np.array([row[k] for row in rows], np.str_), [len(row[1]) for row in rows]) for k in (2, 3))
     return Rows(features, value, person, kind)
-
-
-def fit_interval(rows: Rows, names: Sequence[str]) -> dict[str, Any]:
-    """Coefficients of the logarithm of the error, ms: least squares, then raised so that 68 % of the errors are within it."""
-    scaled, mean, sd = regression.standardised(rows.features)
-    x = np.concatenate([np.ones((len(scaled), 1)), scaled], axis=1)
-    y = np.log(rows.value + 2.0)
-    solved, *_ = np.linalg.lstsq(x, y, rcond=None)
-    raised = float(np.quantile(y - x @ solved, 0.68))
-    return regression.stated(float(solved[0]) + raised, solved[1:], mean, sd, names)
 
 
 def calibrate(
@@ -176,16 +225,74 @@ def calibrate(
     step: Callable[[str], None] = lambda _: None,
     seeds: Sequence[int] = SEEDS,
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """The coefficients of a checkpoint for "rate", "beat" and "interval", and figures in words, by grouped cross-validation: no person is in both parts.
-    Without those for which there is too little to fit on."""
-    rows = rows_of(checkpoint, denoiser, people, seeds=seeds, step=step)
+    """What a checkpoint states under "beat", "interval", "rate" and "count", and figures in words, by grouped cross-validation: no person is in both
+    parts. Without those for which there is too little to fit on. People whose own rate nobody can tell are left out, and named."""
+    known = [scores.rate_known(one.clean, checkpoint.fs) for one in people]
+    if not all(known):
+        out = [one.person for one, there in zip(people, known, strict=True) if not there]
+        say(f"beats and rates: without {', '.join(out)}: two estimates of the heart rate of their clean records differ")
+    told = [one for one, there in zip(people, known, strict=True) if there]
+    for _ in range(len(people) - len(told)):  # so that the steps are as many as were announced
+        for kind in KINDS:
+            for _ in seeds:
+                step(kind)
+    records = published(checkpoint, denoiser, told, seeds=seeds, step=step)
     stated: dict[str, Any] = {}
     figures: dict[str, float] = {}
-    for name, own in rows.items():
-        stated_one, figures_one = _fitted(name, own, say)
-        stated |= stated_one
-        figures |= figures_one
+    for name, own in beat_rows(records, checkpoint.fs).items():
+        _fit(name, own, stated, figures, say)
+    if "beat" in stated:
+        for name, own in rate_rows(records, pulse.rules_for(stated, checkpoint.fs)).items():
+            _fit(name, own, stated, figures, say)
+    if "rate" not in stated:
+        stated.pop("count", None)
     return stated, figures
+
+
+def _fit(name: str, own: Rows, stated: dict[str, Any], figures: dict[str, float], say: Callable[[str], None]) -> None:
+    """Adds the trees for `name` to what is stated, and their figures in words, unless there is too little to fit on."""
+    names = list(pulse.FITTED[name])
+    rows = regression.Rows(names, own.features, own.value > 0.5, own.person)
+    if len(own.value) < LEAST_ROWS:
+        return
+    if name == "interval":
+        stated[name] = regression.fit_trees(rows, quantile=WITHIN, values=np.log(np.maximum(own.value, 1.0)))
+        return
+    if not rows.both:
+        return
+    right, probability = rows.right, regression.judged_trees(rows)
+    lowered = _lowered(probability, right, own.kind, rates=name != "beat")
+    odds = np.log(probability / (1 - probability)) - lowered
+    probability = 1 / (1 + np.exp(-odds))
+    fitted = regression.fit_trees(rows)
+    stated[name] = fitted | {"bias": round(fitted["bias"] - lowered, 6)}
+    sure = probability >= SURE
+    what = {"rate": "heart rates", "count": "heart rates by counted beats", "beat": "beats"}[name]
+    share = float(right[sure].mean()) if sure.any() else float("nan")
+    auroc, ece = scores.auroc(probability, right), scores.calibration_error(probability, right)
+    say(
+        f"{what}: {len(right)}, AUROC {auroc:.3f}; {sure.mean():.1%} are told with confidence"
+        + (f", and of those {share:.1%} are right" if sure.any() else "")
+    )
+    figures[f"{what}: AUROC of their confidence by cross-validation"] = round(auroc, 4)
+    figures[f"{what}: calibration error by cross-validation"] = round(ece, 4)
+    if sure.any():
+        figures[f"{what}: share of the confident ones that are right"] = round(share, 4)
+
+
+def _lowered(probability: Float64, right: NDArray[np.bool_], kind: NDArray[np.str_], *, rates: bool) -> float:
+    """How far the logarithm of the odds is lowered."""
+    probability = np.clip(probability, 1e-9, 1 - 1e-9)
+    odds = np.log(probability / (1 - probability))
+    there = [kind == one for one in np.unique(kind)]
+    for lowered in LOWERED.tolist():
+        sure = odds >= lowered
+        if sure[right].mean() < KEPT:
+            break
+        worst = max(float((sure & ~right)[one].mean()) for one in there) if rates else float((~right[sure]).mean())
+        if worst <= (WRONG_RATES if rates else WRONG_BEATS):
+            return float(lowered)
+    return float(max(lowered - 0.25, 0.0))
 
 
 ECG_KINDS: dict[str, Callable[[Float64, np.random.Generator], Float64]] = {
@@ -234,31 +341,3 @@ def against_ecg(
                 }
             )
     return rows
-
-
-def _fitted(name: str, own: Rows, say: Callable[[str], None]) -> tuple[dict[str, Any], dict[str, float]]:
-    """The coefficients for "rate", "beat" or "interval", {name: ..}, and their figures in words; both empty if there is too little to fit on."""
-    names = list(pulse.FITTED[name])
-    rows = regression.Rows(names, own.features, own.value > 0.5, own.person)
-    if len(own.value) < LEAST_ROWS or (name != "interval" and not rows.both):
-        return {}, {}
-    if name == "interval":
-        return {name: fit_interval(own, names)}, {}
-    right = rows.right
-    for wrong_counts in WRONG_COUNTS if name == "rate" else WRONG_COUNTS[:1]:
-        probability = regression.judged(rows, wrong_counts=wrong_counts)
-        there = probability >= SURE
-        if there.sum() <= HARDLY_ANY * len(there) or right[there].mean() >= RIGHT:
-            break
-    sure = probability >= SURE
-    what = "heart rates" if name == "rate" else "beats"
-    share = float(right[sure].mean()) if sure.any() else float("nan")
-    auroc, ece = scores.auroc(probability, right), scores.calibration_error(probability, right)
-    of_those = f", and of those {share:.1%} are right" if sure.any() else ""
-    say(f"{what}: {len(right)}, AUROC {auroc:.3f}; {sure.mean():.1%} are told with confidence{of_those}")
-    figures = {
-        f"{what}: AUROC of their confidence by cross-validation": round(auroc, 4),
-        f"{what}: calibration error by cross-validation": round(ece, 4),
-        **({f"{what}: share of the confident ones that are right": round(share, 4)} if sure.any() else {}),
-    }
-    return {name: regression.fit(rows, wrong_counts=wrong_counts)}, figures

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.files import offline
-from ppgstream.lab import noise, scores, synthetic
+from ppgstream.lab import noise, rhythms, scores, synthetic
 
 from . import data
 from .methods import Method, bridged
@@ -28,10 +28,19 @@ RESAMPLED = 1000  # draws of a bootstrap
 
 
 class Drawn(NamedTuple):
-    """noisy: (m,), NaN where nothing came. truth: (m,), or None where there is no pulse."""
+    """noisy: (m,), NaN where nothing came. truth: (m,), or None where there is no pulse. peaks: its systolic peaks, indexes in order, where they are
+    known; None: they are looked for in it."""
 
     noisy: Float64
     truth: Float64 | None
+    peaks: Float64 | None = None
+
+    @property
+    def beats(self) -> Float64:
+        """The systolic peaks of the truth; none where there is no pulse."""
+        if self.truth is None:
+            return np.zeros(0)
+        return scores.pulse_peaks(self.truth, data.FS) if self.peaks is None else self.peaks
 
 
 Kind = Callable[[Float64, Rng], Drawn]
@@ -47,6 +56,13 @@ def _nothing(kind: str) -> Kind:
 
 def _fault(kind: str) -> Kind:
     return lambda clean, rng: Drawn(*noise.fault(clean, rng, kind))
+
+
+def _rhythm(kind: str) -> Kind:
+    def make(clean: Float64, rng: Rng) -> Drawn:
+        return Drawn(*rhythms.KINDS[kind](clean, scores.pulse_peaks(clean, data.FS), rng))
+
+    return make
 
 
 def _white(clean: Float64, rng: Rng) -> Float64:
@@ -136,6 +152,7 @@ EXERCISE: dict[str, Kind] = {
     for what in ("clean", "steps")
     for low, high in CLASSES_BPM
 }
+RHYTHMS: dict[str, Kind] = {kind: _rhythm(kind) for kind in rhythms.KINDS}
 SETS: dict[str, dict[str, Kind]] = {
     "shapes": SHAPES,
     "wrist": WRIST,
@@ -210,25 +227,24 @@ class Live(NamedTuple):
     seconds: float
 
 
-def live_of(pulse: offline.Pulse, truth: Float64 | None, seconds: float, fs: float) -> Live:
-    """What was told of a record's pulse against its clean record (None: there is no pulse)."""
+def live_of(pulse: offline.Pulse, peaks: Float64, seconds: float, fs: float) -> Live:
+    """What was told of a record's pulse against its systolic peaks, indexes in order; none: there is no pulse."""
     known = np.isfinite(pulse.hr_bpm)
     bpm, index = pulse.hr_bpm[known].astype(np.float64), np.rint(pulse.hr_t_s[known] * fs).astype(np.int64) + 1
     at = pulse.beats.astype(np.float64)
     sure = pulse.beat_confidence >= SURE
-    peaks = np.zeros(0) if truth is None else scores.pulse_peaks(truth, fs)
     near = scores.BEAT_NEAR_MS * fs / 1000
 
     def told(beats: Float64) -> NDArray[np.bool_]:
         return np.array([len(beats) > 0 and np.abs(beats - peak).min() <= near for peak in peaks], np.bool_)
 
     return Live(
-        np.full(len(bpm), np.nan) if truth is None else np.abs(bpm - scores.true_rates(truth, index, fs)),
+        np.abs(bpm - scores.true_rates(peaks, index, fs)),
         pulse.hr_confidence[known].astype(np.float64),
-        scores.rates_right(bpm, index, truth, fs) > 0,
+        scores.rates_right(bpm, index, peaks, fs),
         pulse.beat_confidence.astype(np.float64),
-        scores.beats_off_ms(at, truth, fs) <= scores.BEAT_NEAR_MS,
-        np.full(len(at), np.nan) if truth is None else scores.intervals_off_ms(at, truth, fs),
+        scores.beats_off_ms(at, peaks, fs) <= scores.BEAT_NEAR_MS,
+        scores.intervals_off_ms(at, peaks, fs),
         pulse.beat_error_ms.astype(np.float64),
         told(at),
         told(at[sure]),
@@ -241,7 +257,8 @@ class Draw:
 
     def __init__(self, make: Kind, record: Record, seed: int) -> None:
         self.person = record.person
-        self.noisy, self.truth = make(record.clean, np.random.default_rng([seed, *record.person.encode()]))
+        drawn = make(record.clean, np.random.default_rng([seed, *record.person.encode()]))
+        self.noisy, self.truth, self.beats = drawn.noisy, drawn.truth, drawn.beats
         self.fs = data.FS
         if self.truth is not None:
             self.hr = scores.heart_rates(self.truth, self.fs)
@@ -258,7 +275,7 @@ class Draw:
         by_second_out = scores.snr_by_second_db(out, truth, self.fs)
         good = by_second_out >= scores.GOOD_DB
         by_second = None if confidence is None else confidence[: m // second * second].reshape(-1, second).mean(axis=1)
-        live = None if pulse is None else live_of(pulse, self.truth, m / self.fs, self.fs)
+        live = None if pulse is None else live_of(pulse, self.beats, m / self.fs, self.fs)
         if self.truth is None:
             return Measured(self.person, by_second, good, live=live)
         span, step = int(scores.HR_WINDOW_S * self.fs), int(scores.HR_STEP_S * self.fs)

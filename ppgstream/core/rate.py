@@ -17,33 +17,38 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.core.logistic import Logistic, logistic_of
+from ppgstream.core.beats import OF_A_BEAT, OF_ALL_BEATS, Intervals, Peaks, intervals_of, of_all_beats, of_each_beat, peaks_of
+from ppgstream.core.logistic import Logistic
+from ppgstream.core.spectra import FFT, POINTS_HZ, RATES, SPAN, SPAN_S, Spectra, at_rate, level, repeats, spectra, vertex
+from ppgstream.core.trees import Classifier, classifier_of
 from ppgstream.core.turns import turns
 from ppgstream.wire.message import Beats, Chunk, Flag
 
 Float64 = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 
-POINTS_HZ = 25.0
-SPAN_S, STEP_S = 8.0, 2.0
-SPAN, STEP = round(SPAN_S * POINTS_HZ), round(STEP_S * POINTS_HZ)  # points of a row; of a step
+STEP_S = 2.0
+STEP = round(STEP_S * POINTS_HZ)  # points from one heart rate to the next
 LAST_S = 0.8  # a peak this near to the newest sample is decided with the next step: what follows may be higher
-LEAST_S = 3.0  # of a stretch, for beats
-RATES = np.arange(36.0, 221.0)  # bpm
+# Beats are told once there are 6 s of a stretch, since its period is known then; of one that ends before, as unsure, and of less than 3 s not at all.
+WAIT_S, LEAST_S = 6.0, 3.0
 NEAR_BPM = 6.0  # of the belief's mode: what counts as the same rate
 OTHER_BPM = 12.0  # from it on: another rhythm
-FFT = 2048
+OF_A_MULTIPLE = 0.1  # this near to a half or a multiple of the rate it is none
+SURE = 0.5  # the confidence from which a beat is sure
+NEAR_POINTS = 3  # on both sides of a beat: a quarter of a second in all
 _NOT_MEASURED = np.uint16(Flag.OUTLIER | Flag.NONFINITE)  # of such samples the input says nothing
 _STEP = np.uint16(Flag.STEP)
 LOST = 0.1  # a wave with less confidence: nearly all beats of noise lie there
 DOUBT = 0.4  # the most confidence of a beat or rate that is not to be told as known
 EDGE_BPM = 1.0
 OTHER_BEATS = 0.5  # of the feature "beats": two fifths less, or two thirds more
+LEAST_INTERVALS = 4  # between sure beats, for a rate of theirs
 EMPTY_POINTS = 5  # 0.2 s
 # Input that is clean by itself, over 8 s: how well it repeats itself (normalised autocorrelation), and which share of its power from 0.5 to 12 Hz lies
 # within 0.25 Hz of the rate and its next three multiples; at most half of all at the double, else the rate may be half of the true one.
@@ -64,6 +69,19 @@ EVIDENCE = {
 FLOOR_OUT, FLOOR_IN = 0.3, 0.3
 SPREAD_BPM = 2.3  # scale of the Laplace law of a change in 2 s
 JUMP = 0.0025  # probability of any other rate in 2 s
+OF_THE_RHYTHM = {
+    "output_double": "log of the output's power at twice the rate over that at the rate",
+    "input_double": "the same of the input",
+    "input_half": "the same of the input at half the rate",
+    "input_rival": "log of the input's largest power at another rate that is no half or multiple of it, over that at the rate",
+    "output_repeats": "normalised autocorrelation of the output at the period",
+    "output_at_half": "the same at half the period, less that at the period",
+    "output_best": "the largest at any period, less that at the period",
+    "input_repeats": "normalised autocorrelation of the input at the period",
+    "input_at_half": "the same at half the period, less that at the period",
+    "residual": "log power of input - output over that of the output, at most 8",
+    "lowest": "lowest confidence of the output in 8 s",
+}
 RATE_FEATURES = {
     "belief": "log odds of the belief within 6 bpm of the rate",
     "confidence": "mean confidence of the output over 8 s",
@@ -72,23 +90,34 @@ RATE_FEATURES = {
     "second": "log of the output's power at the rate over the largest at another",
     "input_second": "the same of the input",
     "beats": "how far the mean rate of the beats in the 8 s is from it, as a logarithm, at most 0.7",
+    "sure_beats": "the same of the sure beats; 0.35 where there are fewer than four intervals between such",
+    "sure_irregular": "SD of the logarithms of the intervals between sure beats, at most 0.6; 0.3 where there are fewer than four",
+    "cover": "share of the 8 s that lies between sure beats",
+    "jump": "how far the rate is from that of 2 s before, as a logarithm, at most 0.5; 0.05 where there is none",
+    **OF_THE_RHYTHM,
+    **OF_ALL_BEATS,
 }
 BEAT_FEATURES = {
     "confidence": "mean confidence of the output, 1 s around the beat",
     "agreed": "1 where the second detector found it too, else 0",
     "rhythm": "log of the output's power at the rate over its mean over all rates",
+    **OF_A_BEAT,
+    **OF_THE_RHYTHM,
+    **OF_ALL_BEATS,
 }
 
 
 @dataclass(frozen=True)
 class RateRules:
-    """rate: P(|error| <= 5 bpm) from `RATE_FEATURES`. beat: P(it is one) from `BEAT_FEATURES`. interval: the same numbers give the logarithm of an
-    interval's expected error in ms (SD). The defaults are for checkpoints that state none."""
+    """rate: P(|error| <= 5 bpm) of the believed rate, from `RATE_FEATURES`. count: the same of the mean rate of the sure beats, from the same numbers;
+    None: it is never told. beat: P(it is one) from `BEAT_FEATURES`. interval: the same numbers give the logarithm of an interval's expected error in ms
+    (SD). The defaults are for checkpoints that state none."""
 
     fs: float = 125.0
-    rate: Logistic = field(default_factory=lambda: Logistic(*DEFAULT["rate"]))
-    beat: Logistic = field(default_factory=lambda: Logistic(*DEFAULT["beat"]))
-    interval: Logistic = field(default_factory=lambda: Logistic(*DEFAULT["interval"]))
+    rate: Classifier = field(default_factory=lambda: Logistic(*DEFAULT["rate"]))
+    beat: Classifier = field(default_factory=lambda: Logistic(*DEFAULT["beat"]))
+    interval: Classifier = field(default_factory=lambda: Logistic(*DEFAULT["interval"]))
+    count: Classifier | None = None
 
 
 # Fitted on ICU patients, for what states no coefficients of its own.
@@ -110,14 +139,13 @@ DEFAULT: dict[str, tuple[float, dict[str, float]]] = {
 }
 
 
-FITTED = {"rate": RATE_FEATURES, "beat": BEAT_FEATURES, "interval": BEAT_FEATURES}
+FITTED = {"beat": BEAT_FEATURES, "interval": BEAT_FEATURES, "rate": RATE_FEATURES, "count": RATE_FEATURES}
 
 
 def rules_for(stated: Mapping[str, Any], fs: float) -> RateRules:
-    """The rules of a checkpoint that states {"rate": {"bias": .., "weights": {..}}, "beat": .., "interval": ..}, any of them or none.
-
-    Raises ValueError for anything else than a bias, and weights by known names."""
-    found = {key: logistic_of(key, stated[key], known) for key, known in FITTED.items() if key in stated}
+    """The rules of a checkpoint that states {"rate": .., "count": .., "beat": .., "interval": ..}, any of them or none, each a logistic regression or
+    trees (`classifier_of`). Raises ValueError for anything else."""
+    found = {key: classifier_of(key, stated[key], known) for key, known in FITTED.items() if key in stated}
     return RateRules(fs, **found)
 
 
@@ -132,6 +160,7 @@ class Due:
     gap_s: float | None
     chunk: Chunk
     disagrees: float = math.nan  # the output's rate, bpm, where the input is clean by itself and has another, which is told
+    rated: bool = False  # there were 8 s for a rate
 
     @property
     def last(self) -> bool:
@@ -155,6 +184,7 @@ class Follower:
         "_staging",
         "beat",
         "belief",
+        "bpm",
         "elapsed_s",
         "points",
         "rows",
@@ -173,6 +203,7 @@ class Follower:
         self._newest = (0.0, 0.0)
         # What `fill` keeps:
         self.points = 0  # of this stretch, at the end of `rows`
+        self.bpm = math.nan  # what was believed 2 s ago
         self.beat = math.nan  # index of the last beat
         self.told = -1.0  # index up to which beats are decided
 
@@ -183,7 +214,7 @@ class Follower:
 
     def forget(self, seconds: float = math.inf) -> None:
         """The stretch is over; `seconds` later another begins. Infinite: perhaps of another heart."""
-        self.points, self.beat, self.told = 0, math.nan, -1.0
+        self.points, self.bpm, self.beat, self.told = 0, math.nan, math.nan, -1.0
         if math.isinf(seconds):
             self.belief, self.elapsed_s = None, 0.0
         else:
@@ -233,6 +264,12 @@ class Follower:
         return rest
 
 
+def index_of(time: Float64, end: int, fs: float) -> Float64:
+    """The samples' indexes of times in a row, in points, that ends before the index `end`."""
+    factor = max(round(fs / POINTS_HZ), 1)
+    return np.asarray(end - SPAN * factor + (factor - 1) / 2 + time * factor, np.float64)
+
+
 def untimed(beats: Beats) -> Beats:
     """Beats of samples whose rate is not the declared one: what is in seconds is not known, and nothing is sure."""
     none = np.full(len(beats.at), np.nan, np.float32)
@@ -248,49 +285,81 @@ def fill(due: Sequence[Due], rules: RateRules) -> None:
 def _fill(due: list[Due], rules: RateRules) -> None:
     """`due` of different streams."""
     rows, seen = _rows(due)
-    out, confidence = _level(rows[:, 0]), rows[:, 2]
-    of_out = spectra(out)
-    evidence_out = of_out.relative
-    rate = np.array([math.nan] * len(due))
-    found: dict[str, Float64] = {}
+    out, raw, confidence = level(rows[:, 0]), level(rows[:, 1]), rows[:, 2]
+    height = np.abs(out).max(axis=1, keepdims=True)
+    height = np.where(height > 0, height, np.abs(raw).max(axis=1, keepdims=True))
+    height = np.where(height > 0, height, 1.0)
+    out, raw = out / height, raw / height
+    of_out, of_raw = spectra(out), spectra(raw)
+    rate = np.full(len(due), math.nan)
     full = np.flatnonzero((seen >= SPAN) & ~np.array([one.last for one in due]))
+    belief = np.zeros((0, len(RATES)))
     if len(full):
-        raw = _level(rows[full, 1])
-        of_raw = spectra(raw)
         mean = confidence[full].mean(axis=1)
         beliefs = [due[k].follower.belief for k in full]
         before = np.stack([_uniform() if b is None else b for b in beliefs]).astype(np.float64)
         elapsed = np.array([due[k].follower.elapsed_s for k in full])
-        belief = spread(before, elapsed) * likelihood(of_out.of(full), of_raw, mean)
+        belief = spread(before, elapsed) * likelihood(of_out.of(full), of_raw.of(full), mean)
         belief /= belief.sum(axis=1, keepdims=True)
         for k, row in zip(full, belief, strict=True):
             due[k].follower.belief, due[k].follower.elapsed_s = row.astype(np.float32), 0.0
         rate[full] = mode(belief)
-        found = _rate_features(rate[full], belief, mean, evidence_out[full], of_raw.relative)
-    scale_rate = rate.copy()  # without a rate yet, the strongest of the output stands in for it
+    about = rate.copy()  # without a rate yet, the strongest of the output stands in for it
     for k in np.flatnonzero(np.isnan(rate)):
         known = due[k].follower.belief
-        scale_rate[k] = RATES[int(np.argmax(evidence_out[k] if known is None else known))]
-    peaks, agreed = detect(out, scale_rate)
-    sure_rate = np.zeros(len(due))
+        about[k] = RATES[int(np.argmax(of_out.relative[k] if known is None else known))]
+    peaks = peaks_of(out, confidence, about)
+    of_row = _of_the_rhythm(about, out, of_out, raw, of_raw) | of_all_beats(peaks) | {"lowest": confidence.min(axis=1)}
+    found = {name: value[peaks.row] for name, value in of_row.items()} | of_each_beat(peaks, out, raw, about)
+    found["confidence"], found["agreed"] = peaks.confidence, peaks.agreed.astype(np.float64)
+    found["rhythm"] = np.log(at_rate(of_out.relative, about) + 1e-3)[peaks.row]
+    found["time"] = peaks.time  # no feature: whoever fits them needs it
+    sure_beat = rules.beat.of(found)
+    # A beat is no surer than the wave at its place.
+    sure_beat = np.minimum(sure_beat, np.maximum(_at_beats(confidence, peaks), 0.0))
+    sure_beat = np.where(peaks.confidence < LOST, np.minimum(sure_beat, DOUBT), sure_beat)
+    told, sure_rate = rate.copy(), np.zeros(len(due))
     if len(full):
-        found["beats"] = _beats_off(peaks[full], rate[full])
-        sure_rate[full] = _doubted(rules.rate.of(found), rate[full], found)
-        denoised = found["confidence"] > 0
-        own = np.where(denoised, rate_of_clean_input(raw, of_raw, rate[full]), math.nan)
+        every, sure = intervals_of(peaks), intervals_of(peaks, sure_beat >= SURE)
+        of_full = {name: value[full] for name, value in of_row.items()}
+        of_full |= _rate_features(rate[full], belief, mean, of_out.relative[full], of_raw.relative[full])
+        of_full |= _of_beats(rate[full], Intervals(*(v[full] for v in every)), Intervals(*(v[full] for v in sure)))
+        of_full |= {"bpm": rate[full], "sure_bpm": np.where(sure.n[full] >= LEAST_INTERVALS, sure.bpm[full], 0.0)}  # no features
+        of_full["jump"] = _jump(rate[full], np.array([due[k].follower.bpm for k in full]))
+        told[full], sure_rate[full] = _judged(rate[full], Intervals(*(v[full] for v in sure)), of_full, rules)
+        for k in full:
+            due[k].follower.bpm, due[k].rated = float(rate[k]), True
+        denoised = mean > 0
+        own = np.where(denoised, rate_of_clean_input(raw[full], of_raw.of(full), told[full]), math.nan)
         for k, at in zip(full[~np.isnan(own)], own[~np.isnan(own)], strict=True):
-            due[k].disagrees, rate[k], sure_rate[k] = float(rate[k]), at, min(float(sure_rate[k]), DOUBT)
+            due[k].disagrees, told[k], sure_rate[k] = float(told[k]), at, min(float(sure_rate[k]), DOUBT)
         nothing = full[~denoised]  # no sample of the 8 s was denoised
-        rate[nothing], sure_rate[nothing] = math.nan, 0.0
-    _tell(due, rows, seen, peaks, agreed, rate, sure_rate, np.log(_at(evidence_out, scale_rate) + 1e-3), rules)
+        told[nothing], sure_rate[nothing] = math.nan, 0.0
+    _tell(due, rows[:, 2], seen, peaks, sure_beat, found, told, sure_rate, rules)
 
 
-def _doubted(sure: Float64, rate: Float64, found: Mapping[str, Float64]) -> Float64:
-    """The confidence of rates, at most `DOUBT` where the rate is the lowest or highest that can be said, where the beats say something like half or twice
-    of it, or where the wave is lost."""
-    at_edge = (rate <= RATES[0] + EDGE_BPM) | (rate >= RATES[-1] - EDGE_BPM)
-    doubt = at_edge | (found["beats"] > OTHER_BEATS) | (found["confidence"] < LOST)
-    return np.where(doubt, np.minimum(sure, DOUBT), sure)
+def _at_beats(confidence: Float64, peaks: Peaks) -> Float64:
+    """The mean confidence of a quarter of a second around each beat."""
+    points = [np.clip(peaks.at + k, 0, SPAN - 1) for k in range(-NEAR_POINTS, NEAR_POINTS + 1)]
+    return np.asarray(np.mean([confidence[peaks.row, at] for at in points], axis=0), np.float64)
+
+
+def _judged(rate: Float64, sure: Intervals, found: Mapping[str, Float64], rules: RateRules) -> tuple[Float64, Float64]:
+    """What is told, and its confidence: the believed rate, or that of the sure beats, whichever is more likely right. NaN beyond the scale. At most
+    `DOUBT` where the sure beats have another rate, where all beats say something like half or twice of it, or where the wave is lost."""
+    told = rate.copy()
+    sure_rate = rules.rate.of(found)
+    enough = sure.n >= LEAST_INTERVALS
+    other = enough & _differ(rate, np.where(enough, sure.bpm, rate))
+    doubt = (found["beats"] > OTHER_BEATS) | other
+    sure_rate = np.where(doubt, np.minimum(sure_rate, DOUBT), sure_rate)
+    if rules.count is not None:
+        counted = np.where(enough, rules.count.of(found), 0.0)
+        better = counted > sure_rate
+        told, sure_rate = np.where(better, sure.bpm, told), np.where(better, counted, sure_rate)
+    beyond = (told <= RATES[0] + EDGE_BPM) | (told >= RATES[-1] - EDGE_BPM)
+    lost = found["confidence"] < LOST
+    return np.where(beyond, math.nan, told), np.where(beyond, 0.0, np.where(lost, np.minimum(sure_rate, DOUBT), sure_rate))
 
 
 def _rows(due: list[Due]) -> tuple[Float64, NDArray[np.int64]]:
@@ -321,44 +390,35 @@ def _rows(due: list[Due]) -> tuple[Float64, NDArray[np.int64]]:
 
 def _tell(
     due: list[Due],
-    rows: Float64,
+    confidence: Float64,
     seen: NDArray[np.int64],
-    peaks: NDArray[np.bool_],
-    agreed: NDArray[np.bool_],
+    peaks: Peaks,
+    sure_beat: Float64,
+    found: Mapping[str, Float64],
     rate: Float64,
     sure_rate: Float64,
-    rhythm: Float64,
     rules: RateRules,
 ) -> None:
     """The messages: rates, and the beats that are decided now."""
-    n = len(due)
     factor = due[0].follower.factor
     end = np.array([one.index - one.block.shape[1] % factor for one in due], np.float64)  # the index after a row's last point
     base = end - SPAN * factor + (factor - 1) / 2  # index at the middle of a row's first point
     last = np.array([one.last for one in due])
     limit = np.where(last, end, end - LAST_S * POINTS_HZ * factor)
     told = np.array([max(one.follower.told, e - s * factor) for one, e, s in zip(due, end.tolist(), seen.tolist(), strict=True)])
-    index = base[:, None] + np.arange(SPAN) * factor
-    new = peaks & (index > told[:, None]) & (index <= limit[:, None])
-    new &= (seen >= LEAST_S * POINTS_HZ)[:, None]
-    new &= rows[:, 2] > 0  # where nothing was denoised there are no beats
-    row, at = np.nonzero(new)
-    where, out = index[row, at], rows[:, 0]
-    if len(row):
-        where = where + factor * _vertex(out[row, at - 1], out[row, at], out[row, at + 1])
-    sums = np.concatenate([np.zeros((n, 1)), np.cumsum(rows[:, 2], axis=1)], axis=1)
-    side = round(POINTS_HZ / 2)
-    first, stop = np.maximum(at - side, 0), np.minimum(at + side + 1, SPAN)
-    found = {
-        "confidence": (sums[row, stop] - sums[row, first]) / np.maximum(stop - first, 1),
-        "agreed": agreed[row, at].astype(np.float64),
-        "rhythm": rhythm[row],
-    }
-    sure = rules.beat.of(found) if len(row) else np.zeros(0)
-    sure = np.where(found["confidence"] < LOST, np.minimum(sure, DOUBT), sure)
-    error = np.exp(np.clip(rules.interval.linear(found), *LOG_MS)) if len(row) else np.zeros(0)
-    bounds = np.searchsorted(row, np.arange(n + 1))
-    empty = np.cumsum(rows[:, 2] <= 0, axis=1)  # points of which no sample was denoised
+    short = seen < WAIT_S * POINTS_HZ  # of such a stretch the period is not known
+    ready = np.where(last, seen >= LEAST_S * POINTS_HZ, ~short)
+    row, at = peaks.row, peaks.at
+    index = base[row] + at * factor
+    new = (index > told[row]) & (index <= limit[row]) & ready[row]
+    new &= confidence[row, at] > 0  # where nothing was denoised there are no beats
+    row, at, where = row[new], at[new], base[row[new]] + peaks.time[new] * factor
+    sure = np.where(short[row], np.minimum(sure_beat[new], DOUBT), sure_beat[new])
+    error = (
+        np.exp(np.clip(rules.interval.linear({name: v[new] for name, v in found.items()}), *LOG_MS)) if len(row) else np.zeros(0)
+    )
+    bounds = np.searchsorted(row, np.arange(len(due) + 1))
+    empty = np.cumsum(confidence <= 0, axis=1)  # points of which no sample was denoised
     for k, one in enumerate(due):
         part = slice(bounds[k], bounds[k + 1])
         times = where[part]
@@ -377,151 +437,13 @@ def _tell(
         )
         if len(times):
             one.follower.beat = float(times[-1])
-        if seen[k] >= LEAST_S * POINTS_HZ:
+        if ready[k]:
             one.follower.told = float(limit[k])
         if one.gap_s is not None:
             one.follower.forget(one.gap_s)
 
 
-# ---- beats -----------------------------------------------------------------------------------------------------------
-
-ALONE_BEATS = 0.42  # a peak is the highest within so many beats on both sides
-ALONE_POINTS = (4, 25)
-RISE_SHARE = 0.2  # of the mean rise of a row's four largest: what rises less is no beat
-SLOPE_POINTS = 4  # 0.17 s, as in qppg
-SLOPE_ALONE = 7  # points
-SLOPE_SHARE = 0.35  # of the mean of a row's four largest sums
-SLOPE_BEFORE = 8  # points, at most, from a sum's peak to the pulse's
-
-
-def detect(x: Float64, rate: Float64) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Peaks of rows (n, SPAN) whose heart rates are about `rate` bpm (n,), and which of them the sum of rising slopes confirms; both (n, SPAN)."""
-    alone = np.clip(np.rint(ALONE_BEATS * 60 / rate * POINTS_HZ), *ALONE_POINTS).astype(np.int64)
-    peaks = highest_within(x, alone)
-    rises = x - _lowest_before(x)
-    peaks &= rises > RISE_SHARE * np.sort(np.where(peaks, rises, 0.0), axis=1)[:, -4:].mean(axis=1, keepdims=True)
-    rising = np.zeros_like(x)
-    rising[:, 1:] = np.maximum(x[:, 1:] - x[:, :-1], 0.0)
-    sums = np.cumsum(rising, axis=1)
-    slopes = sums.copy()
-    slopes[:, SLOPE_POINTS:] -= sums[:, :-SLOPE_POINTS]
-    upstrokes = highest_within(slopes, np.full(len(x), SLOPE_ALONE))
-    largest = np.sort(np.where(upstrokes, slopes, 0.0), axis=1)[:, -4:].mean(axis=1, keepdims=True)
-    upstrokes &= slopes > SLOPE_SHARE * largest
-    near = np.zeros_like(upstrokes)
-    for later in range(-1, SLOPE_BEFORE + 1):
-        if later < 0:
-            near[:, :later] |= upstrokes[:, -later:]
-        else:
-            near[:, later:] |= upstrokes[:, : SPAN - later]
-    return peaks, peaks & near
-
-
-def _lowest_before(x: Float64) -> Float64:
-    """Of each point of rows (n, m) the lowest of the 15 points (0.6 s) before it and itself."""
-    lowest = x
-    for step in (1, 2, 4, 8):  # of 16 points
-        earlier = lowest.copy()
-        earlier[:, step:] = lowest[:, :-step]
-        lowest = np.minimum(lowest, earlier)
-    return lowest
-
-
-def highest_within(x: Float64, scale: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Points of rows (n, m) that are higher than the `scale` (n,) points before, and not lower than as many after. Never a row's ends."""
-    n, m = x.shape
-    most = int(scale.max())
-    padded = np.full((n, m + 2 * most + 1), -np.inf)
-    padded[:, most : most + m] = x
-    runs = [padded]  # [p][i]: the highest of 2^p from i on
-    while 2 ** len(runs) <= most:
-        step = 2 ** (len(runs) - 1)
-        wider = runs[-1].copy()
-        wider[:, :-step] = np.maximum(runs[-1][:, :-step], runs[-1][:, step:])
-        runs.append(wider)
-    power = np.floor(np.log2(scale) + 1e-9).astype(np.int64)
-    of_row = np.stack(runs)[power, np.arange(n)]  # (n, m + 2 most + 1)
-    width = (2**power)[:, None]
-    at = np.arange(m)[None, :] + most
-
-    def run(start: NDArray[np.int64]) -> Float64:
-        return np.take_along_axis(of_row, start, axis=1)
-
-    before = np.maximum(run(at - scale[:, None]), run(at - width))
-    after = np.maximum(run(at + 1 + np.zeros_like(scale)[:, None]), run(at + 1 + scale[:, None] - width))
-    found = (x > before) & (x >= after)
-    found[:, [0, -1]] = False
-    return found
-
-
-def _beats_off(peaks: NDArray[np.bool_], rate: Float64) -> Float64:
-    count = peaks.sum(axis=1)
-    first, last = np.argmax(peaks, axis=1), SPAN - 1 - np.argmax(peaks[:, ::-1], axis=1)
-    span = np.maximum(last - first, 1)
-    mean = np.where(count > 1, 60 * POINTS_HZ * (count - 1) / span, 0.0)
-    return np.asarray(np.minimum(np.abs(np.log(np.maximum(mean, 1.0) / rate)), 0.7), np.float64)
-
-
 # ---- heart rate ------------------------------------------------------------------------------------------------------
-
-ROUNDING = 1e-5  # of a row's height: what float32 leaves of a straight line is less
-_HANN = np.hanning(SPAN)
-_T = np.linspace(-1.0, 1.0, SPAN)
-_TT = float((_T * _T).sum())
-
-
-def _level(x: Float64) -> Float64:
-    """Rows without mean and slope; of a straight row nothing is left."""
-    x = x - x.mean(axis=1, keepdims=True)
-    flat = x - _T * ((x * _T).sum(axis=1, keepdims=True) / _TT)
-    there = np.abs(flat).max(axis=1, keepdims=True) > ROUNDING * np.abs(x).max(axis=1, keepdims=True)
-    return np.asarray(np.where(there, flat, 0.0), np.float64)
-
-
-def _spectrum(x: Float64) -> Float64:
-    """Power of rows (n, SPAN), (n, FFT / 2 + 1); rows of any height are brought to 1 before."""
-    height = np.abs(x).max(axis=1, keepdims=True)
-    transform = np.fft.rfft(x * _HANN / np.where(height > 0, height, 1.0), FFT, axis=1)
-    return np.asarray(transform.real**2 + transform.imag**2, np.float64)
-
-
-def _bins(multiple: float) -> tuple[NDArray[np.int64], Float64]:
-    at = RATES * multiple / 60 * FFT / POINTS_HZ
-    return at.astype(np.int64), at - np.floor(at)
-
-
-_BINS = {multiple: _bins(multiple) for multiple in (0.5, 1.0, 2.0)}
-
-
-def _at_rates(powers: Float64, multiple: float = 1.0) -> Float64:
-    """Power at RATES times `multiple`, (n, rates)."""
-    low, share = _BINS[multiple]
-    return np.asarray(powers[:, low] * (1 - share) + powers[:, low + 1] * share, np.float64)
-
-
-class Spectra(NamedTuple):
-    """Power of rows at RATES, (n, rates), over its mean over RATES, and the mean (n, 1); 1 and 1 in a row without any. `powers`: of all frequencies."""
-
-    powers: Float64
-    relative: Float64
-    mean: Float64
-
-    def at(self, multiple: float) -> Float64:
-        """The same at RATES times `multiple`."""
-        return _at_rates(self.powers, multiple) / self.mean
-
-    def of(self, rows: NDArray[np.int64]) -> Spectra:
-        return Spectra(*(part[rows] for part in self))
-
-
-def spectra(x: Float64) -> Spectra:
-    """Of levelled rows (n, SPAN)."""
-    powers = _spectrum(x)
-    own = _at_rates(powers)
-    mean = own.mean(axis=1, keepdims=True)
-    none = mean <= 0
-    mean = np.where(none, 1.0, mean)
-    return Spectra(powers, np.where(none, 1.0, own / mean), mean)
 
 
 def likelihood(out: Spectra, raw: Spectra, confidence: Float64) -> Float64:
@@ -552,7 +474,7 @@ def rate_of_clean_input(raw: Float64, of_raw: Spectra, rate: Float64) -> Float64
     top = (r[:, 1:-1] >= r[:, :-2]) & (r[:, 1:-1] >= r[:, 2:]) & (r[:, 1:-1] >= CLEAN_REPEATS)
     at = np.argmax(top, axis=1) + 1  # the shortest period that repeats: its multiples do too
     each = np.arange(len(rows))
-    own = 60 * POINTS_HZ / (_LAGS[at] + _vertex(r[each, at - 1], r[each, at], r[each, at + 1]))
+    own = 60 * POINTS_HZ / (_LAGS[at] + vertex(r[each, at - 1], r[each, at], r[each, at + 1]))
     whole = np.maximum(powers[:, _IN_BAND].sum(axis=1), 1e-300)
     lines = [_share(powers, k * own, whole) for k in (1, 2, 3, 4)]
     ratio = rate[rows] / own
@@ -562,21 +484,6 @@ def rate_of_clean_input(raw: Float64, of_raw: Spectra, rate: Float64) -> Float64
     clean &= (own >= RATES[0]) & (own <= RATES[-1])
     found[rows[clean]] = own[clean]
     return found
-
-
-def repeats(x: Float64, lags: NDArray[np.int64]) -> Float64:
-    """The autocorrelation of rows (n, m) without mean at `lags` (k,) above 0, (n, k): each normalised by the power of the two parts that it compares."""
-    m = x.shape[1]
-    same = np.fft.irfft(np.abs(np.fft.rfft(x, 2 * m, axis=1)) ** 2, axis=1)[:, lags]
-    energy = np.cumsum(x * x, axis=1)
-    both = energy[:, m - 1 - lags] * (energy[:, -1:] - energy[:, lags - 1])
-    return np.asarray(same / np.maximum(np.sqrt(np.maximum(both, 0.0)), 1e-300), np.float64)
-
-
-def _vertex(a: Float64, b: Float64, c: Float64) -> Float64:
-    """How far the top of the parabola through three values, one point apart, is from the middle one, at most half a point; 0 where it has no top."""
-    bend = a - 2 * b + c
-    return np.asarray(np.where(bend < 0, np.clip(0.5 * (a - c) / np.minimum(bend, -1e-300), -0.5, 0.5), 0.0), np.float64)
 
 
 def _share(powers: Float64, bpm: Float64, whole: Float64) -> Float64:
@@ -613,21 +520,72 @@ def mode(belief: Float64) -> Float64:
     at = np.clip(best, 1, belief.shape[1] - 2)
     each = np.arange(len(belief))
     a, b, c = (np.log(belief[each, at + k] + 1e-300) for k in (-1, 0, 1))
-    return np.asarray(RATES[best] + np.where(at == best, _vertex(a, b, c), 0.0), np.float64)
-
-
-def _at(relative: Float64, rate: Float64) -> Float64:
-    return np.asarray(relative[np.arange(len(rate)), np.clip(np.rint(rate - RATES[0]), 0, len(RATES) - 1).astype(np.int64)])
+    return np.asarray(RATES[best] + np.where(at == best, vertex(a, b, c), 0.0), np.float64)
 
 
 def _rate_features(rate: Float64, belief: Float64, confidence: Float64, out: Float64, raw: Float64) -> dict[str, Float64]:
-    """`RATE_FEATURES` but "beats" of each row, (n,)."""
+    """Of `RATE_FEATURES` those of belief, confidence and power, (n,)."""
     off = np.abs(RATES[None, :] - rate[:, None])
     mass = np.clip((belief * (off <= NEAR_BPM)).sum(axis=1), 1e-3, 1 - 1e-3)
     other = off > OTHER_BPM
     found = {"belief": np.log(mass / (1 - mass)), "confidence": confidence}
     for name, second, relative in (("output", "second", out), ("input", "input_second", raw)):
-        at = _at(relative, rate) + 1e-3
+        at = at_rate(relative, rate) + 1e-3
         found[name] = np.log(at)
         found[second] = np.log(at / (np.where(other, relative, 0.0).max(axis=1) + 1e-3))
     return found
+
+
+def _of_beats(rate: Float64, every: Intervals, sure: Intervals) -> dict[str, Float64]:
+    """Of `RATE_FEATURES` those that compare a rate with the beats, (n,)."""
+    enough = sure.n >= LEAST_INTERVALS
+    return {
+        "beats": _apart(every.bpm, rate),
+        "sure_beats": np.where(enough, _apart(sure.bpm, rate), 0.35),
+        "sure_irregular": np.where(enough, np.minimum(sure.irregular, 0.6), 0.3),
+        "cover": sure.n * 60 / np.maximum(sure.bpm, 1.0) / SPAN_S,
+    }
+
+
+def _apart(bpm: Float64, rate: Float64) -> Float64:
+    return np.asarray(np.minimum(np.abs(np.log(np.maximum(bpm, 1.0) / rate)), 0.7), np.float64)
+
+
+def _jump(rate: Float64, before: Float64) -> Float64:
+    return np.where(np.isnan(before), 0.05, np.minimum(np.abs(np.log(rate / np.where(np.isnan(before), rate, before))), 0.5))
+
+
+def _of_the_rhythm(rate: Float64, out: Float64, of_out: Spectra, raw: Float64, of_raw: Spectra) -> dict[str, Float64]:
+    """`OF_THE_RHYTHM` of each row, (n,), but "lowest"."""
+    at_out, at_raw = at_rate(of_out.relative, rate) + 1e-3, at_rate(of_raw.relative, rate) + 1e-3
+    ratio = RATES[None, :] / rate[:, None]
+    own = np.abs(RATES[None, :] - rate[:, None]) <= OTHER_BPM
+    for multiple in (0.5, 2.0, 3.0, 4.0):
+        own |= np.abs(ratio / multiple - 1) < OF_A_MULTIPLE
+    again_out, again_raw = repeats(out, _LAGS_AND_HALF), repeats(raw, _LAGS_AND_HALF)
+    period = 60 * POINTS_HZ / rate
+    found_out, found_raw = _at_lag(again_out, period), _at_lag(again_raw, period)
+    power = np.maximum((out * out).mean(axis=1), 1e-9)
+    return {
+        "output_double": np.log((of_out.near(2 * rate) + 1e-3) / at_out),
+        "input_double": np.log((of_raw.near(2 * rate) + 1e-3) / at_raw),
+        "input_half": np.log((of_raw.near(rate / 2) + 1e-3) / at_raw),
+        "input_rival": np.log((np.where(own, 0.0, of_raw.relative).max(axis=1) + 1e-3) / at_raw),
+        "output_repeats": found_out,
+        "output_at_half": _at_lag(again_out, period / 2) - found_out,
+        "output_best": again_out.max(axis=1) - found_out,
+        "input_repeats": found_raw,
+        "input_at_half": _at_lag(again_raw, period / 2) - found_raw,
+        "residual": np.clip(np.log(np.maximum(((raw - out) ** 2).mean(axis=1), 1e-9) / power), -8, 8),
+    }
+
+
+_LAGS_AND_HALF = np.arange(int(30 * POINTS_HZ / RATES[-1]), int(60 * POINTS_HZ / RATES[0]) + 3)
+
+
+def _at_lag(again: Float64, lag: Float64) -> Float64:
+    """Of autocorrelations at `_LAGS_AND_HALF` (n, lags) the value at a lag of each row (n,), points."""
+    at = np.clip(lag - _LAGS_AND_HALF[0], 0, len(_LAGS_AND_HALF) - 2)
+    low, each = at.astype(np.int64), np.arange(len(at))
+    share = at - low
+    return np.asarray(again[each, low] * (1 - share) + again[each, low + 1] * share, np.float64)

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from ppgstream.core.measured import MEASURED, states_of
 from ppgstream.core.polarity import Watcher, skewness_of
-from ppgstream.core.rate import repeats
 from ppgstream.core.resampling import MAX_FILL, resample
+from ppgstream.core.spectra import repeats
 from ppgstream.lab import scores
 
 Float64 = NDArray[np.float64]

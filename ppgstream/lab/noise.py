@@ -8,6 +8,7 @@ without any pulse, N5 a sensor's faults.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
@@ -165,19 +166,26 @@ STEPS_HZ, STEPS_HARMONICS, STEPS_RATE, STEPS_PERIOD_S, STEPS_SIZE, STEPS_WHITE =
 
 
 def steps(
-    clean: Float64, rng: Generator, *, fs: float = 125.0, over_db: float = 0.0, hz: tuple[float, float] = STEPS_HZ
+    clean: Float64,
+    rng: Generator,
+    *,
+    fs: float = 125.0,
+    over_db: float = 0.0,
+    hz: tuple[float, float] = STEPS_HZ,
+    harmonics: Sequence[float] = STEPS_HARMONICS,
+    white: float = STEPS_WHITE,
 ) -> Float64:
     """N3 on a clean record (m,), in its units: a rhythm with harmonics, `over_db` dB over the pulse, its rate +-3 % and its size +-30 % drifting with a
-    period of 20 s, and white noise of a tenth of the record's range."""
+    period of 20 s, and white noise of a tenth of the record's range, or `white` of it."""
     m = len(clean)
     t = np.arange(m) / fs
     slow = 2 * np.pi * t / STEPS_PERIOD_S
     rate = rng.uniform(*hz) * (1 + STEPS_RATE * np.sin(slow + rng.uniform(0, 2 * np.pi)))
     phase = 2 * np.pi * np.cumsum(rate) / fs
-    x = sum(a * np.sin(k * phase + rng.uniform(0, 2 * np.pi)) for k, a in enumerate(STEPS_HARMONICS, start=1))
+    x = sum(a * np.sin(k * phase + rng.uniform(0, 2 * np.pi)) for k, a in enumerate(harmonics, start=1))
     x = x * (1 + STEPS_SIZE * np.sin(slow + rng.uniform(0, 2 * np.pi)))
     x *= clean.std() * 10 ** (over_db / 20) / np.std(x)
-    return np.asarray(clean + x + STEPS_WHITE * np.ptp(clean) * rng.standard_normal(m), np.float64)
+    return np.asarray(clean + x + white * np.ptp(clean) * rng.standard_normal(m), np.float64)
 
 
 BREATHING_HZ, HUM_HZ = (0.15, 0.4), (45.0, 60.0)

@@ -8,6 +8,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.core.spectra import repeats
 from ppgstream.lab.noise import minmax
 
 Float64 = NDArray[np.float64]
@@ -121,49 +122,108 @@ def peak_shift_ms(output: Float64, clean: Float64, fs: float) -> float:
 
 
 RATE_NEAR_BPM, BEAT_NEAR_MS = 5.0, 150.0  # up to here a rate is right, and a beat is a beat
-BEATS_APART, BEAT_PROMINENCE = 0.36, 0.3  # of true peaks: in mean beats, and in SD of the band-passed record
+BEATS_APART, BEAT_PROMINENCE = 0.3, 0.3  # of true peaks: in periods, and in SD of the band-passed record
+SECOND_APART, ONE_BEAT = (
+    0.65,
+    1.3,
+)  # periods: a peak nearer than this to the one before, with the next within this, is a second wave
+PERIODS_S, PERIOD_HZ, AS_GOOD = (
+    (0.25, 2.0),
+    62.5,
+    0.9,
+)  # of a pulse; at which it is looked for; as well as the best a shorter period must repeat
+
+
+def pulse_periods_s(clean: Float64, fs: float) -> Float64:
+    """The periods of a clean record (m,), of 8 s every 2 s, or of all of a shorter one: each the shortest at which the normalised autocorrelation has a
+    maximum of 0.9 of the best; NaN without any."""
+    factor = max(round(fs / PERIOD_HZ), 1)
+    x, fs = bandpass(clean, fs)[::factor], fs / factor
+    n = min(int(HR_WINDOW_S * fs), len(x))
+    lags = np.arange(int(PERIODS_S[0] * fs), min(int(PERIODS_S[1] * fs) + 2, n * 2 // 3))
+    parts = np.lib.stride_tricks.sliding_window_view(x, n)[:: max(int(HR_STEP_S * fs), 1)]
+    if len(lags) < 3:
+        return np.full(len(parts), math.nan)
+    r = repeats(parts - parts.mean(axis=1, keepdims=True), lags)
+    top = (r[:, 1:-1] >= r[:, :-2]) & (r[:, 1:-1] >= r[:, 2:]) & (r[:, 1:-1] > 0)
+    best = np.where(top, r[:, 1:-1], 0.0).max(axis=1, keepdims=True)
+    first = np.argmax(top & (r[:, 1:-1] >= AS_GOOD * best), axis=1) + 1
+    return np.where(top.any(axis=1), lags[first] / fs, math.nan)
+
+
+def pulse_period_s(clean: Float64, fs: float) -> float:
+    """The median of a record's periods; NaN without any."""
+    periods = pulse_periods_s(clean, fs)
+    return float(np.nanmedian(periods)) if np.isfinite(periods).any() else math.nan
 
 
 def pulse_peaks(clean: Float64, fs: float) -> Float64:
-    """The systolic peaks of a clean record (m,), as indexes: of the record below 12 Hz, at least 0.36 beats apart and as prominent as 0.3 SD of its band.
-    A high-pass would ring where the heart pauses."""
+    """The systolic peaks of a clean record (m,), as indexes: of the record below 12 Hz, as prominent as 0.3 SD of its band and at least 0.3 periods apart.
+    Of two peaks within 0.65 periods that share a period, the one that rises less is a second wave. A high-pass would ring where the heart pauses."""
     from scipy.signal import butter, find_peaks, sosfiltfilt
 
-    bpm = heart_rate(clean, fs, 75.0)
+    period = pulse_period_s(clean, fs) * fs
+    if not math.isfinite(period):
+        return np.zeros(0)
     low = sosfiltfilt(butter(4, BAND_HZ[1], fs=fs, output="sos"), clean)
     height = float(bandpass(clean, fs).std())
-    at, _ = find_peaks(low, distance=max(int(BEATS_APART * 60 / bpm * fs), 1), prominence=BEAT_PROMINENCE * height)
-    return np.asarray(at, np.float64)
+    found, _ = find_peaks(low, distance=max(int(BEATS_APART * period), 1), prominence=BEAT_PROMINENCE * height)
+    at = found.tolist()
+    rises = [float(low[k] - low[max(k - int(period / 2), 0) : k + 1].min()) for k in at]
+    k = 0
+    while k + 1 < len(at):
+        if at[k + 1] - at[k] >= SECOND_APART * period:
+            k += 1
+            continue
+        lower = k + 1 if rises[k + 1] < rises[k] else k
+        before, after = at[max(lower - 1, 0)], at[min(lower + 1, len(at) - 1)]
+        if after - before < ONE_BEAT * period:
+            del at[lower], rises[lower]
+            k = max(k - 1, 0)
+        else:
+            k += 1
+    return np.array(at, np.float64)
 
 
-def true_rates(clean: Float64, index: NDArray[np.int64], fs: float) -> Float64:
-    """The heart rate of a clean record in the 8 s before each index, bpm; NaN in a record that is shorter."""
-    rates = heart_rates(clean, fs)
-    length, step = int(HR_WINDOW_S * fs), int(HR_STEP_S * fs)
-    if not len(rates):
-        return np.full(len(index), np.nan)
-    return np.asarray(rates[np.clip((index - length) // step, 0, len(rates) - 1)], np.float64)
+def true_rates(peaks: Float64, index: NDArray[np.int64], fs: float) -> Float64:
+    """The mean rate of a record's beats, whose systolic peaks these are, in the 8 s before each index, bpm; NaN with fewer than two there."""
+    first, stop = (np.searchsorted(peaks, index - offset) for offset in (HR_WINDOW_S * fs, 0.0))
+    rates = np.full(len(index), np.nan)
+    some = stop - first >= 2
+    a, b = first[some], stop[some] - 1
+    rates[some] = 60 * fs * (b - a) / (peaks[b] - peaks[a])
+    return rates
 
 
-def rates_right(bpm: Float64, index: NDArray[np.int64], clean: Float64 | None, fs: float) -> Float64:
-    """1 for each rate, told of the 8 s before `index`, that is within 5 bpm of the clean record's, else 0; 0 without a pulse."""
-    if clean is None or not len(bpm):
-        return np.zeros(len(bpm))
-    return np.asarray(np.abs(bpm - true_rates(clean, index, fs)) <= RATE_NEAR_BPM, np.float64)
+TWO_DIFFER, OF_A_RATE = 0.25, 0.08  # of a record's rates; by how much of the rate
 
 
-def beats_off_ms(at: Float64, clean: Float64 | None, fs: float) -> Float64:
-    """How far the nearest peak of the clean record is from each beat (n,), ms; infinite without a pulse."""
-    peaks = np.zeros(0) if clean is None else pulse_peaks(clean, fs)
+def rate_known(clean: Float64, fs: float) -> bool:
+    """Whether two estimates of a clean record's heart rate agree: that of its peaks and that of its autocorrelation, within 5 bpm or 8 % in three quarters
+    of the time. Where they do not, no one can tell what is right."""
+    if len(clean) < HR_WINDOW_S * fs:
+        return False
+    bpm = 60 / pulse_periods_s(clean, fs)
+    index = int(HR_WINDOW_S * fs) + np.arange(len(bpm)) * int(HR_STEP_S * fs)
+    off = np.abs(true_rates(pulse_peaks(clean, fs), index, fs) - bpm)
+    return bool(np.mean(~(off <= np.maximum(RATE_NEAR_BPM, OF_A_RATE * bpm))) <= TWO_DIFFER)
+
+
+def rates_right(bpm: Float64, index: NDArray[np.int64], peaks: Float64, fs: float) -> NDArray[np.bool_]:
+    """Whether each rate, told of the 8 s before `index`, is within 5 bpm of the true one; none is without a pulse."""
+    return np.asarray(np.abs(bpm - true_rates(peaks, index, fs)) <= RATE_NEAR_BPM)
+
+
+def beats_off_ms(at: Float64, peaks: Float64, fs: float) -> Float64:
+    """How far the nearest true peak is from each beat (n,), ms; infinite without a pulse."""
     if not len(peaks) or not len(at):
         return np.full(len(at), np.inf)
     return np.asarray(np.abs(at[:, None] - peaks[None, :]).min(axis=1) * 1000 / fs, np.float64)
 
 
-def intervals_off_ms(at: Float64, clean: Float64, fs: float) -> Float64:
-    """How far the interval between each beat and the one before is from that of the peaks nearest to them, ms; NaN where one of them is none."""
+def intervals_off_ms(at: Float64, peaks: Float64, fs: float) -> Float64:
+    """How far the interval between each beat and the one before is from that of the true peaks nearest to them, ms; NaN where one of them is none."""
     off = np.full(len(at), np.nan)
-    peaks = pulse_peaks(clean, fs)
     if len(at) < 2 or not len(peaks):
         return off
     nearest = np.abs(at[:, None] - peaks[None, :]).argmin(axis=1)
