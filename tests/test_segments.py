@@ -141,3 +141,19 @@ def test_memory_does_not_grow_with_the_length_of_a_segment() -> None:
             segment.release()
     assert segment.stop == 50_000
     assert len(segment.x) < 1000
+
+
+def test_the_first_answer_follows_the_level_of_its_input_and_no_other_does() -> None:
+    """At a stretch's start a network sees nothing of what was before: its answer may lie half a pulse off there."""
+    geometry = Geometry(250, 50)
+    x = 5 + np.sin(np.arange(600) / 16)
+    segment = Segment(0, geometry)
+    segment.append(x)
+    windows = segment.cut()
+    ramp = np.maximum(1 - np.arange(250) / 125, 0)
+    for k, window in enumerate(windows):
+        a = window.start
+        segment.add(a, x[a : a + 250] - (0.8 * ramp if k == 0 else 0.0), np.zeros(250, np.uint16), np.ones(250))
+    released = segment.release()
+    assert released is not None
+    assert np.abs(released.values - x[: len(released.values)]).max() < 1e-9

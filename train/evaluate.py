@@ -95,6 +95,15 @@ def own_set(source: Mapping[str, Any], console: Console) -> dict[str, data.Clean
     found = own.read(Path(source["recordings"]), fs=source["fs"], column=source["column"], key=source["field"])
     console.print(own.table(found, {}))
     clean = own.together([f.clean for f in found])
+    long = [len(x) >= scores.HR_WINDOW_S * data.FS for x in clean.stretches]
+    odd = [there and not scores.rate_known(x, data.FS) for x, there in zip(clean.stretches, long, strict=True)]
+    if any(odd):
+        names = sorted({name for name, out in zip(clean.recording, odd, strict=True) if out})
+        console.print(
+            f"left out, since two estimates of their heart rate differ: stretches of {', '.join(names)}", soft_wrap=True
+        )
+        kept = [k for k, out in enumerate(odd) if not out]
+        clean = data.Clean([clean.stretches[k] for k in kept], [clean.recording[k] for k in kept])
     if not any(len(x) >= WINDOW for x in clean.stretches):
         raise DataError(
             f"--recordings {source['recordings']}: no clean stretch to add noise to (8 s of steady pulse at rest are needed)"
@@ -249,7 +258,7 @@ def _compute(
 
 def _kinds(name: str) -> dict[str, streamed.Kind]:
     if name == "trust":
-        return {**streamed.MAIN, **pulse.MOTION, **pulse.IRREGULAR, **streamed.NOTHING}
+        return {**streamed.MAIN, **pulse.MOTION, **streamed.RHYTHMS, **pulse.IRREGULAR, **streamed.NOTHING}
     return streamed.SETS["main" if name == "streamed" else name]
 
 

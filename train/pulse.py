@@ -8,7 +8,7 @@ the true one. Trees are fitted to the labels: first of beats, then of rates, who
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -151,68 +151,93 @@ def published(
     return found
 
 
-def followed(one: Published, rules: pulse.RateRules) -> list[pulse.Due]:
-    """What is told of a record's beats and rates by other rules than those it was published with."""
-    follower = pulse.Follower(rules.fs)
-    out, noisy, confidence = (np.asarray(part, np.float64) for part in (one.out, one.noisy, one.confidence))
-    blocks: list[tuple[int, Any, float | None]] = [
-        (k, block, None) for k, block in follower.append(0, out, noisy, confidence, one.flags)
-    ]
-    rest = follower.stop()
-    if rest is not None:
-        blocks.append((len(one.out), rest, math.inf))
-    due = [pulse.Due(follower, k, block, gap, Chunk("a", 0, k, EMPTY, WireKind.BEATS)) for k, block, gap in blocks]
-    pulse.fill(due, rules)
-    return due
+class Told(NamedTuple):
+    """What is due at one time in all records that last so long: which they are, and what is told of each."""
+
+    record: NDArray[np.int64]
+    due: list[pulse.Due]
+
+
+def followed(records: Sequence[Published], rules: pulse.RateRules) -> Iterator[Told]:
+    """What is told of records' beats and rates by these rules, time after time: the first 2 s of all, the next, and so on."""
+    waiting = []
+    for one in records:
+        follower = pulse.Follower(rules.fs)
+        out, noisy, confidence = (np.asarray(part, np.float64) for part in (one.out, one.noisy, one.confidence))
+        blocks: list[tuple[int, Any, float | None]] = [
+            (k, block, None) for k, block in follower.append(0, out, noisy, confidence, one.flags)
+        ]
+        rest = follower.stop()
+        if rest is not None:
+            blocks.append((len(one.out), rest, math.inf))
+        waiting.append([pulse.Due(follower, k, block, gap, Chunk("a", 0, k, EMPTY, WireKind.BEATS)) for k, block, gap in blocks])
+    for time in range(max((len(blocks) for blocks in waiting), default=0)):
+        there = [k for k, blocks in enumerate(waiting) if len(blocks) > time]
+        due = [waiting[k][time] for k in there]
+        pulse.fill(due, rules)
+        yield Told(np.array(there, np.int64), due)
 
 
 def beat_rows(records: Sequence[Published], fs: float) -> dict[str, Rows]:
     """Of "beat" all beats of all 8 s, and whether each is one; of "interval" those that are told, and how far each interval is off in ms."""
-    found: dict[str, list[tuple[Float64, Float64, str, str]]] = {"beat": [], "interval": []}
     names = list(pulse.BEAT_FEATURES)
-    for one in records:
-        beat, interval = _Recorder(), _Recorder()
-        due = followed(one, replace(pulse.RateRules(fs), beat=beat, interval=interval))  # type: ignore[arg-type]
-        every = [(d.index, asked) for d, asked in zip(due, beat.kept, strict=True) if len(asked["time"])]
-        if every:
-            at = np.concatenate([pulse.index_of(asked["time"], end, fs) for end, asked in every])
-            right = scores.beats_off_ms(at, one.beats, fs) <= scores.BEAT_NEAR_MS
-            found["beat"].append((_columns([asked for _, asked in every], names), right.astype(np.float64), one.person, one.kind))
-        told = np.concatenate([np.zeros(0), *(d.chunk.beats.at for d in due if d.chunk.beats is not None)]).astype(np.float64)
-        off = scores.intervals_off_ms(told, one.beats, fs)
-        known = np.isfinite(off)
-        if known.any():
-            found["interval"].append((_columns(interval.kept, names)[known], off[known], one.person, one.kind))
-    return {name: _joined(rows, len(names)) for name, rows in found.items()}
+    beat, interval = _Recorder(), _Recorder()
+    rules = replace(pulse.RateRules(fs), beat=beat, interval=interval)  # type: ignore[arg-type]
+    times = list(followed(records, rules))
+    found: dict[str, list[tuple[Float64, Float64, NDArray[np.int64]]]] = {"beat": [], "interval": []}
+    for told, asked in zip(times, beat.kept, strict=True):
+        row = asked["row"].astype(np.int64)
+        at = np.array([d.index for d in told.due])[row] + pulse.index_of(asked["time"], 0, fs)
+        right = np.zeros(len(at))
+        for k, record in enumerate(told.record):
+            own = row == k
+            right[own] = scores.beats_off_ms(at[own], records[record].beats, fs) <= scores.BEAT_NEAR_MS
+        found["beat"].append((_columns(asked, names), right, told.record[row]))
+    at_told: list[Float64] = []
+    record_told: list[NDArray[np.int64]] = []
+    for told in times:
+        for record, due in zip(told.record.tolist(), told.due, strict=True):
+            assert due.chunk.beats is not None
+            at_told.append(due.chunk.beats.at.astype(np.float64))
+            record_told.append(np.full(len(at_told[-1]), record))
+    if interval.kept:  # the features of told beats lie in the same order
+        features, every = np.concatenate([_columns(asked, names) for asked in interval.kept]), np.concatenate(at_told)
+        of_record = np.concatenate(record_told)
+        for record in np.unique(of_record).tolist():
+            own = of_record == record
+            off = scores.intervals_off_ms(every[own], records[record].beats, fs)
+            known = np.isfinite(off)
+            found["interval"].append((features[own][known], off[known], of_record[own][known]))
+    return {name: _joined(rows, len(names), records) for name, rows in found.items()}
 
 
 def rate_rows(records: Sequence[Published], rules: pulse.RateRules) -> dict[str, Rows]:
     """Of "rate" and "count" all rates, and whether each is right; by rules that know which beats are sure."""
-    found: dict[str, list[tuple[Float64, Float64, str, str]]] = {"rate": [], "count": []}
     names = list(pulse.RATE_FEATURES)
-    for one in records:
-        rate, count = _Recorder(), _Recorder()
-        due = [d for d in followed(one, replace(rules, rate=rate, count=count)) if d.rated]  # type: ignore[arg-type]
-        if not due:
-            continue
-        index = np.array([d.index for d in due], np.int64)
-        features = _columns(rate.kept, names)
+    rate = _Recorder()
+    times = [t for t in followed(records, replace(rules, rate=rate)) if any(d.rated for d in t.due)]  # type: ignore[arg-type]
+    found: dict[str, list[tuple[Float64, Float64, NDArray[np.int64]]]] = {"rate": [], "count": []}
+    for told, asked in zip(times, rate.kept, strict=True):
+        rated = np.array([d.rated for d in told.due])
+        record, index = told.record[rated], np.array([d.index for d in told.due], np.int64)[rated]
+        truth = np.array([scores.true_rates(records[r].beats, index[k : k + 1], rules.fs)[0] for k, r in enumerate(record)])
+        features = _columns(asked, names)
         for rows, key in ((found["rate"], "bpm"), (found["count"], "sure_bpm")):
-            bpm = np.concatenate([asked[key] for asked in rate.kept])
-            there = bpm > 0  # without enough sure beats they have no rate
-            right = scores.rates_right(bpm, index, one.beats, rules.fs)[there].astype(np.float64)
-            rows.append((features[there], right, one.person, one.kind))
-    return {name: _joined(rows, len(names)) for name, rows in found.items()}
+            there = asked[key] > 0  # without enough sure beats they have no rate
+            right = np.abs(asked[key] - truth) <= scores.RATE_NEAR_BPM
+            rows.append((features[there], right[there].astype(np.float64), record[there]))
+    return {name: _joined(rows, len(names), records) for name, rows in found.items()}
 
 
-def _columns(asked: Sequence[Mapping[str, Float64]], names: Sequence[str]) -> Float64:
-    return np.concatenate([np.stack([one[name] for name in names], axis=1) for one in asked])
+def _columns(asked: Mapping[str, Float64], names: Sequence[str]) -> Float64:
+    return np.stack([asked[name] for name in names], axis=1)
 
 
-def _joined(rows: list[tuple[Float64, Float64, str, str]], width: int) -> Rows:
+def _joined(rows: list[tuple[Float64, Float64, NDArray[np.int64]]], width: int, records: Sequence[Published]) -> Rows:
     features = np.concatenate([np.zeros((0, width)), *(row[0] for row in rows)])
     value = np.concatenate([np.zeros(0), *(row[1] for row in rows)])
-    person, kind = (np.repeat(np.array([row[k] for row in rows], np.str_), [len(row[1]) for row in rows]) for k in (2, 3))
+    record = np.concatenate([np.zeros(0, np.int64), *(row[2] for row in rows)])
+    person, kind = (np.array([getattr(one, key) for one in records], np.str_)[record] for key in ("person", "kind"))
     return Rows(features, value, person, kind)
 
 

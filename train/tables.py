@@ -53,12 +53,14 @@ TRUST_COLUMNS = {
     "live_hr_mae_sure_bpm": ("of sure", 1),
     "live_hr_coverage": ("sure, share", 2),
     "live_hr_sure_right": ("sure, right", 3),
+    "live_hr_off_sure": ("off and sure", 3),
     "beats_f1": ("beats, F1", 3),
     "beats_wrong": ("lost + invented", 3),
     "beats_told": ("beats told", 2),
     "beats_sure_right": ("of told right", 3),
     "false_beats_per_min": ("false a minute", 1),
     "interval_error_ms": ("interval, ms", 0),
+    "interval_within_stated": ("within stated", 2),
 }
 OTHER_COLUMNS = {
     "g_n1_db": "G N1, dB",

@@ -304,16 +304,17 @@ def _fill(due: list[Due], rules: RateRules) -> None:
         for k, row in zip(full, belief, strict=True):
             due[k].follower.belief, due[k].follower.elapsed_s = row.astype(np.float32), 0.0
         rate[full] = mode(belief)
-    about = rate.copy()  # without a rate yet, the strongest of the output stands in for it
+    about = rate.copy()  # without a rate yet, what is believed or the likeliest of what there is stands in for it
     for k in np.flatnonzero(np.isnan(rate)):
-        known = due[k].follower.belief
-        about[k] = RATES[int(np.argmax(of_out.relative[k] if known is None else known))]
+        known, this = due[k].follower.belief, np.array([k])
+        best = likelihood(of_out.of(this), of_raw.of(this), confidence[this].mean(axis=1))[0] if known is None else known
+        about[k] = RATES[int(np.argmax(best))]
     peaks = peaks_of(out, confidence, about)
     of_row = _of_the_rhythm(about, out, of_out, raw, of_raw) | of_all_beats(peaks) | {"lowest": confidence.min(axis=1)}
     found = {name: value[peaks.row] for name, value in of_row.items()} | of_each_beat(peaks, out, raw, about)
     found["confidence"], found["agreed"] = peaks.confidence, peaks.agreed.astype(np.float64)
     found["rhythm"] = np.log(at_rate(of_out.relative, about) + 1e-3)[peaks.row]
-    found["time"] = peaks.time  # no feature: whoever fits them needs it
+    found["time"], found["row"] = peaks.time, peaks.row.astype(np.float64)  # no features: whoever fits them needs these
     sure_beat = rules.beat.of(found)
     # A beat is no surer than the wave at its place.
     sure_beat = np.minimum(sure_beat, np.maximum(_at_beats(confidence, peaks), 0.0))

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from oracle.measured import HELD, INVALID, LOST
+from oracle.measured import HELD, INVALID, LOST, MEASURED
 
 Float64 = NDArray[np.float64]
 FIRST_AGREEMENT = 0.3  # confidence of a window with no earlier one to compare with: below the threshold, so it is flagged
@@ -173,11 +173,25 @@ class Segment:
         self.flags[a:b] |= flags
         if y is not None:
             weights = g.weights
+            if start == self.start:
+                y = self._levelled(y)
             trust = self._agreement(a, self._done - self._base, y) if confidence is None else confidence
             self.total[a:b] += weights * y
             self.weight[a:b] += weights
             self.trust[a:b] += weights * trust
         self._done = start + g.window
+
+    def _levelled(self, y: Float64) -> Float64:
+        """The answer to a segment's first window, its first half raised or lowered by a ramp that ends at 0, so that it follows the input's level. There a
+        network sees nothing of what was before, and half a second of an answer may lie half a pulse off."""
+        n = self.geometry.window // 2
+        at = self.start - self._base
+        ramp = (1 - np.arange(n) / n) * (self.state[at : at + n] == MEASURED)
+        power = float((ramp * ramp).sum())
+        if not power:
+            return y
+        off = float((ramp * (self.x[at : at + n] - y[:n])).sum()) / power
+        return np.concatenate([y[:n] + off * (1 - np.arange(n) / n), y[n:]])
 
     @property
     def short(self) -> bool:
