@@ -327,7 +327,7 @@ def test_each_of_the_two_detectors_finds_the_beats_by_itself() -> None:
         x, _ = heart(bpm, 60, seed=3)
         points = x[: len(x) // 5 * 5].reshape(-1, 5).mean(axis=1)
         row = points[400 : 400 + rate.SPAN][None, :] - points[400 : 400 + rate.SPAN].mean()
-        peaks, agreed = of_beats.detect(row, np.array([float(bpm)]))
+        peaks, agreed, *_ = of_beats.detect(row, np.array([float(bpm)]))
         inside = peaks[0, 15:-15].sum()
         assert inside >= (rate.SPAN - 30) / rate.POINTS_HZ * bpm / 60 - 2
         assert agreed[0, 15:-15].sum() >= 0.85 * inside

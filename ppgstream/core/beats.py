@@ -17,19 +17,31 @@ Float64 = NDArray[np.float64]
 
 ALONE_BEATS = 0.42  # a peak is the highest within so many beats on both sides
 ALONE_POINTS = (4, 25)
-RISE_SHARE = 0.2  # of the mean rise of a row's four largest: what rises less is no beat
+RISE_SHARE = 0.12  # of the mean rise of a row's four largest: what rises less is no beat
+LOW_SHARE = 0.2  # what rises less is told only if it is sure: every second pulse may be low, but a notch is no pulse
 SLOPE_POINTS = 4  # 0.17 s, as in qppg
 SLOPE_ALONE = 7  # points
 SLOPE_SHARE = 0.35  # of the mean of a row's four largest sums
 SLOPE_BEFORE = 8  # points, at most, from a sum's peak to the pulse's
 
 
-def detect(x: Float64, rate: Float64) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Peaks of rows (n, SPAN) whose heart rates are about `rate` bpm (n,), and which of them the sum of rising slopes confirms; both (n, SPAN)."""
+class Detected(NamedTuple):
+    """Peaks of rows (n, SPAN), which of them the sum of rising slopes confirms, and which are low; and how far each point rises above the lowest one
+    shortly before it."""
+
+    peaks: NDArray[np.bool_]
+    agreed: NDArray[np.bool_]
+    low: NDArray[np.bool_]
+    rises: Float64
+
+
+def detect(x: Float64, rate: Float64) -> Detected:
+    """The peaks of rows (n, SPAN) whose heart rates are about `rate` bpm (n,)."""
     alone = np.clip(np.rint(ALONE_BEATS * 60 / rate * POINTS_HZ), *ALONE_POINTS).astype(np.int64)
     peaks = highest_within(x, alone)
     rises = x - lowest_before(x)
-    peaks &= rises > RISE_SHARE * np.sort(np.where(peaks, rises, 0.0), axis=1)[:, -4:].mean(axis=1, keepdims=True)
+    usual = np.sort(np.where(peaks, rises, 0.0), axis=1)[:, -4:].mean(axis=1, keepdims=True)
+    peaks &= rises > RISE_SHARE * usual
     rising = np.zeros_like(x)
     rising[:, 1:] = np.maximum(x[:, 1:] - x[:, :-1], 0.0)
     sums = np.cumsum(rising, axis=1)
@@ -44,7 +56,7 @@ def detect(x: Float64, rate: Float64) -> tuple[NDArray[np.bool_], NDArray[np.boo
             near[:, :later] |= upstrokes[:, -later:]
         else:
             near[:, later:] |= upstrokes[:, : SPAN - later]
-    return peaks, peaks & near
+    return Detected(peaks, peaks & near, peaks & (rises <= LOW_SHARE * usual), rises)
 
 
 def lowest_before(x: Float64) -> Float64:
@@ -86,14 +98,15 @@ def highest_within(x: Float64, scale: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 class Peaks(NamedTuple):
     """The beats of rows, in order, (p,) each: its `row`, the point `at` which it is highest, its `time` in points with their fractions, its `rise` over
-    the lowest point shortly before, whether the second detector `agreed`, and the mean `confidence` of the output 1 s around it. `rows`: how many there
-    are."""
+    the lowest point shortly before, whether the second detector `agreed`, whether it is `low`, and the mean `confidence` of the output 1 s around it.
+    `rows`: how many there are."""
 
     row: NDArray[np.int64]
     at: NDArray[np.int64]
     time: Float64
     rise: Float64
     agreed: NDArray[np.bool_]
+    low: NDArray[np.bool_]
     confidence: Float64
     rows: int
 
@@ -112,17 +125,15 @@ HALF = round(POINTS_HZ / 2)  # points on both sides of a beat: 1 s in all
 
 def peaks_of(out: Float64, confidence: Float64, rate: Float64) -> Peaks:
     """Of levelled rows of output (n, SPAN) at about `rate` bpm (n,), and the confidence of their points."""
-    found, agreed = detect(out, rate)
-    row, at = np.nonzero(found)
-    time, rise = at.astype(np.float64), np.zeros(len(row))
+    found = detect(out, rate)
+    row, at = np.nonzero(found.peaks)
+    time = at.astype(np.float64)
     if len(row):
         time += vertex(out[row, at - 1], out[row, at], out[row, at + 1])
-        rise = out[row, at] - lowest_before(out)[row, at]
     sums = np.concatenate([np.zeros((len(out), 1)), np.cumsum(confidence, axis=1)], axis=1)
     first, stop = np.maximum(at - HALF, 0), np.minimum(at + HALF + 1, SPAN)
-    return Peaks(
-        row, at, time, rise, agreed[row, at], (sums[row, stop] - sums[row, first]) / np.maximum(stop - first, 1), len(out)
-    )
+    mean = (sums[row, stop] - sums[row, first]) / np.maximum(stop - first, 1)
+    return Peaks(row, at, time, found.rises[row, at], found.agreed[row, at], found.low[row, at], mean, len(out))
 
 
 class Intervals(NamedTuple):
@@ -153,22 +164,24 @@ OF_ALL_BEATS = {
     "irregular": "SD of the logarithms of the intervals between the 8 s's beats, at most 0.6",
     "heights": "SD of how far the beats rise, of their mean, at most 2",
     "alternating": "how far apart every first and every second beat rise, of their mean, at most 2",
+    "uneven": "how far apart every first and every second interval are, as a logarithm, at most 1.2",
+    "valleys": "how far apart the lowest points before every first and every second beat are, of the beats' mean rise, at most 2",
     "shortest": "logarithm of the shortest interval over their mean, at least -2",
     "longest": "the same of the longest, at most 2",
 }
 
 
-def of_all_beats(peaks: Peaks) -> dict[str, Float64]:
-    """`OF_ALL_BEATS` of each row, (n,)."""
+def of_all_beats(peaks: Peaks, out: Float64) -> dict[str, Float64]:
+    """`OF_ALL_BEATS` of each row, (n,), of levelled rows of output (n, SPAN)."""
     n, same = peaks.rows, peaks.same
     count = peaks.by_row(np.ones(len(peaks.row)))
     mean = np.maximum(peaks.by_row(peaks.rise) / np.maximum(count, 1.0), 1e-12)
     spread = peaks.by_row((peaks.rise - mean[peaks.row]) ** 2) / np.maximum(count, 1.0)
-    number = np.arange(len(peaks.row)) - np.searchsorted(peaks.row, peaks.row)  # of a peak in its row
-    first, second = (
-        peaks.by_row(peaks.rise * (number % 2 == k)) / np.maximum(peaks.by_row((number % 2 == k).astype(np.float64)), 1.0)
-        for k in (0, 1)
-    )
+    first, second = _by_turns(peaks.row, peaks.rise, n)
+    low_first, low_second = _by_turns(peaks.row, out[peaks.row, peaks.at] - peaks.rise, n)
+    between, between_second = _by_turns(peaks.row[1:][same], np.diff(peaks.time)[same], n)
+    some_turns = (between > 0) & (between_second > 0)
+    uneven = np.log(np.where(some_turns, between, 1.0) / np.where(some_turns, between_second, 1.0))
     found, length = intervals_of(peaks), np.diff(peaks.time)[same]
     usual = 60 * POINTS_HZ / np.maximum(found.bpm, 1e-3)
     shortest, longest = np.full(n, np.inf), np.zeros(n)
@@ -179,9 +192,22 @@ def of_all_beats(peaks: Peaks) -> dict[str, Float64]:
         "irregular": np.minimum(found.irregular, 0.6),
         "heights": np.minimum(np.sqrt(spread) / mean, 2.0),
         "alternating": np.where(count >= FEW, np.minimum(np.abs(first - second) / mean, 2.0), 0.0),
+        "uneven": np.where(count >= FEW, np.minimum(np.abs(uneven), 1.2), 0.0),
+        "valleys": np.where(count >= FEW, np.minimum(np.abs(low_first - low_second) / mean, 2.0), 0.0),
         "shortest": np.clip(np.log(np.where(some, shortest, 1.0) / np.where(some, usual, 1.0)), -2.0, 0.0),
         "longest": np.clip(np.log(np.where(some, longest, 1.0) / np.where(some, usual, 1.0)), 0.0, 2.0),
     }
+
+
+def _by_turns(row: NDArray[np.int64], value: Float64, rows: int) -> tuple[Float64, Float64]:
+    """The means of every first and of every second value of each row, (rows,); 0 without any."""
+    number = np.arange(len(row)) - np.searchsorted(row, row)
+    means = []
+    for k in (0, 1):
+        own = number % 2 == k
+        count = np.bincount(row[own], minlength=rows)
+        means.append(np.bincount(row[own], value[own], rows) / np.maximum(count, 1))
+    return means[0], means[1]
 
 
 NEAR = 25  # points on both sides among which a beat's foot is looked for

@@ -310,7 +310,7 @@ def _fill(due: list[Due], rules: RateRules) -> None:
         best = likelihood(of_out.of(this), of_raw.of(this), confidence[this].mean(axis=1))[0] if known is None else known
         about[k] = RATES[int(np.argmax(best))]
     peaks = peaks_of(out, confidence, about)
-    of_row = _of_the_rhythm(about, out, of_out, raw, of_raw) | of_all_beats(peaks) | {"lowest": confidence.min(axis=1)}
+    of_row = _of_the_rhythm(about, out, of_out, raw, of_raw) | of_all_beats(peaks, out) | {"lowest": confidence.min(axis=1)}
     found = {name: value[peaks.row] for name, value in of_row.items()} | of_each_beat(peaks, out, raw, about)
     found["confidence"], found["agreed"] = peaks.confidence, peaks.agreed.astype(np.float64)
     found["rhythm"] = np.log(at_rate(of_out.relative, about) + 1e-3)[peaks.row]
@@ -321,7 +321,7 @@ def _fill(due: list[Due], rules: RateRules) -> None:
     sure_beat = np.where(peaks.confidence < LOST, np.minimum(sure_beat, DOUBT), sure_beat)
     told, sure_rate = rate.copy(), np.zeros(len(due))
     if len(full):
-        every, sure = intervals_of(peaks), intervals_of(peaks, sure_beat >= SURE)
+        every, sure = intervals_of(peaks, ~peaks.low | (sure_beat >= SURE)), intervals_of(peaks, sure_beat >= SURE)
         of_full = {name: value[full] for name, value in of_row.items()}
         of_full |= _rate_features(rate[full], belief, mean, of_out.relative[full], of_raw.relative[full])
         of_full |= _of_beats(rate[full], Intervals(*(v[full] for v in every)), Intervals(*(v[full] for v in sure)))
@@ -413,6 +413,7 @@ def _tell(
     index = base[row] + at * factor
     new = (index > told[row]) & (index <= limit[row]) & ready[row]
     new &= confidence[row, at] > 0  # where nothing was denoised there are no beats
+    new &= ~peaks.low | (sure_beat >= SURE)
     row, at, where = row[new], at[new], base[row[new]] + peaks.time[new] * factor
     sure = np.where(short[row], np.minimum(sure_beat[new], DOUBT), sure_beat[new])
     error = (

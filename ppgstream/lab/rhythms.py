@@ -26,10 +26,11 @@ class Rhythm(NamedTuple):
     peaks: Float64
 
 
-FIBRILLATION_BPM, FIBRILLATION_SD = (60.0, 130.0), (0.10, 0.25)
-FILLING = 0.7  # of a beat's height is in proportion to the interval before it
-SHORTEST_BEAT = 0.45  # of the mean interval
-ALTERNANS_HEIGHT, BIGEMINY_HEIGHT, BIGEMINY_EARLY = (0.3, 0.9), (0.35, 0.9), (0.6, 0.85)
+FIBRILLATION_BPM, FIBRILLATION_SD = (60.0, 130.0), (0.10, 0.32)
+FILLING = (0.0, 0.7)  # of a beat's height is in proportion to the interval before it
+SHORTEST_BEAT = 0.4  # of the mean interval
+NARROW = 0.4  # of the records
+ALTERNANS_HEIGHT, BIGEMINY_HEIGHT, BIGEMINY_EARLY = (0.25, 0.9), (0.35, 0.9), (0.6, 0.85)
 SECOND_HEIGHT, SECOND_LATER, SECOND_SD = (0.3, 0.9), (0.3, 0.5), (0.05, 0.09)  # of the pulse; of a beat after its peak; of a beat
 ANY_BPM = (25.0, 300.0)
 BESIDE_DB = (-6.0, 20.0)
@@ -57,14 +58,14 @@ def beats_of(clean: Float64, peaks: Float64) -> list[Beat]:
     return [beat for beat, off in zip(found, like.tolist(), strict=True) if off <= max(0.25, float(like.min()))]
 
 
-def of_beats(beats: Sequence[Beat], intervals: Float64, heights: Float64) -> tuple[Float64, Float64]:
+def of_beats(beats: Sequence[Beat], intervals: Float64, heights: Float64, *, pressed: bool = False) -> tuple[Float64, Float64]:
     """The beats in their order, over and over, with these intervals (k,), samples, and so high (k,): (m,), and its peaks. What follows a peak is stretched
-    or pressed; the rise to it only where the interval is shorter than the beat."""
+    or pressed; the rise to it only where the interval is shorter than the beat. With `pressed` all of a beat is."""
     parts, places, at = [], [], 0.0
     for k, (interval, height) in enumerate(zip(intervals, heights, strict=True)):
         beat = beats[k % len(beats)]
         last = len(beat.wave) - 1
-        rise = beat.peak * min(float(interval), float(last))
+        rise = beat.peak * (float(interval) if pressed else min(float(interval), float(last)))
         time = np.arange(np.ceil(at), np.ceil(at + interval)) - at
         there = np.interp(time, [0.0, rise, interval], [0.0, beat.peak * last, last])
         parts.append(height * np.interp(there, np.arange(last + 1), beat.wave))
@@ -74,6 +75,23 @@ def of_beats(beats: Sequence[Beat], intervals: Float64, heights: Float64) -> tup
     return x, found[found < len(x) - 1]
 
 
+def narrow(length: int, rng: Generator) -> list[Beat]:
+    """One beat of `length` samples: a narrow wave, and half of the time a smaller one behind it."""
+    t = np.arange(length + 1) / length
+    sd, second = rng.uniform(0.05, 0.12), rng.choice((0.0, rng.uniform(0.1, 0.4)))
+    at = 3.2 * sd
+    wave = np.exp(-0.5 * ((t - at) / sd) ** 2) + second * np.exp(
+        -0.5 * ((t - at - rng.uniform(0.28, 0.4)) / rng.uniform(sd, 0.12)) ** 2
+    )
+    return [Beat(wave - np.linspace(wave[0], wave[-1], length + 1), float(np.argmax(wave)) / length)]
+
+
+def _beats(clean: Float64, peaks: Float64, rng: Generator) -> list[Beat]:
+    """The record's beats, or in two of five records narrow ones in their place."""
+    own = beats_of(clean, peaks)
+    return narrow(int(np.median([len(beat.wave) for beat in own])), rng) if rng.random() < NARROW else own
+
+
 def _count(clean: Float64, mean: float, fs: float) -> int:
     """How many beats of `mean` samples fill the record, or `SHORTEST_S`."""
     return max(int(max(len(clean), SHORTEST_S * fs) / mean), 4)
@@ -81,10 +99,11 @@ def _count(clean: Float64, mean: float, fs: float) -> int:
 
 def fibrillation(clean: Float64, peaks: Float64, rng: Generator, *, fs: float = 125.0) -> Rhythm:
     """Atrial fibrillation: independent intervals, and lower pulses after shorter ones."""
-    mean, spread = 60 * fs / rng.uniform(*FIBRILLATION_BPM), rng.uniform(*FIBRILLATION_SD)
-    intervals = mean * np.maximum(1 + spread * rng.standard_normal(_count(clean, mean, fs)), SHORTEST_BEAT)
-    heights = np.clip(1 - FILLING + FILLING * np.concatenate([[1.0], intervals[:-1] / mean]), 0.25, 1.5)
-    x, found = of_beats(beats_of(clean, peaks), intervals, heights)
+    mean, spread, filling = 60 * fs / rng.uniform(*FIBRILLATION_BPM), rng.uniform(*FIBRILLATION_SD), rng.uniform(*FILLING)
+    normal = rng.standard_normal(_count(clean, mean, fs))
+    intervals = mean * np.maximum(np.exp(spread * normal) if rng.random() < 0.5 else 1 + spread * normal, SHORTEST_BEAT)
+    heights = np.clip(1 - filling + filling * np.concatenate([[1.0], intervals[:-1] / mean]), 0.25, 1.5)
+    x, found = of_beats(_beats(clean, peaks, rng), intervals, heights, pressed=rng.random() < 0.5)
     return Rhythm(x.copy(), x, found)
 
 
@@ -105,14 +124,14 @@ def _alternating(clean: Float64, peaks: Float64, rng: Generator, *, height: floa
     intervals[1::2] *= 2 - early
     heights = np.ones(len(intervals))
     heights[1::2] = height
-    x, found = of_beats(beats_of(clean, peaks), intervals, heights)
+    x, found = of_beats(_beats(clean, peaks, rng), intervals, heights, pressed=rng.random() < 0.5)
     return Rhythm(x.copy(), x, found)
 
 
 def second_wave(clean: Float64, peaks: Float64, rng: Generator, *, fs: float = 125.0) -> Rhythm:
     """Each beat has a second wave, whose peak is at most nine tenths as high as the first."""
     height, later, sd = rng.uniform(*SECOND_HEIGHT), rng.uniform(*SECOND_LATER), rng.uniform(*SECOND_SD)
-    beats = beats_of(clean, peaks)
+    beats = _beats(clean, peaks, rng)
     lengths = np.array([len(beat.wave) - 1 for beat in beats], np.float64)
     intervals = np.resize(lengths, _count(clean, float(lengths.mean()), fs))
     x, found = of_beats(beats, intervals, np.ones(len(intervals)))
