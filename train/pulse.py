@@ -192,7 +192,8 @@ def beat_rows(records: Sequence[Published], fs: float) -> dict[str, Rows]:
         for k, record in enumerate(told.record):
             own = row == k
             right[own] = scores.beats_off_ms(at[own], records[record].beats, fs) <= scores.BEAT_NEAR_MS
-        found["beat"].append((_columns(asked, names), right, told.record[row]))
+        open_ = asked["doubted"] == 0  # the others are never sure, whatever is fitted
+        found["beat"].append((_columns(asked, names)[open_], right[open_], told.record[row][open_]))
     at_told: list[Float64] = []
     record_told: list[NDArray[np.int64]] = []
     for told in times:
@@ -222,8 +223,8 @@ def rate_rows(records: Sequence[Published], rules: pulse.RateRules) -> dict[str,
         record, index = told.record[rated], np.array([d.index for d in told.due], np.int64)[rated]
         truth = np.array([scores.true_rates(records[r].beats, index[k : k + 1], rules.fs)[0] for k, r in enumerate(record)])
         features = _columns(asked, names)
-        for rows, key in ((found["rate"], "bpm"), (found["count"], "sure_bpm")):
-            there = asked[key] > 0  # without enough sure beats they have no rate
+        for rows, key, doubted in ((found["rate"], "bpm", "doubted"), (found["count"], "sure_bpm", "count_doubted")):
+            there = asked[doubted] == 0  # the others are never sure, whatever is fitted
             right = np.abs(asked[key] - truth) <= scores.RATE_NEAR_BPM
             rows.append((features[there], right[there].astype(np.float64), record[there]))
     return {name: _joined(rows, len(names), records) for name, rows in found.items()}

@@ -49,6 +49,9 @@ DOUBT = 0.4  # the most confidence of a beat or rate that is not to be told as k
 EDGE_BPM = 1.0
 OTHER_BEATS = 0.5  # of the feature "beats": two fifths less, or two thirds more
 LEAST_INTERVALS = 4  # between sure beats, for a rate of theirs
+# Every second beat is early and low: two of the heart, or one with a second wave. Both features "uneven" and "alternating" are more than the first, the
+# wave repeats itself at twice the period at least as well as the second, and better by the third than at the period itself.
+IN_PAIRS, PAIRS_REPEAT, PAIRS_BETTER = 0.1, 0.7, 0.2
 EMPTY_POINTS = 5  # 0.2 s
 # Input that is clean by itself, over 8 s: how well it repeats itself (normalised autocorrelation), and which share of its power from 0.5 to 12 Hz lies
 # within 0.25 Hz of the rate and its next three multiples; at most half of all at the double, else the rate may be half of the true one.
@@ -77,6 +80,7 @@ OF_THE_RHYTHM = {
     "output_repeats": "normalised autocorrelation of the output at the period",
     "output_at_half": "the same at half the period, less that at the period",
     "output_best": "the largest at any period, less that at the period",
+    "output_at_double": "the same at twice the period, or at 1.7 s, less that at the period",
     "input_repeats": "normalised autocorrelation of the input at the period",
     "input_at_half": "the same at half the period, less that at the period",
     "residual": "log power of input - output over that of the output, at most 8",
@@ -314,11 +318,16 @@ def _fill(due: list[Due], rules: RateRules) -> None:
     found = {name: value[peaks.row] for name, value in of_row.items()} | of_each_beat(peaks, out, raw, about)
     found["confidence"], found["agreed"] = peaks.confidence, peaks.agreed.astype(np.float64)
     found["rhythm"] = np.log(at_rate(of_out.relative, about) + 1e-3)[peaks.row]
-    found["time"], found["row"] = peaks.time, peaks.row.astype(np.float64)  # no features: whoever fits them needs these
+    pairs = in_pairs(of_row)
+    found["doubted"] = (peaks.confidence < LOST) | (pairs[peaks.row] & (found["over_before"] < 0))
+    found["time"], found["row"] = (
+        peaks.time,
+        peaks.row.astype(np.float64),
+    )  # these three are no features: whoever fits them needs them
     sure_beat = rules.beat.of(found)
     # A beat is no surer than the wave at its place.
     sure_beat = np.minimum(sure_beat, np.maximum(_at_beats(confidence, peaks), 0.0))
-    sure_beat = np.where(peaks.confidence < LOST, np.minimum(sure_beat, DOUBT), sure_beat)
+    sure_beat = np.where(found["doubted"], np.minimum(sure_beat, DOUBT), sure_beat)
     told, sure_rate = rate.copy(), np.zeros(len(due))
     if len(full):
         every, sure = intervals_of(peaks, ~peaks.low | (sure_beat >= SURE)), intervals_of(peaks, sure_beat >= SURE)
@@ -345,22 +354,31 @@ def _at_beats(confidence: Float64, peaks: Peaks) -> Float64:
     return np.asarray(np.mean([confidence[peaks.row, at] for at in points], axis=0), np.float64)
 
 
-def _judged(rate: Float64, sure: Intervals, found: Mapping[str, Float64], rules: RateRules) -> tuple[Float64, Float64]:
+def in_pairs(found: Mapping[str, Float64]) -> NDArray[np.bool_]:
+    """Of each row (n,) whether its beats come in pairs, of which no one can tell whether they are one beat or two."""
+    uneven = (found["uneven"] > IN_PAIRS) & (found["alternating"] > IN_PAIRS)
+    again = found["output_at_double"] + found["output_repeats"] >= PAIRS_REPEAT
+    return np.asarray(uneven & again & (found["output_at_double"] >= PAIRS_BETTER))
+
+
+def _judged(rate: Float64, sure: Intervals, found: dict[str, Float64], rules: RateRules) -> tuple[Float64, Float64]:
     """What is told, and its confidence: the believed rate, or that of the sure beats, whichever is more likely right. NaN beyond the scale. At most
-    `DOUBT` where the sure beats have another rate, where all beats say something like half or twice of it, or where the wave is lost."""
-    told = rate.copy()
-    sure_rate = rules.rate.of(found)
+    `DOUBT` where the sure beats have another rate, where all beats say something like half or twice of it, where beats come in pairs, or where the wave is
+    lost."""
     enough = sure.n >= LEAST_INTERVALS
-    other = enough & _differ(rate, np.where(enough, sure.bpm, rate))
-    doubt = (found["beats"] > OTHER_BEATS) | other
-    sure_rate = np.where(doubt, np.minimum(sure_rate, DOUBT), sure_rate)
+    beyond = (rate <= RATES[0] + EDGE_BPM) | (rate >= RATES[-1] - EDGE_BPM)
+    lost = (found["confidence"] < LOST) | in_pairs(found)
+    found["doubted"] = lost | beyond | (found["beats"] > OTHER_BEATS) | (enough & _differ(rate, np.where(enough, sure.bpm, rate)))
+    found["count_doubted"] = lost | ~enough | (sure.bpm <= RATES[0] + EDGE_BPM) | (sure.bpm >= RATES[-1] - EDGE_BPM)
+    told, sure_rate = rate.copy(), rules.rate.of(found)
+    sure_rate = np.where(found["doubted"], np.minimum(sure_rate, DOUBT), sure_rate)
     if rules.count is not None:
         counted = np.where(enough, rules.count.of(found), 0.0)
+        counted = np.where(found["count_doubted"], np.minimum(counted, DOUBT), counted)
         better = counted > sure_rate
         told, sure_rate = np.where(better, sure.bpm, told), np.where(better, counted, sure_rate)
     beyond = (told <= RATES[0] + EDGE_BPM) | (told >= RATES[-1] - EDGE_BPM)
-    lost = found["confidence"] < LOST
-    return np.where(beyond, math.nan, told), np.where(beyond, 0.0, np.where(lost, np.minimum(sure_rate, DOUBT), sure_rate))
+    return np.where(beyond, math.nan, told), np.where(beyond, 0.0, sure_rate)
 
 
 def _rows(due: list[Due]) -> tuple[Float64, NDArray[np.int64]]:
@@ -576,6 +594,7 @@ def _of_the_rhythm(rate: Float64, out: Float64, of_out: Spectra, raw: Float64, o
         "output_repeats": found_out,
         "output_at_half": _at_lag(again_out, period / 2) - found_out,
         "output_best": again_out.max(axis=1) - found_out,
+        "output_at_double": _at_lag(again_out, 2 * period) - found_out,
         "input_repeats": found_raw,
         "input_at_half": _at_lag(again_raw, period / 2) - found_raw,
         "residual": np.clip(np.log(np.maximum(((raw - out) ** 2).mean(axis=1), 1e-9) / power), -8, 8),
