@@ -3,13 +3,13 @@
 Theory of operation. A stream's `Follower` takes its published samples and the sensor's own, at 25 Hz. Every 2 s it gives a `Due`, and at a gap or the
 session's end a last one. `fill` works on those of many streams at once, a row each:
 
-    beats        peaks of the output that are the highest within 0.42 beats on both sides (the multi-scale peak search of Bishop and Ercole 2018, MSPTD,
-                 at the scale of the current rate), checked by a second detector: a sum of rising slopes as in qppg (Zong et al. 2003)
-    heart rate   a belief over 36..220 bpm: spread by what a heart may do in 2 s, times what the spectra of output and input say, normalised
+    beats        peaks of the output (`core/beats.py`)
+    heart rate   a belief over 36..220 bpm: spread by what a heart may do in 2 s, times what the spectra of output and input say, normalised; or, where
+                 that is more likely right, the mean rate of the sure beats: in an irregular rhythm a spectrum has no line
 
-The probability that a rate is within 5 bpm, and that a beat is one, are logistic regressions on numbers that are known then (`train/pulse.py`).
-A gap starts the 8 s anew, and the belief spreads by the time that passed. Every reduction runs along a row, so that a stream's results do not depend on
-the others.
+How sure a beat is, and how sure a rate, decision trees say from numbers that are known then (`train/pulse.py` fits them). Rules come before them: what no
+one can tell is never sure. A gap starts the 8 s anew, and the belief spreads by the time that passed. Every reduction runs along a row, so that a
+stream's results do not depend on the others.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -286,66 +286,92 @@ def fill(due: Sequence[Due], rules: RateRules) -> None:
         _fill(turn, rules)
 
 
-def _fill(due: list[Due], rules: RateRules) -> None:
-    """`due` of different streams."""
-    rows, seen = _rows(due)
-    out, raw, confidence = level(rows[:, 0]), level(rows[:, 1]), rows[:, 2]
+class _Wave(NamedTuple):
+    """8 s of streams, a row each: levelled output and input, at the output's height, the confidence, and the spectra of the two."""
+
+    out: Float64
+    raw: Float64
+    confidence: Float64
+    of_out: Spectra
+    of_raw: Spectra
+
+    def of(self, rows: NDArray[np.int64]) -> _Wave:
+        return _Wave(self.out[rows], self.raw[rows], self.confidence[rows], self.of_out.of(rows), self.of_raw.of(rows))
+
+
+def _wave(rows: Float64) -> _Wave:
+    """Of rows (n, 3, SPAN)."""
+    out, raw = level(rows[:, 0]), level(rows[:, 1])
     height = np.abs(out).max(axis=1, keepdims=True)
     height = np.where(height > 0, height, np.abs(raw).max(axis=1, keepdims=True))
     height = np.where(height > 0, height, 1.0)
     out, raw = out / height, raw / height
-    of_out, of_raw = spectra(out), spectra(raw)
-    rate = np.full(len(due), math.nan)
+    return _Wave(out, raw, rows[:, 2], spectra(out), spectra(raw))
+
+
+def _fill(due: list[Due], rules: RateRules) -> None:
+    """`due` of different streams."""
+    rows, seen = _rows(due)
+    wave = _wave(rows)
     full = np.flatnonzero((seen >= SPAN) & ~np.array([one.last for one in due]))
-    belief = np.zeros((0, len(RATES)))
-    if len(full):
-        mean = confidence[full].mean(axis=1)
-        beliefs = [due[k].follower.belief for k in full]
-        before = np.stack([_uniform() if b is None else b for b in beliefs]).astype(np.float64)
-        elapsed = np.array([due[k].follower.elapsed_s for k in full])
-        belief = spread(before, elapsed) * likelihood(of_out.of(full), of_raw.of(full), mean)
-        belief /= belief.sum(axis=1, keepdims=True)
-        for k, row in zip(full, belief, strict=True):
-            due[k].follower.belief, due[k].follower.elapsed_s = row.astype(np.float32), 0.0
-        rate[full] = mode(belief)
-    about = rate.copy()  # without a rate yet, what is believed or the likeliest of what there is stands in for it
-    for k in np.flatnonzero(np.isnan(rate)):
-        known, this = due[k].follower.belief, np.array([k])
-        best = likelihood(of_out.of(this), of_raw.of(this), confidence[this].mean(axis=1))[0] if known is None else known
-        about[k] = RATES[int(np.argmax(best))]
-    peaks = peaks_of(out, confidence, about)
-    of_row = _of_the_rhythm(about, out, of_out, raw, of_raw) | of_all_beats(peaks, out) | {"lowest": confidence.min(axis=1)}
-    found = {name: value[peaks.row] for name, value in of_row.items()} | of_each_beat(peaks, out, raw, about)
-    found["confidence"], found["agreed"] = peaks.confidence, peaks.agreed.astype(np.float64)
-    found["rhythm"] = np.log(at_rate(of_out.relative, about) + 1e-3)[peaks.row]
-    pairs = in_pairs(of_row)
-    found["doubted"] = (peaks.confidence < LOST) | (pairs[peaks.row] & (found["over_before"] < 0))
-    found["time"], found["row"] = (
-        peaks.time,
-        peaks.row.astype(np.float64),
-    )  # these three are no features: whoever fits them needs them
-    sure_beat = rules.beat.of(found)
-    # A beat is no surer than the wave at its place.
-    sure_beat = np.minimum(sure_beat, np.maximum(_at_beats(confidence, peaks), 0.0))
-    sure_beat = np.where(found["doubted"], np.minimum(sure_beat, DOUBT), sure_beat)
-    told, sure_rate = rate.copy(), np.zeros(len(due))
+    rate, sure_rate = np.full(len(due), math.nan), np.zeros(len(due))
+    belief = _believed([due[k] for k in full], wave.of(full)) if len(full) else np.zeros((0, len(RATES)))
+    rate[full] = mode(belief)
+    about = _about(due, wave, rate)
+    peaks = peaks_of(wave.out, wave.confidence, about)
+    of_row = _of_the_rhythm(about, wave) | of_all_beats(peaks, wave.out)
+    of_beat, sure_beat = _judged_beats(peaks, wave, about, of_row, rules)
     if len(full):
         every, sure = intervals_of(peaks, ~peaks.low | (sure_beat >= SURE)), intervals_of(peaks, sure_beat >= SURE)
-        of_full = {name: value[full] for name, value in of_row.items()}
-        of_full |= _rate_features(rate[full], belief, mean, of_out.relative[full], of_raw.relative[full])
-        of_full |= _of_beats(rate[full], Intervals(*(v[full] for v in every)), Intervals(*(v[full] for v in sure)))
-        of_full |= {"bpm": rate[full], "sure_bpm": np.where(sure.n[full] >= LEAST_INTERVALS, sure.bpm[full], 0.0)}  # no features
-        of_full["jump"] = _jump(rate[full], np.array([due[k].follower.bpm for k in full]))
-        told[full], sure_rate[full] = _judged(rate[full], Intervals(*(v[full] for v in sure)), of_full, rules)
+        every, sure = (Intervals(*(v[full] for v in one)) for one in (every, sure))
+        found = {name: value[full] for name, value in of_row.items()} | _rate_features(rate[full], belief, wave.of(full))
+        found |= _of_beats(rate[full], every, sure)
+        found["jump"] = _jump(rate[full], np.array([due[k].follower.bpm for k in full]))
         for k in full:
             due[k].follower.bpm, due[k].rated = float(rate[k]), True
-        denoised = mean > 0
-        own = np.where(denoised, rate_of_clean_input(raw[full], of_raw.of(full), told[full]), math.nan)
+        rate[full], sure_rate[full] = _judged(rate[full], sure, found, rules)
+        denoised = found["confidence"] > 0
+        own = np.where(denoised, rate_of_clean_input(wave.raw[full], wave.of_raw.of(full), rate[full]), math.nan)
         for k, at in zip(full[~np.isnan(own)], own[~np.isnan(own)], strict=True):
-            due[k].disagrees, told[k], sure_rate[k] = float(told[k]), at, min(float(sure_rate[k]), DOUBT)
+            due[k].disagrees, rate[k], sure_rate[k] = float(rate[k]), at, min(float(sure_rate[k]), DOUBT)
         nothing = full[~denoised]  # no sample of the 8 s was denoised
-        told[nothing], sure_rate[nothing] = math.nan, 0.0
-    _tell(due, rows[:, 2], seen, peaks, sure_beat, found, told, sure_rate, rules)
+        rate[nothing], sure_rate[nothing] = math.nan, 0.0
+    _tell(due, wave.confidence, seen, peaks, sure_beat, of_beat, rate, sure_rate, rules)
+
+
+def _believed(due: Sequence[Due], wave: _Wave) -> Float64:
+    """What is believed of each stream's rate now, (n, rates), which its follower keeps."""
+    before = np.stack([_uniform() if one.follower.belief is None else one.follower.belief for one in due]).astype(np.float64)
+    elapsed = np.array([one.follower.elapsed_s for one in due])
+    belief = spread(before, elapsed) * likelihood(wave.of_out, wave.of_raw, wave.confidence.mean(axis=1))
+    belief /= belief.sum(axis=1, keepdims=True)
+    for one, row in zip(due, belief, strict=True):
+        one.follower.belief, one.follower.elapsed_s = row.astype(np.float32), 0.0
+    return np.asarray(belief, np.float64)
+
+
+def _about(due: Sequence[Due], wave: _Wave, rate: Float64) -> Float64:
+    """The rates, and where there is none yet what is believed or the likeliest of what there is."""
+    about = rate.copy()
+    for k in np.flatnonzero(np.isnan(rate)).tolist():
+        known, this = due[k].follower.belief, wave.of(np.array([k]))
+        best = likelihood(this.of_out, this.of_raw, this.confidence.mean(axis=1))[0] if known is None else known
+        about[k] = RATES[int(np.argmax(best))]
+    return about
+
+
+def _judged_beats(
+    peaks: Peaks, wave: _Wave, rate: Float64, of_row: Mapping[str, Float64], rules: RateRules
+) -> tuple[dict[str, Float64], Float64]:
+    """`BEAT_FEATURES` of each beat, and its confidence (p,): at most that of the wave at its place."""
+    found = {name: value[peaks.row] for name, value in of_row.items()} | of_each_beat(peaks, wave.out, wave.raw, rate)
+    found["confidence"], found["agreed"] = peaks.confidence, peaks.agreed.astype(np.float64)
+    found["rhythm"] = np.log(at_rate(wave.of_out.relative, rate) + 1e-3)[peaks.row]
+    doubted = (peaks.confidence < LOST) | (in_pairs(of_row)[peaks.row] & (found["over_before"] < 0))
+    # No features: whoever fits them needs these.
+    found |= {"doubted": doubted.astype(np.float64), "time": peaks.time, "row": peaks.row.astype(np.float64)}
+    sure = np.minimum(rules.beat.of(found), np.maximum(_at_beats(wave.confidence, peaks), 0.0))
+    return found, np.where(doubted, np.minimum(sure, DOUBT), sure)
 
 
 def _at_beats(confidence: Float64, peaks: Peaks) -> Float64:
@@ -368,13 +394,16 @@ def _judged(rate: Float64, sure: Intervals, found: dict[str, Float64], rules: Ra
     enough = sure.n >= LEAST_INTERVALS
     beyond = (rate <= RATES[0] + EDGE_BPM) | (rate >= RATES[-1] - EDGE_BPM)
     lost = (found["confidence"] < LOST) | in_pairs(found)
-    found["doubted"] = lost | beyond | (found["beats"] > OTHER_BEATS) | (enough & _differ(rate, np.where(enough, sure.bpm, rate)))
-    found["count_doubted"] = lost | ~enough | (sure.bpm <= RATES[0] + EDGE_BPM) | (sure.bpm >= RATES[-1] - EDGE_BPM)
+    doubted = lost | beyond | (found["beats"] > OTHER_BEATS) | (enough & _differ(rate, np.where(enough, sure.bpm, rate)))
+    count_doubted = lost | ~enough | (sure.bpm <= RATES[0] + EDGE_BPM) | (sure.bpm >= RATES[-1] - EDGE_BPM)
+    # No features: whoever fits them needs these.
+    found |= {"doubted": doubted.astype(np.float64), "count_doubted": count_doubted.astype(np.float64)}
+    found |= {"bpm": rate, "sure_bpm": np.where(enough, sure.bpm, 0.0)}
     told, sure_rate = rate.copy(), rules.rate.of(found)
-    sure_rate = np.where(found["doubted"], np.minimum(sure_rate, DOUBT), sure_rate)
+    sure_rate = np.where(doubted, np.minimum(sure_rate, DOUBT), sure_rate)
     if rules.count is not None:
         counted = np.where(enough, rules.count.of(found), 0.0)
-        counted = np.where(found["count_doubted"], np.minimum(counted, DOUBT), counted)
+        counted = np.where(count_doubted, np.minimum(counted, DOUBT), counted)
         better = counted > sure_rate
         told, sure_rate = np.where(better, sure.bpm, told), np.where(better, counted, sure_rate)
     beyond = (told <= RATES[0] + EDGE_BPM) | (told >= RATES[-1] - EDGE_BPM)
@@ -543,16 +572,16 @@ def mode(belief: Float64) -> Float64:
     return np.asarray(RATES[best] + np.where(at == best, vertex(a, b, c), 0.0), np.float64)
 
 
-def _rate_features(rate: Float64, belief: Float64, confidence: Float64, out: Float64, raw: Float64) -> dict[str, Float64]:
+def _rate_features(rate: Float64, belief: Float64, wave: _Wave) -> dict[str, Float64]:
     """Of `RATE_FEATURES` those of belief, confidence and power, (n,)."""
     off = np.abs(RATES[None, :] - rate[:, None])
     mass = np.clip((belief * (off <= NEAR_BPM)).sum(axis=1), 1e-3, 1 - 1e-3)
     other = off > OTHER_BPM
-    found = {"belief": np.log(mass / (1 - mass)), "confidence": confidence}
-    for name, second, relative in (("output", "second", out), ("input", "input_second", raw)):
-        at = at_rate(relative, rate) + 1e-3
+    found = {"belief": np.log(mass / (1 - mass)), "confidence": wave.confidence.mean(axis=1)}
+    for name, second, of_one in (("output", "second", wave.of_out), ("input", "input_second", wave.of_raw)):
+        at = at_rate(of_one.relative, rate) + 1e-3
         found[name] = np.log(at)
-        found[second] = np.log(at / (np.where(other, relative, 0.0).max(axis=1) + 1e-3))
+        found[second] = np.log(at / (np.where(other, of_one.relative, 0.0).max(axis=1) + 1e-3))
     return found
 
 
@@ -575,8 +604,9 @@ def _jump(rate: Float64, before: Float64) -> Float64:
     return np.where(np.isnan(before), 0.05, np.minimum(np.abs(np.log(rate / np.where(np.isnan(before), rate, before))), 0.5))
 
 
-def _of_the_rhythm(rate: Float64, out: Float64, of_out: Spectra, raw: Float64, of_raw: Spectra) -> dict[str, Float64]:
-    """`OF_THE_RHYTHM` of each row, (n,), but "lowest"."""
+def _of_the_rhythm(rate: Float64, wave: _Wave) -> dict[str, Float64]:
+    """`OF_THE_RHYTHM` of each row, (n,)."""
+    out, raw, confidence, of_out, of_raw = wave
     at_out, at_raw = at_rate(of_out.relative, rate) + 1e-3, at_rate(of_raw.relative, rate) + 1e-3
     ratio = RATES[None, :] / rate[:, None]
     own = np.abs(RATES[None, :] - rate[:, None]) <= OTHER_BPM
@@ -598,6 +628,7 @@ def _of_the_rhythm(rate: Float64, out: Float64, of_out: Spectra, raw: Float64, o
         "input_repeats": found_raw,
         "input_at_half": _at_lag(again_raw, period / 2) - found_raw,
         "residual": np.clip(np.log(np.maximum(((raw - out) ** 2).mean(axis=1), 1e-9) / power), -8, 8),
+        "lowest": confidence.min(axis=1),
     }
 
 
