@@ -315,7 +315,8 @@ def _fill(due: list[Due], rules: RateRules) -> None:
     wave = _wave(rows)
     full = np.flatnonzero((seen >= SPAN) & ~np.array([one.last for one in due]))
     rate, sure_rate = np.full(len(due), math.nan), np.zeros(len(due))
-    belief = _believed([due[k] for k in full], wave.of(full)) if len(full) else np.zeros((0, len(RATES)))
+    there = wave.of(full)
+    belief = _believed([due[k] for k in full], there) if len(full) else np.zeros((0, len(RATES)))
     rate[full] = mode(belief)
     about = _about(due, wave, rate)
     peaks = peaks_of(wave.out, wave.confidence, about)
@@ -324,14 +325,14 @@ def _fill(due: list[Due], rules: RateRules) -> None:
     if len(full):
         every, sure = intervals_of(peaks, ~peaks.low | (sure_beat >= SURE)), intervals_of(peaks, sure_beat >= SURE)
         every, sure = (Intervals(*(v[full] for v in one)) for one in (every, sure))
-        found = {name: value[full] for name, value in of_row.items()} | _rate_features(rate[full], belief, wave.of(full))
+        found = {name: value[full] for name, value in of_row.items()} | _rate_features(rate[full], belief, there)
         found |= _of_beats(rate[full], every, sure)
         found["jump"] = _jump(rate[full], np.array([due[k].follower.bpm for k in full]))
         for k in full:
             due[k].follower.bpm, due[k].rated = float(rate[k]), True
         rate[full], sure_rate[full] = _judged(rate[full], sure, found, rules)
         denoised = found["confidence"] > 0
-        own = np.where(denoised, rate_of_clean_input(wave.raw[full], wave.of_raw.of(full), rate[full]), math.nan)
+        own = np.where(denoised, rate_of_clean_input(there.raw, there.of_raw, rate[full]), math.nan)
         for k, at in zip(full[~np.isnan(own)], own[~np.isnan(own)], strict=True):
             due[k].disagrees, rate[k], sure_rate[k] = float(rate[k]), at, min(float(sure_rate[k]), DOUBT)
         nothing = full[~denoised]  # no sample of the 8 s was denoised
@@ -353,10 +354,14 @@ def _believed(due: Sequence[Due], wave: _Wave) -> Float64:
 def _about(due: Sequence[Due], wave: _Wave, rate: Float64) -> Float64:
     """The rates, and where there is none yet what is believed or the likeliest of what there is."""
     about = rate.copy()
-    for k in np.flatnonzero(np.isnan(rate)).tolist():
-        known, this = due[k].follower.belief, wave.of(np.array([k]))
-        best = likelihood(this.of_out, this.of_raw, this.confidence.mean(axis=1))[0] if known is None else known
-        about[k] = RATES[int(np.argmax(best))]
+    unrated = np.flatnonzero(np.isnan(rate)).tolist()
+    for k in unrated:
+        if (known := due[k].follower.belief) is not None:
+            about[k] = RATES[int(np.argmax(known))]
+    new = np.array([k for k in unrated if due[k].follower.belief is None], np.int64)
+    if len(new):
+        confidence = wave.confidence[new].mean(axis=1)
+        about[new] = RATES[np.argmax(likelihood(wave.of_out.of(new), wave.of_raw.of(new), confidence), axis=1)]
     return about
 
 
