@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
 import pytest
 from ppgstream.train import regression
+from typer.testing import CliRunner
 
+from ppgstream.cli.app import app
 from ppgstream.core.logistic import Logistic
 from ppgstream.core.trees import Trees, classifier_of, stated
 
@@ -86,3 +89,14 @@ def test_trees_for_a_quantile_say_below_what_so_many_lie() -> None:
     assert below.mean() == pytest.approx(0.68, abs=0.04)
     wide = np.abs(made.features[:, 0]) > 1
     assert below[wide].mean() == pytest.approx(0.68, abs=0.08)
+
+
+def test_a_checkpoint_s_trees_are_shown_by_their_number() -> None:
+    """Their nodes would fill a hundred screens."""
+    shown = CliRunner().invoke(app, ["checkpoint", "show", "default"])
+    assert shown.exit_code == 0
+    assert "rate: 80 trees of " in shown.output
+    assert "'trees'" not in shown.output
+    assert (
+        "trees" in json.loads(CliRunner().invoke(app, ["checkpoint", "show", "default", "--json"]).output)["calibration"]["rate"]
+    )

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -55,10 +56,16 @@ def checkpoint_show(
     from rich.table import Table
 
     table = Table(box=None, show_header=False, pad_edge=False)
+    facts["calibration"] = {key: _in_short(stated) for key, stated in found.calibration.items()}
     for key, value in facts.items():
         listed = "\n".join(f"{k}: {v}" for k, v in value.items()) or "-" if isinstance(value, dict) else str(value)
         table.add_row(key, listed)
     Console(highlight=False, markup=False).print(table)
+
+
+def _in_short(stated: Mapping[str, Any]) -> str:
+    """What a calibration states, with trees by their number."""
+    return f"{len(stated['trees'])} trees of {len(stated['names'])} features" if "trees" in stated else str(stated)
 
 
 @checkpoint_app.command("probe")
