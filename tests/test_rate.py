@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ppgstream.core import beats as of_beats
+from ppgstream.core import belief as belief_of
 from ppgstream.core import rate, spectra
 from ppgstream.core.denoiser import Answer, Batch
 from ppgstream.core.engine import Engine, EngineRules
@@ -223,13 +224,13 @@ def test_a_jump_of_level_is_none_of_the_pulse_s() -> None:
 def test_beliefs_spread_by_the_time_that_passed_and_stay_a_distribution() -> None:
     belief = np.zeros((3, len(rate.RATES)))
     belief[:, 40] = 1.0
-    later = rate.spread(belief, np.array([2.0, 8.0, 3600.0]))
+    later = belief_of.spread(belief, np.array([2.0, 8.0, 3600.0]))
     assert later.sum(axis=1) == pytest.approx(1)
     assert (np.diff(later.max(axis=1)) < 0).all()
     assert later[0].argmax() == 40
     assert later[2].max() < 2 * later[2].min() + 0.02
-    near = np.exp(-np.abs(rate.RATES - rate.RATES[40]) / rate.SPREAD_BPM)
-    assert later[0] == pytest.approx((1 - rate.JUMP) * near / near.sum() + rate.JUMP / len(rate.RATES), abs=1e-3)
+    near = np.exp(-np.abs(rate.RATES - rate.RATES[40]) / belief_of.SPREAD_BPM)
+    assert later[0] == pytest.approx((1 - belief_of.JUMP) * near / near.sum() + belief_of.JUMP / len(rate.RATES), abs=1e-3)
 
 
 def test_the_highest_within_a_scale_is_what_a_plain_search_finds() -> None:

@@ -74,6 +74,14 @@ def test_a_short_record_gives_as_much_as_any_other() -> None:
         assert len(make(x, peaks, np.random.default_rng(1)).noisy) >= 0.8 * rhythms.SHORTEST_S * FS, kind
 
 
+@pytest.mark.parametrize("peaks", [[], [300.0], [300.0, 500.0], [300.0, 500.0, 700.0]])
+def test_a_record_with_hardly_any_beats_gives_something(peaks: list[float]) -> None:
+    x, _ = a_record(seconds=8)
+    for kind, make in rhythms.KINDS.items():
+        found = make(x, np.array(peaks), np.random.default_rng(1))
+        assert np.isfinite(found.noisy).all(), kind
+
+
 # ---- the truth -------------------------------------------------------------------------------------------------------
 
 

@@ -308,11 +308,23 @@ def test_the_people_to_calibrate_on_are_of_every_set() -> None:
     assert len(unseen) == 9
 
 
-def test_what_is_wrong_may_count_more_often() -> None:
-    made = rows(worth=False)
-    plain, strict = regression.judged(made), regression.judged(made, wrong_counts=4.0)
-    assert (strict < plain).mean() > 0.99
-    assert made.right[strict >= 0.5].mean() > made.right[plain >= 0.5].mean() + 0.03
+def test_probabilities_are_lowered_until_few_of_each_kind_are_wrong_and_sure() -> None:
+    rng = np.random.default_rng(4)
+    kind = np.repeat(["easy", "hard"], 4000)
+    truth = rng.uniform(0, 1, 8000) ** np.where(kind == "easy", 0.03, 0.3)
+    right = rng.uniform(0, 1, 8000) < truth
+
+    def worst(lowered: float) -> float:
+        sure = 1 / (1 + (1 - truth) / truth * np.exp(lowered)) >= pulse.SURE
+        return max(float((sure & ~right)[kind == one].mean()) for one in ("easy", "hard"))
+
+    lowered = pulse._lowered(truth, right, kind, rates=True)
+    assert worst(0.0) > 2 * pulse.WRONG_RATES
+    assert worst(lowered) <= pulse.WRONG_RATES < worst(lowered - 0.25)
+    # But never so far that fewer than half of what is right is sure.
+    blind = np.full(8000, 0.6)
+    assert pulse._lowered(blind, right, kind, rates=True) <= np.log(0.6 / 0.4)
+    assert pulse._lowered(truth, np.ones(8000, np.bool_), kind, rates=False) == 0
 
 
 def test_nobody_is_judged_by_what_was_fitted_on_himself(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,18 +121,22 @@ def _bandpass(x: Float64) -> Float64:
 UNKNOWN = 0.5  # the confidence of a baseline's samples, where heart rates and beats are looked for in it
 
 
-def _followed(x: Float64) -> offline.Pulse:
-    """Beats and heart rates of a record (m,), by the rules for every checkpoint."""
-    rules = RateRules(data.FS)
-    follower, flags, confidence = Follower(data.FS), np.zeros(len(x), np.uint16), np.full(len(x), UNKNOWN)
-    due = [
-        Due(follower, index, block, None, Chunk("a", 0, index, EMPTY, Kind.BEATS))
-        for index, block in follower.append(0, x, x, confidence, flags)
+def due_of(out: Float64, raw: Float64, confidence: Float64, flags: NDArray[np.uint16], fs: float) -> list[Due]:
+    """What a follower of its own gives of a whole record: output, input, confidence and flags (m,) at `fs` Hz."""
+    follower = Follower(fs)
+    blocks: list[tuple[int, NDArray[np.float32], float | None]] = [
+        (index, block, None) for index, block in follower.append(0, out, raw, confidence, flags)
     ]
     rest = follower.stop()
     if rest is not None:
-        due.append(Due(follower, len(x), rest, math.inf, Chunk("a", 0, len(x), EMPTY, Kind.BEATS)))
-    fill(due, rules)
+        blocks.append((len(out), rest, math.inf))
+    return [Due(follower, index, block, gap_s, Chunk("a", 0, index, EMPTY, Kind.BEATS)) for index, block, gap_s in blocks]
+
+
+def _followed(x: Float64) -> offline.Pulse:
+    """Beats and heart rates of a record (m,), by the rules for every checkpoint."""
+    due = due_of(x, x, np.full(len(x), UNKNOWN), np.zeros(len(x), np.uint16), data.FS)
+    fill(due, RateRules(data.FS))
     return offline.pulse_of([one.chunk for one in due], len(x), data.FS)
 
 

@@ -7,15 +7,14 @@ the true one. Trees are fitted to the labels: first of beats, then of rates, who
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.core import logistic
 from ppgstream.core import rate as pulse
 from ppgstream.core.denoiser import Denoiser
 from ppgstream.core.engine import Engine, EngineRules
@@ -23,19 +22,17 @@ from ppgstream.core.segments import Geometry
 from ppgstream.core.stream import StreamRules
 from ppgstream.core.trust import calibration_for
 from ppgstream.files import offline
-from ppgstream.lab import noise, scores
+from ppgstream.lab import noise, rhythms, scores
 from ppgstream.model.checkpoint import Checkpoint
-from ppgstream.wire.message import EMPTY, Chunk
-from ppgstream.wire.message import Kind as WireKind
 
 from . import data, regression
-from .methods import Method
+from .methods import Method, due_of
 from .streamed import MAIN, NOTHING, OUTSIDE, RHYTHMS, Drawn, Kind, Record, retimed
 
 Float64 = NDArray[np.float64]
 SEEDS = range(4000, 4001)  # of the noise
 LEAST_ROWS = 200
-SURE = 0.5
+SURE = pulse.SURE
 # The bias of a fit is lowered, so that of the rates of each kind at most so many are wrong and sure, and of the sure beats so many are none, in
 # cross-validation; but never so far that fewer than so many of what is right are sure.
 WRONG_RATES, WRONG_BEATS, KEPT = 0.02, 0.03, 0.5
@@ -62,9 +59,7 @@ MOTION: dict[str, Kind] = {
 
 def _irregular(kind: str) -> Kind:
     def make(clean: Float64, _: np.random.Generator) -> Drawn:
-        peaks = scores.pulse_peaks(clean, data.FS).astype(int)
-        feet = np.array([a + int(np.argmin(clean[a:b])) for a, b in pairwise(peaks)], np.int64)
-        there = noise.irregular(clean, feet, kind)
+        there = noise.irregular(clean, rhythms.feet_of(clean, scores.pulse_peaks(clean, data.FS)), kind)
         return Drawn(there.copy(), there)
 
     return make
@@ -162,17 +157,10 @@ def followed(records: Sequence[Published], rules: pulse.RateRules) -> Iterator[T
     """What is told of records' beats and rates by these rules, time after time: the first 2 s of all, the next, and so on."""
     waiting = []
     for one in records:
-        follower = pulse.Follower(rules.fs)
         out, noisy, confidence = (np.asarray(part, np.float64) for part in (one.out, one.noisy, one.confidence))
-        blocks: list[tuple[int, Any, float | None]] = [
-            (k, block, None) for k, block in follower.append(0, out, noisy, confidence, one.flags)
-        ]
-        rest = follower.stop()
-        if rest is not None:
-            blocks.append((len(one.out), rest, math.inf))
-        waiting.append([pulse.Due(follower, k, block, gap, Chunk("a", 0, k, EMPTY, WireKind.BEATS)) for k, block, gap in blocks])
-    for time in range(max((len(blocks) for blocks in waiting), default=0)):
-        there = [k for k, blocks in enumerate(waiting) if len(blocks) > time]
+        waiting.append(due_of(out, noisy, confidence, one.flags, rules.fs))
+    for time in range(max(map(len, waiting), default=0)):
+        there = [k for k, every in enumerate(waiting) if len(every) > time]
         due = [waiting[k][time] for k in there]
         pulse.fill(due, rules)
         yield Told(np.array(there, np.int64), due)
@@ -187,7 +175,7 @@ def beat_rows(records: Sequence[Published], fs: float) -> dict[str, Rows]:
     found: dict[str, list[tuple[Float64, Float64, NDArray[np.int64]]]] = {"beat": [], "interval": []}
     for told, asked in zip(times, beat.kept, strict=True):
         row = asked["row"].astype(np.int64)
-        at = np.array([d.index for d in told.due])[row] + pulse.index_of(asked["time"], 0, fs)
+        at = pulse.index_of(asked["time"], np.array([d.index for d in told.due], np.float64)[row], fs)
         right = np.zeros(len(at))
         for k, record in enumerate(told.record):
             own = row == k
@@ -288,8 +276,7 @@ def _fit(name: str, own: Rows, stated: dict[str, Any], figures: dict[str, float]
         return
     right, probability = rows.right, regression.judged_trees(rows)
     lowered = _lowered(probability, right, own.kind, rates=name != "beat")
-    odds = np.log(probability / (1 - probability)) - lowered
-    probability = 1 / (1 + np.exp(-odds))
+    probability = logistic.probability(_odds(probability) - lowered)
     fitted = regression.fit_trees(rows)
     stated[name] = fitted | {"bias": round(fitted["bias"] - lowered, 6)}
     sure = probability >= SURE
@@ -306,19 +293,24 @@ def _fit(name: str, own: Rows, stated: dict[str, Any], figures: dict[str, float]
         figures[f"{what}: share of the confident ones that are right"] = round(share, 4)
 
 
+def _odds(probability: Float64) -> Float64:
+    """The logarithms of odds."""
+    probability = np.clip(probability, 1e-9, 1 - 1e-9)
+    return np.asarray(np.log(probability / (1 - probability)), np.float64)
+
+
 def _lowered(probability: Float64, right: NDArray[np.bool_], kind: NDArray[np.str_], *, rates: bool) -> float:
     """How far the logarithm of the odds is lowered."""
-    probability = np.clip(probability, 1e-9, 1 - 1e-9)
-    odds = np.log(probability / (1 - probability))
-    there = [kind == one for one in np.unique(kind)]
+    odds, there, found = _odds(probability), [kind == one for one in np.unique(kind)], 0.0
     for lowered in LOWERED.tolist():
         sure = odds >= lowered
         if sure[right].mean() < KEPT:
             break
+        found = lowered
         worst = max(float((sure & ~right)[one].mean()) for one in there) if rates else float((~right[sure]).mean())
         if worst <= (WRONG_RATES if rates else WRONG_BEATS):
-            return float(lowered)
-    return float(max(lowered - 0.25, 0.0))
+            break
+    return float(found)
 
 
 ECG_KINDS: dict[str, Callable[[Float64, np.random.Generator], Float64]] = {

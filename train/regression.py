@@ -63,8 +63,8 @@ def stated(intercept: float, weights: Float64, mean: Float64, sd: Float64, names
     return {"bias": round(bias, 6), "weights": {name: round(float(w), 6) for name, w in zip(names, plain, strict=True)}}
 
 
-def fit(rows: Rows, names: Sequence[str] | None = None, *, wrong_counts: float = 1.0) -> dict[str, Any]:
-    """The coefficients for the features `names` (None: all). A row that is not right counts `wrong_counts` times. Raises CheckpointError without
+def fit(rows: Rows, names: Sequence[str] | None = None) -> dict[str, Any]:
+    """The coefficients for the features `names` (None: all). Raises CheckpointError without
     scikit-learn."""
     try:
         from sklearn.linear_model import LogisticRegression
@@ -74,7 +74,7 @@ def fit(rows: Rows, names: Sequence[str] | None = None, *, wrong_counts: float =
         ) from error
     names = rows.names if names is None else names
     x, mean, sd = standardised(rows.features[:, [list(rows.names).index(name) for name in names]])
-    fitted = LogisticRegression().fit(x, rows.right, sample_weight=rows.weight * np.where(rows.right, 1.0, wrong_counts))
+    fitted = LogisticRegression().fit(x, rows.right, sample_weight=rows.weight)
     return stated(float(fitted.intercept_[0]), fitted.coef_[0], mean, sd, names)
 
 
@@ -83,17 +83,17 @@ def applied(rows: Rows, coefficients: Mapping[str, Any]) -> Float64:
     return Logistic(coefficients["bias"], coefficients["weights"]).of(dict(zip(rows.names, rows.features.T, strict=True)))
 
 
-def judged(rows: Rows, names: Sequence[str] | None = None, *, wrong_counts: float = 1.0) -> Float64:
+def judged(rows: Rows, names: Sequence[str] | None = None) -> Float64:
     """P(right) of each row by coefficients that were fitted without its person."""
     from sklearn.model_selection import GroupKFold
 
     folds = min(FOLDS, len(set(rows.person)))
     if folds < 2:
-        return applied(rows, fit(rows, names, wrong_counts=wrong_counts))
+        return applied(rows, fit(rows, names))
     found = np.full(len(rows.right), float(rows.right.mean()))
     for kept, left_out in GroupKFold(folds).split(rows.features, groups=rows.person):
         if rows.at(kept).both:
-            found[left_out] = applied(rows.at(left_out), fit(rows.at(kept), names, wrong_counts=wrong_counts))
+            found[left_out] = applied(rows.at(left_out), fit(rows.at(kept), names))
     return found
 
 

@@ -13,6 +13,11 @@ Float64 = NDArray[np.float64]
 LARGEST = 40.0  # of what goes into exp
 
 
+def probability(odds: Float64) -> Float64:
+    """Of the logarithms of odds (n,)."""
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(odds, -LARGEST, LARGEST))), np.float64)
+
+
 class Logistic(NamedTuple):
     """P = 1 / (1 + exp(-(bias + sum of weight * feature)))."""
 
@@ -25,7 +30,7 @@ class Logistic(NamedTuple):
 
     def of(self, found: Mapping[str, Float64]) -> Float64:
         """P, (n,)."""
-        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(self.linear(found), -LARGEST, LARGEST))), np.float64)
+        return probability(self.linear(found))
 
 
 def logistic_of(key: str, entry: Any, known: Iterable[str]) -> Logistic:

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.core.beats import OF_A_BEAT, OF_ALL_BEATS, Intervals, Peaks, intervals_of, of_all_beats, of_each_beat, peaks_of
+from ppgstream.core.belief import STEP_S, likelihood, mode, spread, uniform
 from ppgstream.core.logistic import Logistic
 from ppgstream.core.spectra import FFT, POINTS_HZ, RATES, SPAN, SPAN_S, Spectra, at_rate, level, repeats, spectra, vertex
 from ppgstream.core.trees import Classifier, classifier_of
@@ -32,7 +33,6 @@ from ppgstream.wire.message import Beats, Chunk, Flag
 Float64 = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 
-STEP_S = 2.0
 STEP = round(STEP_S * POINTS_HZ)  # points from one heart rate to the next
 LAST_S = 0.8  # a peak this near to the newest sample is decided with the next step: what follows may be higher
 # Beats are told once there are 6 s of a stretch, since its period is known then; of one that ends before, as unsure, and of less than 3 s not at all.
@@ -61,17 +61,6 @@ DISAGREES = 5.0, 0.08  # bpm and share of the rate: by more than both
 LOG_MS = (0.0, 7.0)  # of an expected error: 1 ms to 1 s
 LARGEST = 1e30  # of what is squared
 
-# A rate's evidence is exp(sum of weight * log(power + floor)), power relative to the mean over RATES. c: mean confidence of the output.
-# How they were chosen: docs/decisions.md.
-EVIDENCE = {
-    "out": (0.3, 0.7),  # output at f: weight, and the same times c
-    "out_2f": (0.15, 0.15),
-    "out_half": (-0.1, 0.0),
-    "in": (0.2, -0.15),
-}
-FLOOR_OUT, FLOOR_IN = 0.3, 0.3
-SPREAD_BPM = 2.3  # scale of the Laplace law of a change in 2 s
-JUMP = 0.0025  # probability of any other rate in 2 s
 OF_THE_RHYTHM = {
     "output_double": "log of the output's power at twice the rate over that at the rate",
     "input_double": "the same of the input",
@@ -268,8 +257,8 @@ class Follower:
         return rest
 
 
-def index_of(time: Float64, end: int, fs: float) -> Float64:
-    """The samples' indexes of times in a row, in points, that ends before the index `end`."""
+def index_of(time: Float64, end: Float64, fs: float) -> Float64:
+    """The samples' indexes of times (n,), in points, in rows that end before the indexes `end` (n,)."""
     factor = max(round(fs / POINTS_HZ), 1)
     return np.asarray(end - SPAN * factor + (factor - 1) / 2 + time * factor, np.float64)
 
@@ -342,7 +331,7 @@ def _fill(due: list[Due], rules: RateRules) -> None:
 
 def _believed(due: Sequence[Due], wave: _Wave) -> Float64:
     """What is believed of each stream's rate now, (n, rates), which its follower keeps."""
-    before = np.stack([_uniform() if one.follower.belief is None else one.follower.belief for one in due]).astype(np.float64)
+    before = np.stack([uniform() if one.follower.belief is None else one.follower.belief for one in due]).astype(np.float64)
     elapsed = np.array([one.follower.elapsed_s for one in due])
     belief = spread(before, elapsed) * likelihood(wave.of_out, wave.of_raw, wave.confidence.mean(axis=1))
     belief /= belief.sum(axis=1, keepdims=True)
@@ -455,7 +444,7 @@ def _tell(
     """The messages: rates, and the beats that are decided now."""
     factor = due[0].follower.factor
     end = np.array([one.index - one.block.shape[1] % factor for one in due], np.float64)  # the index after a row's last point
-    base = end - SPAN * factor + (factor - 1) / 2  # index at the middle of a row's first point
+    base = index_of(np.zeros(len(due)), end, rules.fs)  # of the middle of a row's first point
     last = np.array([one.last for one in due])
     limit = np.where(last, end, end - LAST_S * POINTS_HZ * factor)
     told = np.array([max(one.follower.told, e - s * factor) for one, e, s in zip(due, end.tolist(), seen.tolist(), strict=True)])
@@ -468,9 +457,7 @@ def _tell(
     new &= ~peaks.low | (sure_beat >= SURE)
     row, at, where = row[new], at[new], base[row[new]] + peaks.time[new] * factor
     sure = np.where(short[row], np.minimum(sure_beat[new], DOUBT), sure_beat[new])
-    error = (
-        np.exp(np.clip(rules.interval.linear({name: v[new] for name, v in found.items()}), *LOG_MS)) if len(row) else np.zeros(0)
-    )
+    error = np.exp(np.clip(rules.interval.linear({name: v[new] for name, v in found.items()}), *LOG_MS))
     bounds = np.searchsorted(row, np.arange(len(due) + 1))
     empty = np.cumsum(confidence <= 0, axis=1)  # points of which no sample was denoised
     for k, one in enumerate(due):
@@ -498,16 +485,6 @@ def _tell(
 
 
 # ---- heart rate ------------------------------------------------------------------------------------------------------
-
-
-def likelihood(out: Spectra, raw: Spectra, confidence: Float64) -> Float64:
-    """How well the spectra of output and input fit each of RATES, (n, rates), the best 1; `confidence` (n,) is the output's mean."""
-    c = confidence[:, None]
-    parts = {"out": out.relative, "out_2f": out.at(2.0), "out_half": out.at(0.5), "in": raw.relative}
-    logs = np.zeros_like(out.relative)
-    for name, (weight, with_confidence) in EVIDENCE.items():
-        logs += (weight + with_confidence * c) * np.log(parts[name] + (FLOOR_IN if name == "in" else FLOOR_OUT))
-    return np.asarray(np.exp(logs - logs.max(axis=1, keepdims=True)), np.float64)
 
 
 _LAGS = np.arange(int(60 * POINTS_HZ / RATES[-1]), int(60 * POINTS_HZ / RATES[0]) + 2)
@@ -548,33 +525,6 @@ def _share(powers: Float64, bpm: Float64, whole: Float64) -> Float64:
 def _differ(a: Float64, b: Float64) -> NDArray[np.bool_]:
     off = np.abs(a - b)
     return np.asarray((off > DISAGREES[0]) & (off > DISAGREES[1] * a))
-
-
-def _uniform() -> Float32:
-    return np.full(len(RATES), 1 / len(RATES), np.float32)
-
-
-def spread(belief: Float64, elapsed_s: Float64) -> Float64:
-    """What is believed `elapsed_s` (n,) seconds after `belief` (n, rates): rates change by a Laplace law, and now and then to any other."""
-    steps = np.maximum(elapsed_s / STEP_S, 0.0)[:, None]
-    a = np.exp(-1.0 / np.clip(SPREAD_BPM * np.sqrt(steps), 0.5, 60.0))
-    k = np.arange(len(RATES))
-    up, down = a**k, a**-k  # at most exp(185 / 0.5)
-    norm = (1 - a ** (k + 1)) / (1 - a) + (1 - a ** (len(RATES) - k)) / (1 - a) - 1
-    x = belief / norm
-    from_below = up * np.cumsum(x * down, axis=1)
-    from_above = (up * np.cumsum(x[:, ::-1] * down, axis=1))[:, ::-1]
-    jump = 1 - (1 - JUMP) ** steps
-    return np.asarray((1 - jump) * (from_below + from_above - x) + jump / len(RATES), np.float64)
-
-
-def mode(belief: Float64) -> Float64:
-    """The most believed rate of each row, bpm, interpolated."""
-    best = belief.argmax(axis=1)
-    at = np.clip(best, 1, belief.shape[1] - 2)
-    each = np.arange(len(belief))
-    a, b, c = (np.log(belief[each, at + k] + 1e-300) for k in (-1, 0, 1))
-    return np.asarray(RATES[best] + np.where(at == best, vertex(a, b, c), 0.0), np.float64)
 
 
 def _rate_features(rate: Float64, belief: Float64, wave: _Wave) -> dict[str, Float64]:

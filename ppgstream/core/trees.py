@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.core.logistic import LARGEST, Logistic, logistic_of
+from ppgstream.core.logistic import Logistic, logistic_of, probability
 
 Float64 = NDArray[np.float64]
 DEEPEST, MOST_TREES = 6, 1000
@@ -40,7 +40,7 @@ class Trees(NamedTuple):
 
     def of(self, found: Mapping[str, Float64]) -> Float64:
         """P = 1 / (1 + exp(-linear)), (n,)."""
-        return np.asarray(1.0 / (1.0 + np.exp(-np.clip(self.linear(found), -LARGEST, LARGEST))), np.float64)
+        return probability(self.linear(found))
 
 
 Classifier = Logistic | Trees

@@ -45,12 +45,19 @@ class Beat(NamedTuple):
     peak: float
 
 
+def feet_of(clean: Float64, peaks: Float64) -> NDArray[np.int64]:
+    """The lowest sample between each systolic peak and the next, indexes."""
+    return np.array([a + int(np.argmin(clean[a : b + 1])) for a, b in pairwise(peaks.astype(int).tolist())], np.int64)
+
+
 def beats_of(clean: Float64, peaks: Float64) -> list[Beat]:
-    """The beats of a record that are about as long and as high as most: within a quarter and a third. At least one; those that are not are left out."""
-    at = peaks.astype(np.int64)
-    feet = np.array([a + int(np.argmin(clean[a : b + 1])) for a, b in pairwise(at)], np.int64)
+    """The beats of a record that are about as long and as high as most: within a quarter and a third. At least one; those that are not are left out. A
+    record with fewer than three peaks counts as one beat."""
+    feet, tops = feet_of(clean, peaks), peaks.astype(int)[1:-1]
+    if len(feet) < 2:
+        feet, tops = np.array([0, len(clean) - 1]), np.array([int(np.argmax(clean))])
     found = []
-    for a, b, peak in zip(feet[:-1], feet[1:], at[1:-1], strict=True):
+    for a, b, peak in zip(feet[:-1], feet[1:], tops, strict=True):
         line = np.linspace(clean[a], clean[b], b - a + 1)
         found.append(Beat(clean[a : b + 1] - line, (peak - a) / (b - a)))
     length, height = (np.array([f(beat.wave) for beat in found]) for f in (len, np.ptp))
