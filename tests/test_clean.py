@@ -165,6 +165,21 @@ def test_a_file_that_cannot_be_read_is_reported_and_does_not_stop_the_others(tmp
         own.read(tmp_path, fs=125.0, column="pleth")
 
 
+def test_a_file_of_another_rate_than_was_said_is_reported_and_can_be_taken_all_the_same(tmp_path: Path) -> None:
+    np.savetxt(tmp_path / "plain.csv", pulse(1, seconds=32))
+    table = np.column_stack([np.arange(4000) / 100, pulse(2, seconds=32)])
+    np.savetxt(tmp_path / "timed.csv", table, delimiter=",", header="time_s,ppg", comments="")
+    told = {f.report.name: f.report for f in own.read(tmp_path, fs=125.0)}
+    assert told["plain.csv"].seconds > 20
+    assert told["timed.csv"].seconds == 0
+    assert next(iter(told["timed.csv"].refused)).startswith("--fs 125, but 100 Hz by its times")
+    taken = {f.report.name: f.report for f in own.read(tmp_path, fs=125.0, trusted=True)}
+    assert min(report.seconds for report in taken.values()) > 20
+    np.savetxt(tmp_path / "timed.csv", pulse(2, seconds=32))
+    with pytest.raises(UsageError, match=r"states no sampling rate: say --fs HZ"):
+        own.read(tmp_path, fs=None)
+
+
 # ---- BIDMC ---------------------------------------------------------------------------------------------------------
 
 

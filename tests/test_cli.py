@@ -191,6 +191,13 @@ ERRORS = {
     "a scale that is none": (2, ["denoise", "bad.txt", "--scale", "grams"], ["grams"]),
     "a file that states no rate": (2, ["denoise", "bad.txt"], ["bad.txt", "states no sampling rate: say --fs"]),
     "a rate to trust that is none": (2, ["denoise", "bad.txt", "--trust-fs"], ["--trust-fs"]),
+    "a rate to trust that is none, to replay": (2, ["replay", "bad.txt", "--trust-fs"], ["--trust-fs"]),
+    "a rate to trust without recordings": (2, ["evaluate", "default", "--trust-fs"], ["--recordings", "--trust-fs"]),
+    "a rate to trust without recordings to train on": (
+        2,
+        ["train", "dae", "--synthetic", "--trust-fs"],
+        ["--recordings", "--trust-fs"],
+    ),
     "an empty pipe": (65, ["denoise", "-", "--fs", "250"], ["stdin", "no valid sample"]),
     "lines into an npy": (2, ["denoise", "-", "-o", "x.npy"], ["npy"]),
     "an output folder that is missing": (74, ["denoise", "bad.txt", "-o", "no/where.txt"], ["no/where.txt"]),

@@ -166,9 +166,9 @@ def _wanted(sources: Mapping[str, Any], stored: Mapping[str, Any]) -> dict[str, 
     wanted = dict(stored) | {key: value for key, value in sources.items() if value not in (None, False)}
     if wanted.get("synthetic_only") and ("data" in wanted or "recordings" in wanted):
         raise UsageError("--synthetic: trains on nothing else; leave --data and --recordings out")
-    alone = [key for key in ("fs", "column", "field", "group") if key in wanted]
+    alone = [key for key in ("fs", "trust_fs", "column", "field", "group") if key in wanted]
     if alone and "recordings" not in wanted:
-        raise UsageError(f"--{alone[0]}: is for --recordings, which is not given")
+        raise UsageError(f"--{alone[0].replace('_', '-')}: is for --recordings, which is not given")
     if not wanted.keys() & {"data", "recordings", "synthetic_only"}:
         if not PUBLIC.is_dir():
             raise UsageError(f"no recordings: give --recordings FOLDER, --data FOLDER or --synthetic ({PUBLIC} is not there)")
@@ -190,7 +190,7 @@ def _sets(wanted: Mapping[str, Any], recipe: Recipe, console: Console) -> tuple[
     sheet = None
     if wanted.get("recordings"):
         names = {key: wanted.get(key) for key in ("fs", "column", "group")}
-        found = own.read(Path(wanted["recordings"]), key=wanted.get("field"), **names)
+        found = own.read(Path(wanted["recordings"]), key=wanted.get("field"), trusted=bool(wanted.get("trust_fs")), **names)
         sides: dict[str, str] = {}
         try:
             chosen, sides = own.set_of(found)

@@ -92,7 +92,9 @@ def training_windows(folder: Path) -> Float64 | None:
 
 def own_set(source: Mapping[str, Any], console: Console) -> dict[str, data.Clean]:
     """A user's own recordings: their clean stretches are the truth that noise is added to. Raises DataError if there are none."""
-    found = own.read(Path(source["recordings"]), fs=source["fs"], column=source["column"], key=source["field"])
+    found = own.read(
+        Path(source["recordings"]), fs=source["fs"], trusted=source["trusted"], column=source["column"], key=source["key"]
+    )
     console.print(own.table(found, {}))
     clean = own.together([f.clean for f in found])
     long = [len(x) >= scores.HR_WINDOW_S * data.FS for x in clean.stretches]

@@ -35,12 +35,18 @@ class Found(NamedTuple):
 
 
 def read(
-    folder: Path, *, fs: float | None, column: str | None = None, key: str | None = None, group: str | None = None
+    folder: Path,
+    *,
+    fs: float | None,
+    trusted: bool = False,
+    column: str | None = None,
+    key: str | None = None,
+    group: str | None = None,
 ) -> list[Found]:
     """The clean stretches of all recordings in `folder`. A recording is a group of its own, or of what `group` finds in its file's name.
 
-    fs: of the files that do not state their rate, Hz. Raises SourceError for a folder without recordings, UsageError for a `group` that does not fit,
-    or a column that no file has, DataError for a file that states another rate. A file that cannot be read is reported as that.
+    fs: of the files that do not state their rate, Hz; of all if `trusted`. Raises SourceError for a folder without recordings, UsageError for a `group`
+    that does not fit, or a column or a rate that no file has. A file that cannot be read, or states another rate, is reported as that.
     """
     if not folder.is_dir():
         raise SourceError(f"--recordings {folder}: no such folder")
@@ -55,13 +61,13 @@ def read(
     for path in paths:
         file = str(path.relative_to(folder))
         try:
-            content = recording.read(path, column=column, key=key)
+            content = recording.read(path, column=column, key=key, clocked=not trusted)
+            rate = content.rate(str(path), fs, trusted=trusted)
         except (DataError, UsageError) as error:  # one bad file is no reason to refuse the others
             first = first or (error if isinstance(error, UsageError) else None)
             told = str(error).removeprefix(f"{path}: ")
             found.append(Found(Clean([], []), Report(file, refused=Counter({told: 1})), groups.get(file, file)))
             continue
-        rate = content.rate(str(path), fs)
         rows = np.atleast_2d(content.samples)
         for number, row in enumerate(rows):
             name = file if len(rows) == 1 else f"{file}[{number}]"

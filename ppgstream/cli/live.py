@@ -17,6 +17,7 @@ from ppgstream.cli.shared import (
     ConfigOption,
     FieldOption,
     Stop,
+    TrustFsOption,
     app,
     loaded,
     restored,
@@ -145,6 +146,7 @@ def replay(
         float | None,
         typer.Option(help="The recordings' sampling rate, Hz, if they do not tell it; others than 125 are resampled to it."),
     ] = None,
+    trust_fs: TrustFsOption = False,
     column: ColumnOption = None,
     field: FieldOption = None,
     from_: Annotated[float, typer.Option("--from", help="Start here, seconds.")] = 0.0,
@@ -183,7 +185,7 @@ def replay(
     check_endpoint(status or STATUS, "--status")
     client = StatusClient(status or STATUS)
     if "-" in files:
-        altered = loop or copies != 1 or speed_value != 1.0 or column or field or from_ or until is not None
+        altered = loop or copies != 1 or speed_value != 1.0 or column or field or trust_fs or from_ or until is not None
         if files != ["-"] or altered or drop or dup or reorder or jitter_ms or outages:
             raise UsageError(
                 "replay -: a live pipe comes alone, once, whole and at its own pace: only --to, --stream, --chunk and --wait go with it"
@@ -200,7 +202,8 @@ def replay(
             sys.stdin.fileno(), publisher, stream=stream_name(stream or "stdin"), fs=WIRE_FS, chunk=chunk, stopped=stop, say=say
         )
     else:
-        tracks, told = _tracks(files, column=column, key=field, fs=fs, part=(from_, until), stream=stream, copies=copies)
+        named: dict[str, Any] = {"column": column, "key": field, "fs": fs, "trusted": trust_fs}
+        tracks, told = _tracks(files, **named, part=(from_, until), stream=stream, copies=copies)
         publisher = Publisher(to, bind=bind, stopped=stop)
         publisher.wait_for_subscriber(wait)
         for line in told:
@@ -283,6 +286,7 @@ def _tracks(
     column: str | None,
     key: str | None,
     fs: float | None,
+    trusted: bool,
     part: tuple[float, float | None],
     stream: str | None,
     copies: int,
@@ -296,8 +300,8 @@ def _tracks(
     told: list[str] = []
     for file in files:
         path = Path(file)
-        found = recording.read(path, column=column, key=key)
-        rate = found.rate(file, fs)
+        found = recording.read(path, column=column, key=key, clocked=not trusted)
+        rate = found.rate(file, fs, trusted=trusted)
         told += filter(None, (found.understood(file, rate), found.first_bad, found.first_text))
         rows = [found.samples] if found.samples.ndim == 1 else list(found.samples)
         for number, row in enumerate(rows):

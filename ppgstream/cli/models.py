@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ppgstream.cli.shared import CheckpointOption, ColumnOption, FieldOption, app, loaded, restored, say
+from ppgstream.cli.shared import CheckpointOption, ColumnOption, FieldOption, TrustFsOption, app, loaded, restored, say
 from ppgstream.errors import DataError, OutputError, UsageError
 
 checkpoint_app = typer.Typer(no_args_is_help=True, help="Look at checkpoints.")
@@ -120,6 +120,7 @@ def train(
     ] = None,
     recordings: Annotated[Path | None, typer.Option(help="Folder of recordings of your own.", rich_help_panel="Data")] = None,
     fs: Annotated[float | None, typer.Option(help="Of recordings that do not say, Hz.", rich_help_panel="Data")] = None,
+    trust_fs: TrustFsOption = False,
     column: Annotated[
         str | None, typer.Option(help="Of tables: the PPG's column, by name or number.", rich_help_panel="Data")
     ] = None,
@@ -253,6 +254,7 @@ def train(
             "data": None if data is None else str(data),
             "recordings": None if recordings is None else str(recordings),
             "fs": fs,
+            "trust_fs": trust_fs,
             "column": column,
             "field": field,
             "group": group,
@@ -406,6 +408,7 @@ def evaluate(
         ),
     ] = None,
     fs: Annotated[float | None, typer.Option(help="Of recordings of your own that do not say, Hz.")] = None,
+    trust_fs: TrustFsOption = False,
     column: ColumnOption = None,
     field: FieldOption = None,
     tables: Annotated[
@@ -437,9 +440,9 @@ def evaluate(
 
     own = None
     if recordings is not None:
-        own = {"recordings": str(recordings), "fs": fs, "column": column, "field": field}
-    elif fs is not None or column is not None or field is not None:
-        raise UsageError("--fs, --column and --field: are for --recordings, which is not given")
+        own = {"recordings": str(recordings), "fs": fs, "trusted": trust_fs, "column": column, "key": field}
+    elif fs is not None or trust_fs or column is not None or field is not None:
+        raise UsageError("--fs, --trust-fs, --column and --field: are for --recordings, which is not given")
     result = bench.evaluate(
         checkpoints or [],
         folder=data,
