@@ -46,7 +46,8 @@ def read(
     """The clean stretches of all recordings in `folder`. A recording is a group of its own, or of what `group` finds in its file's name.
 
     fs: of the files that do not state their rate, Hz; of all if `trusted`. Raises SourceError for a folder without recordings, UsageError for a `group`
-    that does not fit, or a column or a rate that no file has. A file that cannot be read, or states another rate, is reported as that.
+    that does not fit, or a column that no file has, DataError if all state another rate. A file that cannot be read, or states another rate, is reported
+    as that.
     """
     if not folder.is_dir():
         raise SourceError(f"--recordings {folder}: no such folder")
@@ -57,12 +58,16 @@ def read(
         raise SourceError(f"--recordings {folder}: no recordings in it (files ending in {', '.join(SUFFIXES)})")
     groups = _groups([str(p.relative_to(folder)) for p in paths], group)
     found: list[Found] = []
-    first: UsageError | None = None
+    first: UsageError | DataError | None = None  # of those that are the command's: a column, a rate
     for path in paths:
         file = str(path.relative_to(folder))
         try:
             content = recording.read(path, column=column, key=key, clocked=not trusted)
-            rate = content.rate(str(path), fs, trusted=trusted)
+            try:
+                rate = content.rate(str(path), fs, trusted=trusted)
+            except DataError as error:
+                first = first or error
+                raise
         except (DataError, UsageError) as error:  # one bad file is no reason to refuse the others
             first = first or (error if isinstance(error, UsageError) else None)
             told = str(error).removeprefix(f"{path}: ")
