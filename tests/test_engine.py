@@ -268,7 +268,7 @@ def test_an_answer_that_is_not_finite_is_shed_and_reported() -> None:
     np.testing.assert_array_equal(values, x)
     assert ((flags & Flag.SHED) != 0).all()
     assert e.ledger.shed == 600
-    assert {event.name for event in e.events} == {"bad_answer"}
+    assert {event.name for event in e.events} - {"breathing"} == {"bad_answer"}  # its baseline moves
 
 
 def test_shed_windows_pass_their_samples_on_as_they_came() -> None:

@@ -289,12 +289,61 @@ def test_a_lamp_s_alias_lowers_confidence_and_is_named() -> None:
     assert (result.confidence[750:] < 0.5).all()
 
 
-def test_no_pulse_and_no_noise_is_called_interference() -> None:
+def test_no_pulse_and_no_noise_is_called_interference_or_hum() -> None:
     for seed in range(6):
         x = clean_pulse(seed, 60)
         for y in (x, synthetic.noisy_pulse(x, np.random.default_rng(seed))):
             judge = Judge(FS, 50)
-            assert not any(part.line_hz for part in judge.feed(y) + judge.finish())
+            parts = judge.feed(y) + judge.finish()
+            assert not any(part.beside.line_hz or part.beside.hum_hz for part in parts)
+
+
+@pytest.mark.parametrize("bpm", [36, 45, 60, 110, 200])
+@pytest.mark.parametrize("shape", ["sharp", "cosine"])
+def test_no_steady_pulse_is_called_breathing(bpm: float, shape: str) -> None:
+    t = np.arange(int(30 * FS)) / FS
+    x = (
+        np.cos(2 * np.pi * bpm / 60 * t)
+        if shape == "cosine"
+        else synthetic.steady(synthetic.Wave(sd_s=0.08, second=0.3), bpm, 30.0)
+    )
+    assert not any(part.beside.slow for part in Judge(FS, 50).feed(x))
+
+
+@pytest.mark.parametrize("height", [1.2, 3.0, 10.0])
+@pytest.mark.parametrize("hz", [50.0, 60.0, 20.0])
+def test_hum_as_strong_as_the_pulse_is_flagged_and_named(hz: float, height: float) -> None:
+    x = clean_pulse(11)
+    beside = height * np.ptp(x) / 2 * np.sin(2 * np.pi * hz * np.arange(len(x)) / FS)
+    e = machine()
+    result = through(e, x + beside)
+    assert [event.name for event in e.events] == ["hum"]
+    assert f"{hz:.2f} Hz" in e.events[0].text
+    assert ((result.flags[750:] & Flag.HUM) != 0).all()
+    assert not (result.flags & (Flag.INTERFERENCE | Flag.BREATHING)).any()
+    assert not (through(machine(), x + beside / height / 20).flags & Flag.HUM).any()
+
+
+@pytest.mark.parametrize("height", [1.5, 3.0, 10.0])
+@pytest.mark.parametrize("hz", [0.15, 0.25, 0.4])
+def test_breathing_as_strong_as_the_pulse_is_flagged_and_named_once_a_minute(hz: float, height: float) -> None:
+    x = clean_pulse(11, 60)
+    beside = height * np.ptp(x) / 2 * np.sin(2 * np.pi * hz * np.arange(len(x)) / FS)
+    e = machine()
+    result = through(e, x + beside)
+    assert [event.name for event in e.events] == ["breathing"]
+    assert ((result.flags[750:] & Flag.BREATHING) != 0).mean() > 0.9
+    assert not (result.flags & (Flag.INTERFERENCE | Flag.HUM)).any()
+    assert not (through(machine(), x + beside / height / 20).flags & Flag.BREATHING).any()
+
+
+def test_hum_that_ends_is_no_longer_flagged() -> None:
+    x = clean_pulse(11, 60)
+    hum = np.ptp(x) * np.sin(2 * np.pi * 50 * np.arange(len(x)) / FS)
+    hum[len(x) // 2 :] = 0.0
+    flags = through(machine(), x + hum).flags & Flag.HUM
+    assert (flags[750 : len(x) // 2] != 0).all()
+    assert not flags[len(x) // 2 + 9 * int(FS) :].any()
 
 
 # ---- in stream order -----------------------------------------------------------------------------------------------
@@ -421,7 +470,7 @@ def test_a_fast_sharp_pulse_is_no_lamp(bpm: float, width: float) -> None:
     beat = (np.arange(30 * FS) / FS * bpm / 60) % 1.0
     x = np.exp(-0.5 * ((beat - 0.5) / width) ** 2)
     judge = Judge(FS, 50)
-    seen = [part.line_hz for a in range(0, len(x), 25) for part in judge.feed(x[a : a + 25])]
+    seen = [part.beside.line_hz for a in range(0, len(x), 25) for part in judge.feed(x[a : a + 25])]
     assert not any(seen)
 
 
@@ -431,7 +480,7 @@ def test_a_lamp_beside_a_pulse_is_seen(bpm: float) -> None:
     for hz in (4.37, 5.0, 6.6, 8.3, 12.1):
         x = np.exp(-0.5 * (((t * bpm / 60) % 1.0 - 0.5) / 0.15) ** 2) + 0.8 * np.sin(2 * np.pi * hz * t)
         judge = Judge(FS, 50)
-        seen = [part.line_hz for a in range(0, len(x), 25) for part in judge.feed(x[a : a + 25])]
+        seen = [part.beside.line_hz for a in range(0, len(x), 25) for part in judge.feed(x[a : a + 25])]
         own = min(abs(hz - k * bpm / 60) / (k * bpm / 60) for k in (2, 3, 4))
         assert own < 0.06 or seen[-1] == pytest.approx(hz, abs=0.3), hz
 

@@ -44,6 +44,8 @@ HEADS = (
     "sure beats that are none",
     "true beats that are sure",
     "`interference`",
+    "`hum`",
+    "`breathing`",
     "confidence",
     "SNR_B, dB",
 )
@@ -68,6 +70,8 @@ class Row(NamedTuple):
     beats_sure_wrong: float
     true_beats_sure: float
     interference: float
+    hum: float
+    breathing: float
     confidence: float
     snr_b_db: float
 
@@ -137,7 +141,8 @@ def cases(folder: Path) -> Iterator[tuple[str, list[Input]]]:
 
 def measured(inputs: list[Input], denoise: Callable[[Float64, float], offline.Denoised]) -> Row:
     """NaN where no one has told what is right."""
-    sure_rates, off_and_sure, sure_wrong, found, interference, confidence, snr = ([] for _ in range(7))
+    columns: list[list[float]] = [[] for _ in range(9)]
+    sure_rates, off_and_sure, sure_wrong, found, interference, hum, breathing, confidence, snr = columns
     for one in inputs:
         out = denoise(one.noisy, one.fs)
         pulse = out.pulses[0]
@@ -153,16 +158,12 @@ def measured(inputs: list[Input], denoise: Callable[[Float64, float], offline.De
             at = pulse.beats[pulse.beat_confidence >= SURE].astype(np.float64)
             sure_wrong += (scores.beats_off_ms(at, one.beats, one.fs) > scores.BEAT_NEAR_MS).tolist()
             found += (scores.beats_off_ms(one.beats, at, one.fs) <= scores.BEAT_NEAR_MS).tolist()
-        interference.append(float(((out.flags & Flag.INTERFERENCE) != 0).mean()))
+        for shares, flag in ((interference, Flag.INTERFERENCE), (hum, Flag.HUM), (breathing, Flag.BREATHING)):
+            shares.append(float(((out.flags & flag) != 0).mean()))
         confidence.append(float(out.confidence.mean()))
         if one.clean is not None:
             snr.append(scores.snr_b_db(out.denoised.astype(np.float64), one.clean, one.fs))
-    return Row(
-        *(
-            float(np.mean(v)) if v else float("nan")
-            for v in (sure_rates, off_and_sure, sure_wrong, found, interference, confidence, snr)
-        )
-    )
+    return Row(*(float(np.mean(v)) if v else float("nan") for v in columns))
 
 
 def _cell(value: float, digits: int = 2) -> str:

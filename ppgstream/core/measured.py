@@ -16,6 +16,8 @@ attached then, and no pulse may be made of it.
 
 Interference. A steady line of a frequency and height that no pulse has.
 
+Hum. A line above 15 Hz that is as strong as the pulse or stronger. Breathing. A slow part, below 0.5 Hz, that is as strong as the rest or stronger.
+
 Outlier. A value that was jumped to, and lies far outside the range; or a sentinel. If the samples stay out there, it was a step:
 the stretch ends, and the next one has its own statistics.
 """
@@ -58,8 +60,22 @@ IDLE_LEVEL = 1e-5  # a range that is less of the level is rounding
 LINE_HZ = (4.0, 15.0)  # below, a line may be a pulse's own harmonic; above, the networks take it out
 LINE_HISTORY_S = 3.0
 LINE_GONE = 4
+HUM_HZ, HUM_SHARE = 15.0, 0.6  # from here on; of the power there that is in the line
+SLOW_DEGREE, SLOW_SHARE = 4, 0.9  # of the polynomial that follows 4 s; its SD, of that of the rest
 HARMONIC, MOST_HARMONIC = 0.03, 4  # a line so near to one of these multiples of the pulse is the pulse's own
 LEAD_OFF_S = 1.0  # held for longer: nothing is attached
+
+
+class Beside(NamedTuple):
+    """What there is besides a pulse in the 4 s before some samples. line_hz, hum_hz: of a steady line, of hum; 0: none. slow: a slow part as strong as the
+    rest, such as breathing."""
+
+    line_hz: float = 0.0
+    hum_hz: float = 0.0
+    slow: bool = False
+
+
+NOTHING_BESIDE = Beside()
 
 
 class Judged(NamedTuple):
@@ -80,7 +96,7 @@ class Judged(NamedTuple):
     back: bool = False  # the sample before these belongs to their held run
     value: float = 0.0
     lead_off: bool = False
-    line_hz: float = 0.0  # of a steady line in the second before these samples; 0: none
+    beside: Beside = NOTHING_BESIDE
 
 
 _NONE = np.empty(0)
@@ -133,6 +149,7 @@ class Judge:
     __slots__ = (
         "_back",
         "_before",
+        "_beside",
         "_early",
         "_early_length",
         "_entry",
@@ -144,13 +161,12 @@ class Judge:
         "_held",
         "_history",
         "_history_length",
+        "_hum",
         "_idle",
         "_judged",
         "_last",
         "_lead_off",
-        "_line_hz",
-        "_line_missed",
-        "_line_seen",
+        "_line",
         "_long",
         "_max_fill",
         "_missed",
@@ -158,6 +174,7 @@ class Judge:
         "_reference",
         "_run_value",
         "_sentinels",
+        "_slow",
         "_start",
         "_start_length",
         "_statistics",
@@ -175,7 +192,8 @@ class Judge:
         self._fs = fs
         self._reference = 0.0  # the range of the last stretch that a step ended
         self._idle = False  # the stretch is nearly flat
-        self._line_hz, self._line_seen = 0.0, 0.0  # a steady line; one that was seen once
+        self._line, self._hum, self._slow = _Watched(), _Watched(), _Watched()
+        self._beside = NOTHING_BESIDE  # what they say
         self._reset()
 
     def _reset(self) -> None:
@@ -183,8 +201,8 @@ class Judge:
         self._start: list[Float64 | tuple[int, bool]] | None = []  # the first second, until it is complete
         self._start_length = 0
         self._idle = False
-        self._line_hz = self._line_seen = 0.0
-        self._line_missed = 0
+        self._line, self._hum, self._slow = _Watched(), _Watched(), _Watched()
+        self._beside = NOTHING_BESIDE
         self._statistics: _Statistics | None = None
         self._history = _NONE
         self._fresh: list[Float64] = []  # measured since the statistics were made
@@ -240,9 +258,9 @@ class Judge:
         return True
 
     @property
-    def line_hz(self) -> float:
-        """Of a steady line in the last second; 0: none."""
-        return self._line_hz
+    def beside(self) -> Beside:
+        """What there is besides a pulse in the last 4 s."""
+        return self._beside
 
     def missing(self, count: int, *, sent: bool) -> list[Judged]:
         """Samples that are not there: lost, or (`sent`) NaN and infinity."""
@@ -502,7 +520,7 @@ class Judge:
         if self._idle:
             out.append(Judged("held", x, np.full(len(x), HELD, np.uint8), value=np.nan, lead_off=True))
         else:
-            out.append(Judged("samples", x, state, back=self._back, line_hz=self._line_hz))
+            out.append(Judged("samples", x, state, back=self._back, beside=self._beside))
         self._given, self._back = [], False
 
     def _update(self) -> None:
@@ -513,19 +531,12 @@ class Judge:
             self._statistics = _statistics(self._history) or self._statistics
             self._idle = self._is_idle(self._history)
             if len(self._history) >= LINE_HISTORY_S * self._fs:
-                self._watch_line(_steady_line(self._history, self._fs), 1.5 * self._fs / len(self._history))
+                self._watch(self._history)
 
-    def _watch_line(self, seen: float, tolerance: float) -> None:
-        """A line counts once it was seen at one frequency twice in a row, and until it was not seen `LINE_GONE` times in a row."""
-        if not seen:
-            self._line_missed += 1
-            if self._line_missed >= LINE_GONE:
-                self._line_hz = 0.0
-        else:
-            if abs(seen - self._line_seen) < tolerance:
-                self._line_hz = seen
-            self._line_missed = 0
-        self._line_seen = seen
+    def _watch(self, x: Float64) -> None:
+        spectrum, apart = _Spectrum.of(x, self._fs), 1.5 * self._fs / len(x)
+        line_hz = self._line.now(_steady_line(spectrum), apart)
+        self._beside = Beside(line_hz, self._hum.now(_hum(spectrum), apart), self._slow.now(float(_is_slow(x)), 0.5) > 0)
 
     def _is_idle(self, x: Float64) -> bool:
         """Nearly flat: see the module."""
@@ -547,32 +558,101 @@ def _hann(n: int) -> tuple[Float64, Float64]:
     return np.hanning(n), np.linspace(0.0, 1.0, n)
 
 
-def _steady_line(x: Float64, fs: float) -> float:
-    """The frequency, Hz, of a line in the measured samples (n,) that no pulse makes; 0 if there is none. A pulse's harmonics fall off; the line is at
-    least half as strong as the strongest wave of the heart's frequencies, twice as strong as everything between, and most of its band."""
-    n, quarter, hz = len(x), len(x) // 4, fs / len(x)
-    first, last, top = math.ceil(LINE_HZ[0] / hz), min(int(LINE_HZ[1] / hz), n // 2 - 1), int(20 / hz)
-    heart = slice(int(0.7 / hz), int(3.5 / hz) + 1)
-    height = x.max() - x.min()
-    if last <= first or not height > 0:
+class _Watched:
+    """A value, 0: none, that counts once it was seen twice in a row, and until it was not seen `LINE_GONE` times in a row."""
+
+    __slots__ = ("_missed", "_seen", "_value")
+
+    def __init__(self) -> None:
+        self._value = self._seen = 0.0
+        self._missed = 0
+
+    def now(self, seen: float, tolerance: float) -> float:
+        """What counts after this was seen: the same as before within `tolerance`, or something else."""
+        if not seen:
+            self._missed += 1
+            if self._missed >= LINE_GONE:
+                self._value = 0.0
+        else:
+            if abs(seen - self._seen) < tolerance:
+                self._value = seen
+            self._missed = 0
+        self._seen = seen
+        return self._value
+
+
+class _Spectrum(NamedTuple):
+    """Of measured samples without trend: the power of each bin, its `strength`, of three bins, the width of a bin, and the strongest bin of the heart's
+    frequencies. Nothing of samples that are all the same or too few."""
+
+    power: Float64
+    strength: Float64
+    hz: float
+    pulse: int
+
+    @classmethod
+    def of(cls, x: Float64, fs: float) -> _Spectrum | None:
+        n, quarter, hz = len(x), len(x) // 4, fs / len(x)
+        height = x.max() - x.min()
+        if n // 2 - 1 <= LINE_HZ[0] / hz or not height > 0:
+            return None
+        hann, at = _hann(n)
+        x = (x - x.sum() / n) / height
+        before, after = x[:quarter].sum() / quarter, x[-quarter:].sum() / quarter
+        spectrum = np.fft.rfft((x - (before + at * (after - before))) * hann)
+        power = spectrum.real**2 + spectrum.imag**2
+        strength = power.copy()
+        strength[1:-1] += power[:-2] + power[2:]
+        first, last = int(0.7 / hz), int(3.5 / hz)
+        return cls(power, strength, hz, first + int(strength[first : last + 1].argmax()))
+
+
+def _steady_line(spectrum: _Spectrum | None) -> float:
+    """The frequency, Hz, of a line in measured samples that no pulse makes; 0 if there is none. A pulse's harmonics fall off; the line is at least half as
+    strong as the strongest wave of the heart's frequencies, twice as strong as everything between, and most of its band."""
+    if spectrum is None:
         return 0.0
-    hann, at = _hann(n)
-    x = (x - x.sum() / n) / height
-    before, after = x[:quarter].sum() / quarter, x[-quarter:].sum() / quarter
-    spectrum = np.fft.rfft((x - (before + at * (after - before))) * hann)[: max(top, last + 2)]
-    power = spectrum.real**2 + spectrum.imag**2
-    strength = power.copy()
-    strength[1:-1] += power[:-2] + power[2:]
+    power, strength, hz, pulse = spectrum
+    first, last = math.ceil(LINE_HZ[0] / hz), min(int(LINE_HZ[1] / hz), len(power) - 2)
+    if last <= first:
+        return 0.0
     line = first + int(strength[first : last + 1].argmax())
-    pulse = heart.start + int(strength[heart].argmax())
     between = strength[pulse + 2 if pulse * hz > 1.4 else int(1.5 / hz) : line - 2]
-    band = power[first - 2 : top].sum()
+    band = power[first - 2 : int(20 / hz)].sum()
     steady = len(between) and strength[line] > max(0.5 * strength[pulse], 2 * between.max(), 0.6 * band)
     if not steady:
         return 0.0
     own = _peak(power, pulse) * hz  # of a fast pulse the second and third harmonic are strong and lie here
     far = [abs(_peak(power, line) * hz - k * own) > HARMONIC * k * own for k in range(2, MOST_HARMONIC + 1)]
     return line * hz if all(far) else 0.0
+
+
+def _hum(spectrum: _Spectrum | None) -> float:
+    """The frequency, Hz, of hum: a line that is as strong as the strongest wave of the heart's frequencies, and most of what is above 15 Hz; 0 if there is
+    none."""
+    if spectrum is None:
+        return 0.0
+    power, strength, hz, pulse = spectrum
+    first = math.ceil(HUM_HZ / hz)
+    if len(power) - first < 3:
+        return 0.0
+    line = first + int(strength[first:].argmax())
+    return line * hz if strength[line] >= max(strength[pulse], HUM_SHARE * power[first:].sum()) else 0.0
+
+
+@lru_cache(maxsize=8)
+def _slow_basis(n: int) -> Float64:
+    """Orthonormal polynomials without mean over n samples, (SLOW_DEGREE, n)."""
+    t = np.linspace(-1.0, 1.0, n)
+    powers = np.stack([t**k for k in range(SLOW_DEGREE + 1)], axis=1)
+    return np.ascontiguousarray(np.linalg.qr(powers)[0][:, 1:].T)
+
+
+def _is_slow(x: Float64) -> bool:
+    """Whether the slow part of measured samples is as strong as the rest."""
+    x = x - x.sum() / len(x)
+    slow = float((_slow_basis(len(x)) @ x) @ (_slow_basis(len(x)) @ x))
+    return slow > SLOW_SHARE**2 * max(float(x @ x) - slow, 0.0)
 
 
 def _peak(power: Float64, k: int) -> float:

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from ppgstream.core.clock import ArrivalClock
 from ppgstream.core.ledger import Event, Ledger
-from ppgstream.core.measured import HELD, INVALID, LARGEST, LOST, OUTLIER, Judge, Judged
+from ppgstream.core.measured import HELD, INVALID, LARGEST, LOST, NOTHING_BESIDE, OUTLIER, Beside, Judge, Judged
 from ppgstream.core.polarity import Polarity, Watcher
 from ppgstream.core.quality import HELD_CONFIDENCE, INTERFERENCE_CONFIDENCE, input_flags
 from ppgstream.core.rate import Due, Follower, RateRules
@@ -39,6 +39,7 @@ FS_SPAN_S = 10.0  # over how much sensor time the sampling rate is measured
 FS_FIRST_S = 4.0  # the first time: before the first heart rate
 FS_OFF, FS_WRONG = 0.01, 0.02  # a rate off by so much is an event; by so much, heart rates are wrong
 FS_TOLD_S = 60.0  # an event no more often than that
+BESIDE_TOLD_S = 60.0  # from one event of hum, breathing or a lamp to the next of the same
 ARRIVAL_SPAN = (
     80.0  # a rate by arrival rests on so many times the longest wait between messages: its standard error is then 0.5 %
 )
@@ -148,6 +149,9 @@ class Stream:
     __slots__ = (
         "_anchors",
         "_arrived",
+        "_beside",
+        "_beside_flags",
+        "_beside_told",
         "_clock",
         "_counter",
         "_expected",
@@ -161,7 +165,6 @@ class Stream:
         "_last_arrival_s",
         "_last_finite",
         "_lead_off",
-        "_line_hz",
         "_next_out",
         "_next_out_before",
         "_polarity",
@@ -222,7 +225,8 @@ class Stream:
         self._judge = Judge(rules.fs, rules.max_fill, rules.sentinels)
         self._polarity = Watcher(rules.polarity)
         self._judged = 0  # index after the last sample that the judge gave back
-        self._line_hz = 0.0  # of a steady line that was told as an event
+        self._beside, self._beside_flags = NOTHING_BESIDE, 0  # what was there last, and as flags
+        self._beside_told: dict[Flag, int] = {}  # the index at which each was last told as an event
         self._stepped = False  # a step ended the last segment
         self._lead_off = False  # the long held run that goes on was told as an event
         self._taken_back = 0  # 1: its first sample was taken back from the segment, and is not on the timeline yet
@@ -443,9 +447,9 @@ class Stream:
         """The way of nearly all samples: measured beyond doubt, and the segment goes on. What it does, `_take` would do; False, and nothing done, if there
         is more to it."""
         segment, judge = self._segment, self._judge
-        if segment is None or self._run or self._line_hz != judge.line_hz or not judge.feed_plainly(x):
+        if segment is None or self._run or self._beside != judge.beside or not judge.feed_plainly(x):
             return False
-        segment.append(x, None, Flag.INTERFERENCE if self._line_hz else 0)
+        segment.append(x, None, self._beside_flags)
         self._judged += len(x)
         self._lead_off = False
         return True
@@ -467,12 +471,40 @@ class Stream:
                 lost = np.concatenate([np.full(count, not sent) for sent, count in self._run])
                 self._segment.bridge(lost, float(part.x[0]))
                 self._run = []
-        self._segment.append(part.x, part.state, Flag.INTERFERENCE if part.line_hz else 0)
-        if part.line_hz and not self._line_hz:
-            text = f"a steady line at {part.line_hz:.2f} Hz from index {self._judged} on: no pulse makes it (a lamp?)"
-            self._event("interference", text)
-        self._line_hz = part.line_hz
+        if part.beside != self._beside:
+            self._tell_beside(part.beside)
+        self._segment.append(part.x, part.state, self._beside_flags)
         return windows
+
+    def _tell_beside(self, now: Beside) -> None:
+        """Sets the flags of what there is besides a pulse, and an event of each thing that was not there before, at most once a minute."""
+        before, self._beside = self._beside, now
+        since, told = f"from index {self._judged} on", self._beside_told
+        self._beside_flags = 0
+        for flag, there, was, text in (
+            (
+                Flag.INTERFERENCE,
+                now.line_hz,
+                before.line_hz,
+                f"a steady line at {now.line_hz:.2f} Hz {since}: no pulse makes it (a lamp?)",
+            ),
+            (
+                Flag.HUM,
+                now.hum_hz,
+                before.hum_hz,
+                f"a line at {now.hum_hz:.2f} Hz {since} is as strong as the pulse or stronger (mains?)",
+            ),
+            (
+                Flag.BREATHING,
+                now.slow,
+                before.slow,
+                f"the baseline moves as much as the pulse or more {since}: breathing or drift",
+            ),
+        ):
+            self._beside_flags |= int(flag) if there else 0
+            if there and not was and not 0 <= self._judged - told.get(flag, math.inf) < BESIDE_TOLD_S * self.rules.fs:
+                told[flag] = self._judged
+                self._event(str(flag.name).lower(), text)
 
     def _hold(self, part: Judged) -> list[Window]:
         windows = self._break()

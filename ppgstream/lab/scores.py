@@ -127,11 +127,8 @@ SECOND_APART, ONE_BEAT = (
     0.65,
     1.3,
 )  # periods: a peak nearer than this to the one before, with the next within this, is a second wave
-PERIODS_S, PERIOD_HZ, AS_GOOD = (
-    (0.25, 2.0),
-    62.5,
-    0.9,
-)  # of a pulse; at which it is looked for; as well as the best a shorter period must repeat
+# Periods of a pulse; the rate at which they are looked for; as well as the best a shorter period must repeat.
+PERIODS_S, PERIOD_HZ, AS_GOOD = (0.25, 2.0), 62.5, 0.9
 
 
 def pulse_periods_s(clean: Float64, fs: float) -> Float64:

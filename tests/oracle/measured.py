@@ -16,6 +16,8 @@ attached then, and no pulse may be made of it.
 
 Interference. A steady line of a frequency and height that no pulse has.
 
+Hum. A line above 15 Hz that is as strong as the pulse or stronger. Breathing. A slow part, below 0.5 Hz, that is as strong as the rest or stronger.
+
 Outlier. A value that was jumped to, and lies far outside the range; or a sentinel. If the samples stay out there, it was a step:
 the stretch ends, and the next one has its own statistics.
 """
@@ -56,8 +58,22 @@ IDLE_LEVEL = 1e-5  # a range that is less of the level is rounding
 LINE_HZ = (4.0, 15.0)  # below, a line may be a pulse's own harmonic; above, the networks take it out
 LINE_HISTORY_S = 3.0
 LINE_GONE = 4
+HUM_HZ, HUM_SHARE = 15.0, 0.6  # from here on; of the power there that is in the line
+SLOW_DEGREE, SLOW_SHARE = 4, 0.9  # of the polynomial that follows 4 s; its SD, of that of the rest
 HARMONIC, MOST_HARMONIC = 0.03, 4  # a line so near to one of these multiples of the pulse is the pulse's own
 LEAD_OFF_S = 1.0  # held for longer: nothing is attached
+
+
+class Beside(NamedTuple):
+    """What there is besides a pulse in the 4 s before some samples. line_hz, hum_hz: of a steady line, of hum; 0: none. slow: a slow part as strong as
+    the rest, such as breathing."""
+
+    line_hz: float = 0.0
+    hum_hz: float = 0.0
+    slow: bool = False
+
+
+NOTHING_BESIDE = Beside()
 
 
 class Judged(NamedTuple):
@@ -78,7 +94,7 @@ class Judged(NamedTuple):
     back: bool = False  # the sample before these belongs to their held run
     value: float = 0.0
     lead_off: bool = False
-    line_hz: float = 0.0  # of a steady line in the second before these samples; 0: none
+    beside: Beside = NOTHING_BESIDE
 
 
 _NONE = np.empty(0)
@@ -142,7 +158,6 @@ class Judge:
         self._fs = fs
         self._reference = 0.0  # the range of the last stretch that a step ended
         self._idle = False  # the stretch is nearly flat
-        self._line_hz, self._line_seen = 0.0, 0.0  # a steady line; one that was seen once
         self._reset()
 
     def _reset(self) -> None:
@@ -150,8 +165,11 @@ class Judge:
         self._start: list[Float64 | tuple[int, bool]] | None = []  # the first second, until it is complete
         self._start_length = 0
         self._idle = False
-        self._line_hz = self._line_seen = 0.0
-        self._line_missed = 0
+        self._lines = {
+            "line": [0.0, 0.0, 0],
+            "hum": [0.0, 0.0, 0],
+            "slow": [0.0, 0.0, 0],
+        }  # what counts, what was seen, how often it was missed
         self._statistics: _Statistics | None = None
         self._history = _NONE
         self._fresh: list[Float64] = []  # measured since the statistics were made
@@ -441,7 +459,15 @@ class Judge:
         if self._idle:
             out.append(Judged("held", x, np.full(len(x), HELD, np.uint8), value=np.nan, lead_off=True))
         else:
-            out.append(Judged("samples", x, state, back=self._back, line_hz=self._line_hz))
+            out.append(
+                Judged(
+                    "samples",
+                    x,
+                    state,
+                    back=self._back,
+                    beside=Beside(self._lines["line"][0], self._lines["hum"][0], bool(self._lines["slow"][0])),
+                )
+            )
         self._given, self._back = [], False
 
     def _update(self) -> None:
@@ -452,19 +478,18 @@ class Judge:
             self._statistics = _statistics(self._history) or self._statistics
             self._idle = self._is_idle(self._history)
             if len(self._history) >= LINE_HISTORY_S * self._fs:
-                self._watch_line(_steady_line(self._history, self._fs), 1.5 * self._fs / len(self._history))
+                apart = 1.5 * self._fs / len(self._history)
+                self._watch("line", _steady_line(self._history, self._fs), apart)
+                self._watch("hum", _hum(self._history, self._fs), apart)
+                self._watch("slow", float(_is_slow(self._history)), 0.5)
 
-    def _watch_line(self, seen: float, tolerance: float) -> None:
+    def _watch(self, name: str, seen: float, tolerance: float) -> None:
         """A line counts once it was seen at one frequency twice in a row, and until it was not seen `LINE_GONE` times in a row."""
-        if not seen:
-            self._line_missed += 1
-            if self._line_missed >= LINE_GONE:
-                self._line_hz = 0.0
+        found, before, missed = self._lines[name]
+        if seen:
+            self._lines[name] = [seen if abs(seen - before) < tolerance else found, seen, 0]
         else:
-            if abs(seen - self._line_seen) < tolerance:
-                self._line_hz = seen
-            self._line_missed = 0
-        self._line_seen = seen
+            self._lines[name] = [0.0 if missed + 1 >= LINE_GONE else found, 0.0, missed + 1]
 
     def _is_idle(self, x: Float64) -> bool:
         """Nearly flat: see the module."""
@@ -480,9 +505,25 @@ class Judge:
         return float((y[1:] * y[:-1]).sum()) < IDLE_CORRELATION * float((y * y).sum())
 
 
-def _steady_line(x: Float64, fs: float) -> float:
-    """The frequency, Hz, of a line in the measured samples (n,) that no pulse makes; 0 if there is none. A pulse's harmonics fall off; the line is at
-    least half as strong as the strongest wave of the heart's frequencies, twice as strong as everything between, and most of its band."""
+def _is_slow(x: Float64) -> bool:
+    """Whether the slow part of measured samples is as strong as the rest."""
+    t = np.linspace(-1.0, 1.0, len(x))
+    slow = np.polyval(np.polyfit(t, x - x.mean(), SLOW_DEGREE), t)
+    return bool(slow.std() > SLOW_SHARE * (x - x.mean() - slow).std())
+
+
+def _hum(x: Float64, fs: float) -> float:
+    """The frequency, Hz, of a line above 15 Hz that is as strong as the strongest wave of the heart's frequencies; 0 if there is none."""
+    hz = fs / len(x)
+    power, strength = _power(x)
+    first = int(np.ceil(HUM_HZ / hz))
+    if len(power) - first < 3:
+        return 0.0
+    line, pulse = first + int(np.argmax(strength[first:])), strength[int(0.7 / hz) : int(3.5 / hz) + 1].max()
+    return line * hz if strength[line] >= max(pulse, HUM_SHARE * power[first:].sum()) else 0.0
+
+
+def _power(x: Float64) -> tuple[Float64, Float64]:
     n = len(x)
     with np.errstate(all="ignore"):
         x = (x - x.mean()) / np.ptp(x)
@@ -490,7 +531,14 @@ def _steady_line(x: Float64, fs: float) -> float:
         power = np.abs(np.fft.rfft(x * np.hanning(n))) ** 2
     strength = power.copy()
     strength[1:-1] += power[:-2] + power[2:]
-    hz = fs / n
+    return power, strength
+
+
+def _steady_line(x: Float64, fs: float) -> float:
+    """The frequency, Hz, of a line in the measured samples (n,) that no pulse makes; 0 if there is none. A pulse's harmonics fall off; the line is at
+    least half as strong as the strongest wave of the heart's frequencies, twice as strong as everything between, and most of its band."""
+    power, strength = _power(x)
+    hz = fs / len(x)
     first, last = int(np.ceil(LINE_HZ[0] / hz)), min(int(LINE_HZ[1] / hz), len(power) - 2)
     heart = slice(int(0.7 / hz), int(3.5 / hz) + 1)
     if last <= first:

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oracle.ledger import Event, Ledger
-from oracle.measured import HELD, INVALID, LOST, OUTLIER, Judge, Judged
+from oracle.measured import HELD, INVALID, LOST, NOTHING_BESIDE, OUTLIER, Judge, Judged
 from oracle.polarity import Polarity, Watcher
 from oracle.quality import HELD_CONFIDENCE, INTERFERENCE_CONFIDENCE, input_flags
 from oracle.segments import Geometry, Released, Segment, Window
@@ -138,7 +138,8 @@ class Stream:
         self._judge = Judge(rules.fs, rules.max_fill, rules.sentinels)
         self._polarity = Watcher(rules.polarity, rules.fs)
         self._judged = 0  # index after the last sample that the judge gave back
-        self._line_hz = 0.0  # of a steady line that was told as an event
+        self._beside = NOTHING_BESIDE  # what was there last
+        self._beside_told: dict[str, int] = {}  # the index at which each was last told as an event
         self._stepped = False  # a step ended the last segment
         self._lead_off = False  # the long held run that goes on was told as an event
         self._taken_back = 0  # 1: its first sample was taken back from the segment, and is not on the timeline yet
@@ -376,11 +377,29 @@ class Stream:
                 lost = np.concatenate([np.full(count, not sent) for sent, count in self._run])
                 self._segment.bridge(lost, float(part.x[0]))
                 self._run = []
-        self._segment.append(part.x, part.state, Flag.INTERFERENCE if part.line_hz else 0)
-        if part.line_hz and not self._line_hz:
-            text = f"a steady line at {part.line_hz:.2f} Hz from index {self._judged} on: no pulse makes it (a lamp?)"
-            self._event("interference", text)
-        self._line_hz = part.line_hz
+        now, before, since = part.beside, self._beside, f"from index {self._judged} on"
+        flags = (Flag.INTERFERENCE if now.line_hz else 0) | (Flag.HUM if now.hum_hz else 0) | (Flag.BREATHING if now.slow else 0)
+        self._segment.append(part.x, part.state, flags)
+        for name, there, was, text in (
+            (
+                "interference",
+                now.line_hz,
+                before.line_hz,
+                f"a steady line at {now.line_hz:.2f} Hz {since}: no pulse makes it (a lamp?)",
+            ),
+            (
+                "hum",
+                now.hum_hz,
+                before.hum_hz,
+                f"a line at {now.hum_hz:.2f} Hz {since} is as strong as the pulse or stronger (mains?)",
+            ),
+            ("breathing", now.slow, before.slow, f"the baseline moves as much as the pulse or more {since}: breathing or drift"),
+        ):
+            last = self._beside_told.get(name)
+            if there and not was and (last is None or not 0 <= self._judged - last < 60 * self.rules.fs):
+                self._beside_told[name] = self._judged
+                self._event(name, text)
+        self._beside = now
         return windows
 
     def _hold(self, part: Judged) -> list[Window]:
