@@ -8,7 +8,7 @@ demo: .venv/runtime
 	@$(BIN)/ppgstream demo
 
 test: .venv/dev
-	$(BIN)/python -m pytest -n auto
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 # The attacks in full: a quarter of an hour of what `make test` does for a minute.
 faults: .venv/dev

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import json
 import os
-import re
 import secrets
 import stat
 import tempfile
@@ -22,9 +21,6 @@ if TYPE_CHECKING:
 MOST_TEXT = 1_000_000  # bytes of a configuration, recipe or manifest
 MOST_SAVER = 256 * 1024 * 1024  # of a TensorFlow 1 checkpoint: what it needs is not known before it is read
 MOST_GRAPH = 64 * 1024 * 1024  # of an ONNX graph, whose weights lie beside it
-MOST_KEY_PARTS = 16  # of a dotted key in TOML: the time that Python's parser takes grows with their square
-_STRING_OR_COMMENT = re.compile(r'''"""(?:\\.|[^\\])*?"""|\'\'\'.*?\'\'\'|"(?:\\.|[^"\\\n])*"|'[^'\n]*'|\#[^\n]*''', re.DOTALL)
-_LONG_KEY = re.compile(rf"(?<![\w-])(?:[\w-]++[ \t]*+\.[ \t]*+){{{MOST_KEY_PARTS}}}")
 LONGEST_SHOWN = 100  # characters of an offending value
 
 
@@ -54,11 +50,8 @@ def json_of(content: bytes) -> Any:
 
 def toml_of(content: bytes) -> dict[str, Any]:
     """A TOML document. Raises ValueError for what is none, or is nested too deeply."""
-    text = content.decode()
-    if (key := _LONG_KEY.search(_STRING_OR_COMMENT.sub("s", text))) is not None:
-        raise ValueError(f"a key of more than {MOST_KEY_PARTS} parts: {shown(key[0])}")
     try:
-        return tomllib.loads(text)
+        return tomllib.loads(content.decode())
     except RecursionError:
         raise ValueError("TOML that is nested too deeply") from None
 

@@ -14,3 +14,15 @@ def _cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None
         # Shared by the processes of pytest-xdist, whose own folders lie beside each other.
         patch.setenv("XDG_CACHE_HOME", str((base.parent if base.name.startswith("popen-") else base) / "cache"))
         yield
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that share a module's fixture run in one worker (`--dist loadgroup`), so that it is made once."""
+    for item in items:
+        known = getattr(item, "_fixtureinfo", None)
+        shared = [
+            name for name, found in (known.name2fixturedefs if known else {}).items() if found and found[-1].scope == "module"
+        ]
+        if shared:
+            item.add_marker(pytest.mark.xdist_group(f"{item.nodeid.partition('::')[0]}"))

@@ -196,7 +196,8 @@ NETWORK = {"family": "ae", "window": 40, "context": 0, "sizes": {"hidden": [3]}}
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"format": 3}, "format 1 or 2"),
+        ({"format": 1}, "format 2"),
+        ({"format": 3}, "format 2"),
         ({"network": NETWORK | {"family": "gan"}}, "gan"),
         ({"network": NETWORK | {"sizes": {"hidden": [4]}}}, "shape"),
         ({"network": NETWORK | {"sizes": {"nodes": 3}}}, "nodes"),
@@ -261,31 +262,6 @@ def test_options_of_a_checkpoint_survive_saving_and_change_its_id(tmp_path: Path
         h = np.tanh(h @ t[f"{layer}/kernel"] + t[f"{layer}/bias"])
     expected = sigmoid(h @ t["output/kernel"] + t["output/bias"])
     np.testing.assert_allclose(runtime.denoiser(a)(everything_valid(x)).y, expected, atol=1e-5)
-
-
-def test_format_1_is_still_read(tmp_path: Path) -> None:
-    arch = Architecture("ae3", 40, sizes={"hidden": (5, 3, 5)})
-    save(tmp_path, build(arch), arch)
-    manifest = json.loads((tmp_path / MANIFEST).read_text())
-    old = {
-        "format": 1,
-        "family": "ae3",
-        "window": 40,
-        "context": 0,
-        "sizes": {"hidden1": 5, "hidden2": 3, "hidden3": 5},
-        "fs": 125.0,
-        "tile": 64,
-        "sha256": manifest["weights_sha256"],
-    }
-    rewrite(tmp_path, old)
-    found = restore(tmp_path)
-    assert (found.arch, found.sha256, found.hop, found.lookahead) == (arch, manifest["weights_sha256"], 40, None)
-    rewrite(tmp_path, old, family="ae", sizes={"hidden": 5})
-    with pytest.raises(CheckpointError, match="do not match a 'ae' network"):
-        restore(tmp_path)
-    rewrite(tmp_path, old, sha256="0" * 64)
-    with pytest.raises(CheckpointError, match="sha256"):
-        restore(tmp_path)
 
 
 def test_what_is_no_checkpoint_is_refused_in_one_line(tmp_path: Path) -> None:

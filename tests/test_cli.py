@@ -335,7 +335,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "half of the weights": ({"weights": lambda b: b[: len(b) // 2]}, "sha256"),
     "weights that are none": ({"weights": lambda _: b"weights!", "resign": True}, "weights.safetensors"),
     "a NaN among the weights": ({"weights": _with_nan, "resign": True}, "not finite"),
-    "another format": ({"manifest": {"format": 99}}, "format 1"),
+    "another format": ({"manifest": {"format": 99}}, "format 2"),
     "no numbers": ({"manifest": {"fs": "fast"}}, "fast"),
     "a tile of none": ({"manifest": {"tile": 0}}, "tile"),
     "a window of none": ({"manifest": {"network": NETWORK | {"window": 0}}, "resign": True}, "window"),

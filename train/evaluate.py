@@ -34,7 +34,6 @@ PARTS: dict[str, dict[str, Any]] = {
 }
 PEOPLE = ("shapes", "wrist", "exercise")  # tables with people of their own
 TABLES = (*PEOPLE, "streamed", "windows", "more", "faults", "nothing", "rates", "snr", "lookahead", "trust", "ecg", "cost")
-USUAL = (*PEOPLE, "streamed", "windows")
 NEIGHBOUR_HOP = {"course": 3}  # between the windows that neighbours are looked for in
 RATES = ("N1-stream", "hand, dense", "steps", "clean")
 RATES_SHORTEST_S = 8.0  # a heart rate needs as much
@@ -124,14 +123,14 @@ def evaluate(
     out: Path | None,
     console: Console,
 ) -> dict[str, Any]:
-    """All tables asked for (None: those of `USUAL` of which there are recordings), as they are written to JSON. `only`: without the course's checkpoints,
-    `lmmse` and what is computed from training windows. With `out`, evaluate.json, evaluate.md and pictures go there.
+    """All tables asked for (None: those of people, `streamed` and `windows` of which there are recordings), as they are written to JSON. `only`: without
+    the course's checkpoints, `lmmse` and what is computed from training windows. With `out`, evaluate.json, evaluate.md and pictures go there.
 
     Raises UsageError for an unknown table, SourceError, DataError or CheckpointError for what cannot be read, OutputError.
     """
     if tables is None:
         there = own_source is None and (folder / "wrist").is_dir()
-        tables = [name for name in USUAL if there or name != "wrist"]
+        tables = [name for name in (*PEOPLE, "streamed", "windows") if there or name != "wrist"]
         if not there and own_source is None:
             console.print(f"{folder / 'wrist'}: not there: the table wrist is left out", soft_wrap=True)
     odd = [name for name in tables if name not in TABLES]

@@ -1,6 +1,6 @@
 """Our checkpoint format: a folder of `checkpoint.json` (readable), `weights.safetensors` and `model.onnx`, the graph. Writing and reading.
 
-The manifest holds network, fs, hop, scaling, provenance, figures and id. Format 2 is written; format 1, whose id covers the weights alone, is still read.
+The manifest holds network, fs, hop, scaling, provenance, figures and id.
 Only tensors are read: nothing in a checkpoint can run.
 """
 
@@ -114,10 +114,10 @@ def restore_folder(folder: Path) -> Checkpoint:
         manifest = json_of(read_regular(manifest_path, MOST_TEXT))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{manifest_path}: cannot read the checkpoint: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") not in (1, FORMAT):
-        raise CheckpointError(f"{manifest_path}: not a ppgstream checkpoint of format 1 or {FORMAT}")
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise CheckpointError(f"{manifest_path}: not a ppgstream checkpoint of format {FORMAT}")
     try:
-        plan = manifest if manifest["format"] == 1 else manifest["network"]
+        plan = manifest["network"]
         arch = Architecture(
             family=str(plan["family"]),
             window=int(plan["window"]),
@@ -132,13 +132,10 @@ def restore_folder(folder: Path) -> Checkpoint:
         lookahead = int(manifest["lookahead"]) if "lookahead" in manifest else None
         calibration = dict(manifest.get("calibration", {}))
         provenance, figures = dict(manifest.get("provenance", {})), dict(manifest.get("figures", {}))
-        if manifest["format"] == 1:
-            stated = sha256
-        else:
-            stated = str(manifest["weights_sha256"])
-            decides = {key: manifest[key] for key in DECIDES if key in manifest}
-            if manifest["scaling"] != _scaling(arch):
-                raise CheckpointError(f"{manifest_path}: scaling {manifest['scaling']!r} is not known for {arch.family!r}")
+        stated = str(manifest["weights_sha256"])
+        decides = {key: manifest[key] for key in DECIDES if key in manifest}
+        if manifest["scaling"] != _scaling(arch):
+            raise CheckpointError(f"{manifest_path}: scaling {manifest['scaling']!r} is not known for {arch.family!r}")
     except (KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         raise CheckpointError(f"{manifest_path}: missing or bad field: {error}") from error
     try:
@@ -163,7 +160,7 @@ def restore_folder(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{weights_path}: its sha256 is not the one that {MANIFEST} states: the file was changed or cut short"
         )
-    if manifest["format"] != 1 and identity(weights, decides) != sha256:
+    if identity(weights, decides) != sha256:
         raise CheckpointError(
             f"{manifest_path}: its sha256 does not fit its content: {', '.join(decides)} or the weights were changed"
         )
@@ -201,7 +198,5 @@ def _tensors(blob: bytes, needed: Mapping[str, tuple[int, ...]], told: str) -> d
 
 
 def _sizes(stated: Mapping[str, Any]) -> Sizes:
-    """Sizes of a manifest. Format 1 named three hidden layers hidden1, hidden2 and hidden3."""
-    sizes = {k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()}
-    layers = [sizes.pop(name) for name in ("hidden1", "hidden2", "hidden3") if name in sizes]
-    return sizes | {"hidden": tuple(layers)} if layers else sizes
+    """Sizes of a manifest."""
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in stated.items()}

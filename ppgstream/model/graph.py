@@ -88,9 +88,6 @@ class _Writer:
             self._initializers[name] = tensor
         return name
 
-    def shape_of(self, name: str) -> tuple[int, ...]:
-        return tuple(self._stored[name]["shape"])
-
     def constant(self, values: Any, dtype: Any = np.float32) -> str:
         from onnx import numpy_helper
 

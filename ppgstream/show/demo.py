@@ -55,7 +55,6 @@ class _Person:
     session: int = field(default_factory=lambda: secrets.randbits(64))
     first_sent: float = 0.0
     first_clean: float | None = None
-    lags: list[float] = field(default_factory=list)
 
 
 NOISES: dict[str, Callable[[Float64, np.random.Generator], Float64]] = {
