@@ -128,12 +128,12 @@ def test_a_prefix_an_index_file_and_a_folder_all_mean_the_same_checkpoint(tmp_pa
     assert restore(tmp_path).sha256 == restore(tmp_path / "net-9").sha256 != newest
 
 
-@pytest.mark.parametrize("family", ["ae", "ae3", "dae", "rae", "brae", "brdae", "patch", "transformer"])
+@pytest.mark.parametrize("family", ["ae", "ae3", "dae", "rae", "brae", "brdae", "transformer"])
 def test_save_and_restore_give_the_same_network_back(family: str, tmp_path: Path) -> None:
     arch = Architecture(
         family,
         window=40,
-        sizes={"patch": 8, "width": 16, "depth": 1, "heads": 2} if family in ("patch", "transformer") else {},
+        sizes={"patch": 8, "width": 16, "depth": 1, "heads": 2} if family == "transformer" else {},
     )
     model = build(arch)
     save(tmp_path, model, arch, provenance={"seed": 3}, figures={"g": 1.5})
@@ -353,20 +353,6 @@ def test_the_transformer_answers_as_the_prototype_did_with_its_weights() -> None
         answer = denoise(Batch(normalise(raw, scale), known))
         np.testing.assert_allclose(denormalise(answer.y, scale), golden["raw_answer"], atol=1e-5 * np.ptp(raw))
         np.testing.assert_allclose(answer.log_var, golden["raw_log_var"], atol=1e-4)
-
-
-def test_attention_is_the_multi_head_attention_of_keras() -> None:
-    import keras
-
-    keras.utils.set_random_seed(3)
-    ours = build(Architecture("patch")).get_layer("attention0")
-    theirs = keras.layers.MultiHeadAttention(4, 16, name="attention0")
-    h = np.random.default_rng(2).normal(size=(5, 25, 64)).astype(np.float32)
-    theirs(h, h)
-    ours_by_name = {w.path.split("/", 1)[1] if w.path.startswith("patch/") else w.path: w for w in ours.weights}
-    for weight in theirs.weights:
-        weight.assign(ours_by_name[weight.path])
-    np.testing.assert_allclose(ours(h), theirs(h, h), atol=1e-6)
 
 
 def test_what_comes_along_is_found_by_name_where_no_such_path_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

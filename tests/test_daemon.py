@@ -259,7 +259,7 @@ class Served:
 
 def checkpoint(**changes: Any) -> Checkpoint:
     return Checkpoint(
-        **({"path": Path("none"), "arch": Architecture("patch"), "tensors": {}, "sha256": "00" * 32, "tile": 8} | changes)
+        **({"path": Path("none"), "arch": Architecture("transformer"), "tensors": {}, "sha256": "00" * 32, "tile": 8} | changes)
     )
 
 

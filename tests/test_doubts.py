@@ -41,12 +41,14 @@ def rows(default: Denoise) -> dict[str, doubts.Row]:
 
 
 def test_of_no_kind_are_more_than_a_few_rates_wrong_and_sure(rows: dict[str, doubts.Row]) -> None:
-    assert {name: row for name, row in rows.items() if row.rates_off_and_sure > 0.04} == {}
-    assert np.mean([row.rates_off_and_sure for row in rows.values()]) <= 0.01
+    wild = rows["very irregular"]  # its beats may be a fifth of a second apart, and then no one can count them
+    assert {name: row for name, row in rows.items() if row.rates_off_and_sure > 0.04 and row is not wild} == {}
+    assert wild.rates_off_and_sure <= 0.15
+    assert np.mean([row.rates_off_and_sure for row in rows.values() if row is not wild]) <= 0.01
 
 
 def test_that_is_not_bought_by_silence(rows: dict[str, doubts.Row]) -> None:
-    for name in ("atrial fibrillation", "alternans", "hum of 1..5 pulses, 50 Hz"):
+    for name in ("atrial fibrillation", "alternans", "sharp pulses", "hum of 1..5 pulses, 50 Hz"):
         assert rows[name].rates_sure > 0.6, name
         assert rows[name].true_beats_sure > 0.85, name
 
@@ -92,6 +94,8 @@ def test_no_sure_rate_of_the_small_files_is_wrong(name: str, default: Denoise) -
 # ---- rules, whatever was fitted --------------------------------------------------------------------------------------
 
 SURE = Logistic(40.0, {})
+ALONE = Logistic(-40.0, {"alone": 80.0})  # sure of the peaks that are the highest far around
+COUNTED = Logistic(6.0, {"sure_beats": -60.0})  # the nearer a rate is to that of the sure beats
 
 
 def told(
@@ -100,7 +104,7 @@ def told(
     """What is told of a wave that is its own input."""
     c = np.full(len(x), 0.95) if confidence is None else confidence
     due = methods.due_of(x, x, c, np.zeros(len(x), np.uint16), FS)
-    rate.fill(due, rules or rate.RateRules(FS, rate=SURE, beat=SURE, count=None))
+    rate.fill(due, rules or rate.RateRules(FS, rate=SURE, beat=ALONE))
     return due
 
 
@@ -145,6 +149,18 @@ def test_a_rate_that_the_sure_beats_do_not_have_is_not_sure() -> None:
             assert one.chunk.beats.bpm_confidence <= rate.DOUBT
 
 
+@pytest.mark.parametrize(("bpm", "unsure_s"), [(100.0, 0.0), (156.0, 92.0), (40.0, 123.0)])
+def test_a_rate_is_not_sure_as_soon_as_another_one_where_no_heart_gets_there(bpm: float, unsure_s: float) -> None:
+    even = rate.RateRules(FS, rate=Logistic(4.0, {"sure_irregular": -40.0}), beat=ALONE)  # 8 s with some of both are not sure
+    due = told(np.concatenate([steady(84.0, 20.0), steady(bpm, 150.0)]), rules=even)
+    beats = [(one.index / FS, one.chunk.beats) for one in due if one.rated and one.chunk.beats is not None]
+    last = max(t for t, one in beats if abs(one.bpm - 84) < 5 and one.bpm_confidence >= 0.5)
+    there = [(t, one.bpm_confidence >= 0.5) for t, one in beats if abs(one.bpm - bpm) < 5]
+    assert len(there) > 60
+    assert not any(sure for t, sure in there if t < last + unsure_s - 4)
+    assert all(sure for t, sure in there if t > last + unsure_s + 16)
+
+
 @pytest.mark.parametrize("bpm", [25.0, 30.0, 240.0, 290.0])
 def test_beyond_the_scale_there_is_no_rate_at_its_ends(bpm: float) -> None:
     for one in told(steady(bpm)):
@@ -161,11 +177,25 @@ def test_counted_beats_are_told_where_they_are_likelier_right() -> None:
     starts = np.cumsum(np.concatenate([[-2.0], 0.75 * np.exp(0.2 * rng.standard_normal(60))]))
     x = synthetic.Wave(sd_s=0.06, second=0.0)(starts, np.ones(len(starts)), 30 * FS, FS)
     peaks = scores.pulse_peaks(x, FS)
-    by_count = told(x, rules=rate.RateRules(FS, rate=Logistic(-1.0, {}), beat=SURE, count=SURE))
+    by_count = told(x, rules=rate.RateRules(FS, rate=COUNTED, beat=ALONE))
     index = np.array([one.index for one in by_count if one.rated])
     bpm = np.array([one.chunk.beats.bpm for one in by_count if one.rated and one.chunk.beats is not None])
     assert np.abs(bpm - scores.true_rates(peaks, index, FS)).max() < 3
     assert all(one.chunk.beats.bpm_confidence > 0.9 for one in by_count if one.rated and one.chunk.beats is not None)
+
+
+def test_a_peak_near_to_a_higher_one_is_told_only_if_it_is_sure() -> None:
+    """Of a rhythm of 60 bpm in which every fifth beat comes after 0.36 s, lower, as in fibrillation."""
+    starts = np.cumsum(np.where(np.arange(45) % 5 == 3, 0.36, 1.0))
+    heights = np.where(np.arange(45) % 5 == 3, 0.6, 1.0)
+    x = synthetic.Wave(sd_s=0.06, second=0.0)(starts, heights, 30 * FS, FS)
+    early = starts[3::5] * FS
+    early = early[(early > 4 * FS) & (early < 27 * FS)]
+    assert len(early) >= 4
+    every, _ = beats_of(told(x, rules=rate.RateRules(FS, rate=SURE, beat=SURE)))
+    assert scores.beats_off_ms(early, every, FS).max() < 30
+    alone, _ = beats_of(told(x))
+    assert scores.beats_off_ms(early, alone, FS).min() > 300
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e5])

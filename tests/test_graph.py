@@ -33,7 +33,6 @@ TINY = {
     "rae": {"units": 6},
     "brae": {"units": 6},
     "brdae": {"patch": 25, "units": 6},
-    "patch": {"patch": 10, "width": 12, "depth": 2, "heads": 3},
     "transformer": {"patch": 25, "width": 20, "depth": 2, "heads": 4},
 }
 
@@ -68,9 +67,7 @@ def test_every_network_is_tried() -> None:
     assert set(TINY) == set(DEFAULT_SIZES) - {"lmmse"}
 
 
-@pytest.mark.parametrize(
-    "family", [*TINY, "transformer with context", "transformer with bands", "patch with context", "rae with relu", "ae with elu"]
-)
+@pytest.mark.parametrize("family", [*TINY, "transformer with context", "transformer with bands", "rae with relu", "ae with elu"])
 def test_onnx_runtime_and_tensorflow_agree(family: str, tmp_path: Path) -> None:
     name, _, variant = family.partition(" with ")
     more = {} if variant in ("", "context", "bands") else {"hidden_activation": variant}
@@ -179,14 +176,14 @@ def with_other_graph(checkpoint: Checkpoint, change: Callable[[Any], None]) -> C
     return replace(checkpoint, graph_sha256=onnx_runtime.sha256_of(checkpoint.graph))
 
 
-@pytest.mark.parametrize("family", ["brae", "patch"])
+@pytest.mark.parametrize("family", ["brae", "transformer"])
 def test_a_graph_with_other_inputs_is_told(family: str, tmp_path: Path) -> None:
     def rename(graph: Any) -> None:
         graph.input[0].name = "signal"
         for node in graph.node:
             node.input[:] = ["signal" if name == "x" else name for name in node.input]
 
-    named = "the inputs x, valid, this one has signal, valid" if family == "patch" else "the inputs x, this one has signal"
+    named = "the inputs x, valid, this one has signal, valid" if family == "transformer" else "the inputs x, this one has signal"
     refused(with_other_graph(made(family, tmp_path), rename), named)
 
 

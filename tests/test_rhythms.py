@@ -43,8 +43,9 @@ def test_intervals_are_as_irregular_as_the_kind_says() -> None:
     }
     low, high = rhythms.FIBRILLATION_SD
     assert 0.6 * low < spread["atrial fibrillation"] < 1.5 * high
+    assert 0.6 * rhythms.WILD_SD[0] < spread["very irregular"] < 1.5 * rhythms.WILD_SD[1]
     assert spread["bigeminy"] > 0.1
-    assert max(spread[kind] for kind in ("alternans", "25..300 bpm", "second waves")) < 0.08
+    assert max(spread[kind] for kind in ("alternans", "25..300 bpm", "second waves", "sharp pulses")) < 0.08
 
 
 def test_every_second_pulse_of_alternans_is_low() -> None:

@@ -49,7 +49,6 @@ TINY: dict[str, dict[str, Any]] = {
     "rae": {"units": 3},
     "brae": {"units": 3},
     "brdae": {"patch": 10, "units": 3},
-    "patch": {"patch": 10, "width": 8, "depth": 1, "heads": 2},
     "transformer": {"patch": 10, "width": 8, "depth": 1, "heads": 2},
 }
 
@@ -112,14 +111,14 @@ def test_the_course_s_values_are_the_defaults_of_its_families() -> None:
 
 def test_options_win_over_the_file_and_the_file_over_the_family(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
-    path.write_text('family = "patch"\nwidth = 32\nlearning_rate = 1\nbatch = 7\nshares = { full = 0.5, clean = 0.5 }\n')
+    path.write_text('family = "transformer"\nwidth = 32\nlearning_rate = 1\nbatch = 7\nshares = { full = 0.5, clean = 0.5 }\n')
     (tmp_path / "typed.toml").write_text('noise = "white,slope"\nhidden = "9,5"\nlearning-rate = 0.5\n')
     typed = make("dae", tmp_path / "typed.toml", {})
     assert (typed.parts, typed.hidden, typed.learning_rate) == (("white", "slope"), [9, 5], 0.5)
     recipe = make(None, path, {"batch": 9})
-    assert (recipe.family, recipe.width, recipe.learning_rate, recipe.batch) == ("patch", 32, 1.0, 9)
+    assert (recipe.family, recipe.width, recipe.learning_rate, recipe.batch) == ("transformer", 32, 1.0, 9)
     assert recipe.shares == {"full": 0.5, "clean": 0.5}
-    assert recipe.ema == FAMILY["patch"]["ema"]
+    assert recipe.ema == FAMILY["transformer"]["ema"]
     assert msgspec.convert(msgspec.to_builtins(recipe), Recipe) == recipe
 
 
@@ -212,7 +211,7 @@ def test_random_windows_come_from_the_sets_by_their_shares_and_are_stretched_wit
     assert rise.max() == pytest.approx(1.5, abs=0.03)
 
 
-@pytest.mark.parametrize("family", ["dae", "patch"])
+@pytest.mark.parametrize("family", ["dae", "transformer"])
 def test_the_packed_target_is_the_clean_pulse_as_it_lies_in_what_the_network_answers(family: str, sets: list[data.Set]) -> None:
     recipe = small(family, noise=["slope"], shares={"full": 1.0}, batch=200)
     drawn = batches.Source(sets, recipe).batch(0, 0)
@@ -712,7 +711,6 @@ def test_figures_and_the_card_state_only_what_was_evaluated(sets: list[data.Set]
 def test_mflop_counts_two_for_each_product() -> None:
     assert make("dae", None, {}).architecture.mflop == pytest.approx(2e-6 * 2 * 250 * 40)
     assert make("brae", None, {}).architecture.mflop == pytest.approx(2e-6 * (251 * 160 * 41 + 250 * 80))
-    assert make("patch", None, {}).architecture.mflop == pytest.approx(7.3, abs=0.1)
 
 
 @pytest.fixture
@@ -743,7 +741,7 @@ def at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: Path) -> Path:
         ("rae --hidden 3", 78, "hidden: the family 'rae' has units"),
         ("dae --units 3", 78, "units: the family 'dae' has hidden"),
         ("dae --output-activation gelu", 78, "output activation 'gelu': known are"),
-        ("patch --hidden-activation relu", 78, "network family 'patch': its activations are fixed"),
+        ("transformer --hidden-activation relu", 78, "network family 'transformer': its activations are fixed"),
         ("dae --recipe nowhere.toml", 78, "nowhere.toml: cannot read the recipe"),
         ("dae", 2, "no recordings: give --recordings FOLDER, --data FOLDER or --synthetic"),
         ("dae --synthetic --column ppg", 2, "--column: is for --recordings"),

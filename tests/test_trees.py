@@ -95,8 +95,19 @@ def test_a_checkpoint_s_trees_are_shown_by_their_number() -> None:
     """Their nodes would fill a hundred screens."""
     shown = CliRunner().invoke(app, ["checkpoint", "show", "default"])
     assert shown.exit_code == 0
-    assert "rate: 80 trees of " in shown.output
+    assert "rate: 81 trees of " in shown.output
     assert "'trees'" not in shown.output
     assert (
         "trees" in json.loads(CliRunner().invoke(app, ["checkpoint", "show", "default", "--json"]).output)["calibration"]["rate"]
     )
+
+
+def test_a_value_is_added_in_bands_of_one_feature() -> None:
+    made = rows()
+    fitted = regression.fit_trees(made)
+    plain = classifier_of("rate", fitted, KNOWN)
+    lowered = classifier_of("rate", regression.with_bands(fitted, "b", (-0.5, 1.0), (-3.0, -2.0, -0.25)), KNOWN)
+    found = dict(zip(KNOWN, made.features.T, strict=True))
+    b = found["b"]
+    expected = np.where(b > 1.0, -0.25, np.where(b > -0.5, -2.0, -3.0))
+    assert lowered.linear(found) - plain.linear(found) == pytest.approx(expected, abs=1e-9)

@@ -31,7 +31,8 @@ LOOKAHEADS = (100, 49)  # beside the longest one
 SEEDS = range(3000, 3001)  # of the noise
 WORTH = 0.01  # of AUROC: less is not worth the features' cost
 LEAST_ROWS = 200
-MOST_PEOPLE = 8  # of a set and side
+MOST_PEOPLE = 20  # of a set and side
+MANY = 40  # people: of more, confidence is fitted on every third; it has few coefficients, and trees for beats and rates need all of them
 SHORTEST_S, LONGEST_S = (30.0, 8.0), 40.0  # of a recording: the first if there are enough of them in a set; at most so much of it
 KINDS: dict[str, Kind] = {**MAIN, **OUTSIDE}
 
@@ -136,7 +137,7 @@ def calibrate(
         figures[str(lookahead)] = told
         apart = np.isin(rows.person, list(unseen))
         if apart.any():
-            told["unseen"] = {"people": len(set(unseen)), **_figures(probability[apart], rows.right[apart])}
+            told["unseen"] = {"people": len(set(rows.person[apart])), **_figures(probability[apart], rows.right[apart])}
         by_set = "; ".join(f"{one} {f['auroc']:.3f}, {f['ece']:.3f}" for one, f in told["sets"].items() if one)
         say(
             f"lookahead {lookahead}: AUROC {told['auroc']:.3f}, calibration error {told['ece']:.3f}, by {len(names)} numbers"
@@ -156,16 +157,22 @@ def whole(
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """All of a checkpoint's calibration, and its figures in words: of the confidence, and with that of heart rates and beats. Both empty if there is too
     little to fit on. Calls `step` `steps_of` times."""
-    stated, figures = calibrate(checkpoint, denoiser, people, unseen=unseen, say=say, step=step)
+    fewer = people[:: _every(len(people))]
+    stated, figures = calibrate(checkpoint, denoiser, fewer, unseen=unseen, say=say, step=step)
     if not stated:
         return {}, {}
     of_pulse, more = pulse.calibrate(replace(checkpoint, calibration=stated), denoiser, people, say=say, step=step)
     return stated | of_pulse, as_figures(figures) | more
 
 
+def _every(people: int) -> int:
+    return 3 if people > MANY else 1
+
+
 def steps_of(window: int, people: int) -> int:
     """Recordings that `whole` denoises."""
-    return people * (len(KINDS) * len(SEEDS) * len(lookaheads(window)) + len(pulse.KINDS) * len(pulse.SEEDS))
+    of_confidence = len(KINDS) * len(SEEDS) * len(lookaheads(window))
+    return -(-people // _every(people)) * of_confidence + people * len(pulse.KINDS) * len(pulse.SEEDS)
 
 
 def as_figures(figures: Mapping[str, Any]) -> dict[str, float]:

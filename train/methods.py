@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from ppgstream.core.denoiser import Batch, Denoiser, Scaling
 from ppgstream.core.engine import Engine, EngineRules
+from ppgstream.core.follower import Due, Follower
 from ppgstream.core.quality import held_rows
-from ppgstream.core.rate import Due, Follower, RateRules, fill, rules_for
+from ppgstream.core.rate import RateRules, fill, rules_for
 from ppgstream.core.scaling import normalise, standard_scale_of
 from ppgstream.core.segments import Geometry
 from ppgstream.core.stream import StreamRules

@@ -18,6 +18,8 @@ from ppgstream.core import logistic
 from ppgstream.core import rate as pulse
 from ppgstream.core.denoiser import Denoiser
 from ppgstream.core.engine import Engine, EngineRules
+from ppgstream.core.follower import Due, index_of
+from ppgstream.core.rhythm import RATE_FEATURES
 from ppgstream.core.segments import Geometry
 from ppgstream.core.stream import StreamRules
 from ppgstream.core.trust import calibration_for
@@ -33,9 +35,11 @@ Float64 = NDArray[np.float64]
 SEEDS = range(4000, 4001)  # of the noise
 LEAST_ROWS = 200
 SURE = pulse.SURE
-# The bias of a fit is lowered, so that of the rates of each kind at most so many are wrong and sure, and of the sure beats so many are none, in
-# cross-validation; but never so far that fewer than so many of what is right are sure.
-WRONG_RATES, WRONG_BEATS, KEPT = 0.02, 0.03, 0.5
+# The logarithm of the odds is lowered, in each band of the wave's confidence by itself, so that at most so many of the rates of each kind are wrong and
+# sure, and of the sure beats so many are none, in cross-validation; but never so far that fewer than so many of what is right are sure. In the last band
+# lie the irregular rhythms, of which some stay wrong however far all are lowered.
+BANDS = (0.5, 0.97)  # up to the first, up to the second, above
+WRONG_RATES, WRONG_BEATS, KEPT = (0.02, 0.02, 0.035), (0.03, 0.03, 0.009), 0.5
 LOWERED = np.arange(0.0, 3.1, 0.25)
 WITHIN = 0.68  # of the errors of intervals that are to lie within what is stated
 
@@ -150,7 +154,7 @@ class Told(NamedTuple):
     """What is due at one time in all records that last so long: which they are, and what is told of each."""
 
     record: NDArray[np.int64]
-    due: list[pulse.Due]
+    due: list[Due]
 
 
 def followed(records: Sequence[Published], rules: pulse.RateRules) -> Iterator[Told]:
@@ -175,7 +179,7 @@ def beat_rows(records: Sequence[Published], fs: float) -> dict[str, Rows]:
     found: dict[str, list[tuple[Float64, Float64, NDArray[np.int64]]]] = {"beat": [], "interval": []}
     for told, asked in zip(times, beat.kept, strict=True):
         row = asked["row"].astype(np.int64)
-        at = pulse.index_of(asked["time"], np.array([d.index for d in told.due], np.float64)[row], fs)
+        at = index_of(asked["time"], np.array([d.index for d in told.due], np.float64)[row], fs)
         right = np.zeros(len(at))
         for k, record in enumerate(told.record):
             own = row == k
@@ -200,22 +204,20 @@ def beat_rows(records: Sequence[Published], fs: float) -> dict[str, Rows]:
     return {name: _joined(rows, len(names), records) for name, rows in found.items()}
 
 
-def rate_rows(records: Sequence[Published], rules: pulse.RateRules) -> dict[str, Rows]:
-    """Of "rate" and "count" all rates, and whether each is right; by rules that know which beats are sure."""
-    names = list(pulse.RATE_FEATURES)
+def rate_rows(records: Sequence[Published], rules: pulse.RateRules) -> Rows:
+    """All rates that are judged, and whether each is right; by rules that know which beats are sure."""
+    names = list(RATE_FEATURES)
     rate = _Recorder()
     times = [t for t in followed(records, replace(rules, rate=rate)) if any(d.rated for d in t.due)]  # type: ignore[arg-type]
-    found: dict[str, list[tuple[Float64, Float64, NDArray[np.int64]]]] = {"rate": [], "count": []}
+    found: list[tuple[Float64, Float64, NDArray[np.int64]]] = []
     for told, asked in zip(times, rate.kept, strict=True):
         rated = np.array([d.rated for d in told.due])
         record, index = told.record[rated], np.array([d.index for d in told.due], np.int64)[rated]
         truth = np.array([scores.true_rates(records[r].beats, index[k : k + 1], rules.fs)[0] for k, r in enumerate(record)])
-        features = _columns(asked, names)
-        for rows, key, doubted in ((found["rate"], "bpm", "doubted"), (found["count"], "sure_bpm", "count_doubted")):
-            there = asked[doubted] == 0  # the others are never sure, whatever is fitted
-            right = np.abs(asked[key] - truth) <= scores.RATE_NEAR_BPM
-            rows.append((features[there], right[there].astype(np.float64), record[there]))
-    return {name: _joined(rows, len(names), records) for name, rows in found.items()}
+        row, there = asked["row"].astype(np.int64), asked["doubted"] == 0  # the others are never sure, whatever is fitted
+        right = np.abs(asked["bpm"] - truth[row]) <= scores.RATE_NEAR_BPM
+        found.append((_columns(asked, names)[there], right[there].astype(np.float64), record[row[there]]))
+    return _joined(found, len(names), records)
 
 
 def _columns(asked: Mapping[str, Float64], names: Sequence[str]) -> Float64:
@@ -239,7 +241,7 @@ def calibrate(
     step: Callable[[str], None] = lambda _: None,
     seeds: Sequence[int] = SEEDS,
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """What a checkpoint states under "beat", "interval", "rate" and "count", and figures in words, by grouped cross-validation: no person is in both
+    """What a checkpoint states under "beat", "interval" and "rate", and figures in words, by grouped cross-validation: no person is in both
     parts. Without those for which there is too little to fit on. People whose own rate nobody can tell are left out, and named."""
     known = [scores.rate_known(one.clean, checkpoint.fs) for one in people]
     if not all(known):
@@ -256,10 +258,7 @@ def calibrate(
     for name, own in beat_rows(records, checkpoint.fs).items():
         _fit(name, own, stated, figures, say)
     if "beat" in stated:
-        for name, own in rate_rows(records, pulse.rules_for(stated, checkpoint.fs)).items():
-            _fit(name, own, stated, figures, say)
-    if "rate" not in stated:
-        stated.pop("count", None)
+        _fit("rate", rate_rows(records, pulse.rules_for(stated, checkpoint.fs)), stated, figures, say)
     return stated, figures
 
 
@@ -275,12 +274,13 @@ def _fit(name: str, own: Rows, stated: dict[str, Any], figures: dict[str, float]
     if not rows.both:
         return
     right, probability = rows.right, regression.judged_trees(rows)
-    lowered = _lowered(probability, right, own.kind, rates=name != "beat")
-    probability = logistic.probability(_odds(probability) - lowered)
-    fitted = regression.fit_trees(rows)
-    stated[name] = fitted | {"bias": round(fitted["bias"] - lowered, 6)}
+    band = np.searchsorted(BANDS, own.features[:, names.index("confidence")])
+    most, each = (WRONG_RATES, True) if name == "rate" else (WRONG_BEATS, False)
+    lowered = np.array([_lowered(probability, right, own.kind, band == k, most[k], each=each) for k in range(len(most))])
+    probability = logistic.probability(_odds(probability) - lowered[band])
+    stated[name] = regression.with_bands(regression.fit_trees(rows), "confidence", BANDS, (-lowered).tolist())
     sure = probability >= SURE
-    what = {"rate": "heart rates", "count": "heart rates by counted beats", "beat": "beats"}[name]
+    what = {"rate": "heart rates", "beat": "beats"}[name]
     share = float(right[sure].mean()) if sure.any() else float("nan")
     auroc, ece = scores.auroc(probability, right), scores.calibration_error(probability, right)
     say(
@@ -299,16 +299,28 @@ def _odds(probability: Float64) -> Float64:
     return np.asarray(np.log(probability / (1 - probability)), np.float64)
 
 
-def _lowered(probability: Float64, right: NDArray[np.bool_], kind: NDArray[np.str_], *, rates: bool) -> float:
-    """How far the logarithm of the odds is lowered."""
-    odds, there, found = _odds(probability), [kind == one for one in np.unique(kind)], 0.0
+def _lowered(
+    probability: Float64,
+    right: NDArray[np.bool_],
+    kind: NDArray[np.str_],
+    band: NDArray[np.bool_],
+    most: float,
+    *,
+    each: bool,
+) -> float:
+    """How far the logarithm of the odds is lowered in one band, (n,). `most`: the share of the sure rows that may be wrong; with `each`, of the rows of
+    each kind (or of `LEAST_ROWS` where it has fewer) those that may be wrong and sure."""
+    odds, found = _odds(probability), 0.0
+    kinds = [(own := kind == one, max(int(own.sum()), LEAST_ROWS)) for one in np.unique(kind)]
+    if not (right & band).any():
+        return float(LOWERED[-1])
     for lowered in LOWERED.tolist():
-        sure = odds >= lowered
-        if sure[right].mean() < KEPT:
+        sure = band & (odds >= lowered)
+        if sure[right & band].mean() < KEPT:
             break
         found = lowered
-        worst = max(float((sure & ~right)[one].mean()) for one in there) if rates else float((~right[sure]).mean())
-        if worst <= (WRONG_RATES if rates else WRONG_BEATS):
+        wrong = sure & ~right
+        if (max(float(wrong[own].sum()) / n for own, n in kinds) if each else float(wrong.sum() / sure.sum())) <= most:
             break
     return float(found)
 

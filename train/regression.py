@@ -98,7 +98,7 @@ def judged(rows: Rows, names: Sequence[str] | None = None) -> Float64:
 
 
 TREES, DEPTH, LEARNING_RATE, LEAST_IN_LEAF = 80, 4, 0.12, 60
-MOST_ROWS = 60_000  # that trees are fitted on; of more, so many at random
+MOST_ROWS = 150_000  # that trees are fitted on; of more, so many at random
 
 
 def fit_trees(rows: Rows, *, quantile: float | None = None, values: Float64 | None = None) -> dict[str, Any]:
@@ -160,6 +160,16 @@ def _as_trees(model: Any, names: Sequence[str]) -> Trees:
                 split[number, node], above[number, node] = here["feature_idx"], here["num_threshold"]
                 at[2 * node + 1], at[2 * node + 2] = int(here["left"]), int(here["right"])
     return Trees(tuple(names), float(np.ravel(model._baseline_prediction)[0]), split.astype(np.int64), above, leaf)
+
+
+def with_bands(fitted: Mapping[str, Any], feature: str, borders: tuple[float, float], added: Sequence[float]) -> dict[str, Any]:
+    """Trees, as a checkpoint states them, that add one of three values: where a feature is at most the first border, up to the second, or above."""
+    number, (low, high) = list(fitted["names"]).index(feature), borders
+    inner = [high, low, high] + [high] * (2**DEPTH - 4)  # only the root and the node to its left decide
+    quarter = 2**DEPTH // 4
+    leaves = [added[0]] * quarter + [added[1]] * quarter + [added[2]] * (2 * quarter)
+    tree = " ".join(f"{number}>{value:.5g}" for value in inner) + " : " + " ".join(f"{value:.4g}" for value in leaves)
+    return {**fitted, "trees": [*fitted["trees"], tree]}
 
 
 def judged_trees(rows: Rows) -> Float64:

@@ -110,7 +110,7 @@ def checkpoint_probe(
 @app.command()
 def train(
     family: Annotated[
-        str | None, typer.Argument(metavar="[FAMILY]", help="ae, ae3, dae, rae, brae, brdae, patch, transformer or lmmse.")
+        str | None, typer.Argument(metavar="[FAMILY]", help="ae, ae3, dae, rae, brae, brdae, transformer or lmmse.")
     ] = None,
     recipe: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A TOML file of the same keys as the options and more; options win.")

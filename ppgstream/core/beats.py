@@ -1,7 +1,8 @@
 """Beats in rows of 8 s at 25 Hz: where they are, and what is known of each and of all together.
 
 Peaks that are the highest within 0.42 beats on both sides (the multi-scale peak search of Bishop and Ercole 2018, MSPTD, at the scale of the current
-rate), checked by a second detector: a sum of rising slopes as in qppg (Zong et al. 2003).
+rate), checked by a second detector: a sum of rising slopes as in qppg (Zong et al. 2003). Peaks that are nearer to a higher one, as in an irregular
+rhythm, and those that rise little, are candidates: they are told only if they are sure.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from ppgstream.core.spectra import POINTS_HZ, SPAN, vertex
 Float64 = NDArray[np.float64]
 
 ALONE_BEATS = 0.42  # a peak is the highest within so many beats on both sides
+NEAR_BEATS = 0.28  # a candidate is the highest within so many
 ALONE_POINTS = (4, 25)
 RISE_SHARE = 0.12  # of the mean rise of a row's four largest: what rises less is no beat
 LOW_SHARE = 0.2  # what rises less is told only if it is sure: every second pulse may be low, but a notch is no pulse
@@ -26,22 +28,22 @@ SLOPE_BEFORE = 8  # points, at most, from a sum's peak to the pulse's
 
 
 class Detected(NamedTuple):
-    """Peaks of rows (n, SPAN), which of them the sum of rising slopes confirms, and which are low; and how far each point rises above the lowest one
-    shortly before it."""
+    """Peaks of rows (n, SPAN), which of them the sum of rising slopes confirms, which are the highest within `ALONE_BEATS`, and which are low; and how
+    far each point rises above the lowest one shortly before it."""
 
     peaks: NDArray[np.bool_]
     agreed: NDArray[np.bool_]
+    alone: NDArray[np.bool_]
     low: NDArray[np.bool_]
     rises: Float64
 
 
 def detect(x: Float64, rate: Float64) -> Detected:
     """The peaks of rows (n, SPAN) whose heart rates are about `rate` bpm (n,)."""
-    alone = np.clip(np.rint(ALONE_BEATS * 60 / rate * POINTS_HZ), *ALONE_POINTS).astype(np.int64)
-    peaks = highest_within(x, alone)
+    alone = highest_within(x, _scale(ALONE_BEATS, rate))
     rises = x - lowest_before(x)
-    usual = np.sort(np.where(peaks, rises, 0.0), axis=1)[:, -4:].mean(axis=1, keepdims=True)
-    peaks &= rises > RISE_SHARE * usual
+    usual = np.sort(np.where(alone, rises, 0.0), axis=1)[:, -4:].mean(axis=1, keepdims=True)
+    peaks = highest_within(x, _scale(NEAR_BEATS, rate)) & (rises > RISE_SHARE * usual)
     rising = np.zeros_like(x)
     rising[:, 1:] = np.maximum(x[:, 1:] - x[:, :-1], 0.0)
     sums = np.cumsum(rising, axis=1)
@@ -56,7 +58,12 @@ def detect(x: Float64, rate: Float64) -> Detected:
             near[:, :later] |= upstrokes[:, -later:]
         else:
             near[:, later:] |= upstrokes[:, : SPAN - later]
-    return Detected(peaks, peaks & near, peaks & (rises <= LOW_SHARE * usual), rises)
+    return Detected(peaks, peaks & near, peaks & alone, peaks & (rises <= LOW_SHARE * usual), rises)
+
+
+def _scale(beats: float, rate: Float64) -> NDArray[np.int64]:
+    """So many beats at the rates (n,), bpm, in points."""
+    return np.clip(np.rint(beats * 60 / rate * POINTS_HZ), *ALONE_POINTS).astype(np.int64)
 
 
 def lowest_before(x: Float64) -> Float64:
@@ -98,17 +105,23 @@ def highest_within(x: Float64, scale: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 class Peaks(NamedTuple):
     """The beats of rows, in order, (p,) each: its `row`, the point `at` which it is highest, its `time` in points with their fractions, its `rise` over
-    the lowest point shortly before, whether the second detector `agreed`, whether it is `low`, and the mean `confidence` of the output 1 s around it.
-    `rows`: how many there are."""
+    the lowest point shortly before, whether the second detector `agreed`, whether it is the highest within `ALONE_BEATS` (`alone`), whether it is `low`,
+    and the mean `confidence` of the output 1 s around it. `rows`: how many there are."""
 
     row: NDArray[np.int64]
     at: NDArray[np.int64]
     time: Float64
     rise: Float64
     agreed: NDArray[np.bool_]
+    alone: NDArray[np.bool_]
     low: NDArray[np.bool_]
     confidence: Float64
     rows: int
+
+    @property
+    def candidate(self) -> NDArray[np.bool_]:
+        """(p,): those that are told only if they are sure."""
+        return self.low | ~self.alone
 
     @property
     def same(self) -> NDArray[np.bool_]:
@@ -118,6 +131,13 @@ class Peaks(NamedTuple):
     def by_row(self, value: Float64) -> Float64:
         """The sum of what each peak has, of each row."""
         return np.bincount(self.row, value, self.rows).astype(np.float64)
+
+    def only(self, which: NDArray[np.bool_]) -> Peaks:
+        """Some of them, (p,)."""
+        row, at, time, rise, agreed, alone, low, confidence, rows = self
+        return Peaks(
+            row[which], at[which], time[which], rise[which], agreed[which], alone[which], low[which], confidence[which], rows
+        )
 
 
 HALF = round(POINTS_HZ / 2)  # points on both sides of a beat: 1 s in all
@@ -133,7 +153,9 @@ def peaks_of(out: Float64, confidence: Float64, rate: Float64) -> Peaks:
     sums = np.concatenate([np.zeros((len(out), 1)), np.cumsum(confidence, axis=1)], axis=1)
     first, stop = np.maximum(at - HALF, 0), np.minimum(at + HALF + 1, SPAN)
     mean = (sums[row, stop] - sums[row, first]) / np.maximum(stop - first, 1)
-    return Peaks(row, at, time, found.rises[row, at], found.agreed[row, at], found.low[row, at], mean, len(out))
+    return Peaks(
+        row, at, time, found.rises[row, at], found.agreed[row, at], found.alone[row, at], found.low[row, at], mean, len(out)
+    )
 
 
 class Intervals(NamedTuple):
@@ -213,10 +235,11 @@ def _by_turns(row: NDArray[np.int64], value: Float64, rows: int) -> tuple[Float6
 NEAR = 25  # points on both sides among which a beat's foot is looked for
 FARTHEST = 1.2  # of the logarithm of an interval over the period
 OF_A_BEAT = {
-    "before": "logarithm of the interval before the beat over the period of the rate, at most 1.2; 0 without a beat before it",
-    "after": "the same of the interval after it",
-    "over_before": "logarithm of how far the beat rises over how far the one before does, at most 4",
-    "over_after": "the same of the one after it",
+    "alone": "1 where it is the highest within 0.42 beats on both sides, else 0",
+    "before": "logarithm of the time since the last peak that is alone over the period of the rate, at most 1.2; 0 without such a peak",
+    "after": "the same of the time to the next one",
+    "over_before": "logarithm of how far the beat rises over how far that peak before it does, at most 4",
+    "over_after": "the same of that peak after it",
     "foot": "how far it rises, of its height over the lowest point within 1 s",
     "likeness": "correlation of input and output, 1 s around it",
     "residual_1s": "log power of input - output over that of the output, 1 s around it, at most 8",
@@ -227,26 +250,41 @@ def of_each_beat(peaks: Peaks, out: Float64, raw: Float64, rate: Float64) -> dic
     """`OF_A_BEAT` of each beat, (p,). Levelled rows of output and input (n, SPAN), and the rates (n,), bpm."""
     row, at = peaks.row, peaks.at
     period = 60 * POINTS_HZ / rate[row]
-    edge = np.zeros(1)
-    lengths = np.where(peaks.same, np.diff(peaks.time), 0.0)
-    before, after = np.concatenate([edge, lengths]), np.concatenate([lengths, edge])
-    if not len(row):
-        before = after = np.zeros(0)
     rise = np.maximum(peaks.rise, 1e-9)
-    last, following = (np.where(there > 0, np.roll(rise, shift), rise) for there, shift in ((before, 1), (after, -1)))
+    last, following = _alone_beside(peaks)
+    before = np.where(last >= 0, peaks.time - peaks.time[last], 0.0)
+    after = np.where(following >= 0, peaks.time[following] - peaks.time, 0.0)
+    rise_last, rise_following = (np.where(there >= 0, rise[there], rise) for there in (last, following))
     lowest = np.pad(out, ((0, 0), (NEAR, NEAR)), mode="edge")
     floor = np.lib.stride_tricks.sliding_window_view(lowest, 2 * NEAR + 1, axis=1)[row, at].min(axis=1)
     y, x = (_around(v, row, at) for v in (out, raw))
     power = np.maximum((y * y).sum(axis=1), 1e-9)
     return {
+        "alone": peaks.alone.astype(np.float64),
         "before": _of_period(before, period),
         "after": _of_period(after, period),
-        "over_before": np.clip(np.log(rise / last), -4, 4),
-        "over_after": np.clip(np.log(rise / following), -4, 4),
+        "over_before": np.clip(np.log(rise / rise_last), -4, 4),
+        "over_after": np.clip(np.log(rise / rise_following), -4, 4),
         "foot": peaks.rise / np.maximum(out[row, at] - floor, 1e-9),
         "likeness": (y * x).sum(axis=1) / np.sqrt(np.maximum(power * (x * x).sum(axis=1), 1e-300)),
         "residual_1s": np.clip(np.log(np.maximum(((x - y) ** 2).sum(axis=1), 1e-9) / power), -8, 8),
     }
+
+
+def _alone_beside(peaks: Peaks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of each peak the number of the last one before it that is alone, and of the next one, (p,); -1 where its row has none."""
+    n = len(peaks.row)
+    own = np.arange(n)
+    upto = np.maximum.accumulate(np.where(peaks.alone, own, -1))
+    since = np.minimum.accumulate(np.where(peaks.alone, own, n)[::-1])[::-1]
+    none = np.full(min(n, 1), -1)
+    before, after = np.concatenate([none, upto[:-1]]), np.concatenate([since[1:], none])
+
+    def of_the_row(there: NDArray[np.int64]) -> NDArray[np.int64]:
+        known = (there >= 0) & (there < n)
+        return np.where(known & (peaks.row[np.where(known, there, 0)] == peaks.row), there, -1) if n else there
+
+    return of_the_row(before), of_the_row(after)
 
 
 def _around(v: Float64, row: NDArray[np.int64], at: NDArray[np.int64]) -> Float64:

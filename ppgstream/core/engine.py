@@ -22,11 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.core.denoiser import Answer, Answers, Batch, Denoiser, Scaling
+from ppgstream.core.follower import Due
 from ppgstream.core.ledger import Event, Ledger
 from ppgstream.core.measured import HELD, MEASURED, OUTLIER
 from ppgstream.core.polarity import skewness_of
 from ppgstream.core.quality import confidence_of, input_flags
-from ppgstream.core.rate import Due, fill, untimed
+from ppgstream.core.rate import fill, untimed
 from ppgstream.core.scaling import Scale, denormalise, fit_to_input, normalise, scale_of, standard_scale_of
 from ppgstream.core.segments import Window
 from ppgstream.core.sequence import Counts

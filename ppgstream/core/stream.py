@@ -23,11 +23,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.core.clock import ArrivalClock
+from ppgstream.core.follower import Due, Follower
 from ppgstream.core.ledger import Event, Ledger
 from ppgstream.core.measured import HELD, INVALID, LARGEST, LOST, NOTHING_BESIDE, OUTLIER, Beside, Judge, Judged
 from ppgstream.core.polarity import Polarity, Watcher
 from ppgstream.core.quality import HELD_CONFIDENCE, INTERFERENCE_CONFIDENCE, input_flags
-from ppgstream.core.rate import Due, Follower, RateRules
+from ppgstream.core.rate import RateRules
 from ppgstream.core.segments import Geometry, Released, Segment, Window
 from ppgstream.core.sequence import HOLD, HOLD_S, Counter, Counts, Sequencer, Stretch
 from ppgstream.core.trust import Calibration

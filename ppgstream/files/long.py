@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.core.engine import Engine
-from ppgstream.core.rate import step_of
+from ppgstream.core.follower import step_of
 from ppgstream.core.stamps import LATE_S, ClockError, Form, clock_of, laid_out
 from ppgstream.files import offline
 from ppgstream.files.offline import Denoised, Pulse

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.core.engine import Engine, ReadyQueue
+from ppgstream.core.follower import step_of
 from ppgstream.core.measured import HELD, INVALID, OUTLIER, states_of
 from ppgstream.core.quality import HELD_CONFIDENCE
-from ppgstream.core.rate import step_of
 from ppgstream.core.resampling import at_rate, resampled, stretches_of
 from ppgstream.core.stream import under_policy
 from ppgstream.errors import UsageError

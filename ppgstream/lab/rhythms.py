@@ -26,7 +26,7 @@ class Rhythm(NamedTuple):
     peaks: Float64
 
 
-FIBRILLATION_BPM, FIBRILLATION_SD = (60.0, 130.0), (0.10, 0.32)
+FIBRILLATION_BPM, FIBRILLATION_SD, WILD_SD = (60.0, 130.0), (0.10, 0.25), (0.25, 0.40)
 FILLING = (0.0, 0.7)  # of a beat's height is in proportion to the interval before it
 SHORTEST_BEAT = 0.4  # of the mean interval
 NARROW = 0.4  # of the records
@@ -106,7 +106,16 @@ def _count(clean: Float64, mean: float, fs: float) -> int:
 
 def fibrillation(clean: Float64, peaks: Float64, rng: Generator, *, fs: float = 125.0) -> Rhythm:
     """Atrial fibrillation: independent intervals, and lower pulses after shorter ones."""
-    mean, spread, filling = 60 * fs / rng.uniform(*FIBRILLATION_BPM), rng.uniform(*FIBRILLATION_SD), rng.uniform(*FILLING)
+    return _fibrillation(clean, peaks, rng, FIBRILLATION_SD, fs)
+
+
+def wild_fibrillation(clean: Float64, peaks: Float64, rng: Generator, *, fs: float = 125.0) -> Rhythm:
+    """The same with intervals that differ more."""
+    return _fibrillation(clean, peaks, rng, WILD_SD, fs)
+
+
+def _fibrillation(clean: Float64, peaks: Float64, rng: Generator, sd: tuple[float, float], fs: float) -> Rhythm:
+    mean, spread, filling = 60 * fs / rng.uniform(*FIBRILLATION_BPM), rng.uniform(*sd), rng.uniform(*FILLING)
     normal = rng.standard_normal(_count(clean, mean, fs))
     intervals = mean * np.maximum(np.exp(spread * normal) if rng.random() < 0.5 else 1 + spread * normal, SHORTEST_BEAT)
     heights = np.clip(1 - filling + filling * np.concatenate([[1.0], intervals[:-1] / mean]), 0.25, 1.5)
@@ -156,6 +165,16 @@ def any_rate(clean: Float64, peaks: Float64, rng: Generator, *, fs: float = 125.
     return at_rate(clean, peaks, rng.uniform(*ANY_BPM), fs=fs)
 
 
+def sharp(clean: Float64, peaks: Float64, rng: Generator, *, fs: float = 125.0) -> Rhythm:
+    """Narrow pulses of 60 to 200 bpm, nearly steady."""
+    del peaks
+    bpm = rng.uniform(60.0, 200.0)
+    count = _count(clean, 60 * fs / bpm, fs)
+    intervals = 60 * fs / bpm * (1 + rng.uniform(0.005, 0.03) * rng.standard_normal(count))
+    x, found = of_beats(narrow(round(60 * fs / bpm), rng), intervals, np.ones(count), pressed=True)
+    return Rhythm(x.copy(), x, found)
+
+
 def beyond(clean: Float64, peaks: Float64, rng: Generator, *, fs: float = 125.0) -> Rhythm:
     """Faster than the scale of heart rates."""
     return at_rate(clean, peaks, rng.uniform(230.0, 300.0), fs=fs)
@@ -201,6 +220,8 @@ def _beside(clean: Float64, rng: Generator, over_db: float, fs: float) -> Float6
 
 KINDS: dict[str, Callable[..., Rhythm]] = {
     "atrial fibrillation": fibrillation,
+    "very irregular": wild_fibrillation,
+    "sharp pulses": sharp,
     "alternans": alternans,
     "bigeminy": bigeminy,
     "second waves": second_wave,

@@ -10,7 +10,7 @@ from ppgstream.core.denoiser import Answers, Scaling
 from ppgstream.errors import CheckpointError
 from ppgstream.model.lmmse import RANK
 
-Family = Literal["ae", "ae3", "dae", "rae", "brae", "brdae", "patch", "transformer", "lmmse"]
+Family = Literal["ae", "ae3", "dae", "rae", "brae", "brdae", "transformer", "lmmse"]
 Sizes = dict[str, int | tuple[int, ...]]
 DENSE = ("ae", "ae3", "dae")
 COURSE = (*DENSE, "rae", "brae")
@@ -23,7 +23,6 @@ DEFAULT_SIZES: dict[str, Sizes] = {
     "rae": {"units": 40},
     "brae": {"units": 40},
     "brdae": {"patch": 10, "units": 96, "bands": 3},
-    "patch": {"patch": 10, "width": 64, "depth": 4, "heads": 4},
     "transformer": {"patch": 10, "width": 64, "depth": 4, "heads": 4, "bands": 1},
     "lmmse": {"rank": RANK},
 }
@@ -37,7 +36,6 @@ HIDDEN_ACTIVATION = {
     "rae": "tanh",
     "brae": "tanh",
     "brdae": "tanh",
-    "patch": "silu",
     "transformer": "silu",
     "lmmse": "linear",
 }
@@ -128,8 +126,6 @@ class Architecture:
 
 def _values(arch: Architecture) -> tuple[int, int]:
     """How many numbers for each sample go into a network of patches, and come out of it."""
-    if arch.family not in ("brdae", "transformer"):
-        return 2, 2
     bands = arch.size("bands")
     return 3 + (bands > 1), 2 + bands
 
@@ -160,19 +156,13 @@ def tensors_of(arch: Architecture) -> dict[str, tuple[int, ...]]:
             needed[f"{way}/lstm_cell/recurrent_kernel"] = (units, 4 * units)
         dense("output", len(ways) * units, out * n)
         return needed
-    patch, width, heads, length = arch.size("patch"), arch.size("width"), arch.size("heads"), n + arch.context
+    patch, width, length = arch.size("patch"), arch.size("width"), n + arch.context
     into, out = _values(arch)
     dense("embed", into * patch, width)
     needed["position/table"] = (length // patch, width)
     for block in range(arch.size("depth")):
-        if arch.family == "transformer":
-            dense(f"qkv{block}", width, 3 * width)
-            dense(f"mix{block}", width, width)
-        else:
-            for part in ("query", "key", "value"):
-                dense(f"attention{block}/{part}", width, heads, width // heads)
-            needed[f"attention{block}/attention_output/kernel"] = (heads, width // heads, width)
-            needed[f"attention{block}/attention_output/bias"] = (width,)
+        dense(f"qkv{block}", width, 3 * width)
+        dense(f"mix{block}", width, width)
         dense(f"up{block}", width, 2 * width)
         dense(f"down{block}", 2 * width, width)
     for norm in ("norm_out", *(f"norm_{part}{block}" for block in range(arch.size("depth")) for part in "am")):
@@ -200,7 +190,7 @@ def check(arch: Architecture) -> None:
         raise CheckpointError(f"window must be 1 to 10000 samples and context 0 to 100000, got {arch.window} and {arch.context}")
     if family == "brdae" and arch.window % arch.size("patch"):
         raise CheckpointError(f"network family {family!r}: {arch.window} samples must be whole patches of {arch.size('patch')}")
-    if family in ("patch", "transformer"):
+    if family == "transformer":
         patch, width, heads, length = arch.size("patch"), arch.size("width"), arch.size("heads"), arch.context + arch.window
         if length % patch or width % heads:
             raise CheckpointError(

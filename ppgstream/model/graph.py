@@ -180,34 +180,6 @@ def _recurrent_autoencoder(w: _Writer, arch: Architecture) -> None:
     w.op("Identity", w.dense(h, "output", arch.output_activation))
 
 
-def _patch_transformer(w: _Writer, arch: Architecture) -> None:
-    w.inputs.append("valid")
-    patch, width, heads, n = arch.size("patch"), arch.size("width"), arch.size("heads"), w.length
-    tokens, size = n // patch, width // heads
-    centred = w.op("Mul", w.op("Sub", "x", w.constant(0.5)), "valid")
-    unknown = w.op("Sub", w.constant(1.0), "valid")
-    pair = w.op("Concat", w.reshape(centred, -1, n, 1), w.reshape(unknown, -1, n, 1), axis=-1)
-    h = w.op("Add", w.dense(w.reshape(pair, -1, tokens, 2 * patch), "embed"), w.weight("position/table"))
-    for block in range(arch.size("depth")):
-        z, own = w.norm(h, f"norm_a{block}"), f"attention{block}"
-        parts = []
-        for part in ("query", "key", "value"):
-            kernel = w.reshape(w.weight(f"{own}/{part}/kernel"), width, width)
-            bias = w.reshape(w.weight(f"{own}/{part}/bias"), width)
-            y = w.reshape(w.op("Add", w.op("MatMul", z, kernel), bias), -1, tokens, heads, size)
-            parts.append(w.op("Transpose", y, perm=[0, 2, 3, 1] if part == "key" else [0, 2, 1, 3]))
-        query, key, value = parts
-        mixed = w.attention(query, key, value, heads, size, tokens)
-        kernel = w.reshape(w.weight(f"{own}/attention_output/kernel"), width, width)
-        h = w.op("Add", h, w.op("Add", w.op("MatMul", mixed, kernel), w.weight(f"{own}/attention_output/bias")))
-        z = w.dense(w.norm(h, f"norm_m{block}"), f"up{block}", "silu")
-        h = w.op("Add", h, w.dense(z, f"down{block}"))
-    h = w.reshape(w.dense(w.norm(h, "norm_out"), "head"), -1, n, 2)
-    gate, correction = (w.part(w.reshape(w.part(h, 2, k, k + 1), -1, n), 1, arch.context, n) for k in range(2))
-    seen = w.part(w.op("Mul", "x", "valid"), 1, arch.context, n)
-    w.op("Add", w.op("Mul", w.op("Sigmoid", gate), seen), correction)
-
-
 def _transformer(w: _Writer, arch: Architecture) -> None:
     patch, width, heads, n = arch.size("patch"), arch.size("width"), arch.size("heads"), w.length
     tokens, size = n // patch, width // heads
@@ -292,6 +264,5 @@ _WRITERS: dict[str, Callable[[_Writer, Architecture], None]] = {
     "rae": _recurrent_autoencoder,
     "brae": _recurrent_autoencoder,
     "brdae": _brdae,
-    "patch": _patch_transformer,
     "transformer": _transformer,
 }

@@ -1,7 +1,7 @@
 """The networks, as Keras 3 models. Keras is imported only when one is built.
 
 Each maps normalised windows `x` (batch, window) in 0..1 to (batch, window). The course's five answer in the clean
-signal's own 0..1; the patch transformer answers in the scale of its input.
+signal's own 0..1; the families of our own answer in the scale of their input.
 
     ae      x -> Dense(40, sigmoid) -> dropout -> Dense(window); any number of hidden layers
     ae3     ae with three hidden layers (125, 40, 125)
@@ -11,10 +11,9 @@ signal's own 0..1; the patch transformer answers in the scale of its input.
             -> concatenate -> dropout -> Dense(window)
     brdae   brae done anew: standardised samples and what was measured, in patches -> an LSTM from the first to the last and another from the last
             to the first -> concatenate -> Dense, for each sample the same numbers as the transformer with bands
-    patch   25 patches of 10 samples -> transformer -> per sample a gate on the input and a correction
     transformer
-            the same on standardised samples (mean 0, SD 1 of what was measured) with each patch's shape apart from its level;
-            per sample a gate, a correction and the log variance of its error, in units of the clean pulse's variance.
+            patches of standardised samples (mean 0, SD 1 of what was measured), each patch's shape apart from its level -> transformer ->
+            per sample a gate on the input, a correction and the log variance of its error, in units of the clean pulse's variance.
             With three bands (`_bands`) it has a gate for each: what lies far below or above the pulse's band is left out without drawing the pulse anew
     lmmse   no network: a linear estimate from a prior (`lmmse`)
 
@@ -98,35 +97,6 @@ def _recurrent_autoencoder(arch: Architecture, dropout: float) -> keras.Model:
         h = keras.layers.Concatenate()([h, keras.layers.LSTM(units, activation=activation, name="backward")(last)])
     h = keras.layers.Dropout(dropout)(h)
     return keras.Model(x, _course_dense(arch.window, "output", arch.output_activation)(h), name=arch.family)
-
-
-def _patch_transformer(arch: Architecture, dropout: float) -> keras.Model:
-    import keras
-    from keras import layers, ops
-
-    length, patch, width, heads = arch.context + arch.window, arch.size("patch"), arch.size("width"), arch.size("heads")
-    tokens = length // patch
-    x = keras.Input((length,), name="x")
-    valid = keras.Input((length,), name="valid")
-
-    h = ops.stack([(x - 0.5) * valid, 1.0 - valid], axis=-1)  # (batch, length, 2)
-    h = layers.Reshape((tokens, 2 * patch))(h)
-    h = layers.Dense(width, name="embed")(h)
-    h = _Position(tokens, width, name="position")(h)
-    for block in range(arch.size("depth")):
-        a = layers.LayerNormalization(epsilon=EPSILON, name=f"norm_a{block}")(h)
-        a = _Attention(heads, width // heads, dropout, name=f"attention{block}")(a)
-        h = h + a
-        m = layers.LayerNormalization(epsilon=EPSILON, name=f"norm_m{block}")(h)
-        m = layers.Dense(2 * width, activation="silu", name=f"up{block}")(m)
-        m = layers.Dropout(dropout)(m)
-        h = h + layers.Dense(width, name=f"down{block}")(m)
-    h = layers.LayerNormalization(epsilon=EPSILON, name="norm_out")(h)
-    h = layers.Dense(2 * patch, name="head")(h)
-    h = layers.Reshape((length, 2))(h)[:, arch.context :]
-    gate = ops.sigmoid(h[..., 0])  # 1: believe the sample, 0: believe the network
-    y = gate * valid[:, arch.context :] * x[:, arch.context :] + h[..., 1]
-    return keras.Model([x, valid], y, name="patch")
 
 
 def _transformer(arch: Architecture, dropout: float) -> keras.Model:
@@ -225,42 +195,6 @@ def _bands(measured: Any, valid: Any) -> list[Any]:
     return [(smooth - trend) * valid, measured - smooth * valid, trend * valid]
 
 
-def _Attention(heads: int, size: int, dropout: float, name: str) -> keras.layers.Layer:  # noqa: N802 (as `_Position`)
-    import keras
-    from keras import layers, ops
-
-    class Attention(keras.layers.Layer):  # type: ignore[misc]  # Keras is untyped
-        """Self-attention of Vaswani et al. 2017: what `keras.layers.MultiHeadAttention` computes, with its weights' names.
-
-        TensorFlow's softmax computes some elements with vector instructions and some without, by their position in the
-        tensor, and the two differ in the last bit (seen on processors with AVX2 only). Then a window's answer depends
-        on its place in the tile. Written as an exponential over a sum, it does not.
-        """
-
-        def build(self, shape: tuple[int | None, ...]) -> None:
-            width = shape[-1]
-            for part in ("query", "key", "value"):
-                dense = layers.EinsumDense("btc,chd->bthd", (None, heads, size), bias_axes="hd", name=part)
-                dense.build(shape)
-                setattr(self, part, dense)
-            self.attention_output = layers.EinsumDense("bthd,hdc->btc", (None, width), bias_axes="c", name="attention_output")
-            self.attention_output.build((*shape[:-1], heads, size))
-            self.dropout = layers.Dropout(dropout)
-
-        def call(self, h: Any, training: bool | None = None) -> Any:
-            query, key, value = self.query(h) * size**-0.5, self.key(h), self.value(h)
-            score = ops.einsum("bqhd,bkhd->bhqk", query, key)
-            weight = ops.exp(score - ops.max(score, axis=-1, keepdims=True))
-            total = ops.expand_dims(ops.transpose(ops.sum(weight, axis=-1), (0, 2, 1)), -1)
-            weight = self.dropout(weight, training=training)
-            return self.attention_output(ops.einsum("bhqk,bkhd->bqhd", weight, value) / total)
-
-        def compute_output_shape(self, shape: tuple[int | None, ...]) -> tuple[int | None, ...]:
-            return shape
-
-    return Attention(name=name)
-
-
 def _Position(tokens: int, width: int, name: str) -> keras.layers.Layer:  # noqa: N802 (a layer class, made on first use)
     import keras
 
@@ -285,6 +219,5 @@ _BUILDERS: dict[str, Callable[[Architecture, float], keras.Model]] = {
     "rae": _recurrent_autoencoder,
     "brae": _recurrent_autoencoder,
     "brdae": _brdae,
-    "patch": _patch_transformer,
     "transformer": _transformer,
 }

@@ -115,7 +115,7 @@ def test_weights_that_do_not_fit_are_refused_in_a_line(what: str, folder: Path) 
         {"network": {"family": "brae", "window": 10**400, "context": 0, "sizes": {}}},
         {"network": {"family": "brae", "window": 250, "context": 0, "sizes": {"units": "40"}}},
         {"network": {"family": "brae", "window": -1, "context": 0, "sizes": {"units": 40}}},
-        {"network": {"family": "patch", "window": 250, "context": 7, "sizes": {}}},
+        {"network": {"family": "transformer", "window": 250, "context": 7, "sizes": {}}},
         {"network": {"family": ["brae"], "window": 250, "context": 0, "sizes": {}}},
         {"network": None},
         {"network": DEEP},

@@ -70,7 +70,7 @@ def test_of_a_message_without_end_a_bounded_part_is_read_at_a_time() -> None:
 
 def daemon_of(**sections: Any) -> live.Daemon:
     defaults: dict[str, Any] = {"in_": In(endpoint=ANY), "out": Out(endpoint=ANY), "status": Status(endpoint=ANY)}
-    checkpoint = Checkpoint(path=Path("none"), arch=Architecture("patch"), tensors={}, sha256="00" * 32, tile=8)
+    checkpoint = Checkpoint(path=Path("none"), arch=Architecture("transformer"), tensors={}, sha256="00" * 32, tile=8)
     return live.Daemon(Config(**(defaults | sections)), checkpoint)
 
 
