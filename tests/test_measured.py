@@ -310,6 +310,13 @@ def test_no_steady_pulse_is_called_breathing(bpm: float, shape: str) -> None:
     assert not any(part.beside.slow for part in Judge(FS, 50).feed(x))
 
 
+@pytest.mark.parametrize("bpm", [60, 120, 190, 240, 300])
+@pytest.mark.parametrize("sd_beats", [0.04, 0.06, 0.12])
+def test_no_pulse_s_harmonics_are_called_hum(bpm: float, sd_beats: float) -> None:
+    x = synthetic.steady(synthetic.Wave(sd_s=sd_beats * 60 / bpm, second=0.2), bpm, 30.0)
+    assert not any(part.beside.hum_hz for part in Judge(FS, 50).feed(x))
+
+
 @pytest.mark.parametrize("height", [1.2, 3.0, 10.0])
 @pytest.mark.parametrize("hz", [50.0, 60.0, 20.0])
 def test_hum_as_strong_as_the_pulse_is_flagged_and_named(hz: float, height: float) -> None:

@@ -16,7 +16,7 @@ attached then, and no pulse may be made of it.
 
 Interference. A steady line of a frequency and height that no pulse has.
 
-Hum. A line above 15 Hz that is as strong as the pulse or stronger. Breathing. A slow part, below 0.5 Hz, that is as strong as the rest or stronger.
+Hum. A line above 15 Hz that is as strong as the strongest wave below, or stronger. Breathing. A slow part, below 0.5 Hz, that is as strong as the rest or stronger.
 
 Outlier. A value that was jumped to, and lies far outside the range; or a sentinel. If the samples stay out there, it was a step:
 the stretch ends, and the next one has its own statistics.
@@ -628,16 +628,17 @@ def _steady_line(spectrum: _Spectrum | None) -> float:
 
 
 def _hum(spectrum: _Spectrum | None) -> float:
-    """The frequency, Hz, of hum: a line that is as strong as the strongest wave of the heart's frequencies, and most of what is above 15 Hz; 0 if there is
+    """The frequency, Hz, of hum: a line above 15 Hz that is as strong as the strongest wave from 0.7 to 15 Hz, and most of what is above; 0 if there is
     none."""
     if spectrum is None:
         return 0.0
-    power, strength, hz, pulse = spectrum
+    power, strength, hz, _ = spectrum
     first = math.ceil(HUM_HZ / hz)
     if len(power) - first < 3:
         return 0.0
     line = first + int(strength[first:].argmax())
-    return line * hz if strength[line] >= max(strength[pulse], HUM_SHARE * power[first:].sum()) else 0.0
+    below = strength[int(0.7 / hz) : first - 1].max()
+    return line * hz if strength[line] >= max(below, HUM_SHARE * power[first:].sum()) else 0.0
 
 
 @lru_cache(maxsize=8)

@@ -16,7 +16,7 @@ attached then, and no pulse may be made of it.
 
 Interference. A steady line of a frequency and height that no pulse has.
 
-Hum. A line above 15 Hz that is as strong as the pulse or stronger. Breathing. A slow part, below 0.5 Hz, that is as strong as the rest or stronger.
+Hum. A line above 15 Hz that is as strong as the strongest wave below, or stronger. Breathing. A slow part, below 0.5 Hz, that is as strong as the rest or stronger.
 
 Outlier. A value that was jumped to, and lies far outside the range; or a sentinel. If the samples stay out there, it was a step:
 the stretch ends, and the next one has its own statistics.
@@ -513,13 +513,13 @@ def _is_slow(x: Float64) -> bool:
 
 
 def _hum(x: Float64, fs: float) -> float:
-    """The frequency, Hz, of a line above 15 Hz that is as strong as the strongest wave of the heart's frequencies; 0 if there is none."""
+    """The frequency, Hz, of a line above 15 Hz that is as strong as the strongest wave from 0.7 to 15 Hz; 0 if there is none."""
     hz = fs / len(x)
     power, strength = _power(x)
     first = int(np.ceil(HUM_HZ / hz))
     if len(power) - first < 3:
         return 0.0
-    line, pulse = first + int(np.argmax(strength[first:])), strength[int(0.7 / hz) : int(3.5 / hz) + 1].max()
+    line, pulse = first + int(np.argmax(strength[first:])), strength[int(0.7 / hz) : first - 1].max()
     return line * hz if strength[line] >= max(pulse, HUM_SHARE * power[first:].sum()) else 0.0
 
 
