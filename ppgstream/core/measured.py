@@ -16,7 +16,9 @@ attached then, and no pulse may be made of it.
 
 Interference. A steady line of a frequency and height that no pulse has.
 
-Hum. A line above 15 Hz that is as strong as the strongest wave below, or stronger. Breathing. A slow part, below 0.5 Hz, that is as strong as the rest or stronger.
+Hum. A line above 15 Hz that is as strong as the strongest wave below, or stronger.
+
+Breathing. A slow part, below 0.5 Hz, that is as strong as the rest or stronger.
 
 Outlier. A value that was jumped to, and lies far outside the range; or a sentinel. If the samples stay out there, it was a step:
 the stretch ends, and the next one has its own statistics.
