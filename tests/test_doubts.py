@@ -15,6 +15,7 @@ from ppgstream.assemble import rules_of
 from ppgstream.config import Config
 from ppgstream.core import rate
 from ppgstream.core.engine import Engine
+from ppgstream.core.follower import Follower
 from ppgstream.core.logistic import Logistic
 from ppgstream.files import offline
 from ppgstream.lab import scores, synthetic
@@ -159,6 +160,22 @@ def test_a_rate_is_not_sure_as_soon_as_another_one_where_no_heart_gets_there(bpm
     assert len(there) > 60
     assert not any(sure for t, sure in there if t < last + unsure_s - 4)
     assert all(sure for t, sure in there if t > last + unsure_s + 16)
+
+
+def test_the_last_sure_rate_is_one_that_was_told_and_its_age_counts_all_samples() -> None:
+    x = steady(72.0, 20.0)
+    rules = rate.RateRules(FS, rate=SURE, beat=ALONE)
+
+    def follower(out: Float64, raw: Float64) -> Follower:
+        due = methods.due_of(out, raw, np.full(len(raw), 0.95), np.zeros(len(raw), np.uint16), FS)[:-1]  # the last one forgets
+        rate.fill(due, rules)
+        return due[0].follower
+
+    assert follower(x, x).sure_bpm == pytest.approx(72, abs=1)
+    assert follower(x, x).since_sure_s == 0
+    # The input is a clean pulse of half the rate: its own is told, as unsure.
+    assert np.isnan(follower(steady(144.0, 20.0), x).sure_bpm)
+    assert follower(x[: 5 * FS], x[: 5 * FS]).since_sure_s == pytest.approx(4.0)  # there was no rate yet
 
 
 @pytest.mark.parametrize("bpm", [25.0, 30.0, 240.0, 290.0])

@@ -40,10 +40,11 @@ def test_an_inverted_sensor_costs_nothing_once_it_is_found(noisy: bool) -> None:
         clean = clean_pulse(seed)
         x = synthetic.noisy_pulse(clean, np.random.default_rng(seed)) if noisy else clean
         upright, e = snr(x, clean)
-        assert not e.events
+        assert "polarity" not in [event.name for event in e.events]
         inverted, e = snr(-x, -clean)
-        assert [event.name for event in e.events] == ["polarity"]
-        assert "inverted" in e.events[0].text
+        found = [event.text for event in e.events if event.name == "polarity"]  # noise has a ramp, which is told as well
+        assert len(found) == 1
+        assert "inverted" in found[0]
         lost.append(upright - inverted)
     assert np.mean(lost) < 0.2
     assert max(lost) < (1.5 if noisy else 0.5)

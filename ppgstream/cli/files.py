@@ -60,13 +60,13 @@ def denoise(
     transpose: TransposeOption = False,
     checkpoint: CheckpointOption = None,
     hop: Annotated[
-        int | None, typer.Option(min=1, help="Samples from one window to the next. [default: the checkpoint's]")
+        int | None, typer.Option(min=1, help="Samples from one window to the next. (default: the checkpoint's)")
     ] = None,
     lookahead: Annotated[
-        int | None, typer.Option(min=0, help="Samples that must follow one before it is final. [default: all that help]")
+        int | None, typer.Option(min=0, help="Samples that must follow one before it is final. (default: all that help)")
     ] = None,
     polarity: Annotated[
-        str | None, typer.Option(help="up, down (an inverted sensor), or auto: found out from the pulse. [default: auto]")
+        str | None, typer.Option(help="up, down (an inverted sensor), or auto: found out from the pulse. (default: auto)")
     ] = None,
     scale: Annotated[
         str,
@@ -79,9 +79,9 @@ def denoise(
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 65 at the first bad line.")] = False,
     plot: Annotated[Path | None, typer.Option(metavar="PICTURE", help="Also draw before and after: png, svg or pdf.")] = None,
-    plot_from: Annotated[float | None, typer.Option(min=0, max=1e9, help="Start of the drawing, seconds. [default: 0]")] = None,
+    plot_from: Annotated[float | None, typer.Option(min=0, max=1e9, help="Start of the drawing, seconds. (default: 0)")] = None,
     plot_seconds: Annotated[
-        float | None, typer.Option(min=0.5, max=600, help="Length of the drawing, seconds. [default: 8]")
+        float | None, typer.Option(min=0.5, max=600, help="Length of the drawing, seconds. (default: 8)")
     ] = None,
     config: ConfigOption = None,
 ) -> None:

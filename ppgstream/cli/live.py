@@ -158,7 +158,7 @@ def replay(
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the daemon.")] = 30.0,
     status: Annotated[
         str | None,
-        typer.Option(metavar="ENDPOINT", help=f"The daemon's status socket, to be asked what has arrived. [default: {STATUS}]"),
+        typer.Option(metavar="ENDPOINT", help=f"The daemon's status socket, to be asked what has arrived. (default: {STATUS})"),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the faults.")] = 1,
     drop: Annotated[float, typer.Option(min=0, max=1, help="Share of chunks that get lost.")] = 0.0,

@@ -116,7 +116,7 @@ def train(
         Path | None, typer.Option(metavar="FILE", help="A TOML file of the same keys as the options and more; options win.")
     ] = None,
     data: Annotated[
-        Path | None, typer.Option(help="Folder of the public recordings. [default: ../shared/data]", rich_help_panel="Data")
+        Path | None, typer.Option(help="Folder of the public recordings. (default: ../shared/data)", rich_help_panel="Data")
     ] = None,
     recordings: Annotated[Path | None, typer.Option(help="Folder of recordings of your own.", rich_help_panel="Data")] = None,
     fs: Annotated[float | None, typer.Option(help="Of recordings that do not say, Hz.", rich_help_panel="Data")] = None,
@@ -138,7 +138,7 @@ def train(
     synthetic: Annotated[
         bool, typer.Option("--synthetic", help="Train on synthetic people alone: needs no recordings.", rich_help_panel="Data")
     ] = False,
-    out: Annotated[Path | None, typer.Option(help="Folder of the run. [default: runs/FAMILY]", rich_help_panel="Run")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run. (default: runs/FAMILY)", rich_help_panel="Run")] = None,
     start: Annotated[
         Path | None,
         typer.Option("--from", metavar="CHECKPOINT", help="Go on from these weights, the course's too.", rich_help_panel="Run"),
@@ -149,16 +149,16 @@ def train(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Begin anew in a folder that holds a run.", rich_help_panel="Run")
     ] = False,
-    epochs: Annotated[int | None, typer.Option(help="[default: 300; patch 66; transformer 64]", rich_help_panel="Run")] = None,
+    epochs: Annotated[int | None, typer.Option(help="(default: 300; transformer and brdae 64)", rich_help_panel="Run")] = None,
     steps: Annotated[
         int | None,
         typer.Option(
-            help="Batches an epoch; 0: one pass over the training windows. [default: 0; patch and transformer 500]",
+            help="Batches an epoch; 0: one pass over the training windows. (default: 0; transformer and brdae 500)",
             rich_help_panel="Run",
         ),
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(help="Windows a batch. [default: 9000; patch 256; transformer 128]", rich_help_panel="Run")
+        int | None, typer.Option(help="Windows a batch. (default: 9000; transformer and brdae 128)", rich_help_panel="Run")
     ] = None,
     minutes: Annotated[
         float | None,
@@ -168,7 +168,7 @@ def train(
         int | None,
         typer.Option(help="Epochs without a lower validation loss after which to stop; 0: never.", rich_help_panel="Run"),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="[default: 1]", rich_help_panel="Run")] = None,
+    seed: Annotated[int | None, typer.Option(help="(default: 1)", rich_help_panel="Run")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Of computation.", rich_help_panel="Run")] = 2,
     processes: Annotated[
         int,
@@ -180,41 +180,41 @@ def train(
     ] = 0,
     optimizer: Annotated[
         str | None,
-        typer.Option(help="adam, adamw or sgd. [default: adam; patch and transformer adamw]", rich_help_panel="Recipe"),
+        typer.Option(help="adam, adamw or sgd. (default: adam; transformer and brdae adamw)", rich_help_panel="Recipe"),
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="[default: 0.001; rae and brae 0.01; patch and transformer 0.002, falling]", rich_help_panel="Recipe"),
+        typer.Option(help="(default: 0.001; rae and brae 0.01; transformer and brdae 0.002, falling)", rich_help_panel="Recipe"),
     ] = None,
     loss: Annotated[
         str | None,
         typer.Option(
-            help="l2, l1, shape, robust or balanced. [default: l2; patch shape; transformer robust]", rich_help_panel="Recipe"
+            help="l2, l1, shape, robust or balanced. (default: l2; transformer and brdae robust)", rich_help_panel="Recipe"
         ),
     ] = None,
     noise: Annotated[
         str | None,
         typer.Option(
-            help="none, white, slope, saturation, n1 (all three), or several joined by commas. [default: n1; ae and ae3 none]",
+            help="none, white, slope, saturation, n1 (all three), or several joined by commas. (default: n1; ae and ae3 none)",
             rich_help_panel="Recipe",
         ),
     ] = None,
     hidden: Annotated[
         str | None,
         typer.Option(
-            help="Hidden nodes of ae, ae3, dae: 40, or 125,40,125 for three layers. [default: 40]", rich_help_panel="Recipe"
+            help="Hidden nodes of ae, ae3, dae: 40, or 125,40,125 for three layers. (default: 40)", rich_help_panel="Recipe"
         ),
     ] = None,
     hidden_activation: Annotated[
-        str | None, typer.Option(help="[default: sigmoid; rae and brae tanh]", rich_help_panel="Recipe")
+        str | None, typer.Option(help="(default: sigmoid; rae and brae tanh)", rich_help_panel="Recipe")
     ] = None,
     output_activation: Annotated[
-        str | None, typer.Option(help="linear, sigmoid, ... [default: linear]", rich_help_panel="Recipe")
+        str | None, typer.Option(help="linear, sigmoid, ... (default: linear)", rich_help_panel="Recipe")
     ] = None,
     units: Annotated[
-        int | None, typer.Option(help="Of the LSTM of rae and brae. [default: 40]", rich_help_panel="Recipe")
+        int | None, typer.Option(help="Of the LSTM of rae and brae. (default: 40)", rich_help_panel="Recipe")
     ] = None,
-    dropout: Annotated[float | None, typer.Option(help="[default: 0; rae and brae 0.5]", rich_help_panel="Recipe")] = None,
+    dropout: Annotated[float | None, typer.Option(help="(default: 0; rae and brae 0.5)", rich_help_panel="Recipe")] = None,
     calibrated: Annotated[
         bool,
         typer.Option(

@@ -336,6 +336,7 @@ class Engine:
                 if one.chunk.beats is not None and known is not None:
                     if known.wrong_rate(one.index - 1, 1)[0]:
                         one.chunk.beats = untimed(one.chunk.beats)
+                        one.follower.sure_bpm = math.nan
                     known.beats = one.chunk.beats
                 if not math.isnan(one.disagrees) and one.chunk.beats is not None:
                     text = (

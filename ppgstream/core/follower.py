@@ -169,6 +169,7 @@ def rows_of(due: list[Due]) -> tuple[Float64, NDArray[np.int64]]:
         seen[k] = follower.points = min(follower.points + sizes[k], SPAN)
         follower.rows[:] = rows[k]
         follower.elapsed_s += sizes[k] / POINTS_HZ
+        follower.since_sure_s += sizes[k] / POINTS_HZ
         if 0 < seen[k] < SPAN:
             rows[k, :2, : SPAN - seen[k]] = rows[k, :2, SPAN - seen[k], None]
         if seen[k] < SPAN:

@@ -60,7 +60,7 @@ IDLE_CORRELATION = 0.5  # of neighbours: less is noise (a pulse has 0.98)
 IDLE_COUNTS = 8  # the same for a range of so few counts of the converter
 IDLE_LEVEL = 1e-5  # a range that is less of the level is rounding
 LINE_HZ = (4.0, 15.0)  # below, a line may be a pulse's own harmonic; above, the networks take it out
-LINE_HISTORY_S = 3.0
+LINE_HISTORY_S = 3.0  # of 3 s the polynomial below follows a pulse of 36 bpm too: nothing counts that was seen once
 LINE_GONE = 4
 HUM_HZ, HUM_SHARE = 15.0, 0.6  # from here on; of the power there that is in the line
 SLOW_DEGREE, SLOW_SHARE = 4, 0.9  # of the polynomial that follows 4 s; its SD, of that of the rest
@@ -635,7 +635,7 @@ def _hum(spectrum: _Spectrum | None) -> float:
     if spectrum is None:
         return 0.0
     power, strength, hz, _ = spectrum
-    first = math.ceil(HUM_HZ / hz)
+    first = math.ceil(HUM_HZ / hz) + 1  # a line's strength is that of three bins
     if len(power) - first < 3:
         return 0.0
     line = first + int(strength[first:].argmax())

@@ -7,8 +7,8 @@ session's end a last one. `fill` works on those of many streams at once, a row e
     heart rate   a belief over 36..220 bpm: spread by what a heart may do in 2 s, times what the spectra of output and input say, normalised; or, where
                  that is more likely right, the mean rate of the sure beats: in an irregular rhythm a spectrum has no line
 
-How sure a beat is, and how sure a rate, decision trees say from numbers that are known then (`train/pulse.py` fits them). Rules come before them: what no
-one can tell is never sure. A gap starts the 8 s anew, and the belief spreads by the time that passed. Every reduction runs along a row, so that a
+How sure a beat is, and how sure a rate, decision trees say from numbers that are known then (`train/pulse.py` fits them). Rules limit what they say: what
+no one can tell is never sure. A gap starts the 8 s anew, and the belief spreads by the time that passed. Every reduction runs along a row, so that a
 stream's results do not depend on the others.
 """
 
@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.core.beats import OF_A_BEAT, OF_ALL_BEATS, Intervals, Peaks, intervals_of, of_all_beats, of_each_beat, peaks_of
-from ppgstream.core.belief import STEP_S, likelihood, mode, spread, uniform
+from ppgstream.core.belief import likelihood, mode, spread, uniform
 from ppgstream.core.follower import Due, index_of, rows_of
 from ppgstream.core.logistic import Logistic
 from ppgstream.core.rhythm import (
@@ -61,7 +61,7 @@ SAME_BPM = 2.0  # nearer to the believed rate, that of the sure beats is not jud
 IN_PAIRS, PAIRS_REPEAT, PAIRS_BETTER = 0.1, 0.7, 0.2
 # How far from the last sure rate one may be that is sure, as a logarithm, and how much farther for each second since: from 84 to 156 takes 92 s. Rates
 # of 8 s in atrial fibrillation are up to a fifth apart; steps that begin are another rhythm at once.
-FARTHEST, FARTHER_A_S = 0.25, 0.004
+FAR_JUMP, FARTHER_A_S = 0.25, 0.004
 EMPTY_POINTS = 5  # 0.2 s
 LOG_MS = (0.0, 7.0)  # of an expected error: 1 ms to 1 s
 BEAT_FEATURES = {
@@ -154,6 +154,8 @@ def _fill(due: list[Due], rules: RateRules) -> None:
             due[k].disagrees, rate[k], sure_rate[k] = float(rate[k]), at, min(float(sure_rate[k]), DOUBT)
         nothing = full[~denoised]  # no sample of the 8 s was denoised
         rate[nothing], sure_rate[nothing] = math.nan, 0.0
+        for k in full[sure_rate[full] >= SURE]:
+            due[k].follower.sure_bpm, due[k].follower.since_sure_s = float(rate[k]), 0.0
     _tell(due, wave.confidence, seen, peaks, sure_beat, of_beat, rate, sure_rate, rules)
 
 
@@ -237,7 +239,7 @@ def _of_rates(rate: Float64, seen: _Seen, jump: Float64, rhythm: Mapping[str, Fl
     enough = seen.sure.n >= LEAST_INTERVALS
     doubted = _beyond(rate) | (found["confidence"] < LOST) | in_pairs(found) | (found["beats"] > OTHER_BEATS)
     doubted |= enough & differ(rate, np.where(enough, seen.sure.bpm, rate))
-    # The last two are no features: whoever fits the judgement of rates needs them.
+    # "doubted" and "bpm" are no features: whoever fits the trees needs them.
     return found | {"jump": jump, "doubted": doubted.astype(np.float64), "bpm": rate}
 
 
@@ -266,12 +268,8 @@ def _judged(
     better = again[sure[n:] > told_sure[again]]
     told[better], told_sure[better] = seen.sure.bpm[better], sure[n:][sure[n:] > told_sure[again]]
     far = np.abs(np.log(told / np.array([one.sure_bpm for one in followers])))
-    since = np.array([one.since_sure_s for one in followers]) + STEP_S
-    told_sure = np.where(far > FARTHEST + FARTHER_A_S * since, np.minimum(told_sure, DOUBT), told_sure)
-    for k, follower in enumerate(followers):
-        follower.since_sure_s = float(since[k])
-        if told_sure[k] >= SURE:
-            follower.sure_bpm, follower.since_sure_s = float(told[k]), 0.0
+    since = np.array([one.since_sure_s for one in followers])
+    told_sure = np.where(far > FAR_JUMP + FARTHER_A_S * since, np.minimum(told_sure, DOUBT), told_sure)
     return np.where(_beyond(told), math.nan, told), np.where(_beyond(told), 0.0, told_sure)
 
 

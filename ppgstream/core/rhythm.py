@@ -52,7 +52,7 @@ RATE_FEATURES = {
     "sure_irregular": "SD of the logarithms of the intervals between sure beats, at most 0.6; 0.3 where there are fewer than four",
     "unsure": "how many beats too few or too many are to be expected: the sum of min(p, 1 - p) over all peaks of the 8 s, at most 4",
     "cover": "share of the 8 s that lies between sure beats",
-    "jump": "how far the rate is from that of 2 s before, as a logarithm, at most 0.5; 0.05 where there is none",
+    "jump": "how far the rate is from the one of 2 s before, believed or counted as it is, as a logarithm, at most 0.5; 0.05 without one",
     **OF_THE_RHYTHM,
     **OF_ALL_BEATS,
 }

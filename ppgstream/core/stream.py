@@ -346,6 +346,7 @@ class Stream:
         self._arrived = (-1.0, 0, 0.0)
         self.fs_measured = None
         self._fs_from = self._fs_last = None
+        self._beside_told.clear()
         self._generation += 1
         self.moved = True
         known = self.sessions.pop(chunk.session, None)
@@ -493,13 +494,13 @@ class Stream:
                 Flag.HUM,
                 now.hum_hz,
                 before.hum_hz,
-                f"a line at {now.hum_hz:.2f} Hz {since} is as strong as the pulse or stronger (mains?)",
+                f"a line at {now.hum_hz:.2f} Hz {since} is as strong as the strongest wave below 15 Hz (mains?)",
             ),
             (
                 Flag.BREATHING,
                 now.slow,
                 before.slow,
-                f"the baseline moves as much as the pulse or more {since}: breathing or drift",
+                f"the slow part is as strong as the rest {since}: breathing or drift",
             ),
         ):
             self._beside_flags |= int(flag) if there else 0

@@ -518,7 +518,7 @@ def _hum(x: Float64, fs: float) -> float:
     """The frequency, Hz, of a line above 15 Hz that is as strong as the strongest wave from 0.7 to 15 Hz; 0 if there is none."""
     hz = fs / len(x)
     power, strength = _power(x)
-    first = int(np.ceil(HUM_HZ / hz))
+    first = int(np.ceil(HUM_HZ / hz)) + 1
     if len(power) - first < 3:
         return 0.0
     line, pulse = first + int(np.argmax(strength[first:])), strength[int(0.7 / hz) : first - 1].max()

@@ -391,9 +391,9 @@ class Stream:
                 "hum",
                 now.hum_hz,
                 before.hum_hz,
-                f"a line at {now.hum_hz:.2f} Hz {since} is as strong as the pulse or stronger (mains?)",
+                f"a line at {now.hum_hz:.2f} Hz {since} is as strong as the strongest wave below 15 Hz (mains?)",
             ),
-            ("breathing", now.slow, before.slow, f"the baseline moves as much as the pulse or more {since}: breathing or drift"),
+            ("breathing", now.slow, before.slow, f"the slow part is as strong as the rest {since}: breathing or drift"),
         ):
             last = self._beside_told.get(name)
             if there and not was and (last is None or not 0 <= self._judged - last < 60 * self.rules.fs):
