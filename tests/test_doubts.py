@@ -99,9 +99,7 @@ ALONE = Logistic(-40.0, {"alone": 80.0})  # sure of the peaks that are the highe
 COUNTED = Logistic(6.0, {"sure_beats": -60.0})  # the nearer a rate is to that of the sure beats
 
 
-def told(
-    x: Float64, confidence: Float64 | None = None, *, rules: rate.RateRules | None = None, end: bool = True
-) -> list[rate.Due]:
+def told(x: Float64, confidence: Float64 | None = None, *, rules: rate.RateRules | None = None) -> list[rate.Due]:
     """What is told of a wave that is its own input."""
     c = np.full(len(x), 0.95) if confidence is None else confidence
     due = methods.due_of(x, x, c, np.zeros(len(x), np.uint16), FS)

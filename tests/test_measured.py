@@ -307,7 +307,7 @@ def test_no_steady_pulse_is_called_breathing(bpm: float, shape: str) -> None:
         if shape == "cosine"
         else synthetic.steady(synthetic.Wave(sd_s=0.08, second=0.3), bpm, 30.0)
     )
-    assert not any(part.beside.slow for part in Judge(FS, 50).feed(x))
+    assert not any(part.beside.breathing for part in Judge(FS, 50).feed(x))
 
 
 @pytest.mark.parametrize("bpm", [60, 120, 190, 240, 300])

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import logit
 
 from ppgstream.core import logistic
 from ppgstream.core import rate as pulse
@@ -242,7 +243,8 @@ def calibrate(
     seeds: Sequence[int] = SEEDS,
 ) -> tuple[dict[str, Any], dict[str, float]]:
     """What a checkpoint states under "beat", "interval" and "rate", and figures in words, by grouped cross-validation: no person is in both
-    parts. Without those for which there is too little to fit on. People whose own rate nobody can tell are left out, and named."""
+    parts, but the beats' confidence that rates are judged by was fitted on all. Without those for which there is too little to fit on. People whose own
+    rate nobody can tell are left out, and named."""
     known = [scores.rate_known(one.clean, checkpoint.fs) for one in people]
     if not all(known):
         out = [one.person for one, there in zip(people, known, strict=True) if not there]
@@ -295,8 +297,7 @@ def _fit(name: str, own: Rows, stated: dict[str, Any], figures: dict[str, float]
 
 def _odds(probability: Float64) -> Float64:
     """The logarithms of odds."""
-    probability = np.clip(probability, 1e-9, 1 - 1e-9)
-    return np.asarray(np.log(probability / (1 - probability)), np.float64)
+    return np.asarray(logit(np.clip(probability, 1e-9, 1 - 1e-9)), np.float64)
 
 
 def _lowered(

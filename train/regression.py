@@ -64,8 +64,7 @@ def stated(intercept: float, weights: Float64, mean: Float64, sd: Float64, names
 
 
 def fit(rows: Rows, names: Sequence[str] | None = None) -> dict[str, Any]:
-    """The coefficients for the features `names` (None: all). Raises CheckpointError without
-    scikit-learn."""
+    """The coefficients for the features `names` (None: all). Raises CheckpointError without scikit-learn."""
     try:
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:

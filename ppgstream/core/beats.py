@@ -273,18 +273,11 @@ def of_each_beat(peaks: Peaks, out: Float64, raw: Float64, rate: Float64) -> dic
 
 def _alone_beside(peaks: Peaks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Of each peak the number of the last one before it that is alone, and of the next one, (p,); -1 where its row has none."""
-    n = len(peaks.row)
-    own = np.arange(n)
-    upto = np.maximum.accumulate(np.where(peaks.alone, own, -1))
-    since = np.minimum.accumulate(np.where(peaks.alone, own, n)[::-1])[::-1]
-    none = np.full(min(n, 1), -1)
-    before, after = np.concatenate([none, upto[:-1]]), np.concatenate([since[1:], none])
-
-    def of_the_row(there: NDArray[np.int64]) -> NDArray[np.int64]:
-        known = (there >= 0) & (there < n)
-        return np.where(known & (peaks.row[np.where(known, there, 0)] == peaks.row), there, -1) if n else there
-
-    return of_the_row(before), of_the_row(after)
+    number, alone = np.arange(len(peaks.row)), np.flatnonzero(peaks.alone)
+    padded = np.concatenate([[-1], alone, [-1]])
+    last, following = padded[np.searchsorted(alone, number)], padded[np.searchsorted(alone, number, "right") + 1]
+    last, following = (np.where((at >= 0) & (peaks.row[at] == peaks.row), at, -1) for at in (last, following))
+    return last, following
 
 
 def _around(v: Float64, row: NDArray[np.int64], at: NDArray[np.int64]) -> Float64:

@@ -60,7 +60,7 @@ IDLE_CORRELATION = 0.5  # of neighbours: less is noise (a pulse has 0.98)
 IDLE_COUNTS = 8  # the same for a range of so few counts of the converter
 IDLE_LEVEL = 1e-5  # a range that is less of the level is rounding
 LINE_HZ = (4.0, 15.0)  # below, a line may be a pulse's own harmonic; above, the networks take it out
-LINE_HISTORY_S = 3.0  # of 3 s the polynomial below follows a pulse of 36 bpm too: nothing counts that was seen once
+LINE_HISTORY_S = 3.0  # over 3 s the polynomial below follows a pulse of 36 bpm too; but what is seen once does not count
 LINE_GONE = 4
 HUM_HZ, HUM_SHARE = 15.0, 0.6  # from here on; of the power there that is in the line
 SLOW_DEGREE, SLOW_SHARE = 4, 0.9  # of the polynomial that follows 4 s; its SD, of that of the rest
@@ -69,12 +69,12 @@ LEAD_OFF_S = 1.0  # held for longer: nothing is attached
 
 
 class Beside(NamedTuple):
-    """What there is besides a pulse in the 4 s before some samples. line_hz, hum_hz: of a steady line, of hum; 0: none. slow: a slow part as strong as the
-    rest, such as breathing."""
+    """What there is besides a pulse in the 4 s before some samples. line_hz, hum_hz: the frequency of a steady line, of hum; 0: none. breathing: the slow
+    part is as strong as the rest: breathing or drift."""
 
     line_hz: float = 0.0
     hum_hz: float = 0.0
-    slow: bool = False
+    breathing: bool = False
 
 
 NOTHING_BESIDE = Beside()
@@ -654,7 +654,8 @@ def _slow_basis(n: int) -> Float64:
 def _is_slow(x: Float64) -> bool:
     """Whether the slow part of measured samples is as strong as the rest."""
     x = x - x.sum() / len(x)
-    slow = float((_slow_basis(len(x)) @ x) @ (_slow_basis(len(x)) @ x))
+    part = _slow_basis(len(x)) @ x
+    slow = float(part @ part)
     return slow > SLOW_SHARE**2 * max(float(x @ x) - slow, 0.0)
 
 

@@ -51,7 +51,7 @@ LAST_S = 0.8  # a peak this near to the newest sample is decided with the next s
 WAIT_S, LEAST_S = 6.0, 3.0
 SURE = 0.5  # the confidence from which a beat is sure
 NEAR_POINTS = 3  # on both sides of a beat: a quarter of a second in all
-LOST = 0.1  # a wave with less confidence: nearly all beats of noise lie there
+LOST_WAVE = 0.1  # a wave with less confidence: nearly all beats of noise lie there
 DOUBT = 0.4  # the most confidence of a beat or rate that is not to be told as known
 EDGE_BPM = 1.0
 OTHER_BEATS = 0.5  # of the feature "beats": two fifths less, or two thirds more
@@ -193,7 +193,7 @@ def _judged_beats(
     found["rhythm"] = np.log(at_rate(wave.of_out.relative, rate) + 1e-3)[peaks.row]
     count = peaks.by_row(np.ones(len(peaks.row)))
     found["near_ones"] = (peaks.by_row((~peaks.alone).astype(np.float64)) / np.maximum(count, 1.0))[peaks.row]
-    doubted = (peaks.confidence < LOST) | (in_pairs(of_row)[peaks.row] & (found["over_before"] < 0))
+    doubted = (peaks.confidence < LOST_WAVE) | (in_pairs(of_row)[peaks.row] & (found["over_before"] < 0))
     # No features: whoever fits them needs these.
     found |= {"doubted": doubted.astype(np.float64), "time": peaks.time, "row": peaks.row.astype(np.float64)}
     sure = np.minimum(rules.beat.of(found), np.maximum(_at_beats(wave.confidence, peaks), 0.0))
@@ -237,7 +237,7 @@ def _of_rates(rate: Float64, seen: _Seen, jump: Float64, rhythm: Mapping[str, Fl
         **beside_beats(rate, seen.every, seen.sure),
     }
     enough = seen.sure.n >= LEAST_INTERVALS
-    doubted = _beyond(rate) | (found["confidence"] < LOST) | in_pairs(found) | (found["beats"] > OTHER_BEATS)
+    doubted = _beyond(rate) | (found["confidence"] < LOST_WAVE) | in_pairs(found) | (found["beats"] > OTHER_BEATS)
     doubted |= enough & differ(rate, np.where(enough, seen.sure.bpm, rate))
     # "doubted" and "bpm" are no features: whoever fits the trees needs them.
     return found | {"jump": jump, "doubted": doubted.astype(np.float64), "bpm": rate}
@@ -265,8 +265,9 @@ def _judged(
     sure = rules.rate.of(found)
     sure = np.where(found["doubted"] > 0, np.minimum(sure, DOUBT), sure)
     told, told_sure = rate.copy(), sure[:n].copy()
-    better = again[sure[n:] > told_sure[again]]
-    told[better], told_sure[better] = seen.sure.bpm[better], sure[n:][sure[n:] > told_sure[again]]
+    likelier = sure[n:] > told_sure[again]
+    better = again[likelier]
+    told[better], told_sure[better] = seen.sure.bpm[better], sure[n:][likelier]
     far = np.abs(np.log(told / np.array([one.sure_bpm for one in followers])))
     since = np.array([one.since_sure_s for one in followers])
     told_sure = np.where(far > FAR_JUMP + FARTHER_A_S * since, np.minimum(told_sure, DOUBT), told_sure)

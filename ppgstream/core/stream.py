@@ -41,6 +41,11 @@ FS_FIRST_S = 4.0  # the first time: before the first heart rate
 FS_OFF, FS_WRONG = 0.01, 0.02  # a rate off by so much is an event; by so much, heart rates are wrong
 FS_TOLD_S = 60.0  # an event no more often than that
 BESIDE_TOLD_S = 60.0  # from one event of hum, breathing or a lamp to the next of the same
+_OF_BESIDE = {  # the flag and the event of each field of `Beside`
+    Flag.INTERFERENCE: "a steady line at {hz:.2f} Hz from index {index} on: no pulse makes it (a lamp?)",
+    Flag.HUM: "hum at {hz:.2f} Hz from index {index} on, as strong as the strongest wave below 15 Hz or stronger (mains?)",
+    Flag.BREATHING: "the signal moves as much below 0.5 Hz as above from index {index} on: breathing or drift",
+}
 ARRIVAL_SPAN = (
     80.0  # a rate by arrival rests on so many times the longest wait between messages: its standard error is then 0.5 %
 )
@@ -481,32 +486,15 @@ class Stream:
     def _tell_beside(self, now: Beside) -> None:
         """Sets the flags of what there is besides a pulse, and an event of each thing that was not there before, at most once a minute."""
         before, self._beside = self._beside, now
-        since, told = f"from index {self._judged} on", self._beside_told
         self._beside_flags = 0
-        for flag, there, was, text in (
-            (
-                Flag.INTERFERENCE,
-                now.line_hz,
-                before.line_hz,
-                f"a steady line at {now.line_hz:.2f} Hz {since}: no pulse makes it (a lamp?)",
-            ),
-            (
-                Flag.HUM,
-                now.hum_hz,
-                before.hum_hz,
-                f"a line at {now.hum_hz:.2f} Hz {since} is as strong as the strongest wave below 15 Hz (mains?)",
-            ),
-            (
-                Flag.BREATHING,
-                now.slow,
-                before.slow,
-                f"the slow part is as strong as the rest {since}: breathing or drift",
-            ),
-        ):
-            self._beside_flags |= int(flag) if there else 0
-            if there and not was and not 0 <= self._judged - told.get(flag, math.inf) < BESIDE_TOLD_S * self.rules.fs:
-                told[flag] = self._judged
-                self._event(str(flag.name).lower(), text)
+        for (flag, text), there, was in zip(_OF_BESIDE.items(), now, before, strict=True):
+            if not there:
+                continue
+            self._beside_flags |= int(flag)
+            since_told = self._judged - self._beside_told.get(flag, math.inf)
+            if not was and not 0 <= since_told < BESIDE_TOLD_S * self.rules.fs:
+                self._beside_told[flag] = self._judged
+                self._event(str(flag.name).lower(), text.format(hz=there, index=self._judged))
 
     def _hold(self, part: Judged) -> list[Window]:
         windows = self._break()

@@ -75,10 +75,10 @@ class Flag(enum.IntFlag):
     OUTLIER = 256  # the sensor sent a value that no pulse has, or a sentinel; the value published is the model's
     STEP = 512  # the first sample after a jump of level or gain that no pulse makes
     INTERFERENCE = 1024  # a steady line is in the signal that no pulse makes: a lamp's flicker, for one
+    REPLACED = 2048  # confidence below the threshold, and the policy asks for NaN or the sensor's own value in the answer's place
+    WRONG_RATE = 4096  # samples come at another rate than the declared one, by more than 2 %: there is no heart rate, and its confidence is 0
     HUM = 8192  # a line above 15 Hz is in the signal, as strong as the strongest wave from 0.7 to 15 Hz: mains, for one
     BREATHING = 16384  # over 4 s the slow part of the signal, below 0.5 Hz, is as strong as the rest: breathing or drift
-    WRONG_RATE = 4096  # samples come at another rate than the declared one, by more than 2 %: there is no heart rate, and its confidence is 0
-    REPLACED = 2048  # confidence below the threshold, and the policy asks for NaN or the sensor's own value in the answer's place
 
 
 DTYPES: dict[int, np.dtype[np.generic]] = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<i2"), 4: np.dtype("<i4")}

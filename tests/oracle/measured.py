@@ -67,12 +67,12 @@ LEAD_OFF_S = 1.0  # held for longer: nothing is attached
 
 
 class Beside(NamedTuple):
-    """What there is besides a pulse in the 4 s before some samples. line_hz, hum_hz: of a steady line, of hum; 0: none. slow: a slow part as strong as
-    the rest, such as breathing."""
+    """What there is besides a pulse in the 4 s before some samples. line_hz, hum_hz: the frequency of a steady line, of hum; 0: none. breathing: the slow
+    part is as strong as the rest: breathing or drift."""
 
     line_hz: float = 0.0
     hum_hz: float = 0.0
-    slow: bool = False
+    breathing: bool = False
 
 
 NOTHING_BESIDE = Beside()

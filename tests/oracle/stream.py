@@ -378,7 +378,9 @@ class Stream:
                 self._segment.bridge(lost, float(part.x[0]))
                 self._run = []
         now, before, since = part.beside, self._beside, f"from index {self._judged} on"
-        flags = (Flag.INTERFERENCE if now.line_hz else 0) | (Flag.HUM if now.hum_hz else 0) | (Flag.BREATHING if now.slow else 0)
+        flags = (
+            (Flag.INTERFERENCE if now.line_hz else 0) | (Flag.HUM if now.hum_hz else 0) | (Flag.BREATHING if now.breathing else 0)
+        )
         self._segment.append(part.x, part.state, flags)
         for name, there, was, text in (
             (
@@ -391,9 +393,14 @@ class Stream:
                 "hum",
                 now.hum_hz,
                 before.hum_hz,
-                f"a line at {now.hum_hz:.2f} Hz {since} is as strong as the strongest wave below 15 Hz (mains?)",
+                f"hum at {now.hum_hz:.2f} Hz {since}, as strong as the strongest wave below 15 Hz or stronger (mains?)",
             ),
-            ("breathing", now.slow, before.slow, f"the slow part is as strong as the rest {since}: breathing or drift"),
+            (
+                "breathing",
+                now.breathing,
+                before.breathing,
+                f"the signal moves as much below 0.5 Hz as above {since}: breathing or drift",
+            ),
         ):
             last = self._beside_told.get(name)
             if there and not was and (last is None or not 0 <= self._judged - last < 60 * self.rules.fs):
