@@ -12,7 +12,8 @@ test: .venv/dev
 
 # The attacks in full: a quarter of an hour of what `make test` does for a minute.
 faults: .venv/dev
-	PPGSTREAM_FAULTS=long $(BIN)/python -m pytest -n auto --timeout 3600 tests/faults
+	PPGSTREAM_FAULTS=long $(BIN)/python -m pytest -n auto --timeout 3600 tests/faults tests/test_oracle.py
+	$(BIN)/python -m tools.breaks
 
 check: .venv/dev
 	$(BIN)/ruff check .

@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import Phase, settings
+
+# `--hypothesis-profile no_shrink`: that it fails is enough, the smallest example is not wanted.
+settings.register_profile("no_shrink", phases=[Phase.explicit, Phase.generate], database=None)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -174,6 +174,9 @@ def test_the_last_sure_rate_is_one_that_was_told_and_its_age_counts_all_samples(
     # The input is a clean pulse of half the rate: its own is told, as unsure.
     assert np.isnan(follower(steady(144.0, 20.0), x).sure_bpm)
     assert follower(x[: 5 * FS], x[: 5 * FS]).since_sure_s == pytest.approx(4.0)  # there was no rate yet
+    known = follower(x, x)
+    known.forget(3.0)
+    assert (known.sure_bpm, known.since_sure_s) == (pytest.approx(72, abs=1), 3.0)  # a gap counts too
 
 
 @pytest.mark.parametrize("bpm", [25.0, 30.0, 240.0, 290.0])

@@ -403,6 +403,15 @@ def test_the_oldest_ended_stream_makes_room_and_live_ones_do_not() -> None:
     assert e.unaccounted == 0
 
 
+@pytest.mark.parametrize(("streams", "taken"), [(1, 4), (3, 4), (6, 6), (9, 8)])
+def test_while_few_streams_wait_a_tile_is_small(streams: int, taken: int) -> None:
+    """So that others do not wait for a whole tile of one stream's windows."""
+    e = Engine(identity(250), EngineRules(tile=8, few=4, answers="input"))
+    for k in range(streams):
+        e.feed(Chunk(f"s{k}", 1, 0, bumpy(1000, k)), 0.0)
+    assert len(e.take().ready) == taken
+
+
 def chunks_of(x: np.ndarray, at: int, *, session: int = 1, size: int = 25) -> list[Chunk]:
     return [Chunk("a", session, at + k, x[k : k + size]) for k in range(0, len(x), size)]
 

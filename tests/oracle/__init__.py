@@ -1,4 +1,4 @@
-"""The per-stream path of release 0.1, frozen: the reference for every faster one. See test_oracle.py.
+"""The core as it was before it was divided into rooms, frozen: the reference for every later form of it. See test_oracle.py.
 
-A commit that changes a rule of the core changes it here too, in its plain form. A commit that only makes the core faster changes nothing here.
+A commit that changes a rule of the core changes it here too. A commit that moves code, or makes it faster, changes nothing here.
 """

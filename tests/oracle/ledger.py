@@ -30,5 +30,11 @@ class Ledger:
     def published(self) -> int:
         return self.denoised + self.passthrough + self.invalid + self.shed
 
-    def plus(self, other: Ledger) -> Ledger:
-        return Ledger(*(getattr(self, name) + getattr(other, name) for name in self.__slots__))
+    def add(self, other: Ledger) -> None:
+        self.denoised += other.denoised
+        self.passthrough += other.passthrough
+        self.invalid += other.invalid
+        self.shed += other.shed
+        self.refused += other.refused
+        self.held += other.held
+        self.outliers += other.outliers

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import groupby
 from typing import Literal, NamedTuple
 
@@ -39,6 +40,7 @@ States = NDArray[np.uint8]
 
 MEASURED, HELD, OUTLIER, INVALID, LOST = range(5)  # a sample's state; what is at most OUTLIER was sent and is a number
 
+LARGEST = 1e37  # a larger value counts as infinite: its denoised neighbours might not fit the f4 of the output
 HISTORY_S = 4.0  # statistics are of the measured samples of this time
 GRID_S = 1.0  # and are made anew this often
 EARLY_S = 2.0  # up to here in a stretch, its range is known badly
@@ -58,7 +60,7 @@ IDLE_CORRELATION = 0.5  # of neighbours: less is noise (a pulse has 0.98)
 IDLE_COUNTS = 8  # the same for a range of so few counts of the converter
 IDLE_LEVEL = 1e-5  # a range that is less of the level is rounding
 LINE_HZ = (4.0, 15.0)  # below, a line may be a pulse's own harmonic; above, the networks take it out
-LINE_HISTORY_S = 3.0
+LINE_HISTORY_S = 3.0  # over 3 s the polynomial below follows a pulse of 36 bpm too; but what is seen once does not count
 LINE_GONE = 4
 HUM_HZ, HUM_SHARE = 15.0, 0.6  # from here on; of the power there that is in the line
 SLOW_DEGREE, SLOW_SHARE = 4, 0.9  # of the polynomial that follows 4 s; its SD, of that of the rest
@@ -112,10 +114,9 @@ class _Statistics(NamedTuple):
     continuous: bool  # no converter's steps show
     usual_run: int  # nine runs of ten are at most as long
     mean_run: float
-
-    @property
-    def range(self) -> float:
-        return max(self.high - self.low, self.quantum)
+    range: float  # from low to high
+    least: float  # what lies between this and `most` is not far
+    most: float
 
 
 def _statistics(x: Float64) -> _Statistics | None:
@@ -123,31 +124,64 @@ def _statistics(x: Float64) -> _Statistics | None:
     if len(x) < UNKNOWN_RUN:
         return None
     k = len(x) // 20
-    ordered = np.partition(x, (k, len(x) // 2, len(x) - 1 - k))
+    ordered = np.sort(x)
     low, median, high = float(ordered[k]), float(ordered[len(x) // 2]), float(ordered[-1 - k])
-    steps = np.abs(np.diff(x))
-    moved = np.flatnonzero(steps)
+    steps = np.abs(x[1:] - x[:-1])
+    moved = steps.nonzero()[0]
     if not len(moved) or not high > low:
         return None
-    runs = np.diff(moved, prepend=-1)
-    usual = int(np.partition(runs, int(0.9 * (len(runs) - 1)))[int(0.9 * (len(runs) - 1))])
-    quantum = float(steps[moved].min())
-    multiples = 60 * steps / quantum  # whole, also if the smallest step seen was of 2 to 6 counts
-    continuous = high - low > FINE * quantum or bool(np.abs(multiples - np.round(multiples)).max() > 0.01)
-    return _Statistics(
-        median,
-        low,
-        high,
-        float(steps.max()),
-        quantum,
-        continuous,
-        usual,
-        float(runs.mean()),
-    )
+    usual, mean = 1, 1.0
+    quantum = float(steps.min())
+    if len(moved) < len(steps):
+        runs = np.sort(np.concatenate([moved[:1] + 1, moved[1:] - moved[:-1]]))
+        usual, mean = int(runs[int(0.9 * (len(runs) - 1))]), float(runs.mean())
+        quantum = float(steps[moved].min())
+    continuous = high - low > FINE * quantum
+    if not continuous:
+        multiples = 60 * steps / quantum  # whole, also if the smallest step seen was of 2 to 6 counts
+        continuous = bool(np.abs(multiples - np.rint(multiples)).max() > 0.01)
+    range_ = max(high - low, quantum)
+    least, most = max(low - range_ / 2, -LARGEST), min(high + range_ / 2, LARGEST)
+    return _Statistics(median, low, high, float(steps.max()), quantum, continuous, usual, mean, range_, least, most)
 
 
 class Judge:
     """See the module. `fs` in Hz; `max_fill`, in samples: what is longer ends a stretch; `sentinels`: values that mean "no value"."""
+
+    __slots__ = (
+        "_back",
+        "_before",
+        "_beside",
+        "_early",
+        "_early_length",
+        "_entry",
+        "_far",
+        "_fresh",
+        "_fs",
+        "_given",
+        "_grid",
+        "_held",
+        "_history",
+        "_history_length",
+        "_hum",
+        "_idle",
+        "_judged",
+        "_last",
+        "_lead_off",
+        "_line",
+        "_long",
+        "_max_fill",
+        "_missed",
+        "_pending",
+        "_reference",
+        "_run_value",
+        "_sentinels",
+        "_slow",
+        "_start",
+        "_start_length",
+        "_statistics",
+        "_touching",
+    )
 
     def __init__(self, fs: float, max_fill: int, sentinels: Sequence[float] = ()) -> None:
         self._grid, self._history_length, self._early_length = round(GRID_S * fs), round(HISTORY_S * fs), round(EARLY_S * fs)
@@ -160,6 +194,8 @@ class Judge:
         self._fs = fs
         self._reference = 0.0  # the range of the last stretch that a step ended
         self._idle = False  # the stretch is nearly flat
+        self._line, self._hum, self._slow = _Watched(), _Watched(), _Watched()
+        self._beside = NOTHING_BESIDE  # what they say
         self._reset()
 
     def _reset(self) -> None:
@@ -167,11 +203,8 @@ class Judge:
         self._start: list[Float64 | tuple[int, bool]] | None = []  # the first second, until it is complete
         self._start_length = 0
         self._idle = False
-        self._lines = {
-            "line": [0.0, 0.0, 0],
-            "hum": [0.0, 0.0, 0],
-            "slow": [0.0, 0.0, 0],
-        }  # what counts, what was seen, how often it was missed
+        self._line, self._hum, self._slow = _Watched(), _Watched(), _Watched()
+        self._beside = NOTHING_BESIDE
         self._statistics: _Statistics | None = None
         self._history = _NONE
         self._fresh: list[Float64] = []  # measured since the statistics were made
@@ -211,6 +244,25 @@ class Judge:
         self._feed(x, out)
         self._put_together(out)
         return out
+
+    def feed_plainly(self, x: Float64) -> bool:
+        """The same if all of them are measured beyond doubt, and none before them is in doubt: then they are not given back. False, and nothing taken, if
+        there is more to it, NaN and infinity among it."""
+        if self._start is not None or self._long or self._idle or self._given or self._judged % self._grid + len(x) > self._grid:
+            return False
+        if not self._quiet(x):
+            return False
+        self._missed = 0
+        self._fresh.append(x)
+        self._took(x)
+        if self._judged % self._grid == 0:
+            self._update()
+        return True
+
+    @property
+    def beside(self) -> Beside:
+        """What there is besides a pulse in the last 4 s."""
+        return self._beside
 
     def missing(self, count: int, *, sent: bool) -> list[Judged]:
         """Samples that are not there: lost, or (`sent`) NaN and infinity."""
@@ -278,12 +330,8 @@ class Judge:
             block = x[: self._grid - self._judged % self._grid]
             if self._quiet(block):
                 self._give(block, MEASURED)
+                self._took(block)
                 taken = len(block)
-                touching = self._touching or taken > 1
-                self._before, self._last = float(block[-2]) if taken > 1 else self._last, float(block[-1])
-                self._entry = abs(self._last - self._before) if touching and self._before is not None else np.inf
-                self._touching = True
-                self._judged += taken
             else:
                 taken = self._look(block, out)
             if self._judged % self._grid == 0:
@@ -294,16 +342,25 @@ class Judge:
     def _quiet(self, x: Float64) -> bool:
         """Nothing in these samples raises a doubt."""
         s = self._statistics
-        if s is None or self._pending or (self._touching and x[0] == self._last) or (x[1:] == x[:-1]).any():
+        if s is None or self._pending or (self._touching and x[0] == self._last) or np.count_nonzero(x[1:] == x[:-1]):
             return False
-        margin = s.range / 2
-        return bool(x.min() >= s.low - margin and x.max() <= s.high + margin) and not any((x == v).any() for v in self._sentinels)
+        if not (x.min() >= s.least and x.max() <= s.most):  # NaN and infinity too
+            return False
+        return not self._sentinels or not any((x == v).any() for v in self._sentinels)
+
+    def _took(self, x: Float64) -> None:
+        """These samples were quiet."""
+        touching = self._touching or len(x) > 1
+        self._before, self._last = float(x[-2]) if len(x) > 1 else self._last, float(x[-1])
+        self._entry = abs(self._last - self._before) if touching and self._before is not None else np.inf
+        self._touching = True
+        self._judged += len(x)
 
     def _look(self, x: Float64, out: list[Judged]) -> int:
         """Judge sample by sample; up to where a stretch ends. Returns how many samples were taken."""
         start = 0  # of the samples that are measured beyond doubt and not given out yet
         s, sentinels = self._statistics, self._sentinels
-        low, high = (s.low - s.range / 2, s.high + s.range / 2) if s is not None else (-np.inf, np.inf)
+        low, high = (s.least, s.most) if s is not None else (-np.inf, np.inf)
         for at, v in enumerate(x.tolist()):
             far = not low <= v <= high or v in sentinels
             if self._pending:
@@ -456,20 +513,16 @@ class Judge:
     def _put_together(self, out: list[Judged]) -> None:
         if not self._given:
             return
-        x = np.concatenate([part for part, _ in self._given])
-        state = np.repeat(np.array([s for _, s in self._given], np.uint8), [len(part) for part, _ in self._given])
+        if len(self._given) == 1:
+            x, one = self._given[0]
+            state = np.full(len(x), one, np.uint8)
+        else:
+            x = np.concatenate([part for part, _ in self._given])
+            state = np.repeat(np.array([s for _, s in self._given], np.uint8), [len(part) for part, _ in self._given])
         if self._idle:
             out.append(Judged("held", x, np.full(len(x), HELD, np.uint8), value=np.nan, lead_off=True))
         else:
-            out.append(
-                Judged(
-                    "samples",
-                    x,
-                    state,
-                    back=self._back,
-                    beside=Beside(self._lines["line"][0], self._lines["hum"][0], bool(self._lines["slow"][0])),
-                )
-            )
+            out.append(Judged("samples", x, state, back=self._back, beside=self._beside))
         self._given, self._back = [], False
 
     def _update(self) -> None:
@@ -480,18 +533,12 @@ class Judge:
             self._statistics = _statistics(self._history) or self._statistics
             self._idle = self._is_idle(self._history)
             if len(self._history) >= LINE_HISTORY_S * self._fs:
-                apart = 1.5 * self._fs / len(self._history)
-                self._watch("line", _steady_line(self._history, self._fs), apart)
-                self._watch("hum", _hum(self._history, self._fs), apart)
-                self._watch("slow", float(_is_slow(self._history)), 0.5)
+                self._watch(self._history)
 
-    def _watch(self, name: str, seen: float, tolerance: float) -> None:
-        """A line counts once it was seen at one frequency twice in a row, and until it was not seen `LINE_GONE` times in a row."""
-        found, before, missed = self._lines[name]
-        if seen:
-            self._lines[name] = [seen if abs(seen - before) < tolerance else found, seen, 0]
-        else:
-            self._lines[name] = [0.0 if missed + 1 >= LINE_GONE else found, 0.0, missed + 1]
+    def _watch(self, x: Float64) -> None:
+        spectrum, apart = _Spectrum.of(x, self._fs), 1.5 * self._fs / len(x)
+        line_hz = self._line.now(_steady_line(spectrum), apart)
+        self._beside = Beside(line_hz, self._hum.now(_hum(spectrum), apart), self._slow.now(float(_is_slow(x)), 0.5) > 0)
 
     def _is_idle(self, x: Float64) -> bool:
         """Nearly flat: see the module."""
@@ -507,46 +554,71 @@ class Judge:
         return float((y[1:] * y[:-1]).sum()) < IDLE_CORRELATION * float((y * y).sum())
 
 
-def _is_slow(x: Float64) -> bool:
-    """Whether the slow part of measured samples is as strong as the rest."""
-    t = np.linspace(-1.0, 1.0, len(x))
-    slow = np.polyval(np.polyfit(t, x - x.mean(), SLOW_DEGREE), t)
-    return bool(slow.std() > SLOW_SHARE * (x - x.mean() - slow).std())
+@lru_cache(maxsize=8)
+def _hann(n: int) -> tuple[Float64, Float64]:
+    """The Hann window (n,), and the positions in it from 0 to 1."""
+    return np.hanning(n), np.linspace(0.0, 1.0, n)
 
 
-def _hum(x: Float64, fs: float) -> float:
-    """The frequency, Hz, of a line above 15 Hz that is as strong as the strongest wave from 0.7 to 15 Hz; 0 if there is none."""
-    hz = fs / len(x)
-    power, strength = _power(x)
-    first = int(np.ceil(HUM_HZ / hz)) + 1
-    if len(power) - first < 3:
+class _Watched:
+    """A value, 0: none, that counts once it was seen twice in a row, and until it was not seen `LINE_GONE` times in a row."""
+
+    __slots__ = ("_missed", "_seen", "_value")
+
+    def __init__(self) -> None:
+        self._value = self._seen = 0.0
+        self._missed = 0
+
+    def now(self, seen: float, tolerance: float) -> float:
+        """What counts after this was seen: the same as before within `tolerance`, or something else."""
+        if not seen:
+            self._missed += 1
+            if self._missed >= LINE_GONE:
+                self._value = 0.0
+        else:
+            if abs(seen - self._seen) < tolerance:
+                self._value = seen
+            self._missed = 0
+        self._seen = seen
+        return self._value
+
+
+class _Spectrum(NamedTuple):
+    """Of measured samples without trend: the power of each bin, its `strength`, of three bins, the width of a bin, and the strongest bin of the heart's
+    frequencies. Nothing of samples that are all the same or too few."""
+
+    power: Float64
+    strength: Float64
+    hz: float
+    pulse: int
+
+    @classmethod
+    def of(cls, x: Float64, fs: float) -> _Spectrum | None:
+        n, quarter, hz = len(x), len(x) // 4, fs / len(x)
+        height = x.max() - x.min()
+        if n // 2 - 1 <= LINE_HZ[0] / hz or not height > 0:
+            return None
+        hann, at = _hann(n)
+        x = (x - x.sum() / n) / height
+        before, after = x[:quarter].sum() / quarter, x[-quarter:].sum() / quarter
+        spectrum = np.fft.rfft((x - (before + at * (after - before))) * hann)
+        power = spectrum.real**2 + spectrum.imag**2
+        strength = power.copy()
+        strength[1:-1] += power[:-2] + power[2:]
+        first, last = int(0.7 / hz), int(3.5 / hz)
+        return cls(power, strength, hz, first + int(strength[first : last + 1].argmax()))
+
+
+def _steady_line(spectrum: _Spectrum | None) -> float:
+    """The frequency, Hz, of a line in measured samples that no pulse makes; 0 if there is none. A pulse's harmonics fall off; the line is at least half as
+    strong as the strongest wave of the heart's frequencies, twice as strong as everything between, and most of its band."""
+    if spectrum is None:
         return 0.0
-    line, pulse = first + int(np.argmax(strength[first:])), strength[int(0.7 / hz) : first - 1].max()
-    return line * hz if strength[line] >= max(pulse, HUM_SHARE * power[first:].sum()) else 0.0
-
-
-def _power(x: Float64) -> tuple[Float64, Float64]:
-    n = len(x)
-    with np.errstate(all="ignore"):
-        x = (x - x.mean()) / np.ptp(x)
-        x = x - np.linspace(x[: n // 4].mean(), x[-(n // 4) :].mean(), n)
-        power = np.abs(np.fft.rfft(x * np.hanning(n))) ** 2
-    strength = power.copy()
-    strength[1:-1] += power[:-2] + power[2:]
-    return power, strength
-
-
-def _steady_line(x: Float64, fs: float) -> float:
-    """The frequency, Hz, of a line in the measured samples (n,) that no pulse makes; 0 if there is none. A pulse's harmonics fall off; the line is at
-    least half as strong as the strongest wave of the heart's frequencies, twice as strong as everything between, and most of its band."""
-    power, strength = _power(x)
-    hz = fs / len(x)
-    first, last = int(np.ceil(LINE_HZ[0] / hz)), min(int(LINE_HZ[1] / hz), len(power) - 2)
-    heart = slice(int(0.7 / hz), int(3.5 / hz) + 1)
+    power, strength, hz, pulse = spectrum
+    first, last = math.ceil(LINE_HZ[0] / hz), min(int(LINE_HZ[1] / hz), len(power) - 2)
     if last <= first:
         return 0.0
-    line = first + int(np.argmax(strength[first : last + 1]))
-    pulse = heart.start + int(np.argmax(strength[heart]))
+    line = first + int(strength[first : last + 1].argmax())
     between = strength[pulse + 2 if pulse * hz > 1.4 else int(1.5 / hz) : line - 2]
     band = power[first - 2 : int(20 / hz)].sum()
     steady = len(between) and strength[line] > max(0.5 * strength[pulse], 2 * between.max(), 0.6 * band)
@@ -557,7 +629,37 @@ def _steady_line(x: Float64, fs: float) -> float:
     return line * hz if all(far) else 0.0
 
 
-def _peak(power: NDArray[np.float64], k: int) -> float:
+def _hum(spectrum: _Spectrum | None) -> float:
+    """The frequency, Hz, of hum: a line above 15 Hz that is as strong as the strongest wave from 0.7 to 15 Hz, and most of what is above; 0 if there is
+    none."""
+    if spectrum is None:
+        return 0.0
+    power, strength, hz, _ = spectrum
+    first = math.ceil(HUM_HZ / hz) + 1  # a line's strength is that of three bins
+    if len(power) - first < 3:
+        return 0.0
+    line = first + int(strength[first:].argmax())
+    below = strength[int(0.7 / hz) : first - 1].max()
+    return line * hz if strength[line] >= max(below, HUM_SHARE * power[first:].sum()) else 0.0
+
+
+@lru_cache(maxsize=8)
+def _slow_basis(n: int) -> Float64:
+    """Orthonormal polynomials without mean over n samples, (SLOW_DEGREE, n)."""
+    t = np.linspace(-1.0, 1.0, n)
+    powers = np.stack([t**k for k in range(SLOW_DEGREE + 1)], axis=1)
+    return np.ascontiguousarray(np.linalg.qr(powers)[0][:, 1:].T)
+
+
+def _is_slow(x: Float64) -> bool:
+    """Whether the slow part of measured samples is as strong as the rest."""
+    x = x - x.sum() / len(x)
+    part = _slow_basis(len(x)) @ x
+    slow = float(part @ part)
+    return slow > SLOW_SHARE**2 * max(float(x @ x) - slow, 0.0)
+
+
+def _peak(power: Float64, k: int) -> float:
     """The place, in bins, of a peak at bin k of a spectrum: of the parabola through the logarithms of three."""
     if not 0 < k < len(power) - 1:
         return float(k)

@@ -49,6 +49,28 @@ def standard_scale_of(x: Float64, valid: Bool) -> Scale:
     """Scale of each row of `x` (n, m) from its valid samples: offset their mean, gain their root mean square once a straight line (least squares) is taken
     out of them. A row that is flat but for that line, or has less than 3 valid samples, is `flat` and has gain 1.
     """
+    whole = valid.all(axis=1)
+    scale = _standard_scale_of_whole(x)
+    if not whole.all():
+        for all_rows, rows in zip(scale, _standard_scale_of_masked(x[~whole], valid[~whole]), strict=True):
+            all_rows[~whole] = rows
+    return scale
+
+
+def _standard_scale_of_whole(x: Float64) -> Scale:
+    """The same as the next, bit for bit, where all samples are valid, in half the time."""
+    n = x.shape[1]
+    t = np.arange(n, dtype=np.float64)
+    tc = t - t.sum() / n
+    anchor = x.sum(axis=1, keepdims=True) / n
+    known = x - anchor
+    mean = known.sum(axis=1, keepdims=True) / n
+    slope = (tc * known).sum(axis=1, keepdims=True) / max((tc * tc).sum(), 1e-12)
+    rest = known - mean - slope * tc
+    return _scale(anchor, mean, known, np.sqrt((rest * rest).sum(axis=1, keepdims=True) / n), np.full((len(x), 1), n < 3))
+
+
+def _standard_scale_of_masked(x: Float64, valid: Bool) -> Scale:
     w = valid.astype(np.float64)
     total = w.sum(axis=1, keepdims=True)
     t = np.arange(x.shape[1], dtype=np.float64)
@@ -60,9 +82,12 @@ def standard_scale_of(x: Float64, valid: Bool) -> Scale:
     tc = (t - (w * t).sum(axis=1, keepdims=True) / np.maximum(total, 1.0)) * w
     slope = (tc * known).sum(axis=1, keepdims=True) / np.maximum((tc * tc).sum(axis=1, keepdims=True), 1e-12)
     rest = (known - mean) * w - slope * tc
-    gain = np.sqrt((rest * rest).sum(axis=1, keepdims=True) / np.maximum(total, 1.0))
+    return _scale(anchor, mean, known, np.sqrt((rest * rest).sum(axis=1, keepdims=True) / np.maximum(total, 1.0)), total < 3)
+
+
+def _scale(anchor: Float64, mean: Float64, known: Float64, gain: Float64, too_few: Bool) -> Scale:
     resolution = np.spacing(np.abs(anchor) + np.abs(known).max(axis=1, keepdims=True)) * 4
-    flat = ~(gain > resolution) | ~np.isfinite(gain) | (total < 3)
+    flat = ~(gain > resolution) | ~np.isfinite(gain) | too_few
     return Scale(anchor + mean, np.where(flat, 1.0, gain), flat)
 
 
@@ -87,30 +112,42 @@ def fit_to_input(y: NDArray[np.floating], x: Float64, usable: Bool) -> Float64:
     y: (n, m) network answers; x: (n, m) the windows in the sensor's units; usable: (n, m), False where a sample is
     missing or clipped. Returns (n, m) float64.
     """
-    n_samples = y.shape[1]
     answer = y.astype(np.float64)
+    whole = usable.all(axis=1)
+    if whole.all():
+        return _fit(answer, x, None)
     w = usable.astype(np.float64)
     # A row with too little to fit on uses all its samples: some answer, later flagged by the caller.
     w[w.sum(axis=1) < 8] = 1.0
-    total = w.sum(axis=1, keepdims=True)
-    ramp = np.broadcast_to(np.linspace(-0.5, 0.5, n_samples), y.shape)
+    return _fit(answer, x, w)
 
-    def centred(v: Float64) -> tuple[Float64, Float64]:
-        mean = (w * v).sum(axis=1, keepdims=True) / total
-        return v - mean, mean
+
+def _fit(answer: Float64, x: Float64, w: Float64 | None) -> Float64:
+    """`fit_to_input` under weights of 0 and 1; None: all 1, with the same result bit for bit in two thirds of the time."""
+    n = answer.shape[1]
+    total = float(n) if w is None else w.sum(axis=1, keepdims=True)
+
+    def weighed(v: Float64) -> Float64:
+        return v if w is None else w * v
+
+    def mean(v: Float64) -> Float64:
+        found: Float64 = weighed(v).sum(axis=1, keepdims=True) / total
+        return found
 
     # x of any magnitude: work relative to a reference sample so that products stay well inside float64.
-    anchor = x[:, :1]
-    xc, x_mean = centred(x - anchor)
-    yc, y_mean = centred(answer)
-    tc, t_mean = centred(ramp)
+    anchor, ramp = x[:, :1], np.linspace(-0.5, 0.5, n)[None, :]
+    xc, yc = x - anchor, answer
+    x_mean, y_mean, t_mean = mean(xc), mean(yc), mean(ramp)
+    xc, yc, tc = xc - x_mean, yc - y_mean, ramp - t_mean
     # Frisch-Waugh: take the ramp out of both sides, then fit one against the other.
-    tt = (w * tc * tc).sum(axis=1, keepdims=True)
-    y_slope = (w * tc * yc).sum(axis=1, keepdims=True) / tt
-    x_slope = (w * tc * xc).sum(axis=1, keepdims=True) / tt
+    wt = weighed(tc)
+    tt = (wt * tc).sum(axis=1, keepdims=True)
+    y_slope = (wt * yc).sum(axis=1, keepdims=True) / tt
+    x_slope = (wt * xc).sum(axis=1, keepdims=True) / tt
     yr, xr = yc - y_slope * tc, xc - x_slope * tc
-    power = (w * yr * yr).sum(axis=1, keepdims=True)
-    cross = (w * yr * xr).sum(axis=1, keepdims=True)
+    wy = weighed(yr)
+    power = (wy * yr).sum(axis=1, keepdims=True)
+    cross = (wy * xr).sum(axis=1, keepdims=True)
     gain = np.where(power > 1e-12 * total, cross / np.maximum(power, 1e-300), 0.0)
     gain = np.maximum(gain, 0.0)
     slope = x_slope - gain * y_slope

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from oracle.measured import HELD, INVALID, LOST, MEASURED
+from oracle.polarity import UPRIGHT, Watcher
+from oracle.trust import Calibration, Seen
 
 Float64 = NDArray[np.float64]
 FIRST_AGREEMENT = 0.3  # confidence of a window with no earlier one to compare with: below the threshold, so it is flagged
@@ -43,7 +45,7 @@ class Geometry:
         # Lifted so that the first and last sample of a segment still have a weight.
         return taper + 1e-3
 
-    @property
+    @cached_property
     def settles(self) -> int:
         """How many of a window's samples are final once it is in."""
         wait = self.window - 1 if self.lookahead is None else self.lookahead
@@ -52,18 +54,18 @@ class Geometry:
 
 class Window(NamedTuple):
     """One window, ready for the model. x: (context + window,) in the sensor's units, missing samples filled; state: the same,
-    each sample's as in `measured`. sign: -1 if the model should see it upside down."""
+    each sample's as in `measured`."""
 
     segment: Segment
     start: int
     x: Float64
     state: NDArray[np.uint8]
-    sign: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Released:
-    """Final samples, and the state of each as in `measured`. `bare`: no window was denoised over it."""
+    """Final samples, and the state of each as in `measured`. `bare`: no window was denoised over it. `raw` and `state` are views, until the segment is
+    given more."""
 
     index: int
     raw: Float64
@@ -90,12 +92,16 @@ class Segment:
     __slots__ = (
         "_base",
         "_done",
+        "_done_before",
         "_first_flags",
+        "_kept",
         "_size",
+        "calibration",
         "closed",
         "flags",
         "geometry",
         "next_window",
+        "polarity",
         "released",
         "start",
         "state",
@@ -106,13 +112,22 @@ class Segment:
         "x",
     )
 
-    def __init__(self, start: int, geometry: Geometry, first_flags: int = 0) -> None:
-        self.geometry = geometry
+    def __init__(
+        self,
+        start: int,
+        geometry: Geometry,
+        first_flags: int = 0,
+        polarity: Watcher = UPRIGHT,
+        calibration: Calibration | None = None,
+    ) -> None:
+        self.geometry, self.polarity = geometry, polarity  # the polarity is its session's
+        self.calibration = calibration
         self.start = self.stop = self.released = self.next_window = start
         self.closed = False
         self._base = start  # index of buffer position 0
-        self._done = start  # index up to which windows are in
-        self._size = geometry.context + geometry.window + 4 * geometry.hop
+        self._done = self._done_before = start  # index up to which windows are in, and were before the last one
+        self._kept = max(geometry.context + geometry.window, 0 if calibration is None else calibration.row)
+        self._size = self._kept + 4 * geometry.hop
         self.x = np.zeros(self._size)
         self.state = np.zeros(self._size, np.uint8)
         self.total = np.zeros(self._size)
@@ -145,9 +160,11 @@ class Segment:
 
     def bridge(self, lost: NDArray[np.bool_], following: float) -> None:
         """Missing samples, filled on a straight line from the last one to `following`: for the model's eyes only."""
-        at = self._room(len(lost))
-        self.x[at : at + len(lost)] = np.linspace(self.x[at - 1], following, len(lost) + 2)[1:-1]
-        self.state[at : at + len(lost)] = np.where(lost, LOST, INVALID)
+        at, n = self._room(len(lost)), len(lost)
+        before = float(self.x[at - 1])
+        step = (following - before) / (n + 1)
+        self.x[at : at + n] = before + step if n == 1 else before + np.arange(1, n + 1) * step
+        self.state[at : at + n] = np.where(lost, LOST, INVALID)
 
     def cut(self) -> list[Window]:
         """The windows that are full now and were not before."""
@@ -179,7 +196,7 @@ class Segment:
             self.total[a:b] += weights * y
             self.weight[a:b] += weights
             self.trust[a:b] += weights * trust
-        self._done = start + g.window
+        self._done_before, self._done = self._done, start + g.window
 
     def _levelled(self, y: Float64) -> Float64:
         """The answer to a segment's first window, its first half raised or lowered by a ramp that ends at 0, so that it follows the input's level. There a
@@ -202,32 +219,79 @@ class Segment:
     def settled(self) -> int:
         """The index up to which samples are final."""
         g = self.geometry
-        if self.short or (self.closed and self._done == self.stop):
+        if self.closed and (self._done == self.stop or self.short):
             return self.stop
         return self.start if self._done == self.start else self._done - g.window + g.settles
 
-    def release(self) -> Released | None:
-        """The samples that have become final since the last call."""
+    def seen(self) -> Seen | None:
+        """What is known of the samples that have become final since the last release, a row for each hop of them; None if there are none, or if their
+        confidence needs no row."""
+        settled = max(self.settled, self.released)
+        if self.calibration is None or self.calibration.plain or settled == self.released or self.short:
+            return None
+        low = max(self._done - self.calibration.row, self.start)
+        part = slice(low - self._base, self._done - self._base)
+        weight = self.weight[part]
+        answered = weight > 0
+        safe = np.where(answered, weight, 1.0)
+        y = np.where(answered, self.total[part] / safe, self.x[part])
+        confidence = np.where(answered, self.trust[part] / safe, 0.0)
+        alone = np.arange(low, self._done) >= self._done_before
+        missing = self.calibration.row - (self._done - low)
+        start = np.arange(self.released, settled, self.geometry.hop)
+
+        def rows(v: NDArray[Any]) -> NDArray[Any]:
+            """The same for each hop. A segment that is too young is mirrored at its start."""
+            return np.tile(np.pad(v, (missing, 0), mode="reflect") if missing else v, (len(start), 1))
+
+        return Seen(
+            rows(self.x[part]),
+            rows(y),
+            rows(confidence),
+            rows(self.state[part]),
+            rows(alone),
+            start,
+            np.minimum(start + self.geometry.hop, settled),
+            np.full(len(start), self._done),
+        )
+
+    def release(self, sure: Float64 | None = None) -> Released | None:
+        """The samples that have become final since the last call. sure: P(good) of each row of `seen`, if it was computed already."""
         settled = max(self.settled, self.released)
         if settled == self.released:
             return None
         part = slice(self.released - self._base, settled - self._base)
-        weight, state, raw = self.weight[part], self.state[part], self.x[part].copy()
+        weight, raw = self.weight[part], self.x[part]
         bare = weight == 0
-        safe = np.where(bare, 1.0, weight)
-        released = Released(
-            index=self.released,
-            raw=raw,
-            values=np.where(bare, raw, self.total[part] / safe),
-            confidence=np.where(bare, 0.0, self.trust[part] / safe),
-            flags=self.flags[part].copy(),
-            state=state.copy(),
-            bare=bare,
-        )
-        if self.released == self.start:
+        if np.count_nonzero(bare):
+            safe = np.where(bare, 1.0, weight)
+            values, confidence = np.where(bare, raw, self.total[part] / safe), np.where(bare, 0.0, self.trust[part] / safe)
+        else:
+            values, confidence = self.total[part] / weight, self.trust[part] / weight
+        if self.calibration is not None and self.calibration.plain and not self.short:
+            confidence = np.where(bare, 0.0, self._plainly(self.calibration, settled))
+        elif self.calibration is not None and not self.short:
+            if sure is None:
+                seen = self.seen()
+                assert seen is not None
+                sure = self.calibration.of(seen)
+            confidence = np.where(bare, 0.0, np.repeat(sure, self.geometry.hop)[: settled - self.released])
+        released = Released(self.released, raw, values, confidence, self.flags[part].copy(), self.state[part], bare)
+        if self._first_flags and self.released == self.start:
             released.flags[0] |= np.uint16(self._first_flags)
         self.released = settled
         return released
+
+    def _plainly(self, calibration: Calibration, settled: int) -> Float64:
+        """P(good) of the samples up to `settled`, by their confidence alone: the same for each hop of them."""
+        hop, parts = self.geometry.hop, []
+        for start in range(self.released, settled, hop):
+            stop = min(start + hop, settled)
+            part = slice(start - self._base, min((start + stop) // 2 + calibration.beyond, self._done) - self._base)
+            weight, trust = self.weight[part], self.trust[part]
+            mean = float((trust / np.where(weight > 0, weight, 1.0)).sum()) / len(weight)
+            parts.append(np.full(stop - start, calibration.of_confidence(mean)))
+        return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
     @property
     def in_flight(self) -> int:
@@ -260,19 +324,23 @@ class Segment:
         return Window(self, start, x, state)
 
     def _room(self, n: int) -> int:
-        """Buffer position for `n` more samples, after dropping those that no window will look at again."""
-        g = self.geometry
+        """Buffer position for `n` more samples, after dropping those that nothing will look at again."""
         at = self.stop - self._base
         if at + n > self._size:
             # The next answer belongs a hop after the last one's window; a right-aligned last window starts later still.
-            keep = max(self._done - g.window - g.context, self._base)
+            keep = max(self._done - self._kept, self._base)
             drop, used = keep - self._base, self.stop - keep
-            self._size = max(self._size, 2 * (used + n)) if used + n > self._size else self._size
+            larger = used + n > self._size
+            if larger:
+                self._size = max(self._size, 2 * (used + n))
             for name, dtype in _BUFFERS.items():
                 old = getattr(self, name)
-                fresh = np.zeros(self._size, dtype)
-                fresh[:used] = old[drop : drop + used]
-                setattr(self, name, fresh)
+                buffer = np.zeros(self._size, dtype) if larger else old
+                buffer[:used] = old[drop : drop + used]
+                if larger:
+                    setattr(self, name, buffer)
+                else:
+                    buffer[used:] = 0
             self._base, at = keep, used
         self.stop += n
         return at

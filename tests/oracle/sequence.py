@@ -9,9 +9,12 @@ had been given up it moves from gap to rejected, else it is a duplicate. So at a
 
 from __future__ import annotations
 
+import math
 import zlib
-from collections import deque
+from array import array
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import NamedTuple
 
 import numpy as np
@@ -21,9 +24,10 @@ Samples = NDArray[np.generic]
 HOLD = 64  # samples: two chunks of 25 and a bit, so that one swapped chunk is put back in order
 HOLD_S = 0.5
 REMEMBERED_GAPS = 4096  # a late sample of an older gap counts as a duplicate, and its index stays a gap
+MARKS = 64  # STATUS messages that are remembered while earlier samples are waited for; beyond these, the newest replaces the last
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Stretch:
     """Samples in order. The ones between the last run's end and `index` never came."""
 
@@ -41,7 +45,7 @@ class Counts(NamedTuple):
     duplicates: int = 0
 
     def plus(self, other: Counts) -> Counts:
-        return Counts(*(a + b for a, b in zip(self, other, strict=True)))
+        return Counts(self[0] + other[0], self[1] + other[1], self[2] + other[2], self[3] + other[3], self[4] + other[4])
 
     @property
     def unaccounted(self) -> int:
@@ -50,6 +54,8 @@ class Counts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Held:
+    """Samples that wait for earlier ones; none of them: a mark, up to which the sensor said that it had come."""
+
     index: int
     samples: Samples
     since: float
@@ -57,6 +63,52 @@ class _Held:
     @property
     def stop(self) -> int:
         return self.index + len(self.samples)
+
+
+_index, _stop = attrgetter("index"), attrgetter("stop")
+
+
+class Gaps:
+    """Ranges of indexes that were given up: in order, apart, and no more than `REMEMBERED_GAPS` of them. The lowest are forgotten first.
+
+    Each call takes time that grows with the logarithm of their number (and moves a few kilobytes of numbers).
+    """
+
+    __slots__ = ("_highs", "_lows")
+
+    def __init__(self) -> None:
+        self._lows: list[int] = []
+        self._highs: list[int] = []
+
+    def __len__(self) -> int:
+        return len(self._lows)
+
+    def add(self, low: int, high: int) -> None:
+        """A range that is above or below all others."""
+        at = 0 if self._lows and high <= self._lows[0] else len(self._lows)
+        self._put(at, at, [(low, high)])
+
+    def holds(self, start: int, stop: int) -> bool:
+        """Whether one range covers all of start..stop."""
+        at = bisect_right(self._lows, start) - 1
+        return at >= 0 and stop <= self._highs[at]
+
+    def remove(self, start: int, stop: int) -> int:
+        """Take start..stop out of the ranges; returns how many indexes that were."""
+        first, last = bisect_right(self._highs, start), bisect_left(self._lows, stop)
+        if first >= last or start >= stop:
+            return 0
+        low, high = self._lows[first], self._highs[last - 1]
+        inside = sum(self._highs[first:last]) - sum(self._lows[first:last]) - max(start - low, 0) - max(high - stop, 0)
+        self._put(first, last, [(a, b) for a, b in ((low, start), (stop, high)) if a < b])
+        return inside
+
+    def _put(self, first: int, last: int, ranges: list[tuple[int, int]]) -> None:
+        self._lows[first:last] = [low for low, _ in ranges]
+        self._highs[first:last] = [high for _, high in ranges]
+        beyond = len(self._lows) - REMEMBERED_GAPS
+        if beyond > 0:
+            del self._lows[:beyond], self._highs[:beyond]
 
 
 @dataclass(slots=True)
@@ -76,8 +128,10 @@ class Sequencer:
     rejected: int = 0
     duplicates: int = 0
     ended: bool = False
-    _held: list[_Held] = field(default_factory=list)
-    _gaps: list[tuple[int, int]] = field(default_factory=list)
+    held: int = 0  # samples that are here but wait for earlier ones
+    _held: list[_Held] = field(default_factory=list)  # by index, never overlapping
+    _marks: int = 0  # of those: marks
+    _gaps: Gaps = field(default_factory=Gaps)
 
     @property
     def counts(self) -> Counts:
@@ -85,13 +139,9 @@ class Sequencer:
         return Counts(seen, self.accepted, self.gap, self.rejected, self.duplicates)
 
     @property
-    def held(self) -> int:
-        """Samples that are here but wait for earlier ones."""
-        return sum(len(h.samples) for h in self._held)
-
-    @property
-    def waits(self) -> bool:
-        return bool(self._held)
+    def expires_at(self) -> float:
+        """When the next of what is held has waited for long enough; infinity if nothing is held."""
+        return self._held[0].since + self.hold_s if self._held else math.inf
 
     def feed(self, index: int, samples: Samples, now: float) -> list[Stretch]:
         """Take samples in; give back what is in order now."""
@@ -115,8 +165,14 @@ class Sequencer:
     def notice(self, index: int, now: float) -> None:
         """A STATUS: the session is at `index` by now, so whatever is missing before it was lost, or is late."""
         self._begin(index)
-        if index > self.next and all(h.index < index for h in self._held):
-            self._hold(index, np.empty(0), now)
+        if index <= self.next or (self._held and index <= self._held[-1].stop):
+            return
+        mark = _Held(index, np.empty(0), now)
+        if self._marks < MARKS:
+            self._held.append(mark)
+            self._marks += 1
+        elif not len(self._held[-1].samples):
+            self._held[-1] = mark
 
     def expire(self, now: float) -> list[Stretch]:
         """Give up what has been waited for long enough."""
@@ -128,7 +184,7 @@ class Sequencer:
     def is_lost(self, start: int, stop: int) -> bool:
         """Whether these indexes were given up: what comes for them is late, and no repeat."""
         assert self.first is not None
-        return stop <= self.first or any(low <= start and stop <= high for low, high in self._gaps)
+        return stop <= self.first or self._gaps.holds(start, stop)
 
     def close(self, index: int | None = None) -> list[Stretch]:
         """The session is over, at `index` if it said so: wait no longer for anything."""
@@ -149,7 +205,7 @@ class Sequencer:
     def _lose(self, stop: int) -> None:
         if stop > self.next:
             self.gap += stop - self.next
-            self._gaps = [*self._gaps[1 - REMEMBERED_GAPS :], (self.next, stop)]
+            self._gaps.add(self.next, stop)
             self.next = stop
 
     def _give_up(self) -> list[Stretch]:
@@ -157,50 +213,55 @@ class Sequencer:
         return self._drain()
 
     def _drain(self) -> list[Stretch]:
-        runs = []
-        while self._held and self._held[0].index <= self.next:
-            held = self._held.pop(0)
-            if len(held.samples):
-                runs.append(Stretch(held.index, held.samples))
-                self.next = held.stop
-                self.accepted += len(held.samples)
+        runs, at = [], 0
+        for held in self._held:
+            if held.index > self.next:
+                break
+            at += 1
+            if not len(held.samples):
+                self._marks -= 1
+                continue
+            runs.append(Stretch(held.index, held.samples))
+            self.next = held.stop
+            self.accepted += len(held.samples)
+            self.held -= len(held.samples)
+        del self._held[:at]
         return runs
 
     def _hold(self, index: int, samples: Samples, now: float) -> None:
-        """Insert what is new of these samples among the held ones, which never overlap."""
-        at, stop = index, index + len(samples)
-        new: list[_Held] = [] if len(samples) else [_Held(index, samples, now)]
-        for held in [h for h in self._held if len(h.samples) and h.index < stop and h.stop > index]:
+        """Insert what is new of these samples (one at least) among the held ones."""
+        stop = index + len(samples)
+        # Those that touch the new ones count too: a mark there says nothing any more.
+        first, last = bisect_left(self._held, index, key=_stop), bisect_right(self._held, stop, key=_index)
+        at, new = index, []
+        for held in self._held[first:last]:
+            if not len(held.samples):
+                self._marks -= 1
+                continue
             if at < held.index:
                 new.append(_Held(at, samples[at - index : held.index - index], now))
+                self.held += held.index - at
+            new.append(held)
             self.duplicates += min(stop, held.stop) - max(at, held.index)
-            at = max(at, held.stop)
+            at = held.stop
         if at < stop:
             new.append(_Held(at, samples[at - index :], now))
-        # By index; a STATUS's empty mark after the samples that start there changes nothing.
-        self._held = sorted([*self._held, *new], key=lambda h: (h.index, -len(h.samples)))
+            self.held += stop - at
+        self._held[first:last] = new
 
     def _late(self, start: int, stop: int) -> None:
         """Samples below `next`: rejected where they had been given up or come from before this reader joined, else duplicates."""
         assert self.first is not None
         if start < self.first:
             self.rejected += min(stop, self.first) - start
-            self.gap += max(self.first - stop, 0)
             if stop < self.first:
-                self._gaps = [(stop, self.first), *self._gaps]
+                self.gap += self.first - stop
+                self._gaps.add(stop, self.first)
             self.first, start = start, min(stop, self.first)
-        moved, gaps = 0, []
-        for low, high in self._gaps:
-            inside_low, inside_high = max(low, start), min(high, stop)
-            if inside_low >= inside_high:
-                gaps.append((low, high))
-                continue
-            moved += inside_high - inside_low
-            gaps += [(a, b) for a, b in ((low, inside_low), (inside_high, high)) if a < b]
-        self._gaps = gaps
+        moved = self._gaps.remove(start, stop)
         self.gap -= moved
         self.rejected += moved
-        self.duplicates += max(stop - start, 0) - moved
+        self.duplicates += stop - start - moved
 
 
 class Counter:
@@ -213,7 +274,8 @@ class Counter:
     REMEMBERED_MESSAGES, RISING = 64, 3
 
     def __init__(self) -> None:
-        self._seen: deque[int] = deque(maxlen=self.REMEMBERED_MESSAGES)
+        self._seen = array("I")  # their checksums, the oldest overwritten
+        self._seen_at = 0
         self._waiting: list[tuple[int, Samples]] = []
         self._steps = 0  # messages in a row whose index was one above the last, whatever their length
         self._last = -1
@@ -222,13 +284,18 @@ class Counter:
 
     def feed(self, index: int, samples: Samples, sequencer: Sequencer) -> list[tuple[int, Samples]]:
         """What is to go on to the sequencer now: this message, or none, or those that waited before it. `restarted` says that they begin a new count."""
-        crc = zlib.crc32(np.ascontiguousarray(samples).tobytes(), index & 0xFFFFFFFF)
-        repeat = crc in self._seen
-        self._seen.append(crc)
-        self._steps = self._steps + 1 if index == self._last + 1 and len(samples) > 1 and not repeat else 0
+        crc = zlib.crc32(samples.tobytes(), index & 0xFFFFFFFF)
+        rises = index == self._last + 1 and len(samples) > 1
+        back = sequencer.first is not None and index + len(samples) <= sequencer.next and len(samples) > 0
+        repeat = (rises or back) and crc in self._seen
+        if len(self._seen) < self.REMEMBERED_MESSAGES:
+            self._seen.append(crc)
+        else:
+            self._seen[self._seen_at] = crc
+            self._seen_at = (self._seen_at + 1) % self.REMEMBERED_MESSAGES
+        self._steps = self._steps + 1 if rises and not repeat else 0
         self._last = index
         self.counts_messages = self._steps == self.RISING
-        back = sequencer.first is not None and index + len(samples) <= sequencer.next and len(samples) > 0
         if not back or repeat or sequencer.is_lost(index, index + len(samples)):
             return [*self.give_up(), (index, samples)]
         given = []

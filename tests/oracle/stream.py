@@ -15,26 +15,55 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from oracle.clock import ArrivalClock
+from oracle.follower import Due, Follower
 from oracle.ledger import Event, Ledger
-from oracle.measured import HELD, INVALID, LOST, NOTHING_BESIDE, OUTLIER, Judge, Judged
+from oracle.measured import HELD, INVALID, LARGEST, LOST, NOTHING_BESIDE, OUTLIER, Beside, Judge, Judged
 from oracle.polarity import Polarity, Watcher
 from oracle.quality import HELD_CONFIDENCE, INTERFERENCE_CONFIDENCE, input_flags
+from oracle.rate import RateRules
 from oracle.segments import Geometry, Released, Segment, Window
 from oracle.sequence import HOLD, HOLD_S, Counter, Counts, Sequencer, Stretch
-from ppgstream.wire.message import EMPTY, NO_CHECKPOINT, Chunk, Flag, Kind
+from oracle.trust import Calibration
+from ppgstream.wire.message import EMPTY, NO_CHECKPOINT, Beats, Chunk, Flag, Kind
 
 REMEMBERED_SESSIONS = 4
+FEW_STRETCHES = 8
 FS_SPAN_S = 10.0  # over how much sensor time the sampling rate is measured
+FS_FIRST_S = 4.0  # the first time: before the first heart rate
+FS_OFF, FS_WRONG = 0.01, 0.02  # a rate off by so much is an event; by so much, heart rates are wrong
+FS_TOLD_S = 60.0  # an event no more often than that
+BESIDE_TOLD_S = 60.0  # from one event of hum, breathing or a lamp to the next of the same
+_OF_BESIDE = {  # the flag and the event of each field of `Beside`
+    Flag.INTERFERENCE: "a steady line at {hz:.2f} Hz from index {index} on: no pulse makes it (a lamp?)",
+    Flag.HUM: "hum at {hz:.2f} Hz from index {index} on, as strong as the strongest wave below 15 Hz or stronger (mains?)",
+    Flag.BREATHING: "the signal moves as much below 0.5 Hz as above from index {index} on: breathing or drift",
+}
+ARRIVAL_SPAN = (
+    80.0  # a rate by arrival rests on so many times the longest wait between messages: its standard error is then 0.5 %
+)
 CLOCK_STEP_S = 1.0  # between two chunks the sensor's clock and its count differ by more: the clock was set
-LARGEST = 1e37  # a larger value counts as infinite: its denoised neighbours might not fit the f4 of the output
 MAX_GAP = 2**32 - 1  # what a GAP record can say; the next index tells the truth anyway
 MAX_T_NS = 2**62
+
+Policy = Literal["mark", "mask", "raw"]  # below the threshold: the answer, flagged; NaN; the sensor's own value
+
+
+def under_policy(
+    policy: Policy, low: NDArray[np.bool_], values: NDArray[np.float64], raw: NDArray[np.float64], flags: NDArray[np.uint16]
+) -> tuple[NDArray[np.float64], NDArray[np.uint16]]:
+    """What is published of the answers `values` (n,), where `low` says whose confidence is too low, and their flags."""
+    if policy == "mark":
+        return values, flags
+    instead = np.nan if policy == "mask" else np.where(np.isfinite(raw), raw, values)
+    return np.where(low, instead, values), np.where(low, flags | np.uint16(Flag.REPLACED), flags)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +78,13 @@ class StreamRules:
     silence_s: float = 2.0
     checkpoint: bytes = NO_CHECKPOINT
     threshold: float = 0.5
+    calibration: Calibration | None = None
     sentinels: tuple[float, ...] = ()  # values that mean "no value"
     polarity: Polarity = "auto"
     clocked_by_arrival: bool = False  # the senders say no time
+    policy: Policy = "mark"
+    policies: Mapping[str, Policy] = field(default_factory=dict)  # of streams that have one of their own
+    rate: RateRules | None = None  # for beats and heart rates; None: there are none
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +123,7 @@ class _Session(NamedTuple):
     sequencer: Sequencer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Anchor:
     generation: int
     index: int
@@ -117,7 +150,59 @@ class Trace:
 
 
 class Stream:
-    """See the module. `feed`, `expire`, `finish`, `flush` and `release` are called from one thread."""
+    """See the module. `feed`, `expire`, `flush` and `release` are called from one thread."""
+
+    __slots__ = (
+        "_anchors",
+        "_arrived",
+        "_beside",
+        "_beside_flags",
+        "_beside_told",
+        "_clock",
+        "_counter",
+        "_expected",
+        "_follower",
+        "_fs_from",
+        "_fs_last",
+        "_fs_told",
+        "_generation",
+        "_judge",
+        "_judged",
+        "_last_arrival_s",
+        "_last_finite",
+        "_lead_off",
+        "_next_out",
+        "_next_out_before",
+        "_polarity",
+        "_publishing",
+        "_publishing_generation",
+        "_publishing_sequencer",
+        "_renamed",
+        "_run",
+        "_segment",
+        "_stepped",
+        "_taken_back",
+        "_timeline",
+        "_wrong",
+        "arrived_at",
+        "beats",
+        "confidence",
+        "due",
+        "events",
+        "fed_at",
+        "fs_measured",
+        "ledger",
+        "moved",
+        "name",
+        "policy",
+        "retired",
+        "rules",
+        "seen_at",
+        "session",
+        "sessions",
+        "trace",
+        "unclean",
+    )
 
     def __init__(self, name: str, rules: StreamRules) -> None:
         self.name, self.rules = name, rules
@@ -127,19 +212,27 @@ class Stream:
         self.retired = Counts()  # of sessions no longer remembered
         self.unclean = 0  # sessions that ended without saying so
         self.session: int | None = None
-        self.seen_at = 0.0
+        self.seen_at = self.fed_at = 0.0  # when it was last fed, by the clocks `listened` and `now`
+        self.arrived_at = 0.0  # when the chunk last fed came in, as far as the sensor's clock tells
         self.fs_measured: float | None = None
+        # From which indexes on the measured rate contradicts the declared one, or does not any more: generation, index, which.
+        self._wrong: list[tuple[int, int, bool]] = []
         self.confidence = 0.0  # mean over what was published last
         self.trace: Trace | None = None
-        self._timeline: deque[_Item] = deque()
+        self.policy = rules.policies.get(name, rules.policy)
+        self.due: list[Due] = []  # messages of beats and rates that are published and wait to be filled
+        self.beats: Beats | None = None  # what was last said of the heart rate
+        self._follower = None if rules.rate is None else Follower(rules.fs)
+        self.moved = False  # since the last release something became final, or may have, without an answer of the model
+        self._timeline: list[_Item] = []  # short: a deque would take 0.7 kB even when empty
         self._segment: Segment | None = None
         self._run: list[tuple[bool, int]] = []  # missing samples not decided yet: (sent, count)
         self._expected = 0  # index after the last sample, measured or not, of the current session
         self._judge = Judge(rules.fs, rules.max_fill, rules.sentinels)
-        self._polarity = Watcher(rules.polarity, rules.fs)
+        self._polarity = Watcher(rules.polarity)
         self._judged = 0  # index after the last sample that the judge gave back
-        self._beside = NOTHING_BESIDE  # what was there last
-        self._beside_told: dict[str, int] = {}  # the index at which each was last told as an event
+        self._beside, self._beside_flags = NOTHING_BESIDE, 0  # what was there last, and as flags
+        self._beside_told: dict[Flag, int] = {}  # the index at which each was last told as an event
         self._stepped = False  # a step ended the last segment
         self._lead_off = False  # the long held run that goes on was told as an event
         self._taken_back = 0  # 1: its first sample was taken back from the segment, and is not on the timeline yet
@@ -150,26 +243,29 @@ class Stream:
         )  # a sensor's session, and the one it goes on under since its counter restarted
         self._last_arrival_s = 0.0
         self._arrived = (-1.0, 0, 0.0)  # when the measuring of the rate by arrival began, samples since, and the longest wait
-        self.told_at = -math.inf
-        self.rates_at: list[
-            tuple[int, int, bool]
-        ] = []  # what was measured: generation, index, whether it is off by more than 2 %
+        self._fs_told = -math.inf
         self._publishing = 0  # session of what stands at the timeline's head
         self._generation = 0  # counts sessions opened; `_publishing_generation` is the one at the timeline's head
         self._publishing_generation = 0
         self._publishing_sequencer: Sequencer | None = None
         self._next_out: int | None = None
+        self._next_out_before: int | None = None  # a second ago
         self._last_finite = 0.0
-        self._anchors: deque[_Anchor] = deque()
+        self._anchors: list[_Anchor] = []
         self._fs_from: tuple[int, int] | None = None
         self._fs_last: tuple[int, int] | None = None
+        self._clock = ArrivalClock()
 
     # ---- in ------------------------------------------------------------------------------------------------------
 
-    def feed(self, chunk: Chunk, now: float) -> list[Window]:
-        """Take a chunk in (`now`: monotonic seconds at which it was received); give back the windows that are full."""
+    def feed(self, chunk: Chunk, now: float, read_at: float, listened: float) -> list[Window]:
+        """Take a chunk in; give back the windows that are full. The times are those of `Engine.feed`: `now` for how long samples are held, `listened` for
+        how long a session is silent, `read_at` for how late samples are published."""
         windows: list[Window] = []
-        if abs(chunk.fs / self.rules.fs - 1) > 0.01:
+        self.arrived_at = read_at
+        if chunk.t_ns:
+            self.arrived_at = self._clock.arrived(chunk.t_ns / 1e9 + len(chunk.samples) / chunk.fs, read_at)
+        if chunk.fs != self.rules.fs and abs(chunk.fs / self.rules.fs - 1) > 0.01:
             self._refuse(chunk, "wrong_fs", f"it says {chunk.fs:g} Hz, this checkpoint takes {self.rules.fs:g} Hz")
             return windows
         if chunk.session == self._renamed[0]:
@@ -179,16 +275,16 @@ class Stream:
             if known is not None and known.ended:
                 self._after_end(chunk, now)
                 return windows
-            if self.session is not None and now - self.seen_at < self.rules.silence_s:
+            if self.session is not None and listened - self.seen_at < self.rules.silence_s:
                 self._refuse(chunk, "second_publisher", f"session {chunk.session:016x} speaks while {self.session:016x} is live")
                 return windows
             windows += self.flush()
             self._open(chunk)
-        self.seen_at = now
+        self.seen_at, self.fed_at = listened, now
         sequencer = self.sessions[chunk.session]
         if chunk.kind is Kind.DATA:
             self._watch_fs(chunk)
-            self._watch_arrival(chunk, now)
+            self._watch_arrival(chunk, read_at)
             windows += self._count(chunk, now)
         elif chunk.kind is Kind.STATUS:
             sequencer.notice(chunk.index, now)
@@ -211,7 +307,7 @@ class Stream:
         """Nothing more comes: end the current session, unclean since it did not end itself. Gives back the last windows."""
         if self.session is None:
             return []
-        windows = self._give_up_waiting(self.seen_at) + self._accept(self.sessions[self.session].close())
+        windows = self._give_up_waiting(self.fed_at) + self._accept(self.sessions[self.session].close())
         return windows + self._end(unclean=True)
 
     def _count(self, chunk: Chunk, now: float) -> list[Window]:
@@ -255,13 +351,15 @@ class Stream:
         self._arrived = (-1.0, 0, 0.0)
         self.fs_measured = None
         self._fs_from = self._fs_last = None
+        self._beside_told.clear()
         self._generation += 1
+        self.moved = True
         known = self.sessions.pop(chunk.session, None)
         # One that was silent for so long that it was ended here goes on where it was; a new one's first run says where it begins.
         resumed_at = None if known is None else known.next
         self._expected = self._judged = -1 if resumed_at is None else resumed_at
         self._judge = Judge(self.rules.fs, self.rules.max_fill, self.rules.sentinels)
-        self._polarity = Watcher(self.rules.polarity, self.rules.fs)
+        self._polarity = Watcher(self.rules.polarity)
         self._stepped = False
         sequencer = self.sessions[chunk.session] = known or Sequencer(self.rules.hold, self.rules.hold_s)
         self._timeline.append(_Session(chunk.session, self._generation, resumed_at, sequencer))
@@ -289,6 +387,7 @@ class Stream:
         sequencer = self.sessions[self.session]
         windows = self._accept([Stretch(sequencer.next, EMPTY)]) + self._take(self._judge.finish()) + self._break()
         self._timeline.append(_End(sequencer.next, unclean))
+        self.moved = True
         self.unclean += unclean
         self.session = None
         return windows
@@ -304,8 +403,10 @@ class Stream:
                 windows += self._take(self._judge.missing(run.index - self._expected, sent=False))
             self._expected = run.index + len(run.samples)
             x = np.asarray(run.samples, np.float64)
+            if not len(x) or self._grow_plainly(x):
+                continue
             finite = np.abs(x) <= LARGEST
-            if finite.all():
+            if np.count_nonzero(finite) == len(x):
                 windows += self._take(self._judge.feed(x))
             else:
                 edges = np.flatnonzero(finite[1:] != finite[:-1]) + 1
@@ -315,23 +416,10 @@ class Stream:
         return windows + self._cut()
 
     def _cut(self, *, close: bool = False) -> list[Window]:
-        """The windows that are full, or all if the segment ends here, each the right way up."""
+        """The windows that are full, or all if the segment ends here."""
         if self._segment is None:
             return []
-        windows = self._segment.cut() + (self._segment.close() if close else [])
-        for k, window in enumerate(windows):
-            before = self._polarity.decided
-            if self._polarity.look(window.x, window.state, self.rules.geometry.hop, window.segment.start) and (
-                before or self._polarity.sign < 0
-            ):
-                way = (
-                    "points down (an inverted sensor): the model sees it turned over"
-                    if self._polarity.sign < 0
-                    else "points up after all"
-                )
-                self._event("polarity", f"the pulse at index {window.start} {way}")
-            windows[k] = window._replace(sign=self._polarity.sign)
-        return windows
+        return self._segment.cut() + self._segment.close() if close else self._segment.cut()
 
     def _take(self, judged: list[Judged]) -> list[Window]:
         """Samples with their states, in order: they grow the segment, or end it."""
@@ -362,12 +450,25 @@ class Stream:
                 self._event("step", text)
         return windows
 
+    def _grow_plainly(self, x: NDArray[np.float64]) -> bool:
+        """The way of nearly all samples: measured beyond doubt, and the segment goes on. What it does, `_take` would do; False, and nothing done, if there
+        is more to it."""
+        segment, judge = self._segment, self._judge
+        if segment is None or self._run or self._beside != judge.beside or not judge.feed_plainly(x):
+            return False
+        segment.append(x, None, self._beside_flags)
+        self._judged += len(x)
+        self._lead_off = False
+        return True
+
     def _grow(self, part: Judged) -> list[Window]:
         windows: list[Window] = []
         if self._segment is None:
             self._put_run()
-            self._segment = Segment(self._judged, self.rules.geometry, Flag.STEP if self._stepped else 0)
+            first = Flag.STEP if self._stepped else 0
+            self._segment = Segment(self._judged, self.rules.geometry, first, self._polarity, self.rules.calibration)
             self._stepped = False
+            self.moved = True
             self._timeline.append(self._segment)
         else:
             if part.back:
@@ -377,37 +478,23 @@ class Stream:
                 lost = np.concatenate([np.full(count, not sent) for sent, count in self._run])
                 self._segment.bridge(lost, float(part.x[0]))
                 self._run = []
-        now, before, since = part.beside, self._beside, f"from index {self._judged} on"
-        flags = (
-            (Flag.INTERFERENCE if now.line_hz else 0) | (Flag.HUM if now.hum_hz else 0) | (Flag.BREATHING if now.breathing else 0)
-        )
-        self._segment.append(part.x, part.state, flags)
-        for name, there, was, text in (
-            (
-                "interference",
-                now.line_hz,
-                before.line_hz,
-                f"a steady line at {now.line_hz:.2f} Hz {since}: no pulse makes it (a lamp?)",
-            ),
-            (
-                "hum",
-                now.hum_hz,
-                before.hum_hz,
-                f"hum at {now.hum_hz:.2f} Hz {since}, as strong as the strongest wave below 15 Hz or stronger (mains?)",
-            ),
-            (
-                "breathing",
-                now.breathing,
-                before.breathing,
-                f"the signal moves as much below 0.5 Hz as above {since}: breathing or drift",
-            ),
-        ):
-            last = self._beside_told.get(name)
-            if there and not was and (last is None or not 0 <= self._judged - last < 60 * self.rules.fs):
-                self._beside_told[name] = self._judged
-                self._event(name, text)
-        self._beside = now
+        if part.beside != self._beside:
+            self._tell_beside(part.beside)
+        self._segment.append(part.x, part.state, self._beside_flags)
         return windows
+
+    def _tell_beside(self, now: Beside) -> None:
+        """Sets the flags of what there is besides a pulse, and an event of each thing that was not there before, at most once a minute."""
+        before, self._beside = self._beside, now
+        self._beside_flags = 0
+        for (flag, text), there, was in zip(_OF_BESIDE.items(), now, before, strict=True):
+            if not there:
+                continue
+            self._beside_flags |= int(flag)
+            since_told = self._judged - self._beside_told.get(flag, math.inf)
+            if not was and not 0 <= since_told < BESIDE_TOLD_S * self.rules.fs:
+                self._beside_told[flag] = self._judged
+                self._event(str(flag.name).lower(), text.format(hz=there, index=self._judged))
 
     def _hold(self, part: Judged) -> list[Window]:
         windows = self._break()
@@ -426,7 +513,7 @@ class Stream:
     def _break(self) -> list[Window]:
         """The segment, if one is open, ends before the undecided run, and the run goes on the timeline."""
         windows = self._cut(close=True)
-        self._segment = None
+        self.moved, self._segment = True, None
         self._put_run()
         return windows
 
@@ -439,7 +526,7 @@ class Stream:
 
     def _watch_fs(self, chunk: Chunk) -> None:
         """The sampling rate by the sensor's own clock, over `FS_SPAN_S`; a rate off by more than 1 % is an event."""
-        if not chunk.t_ns:
+        if not chunk.t_ns or not len(chunk.samples):
             return
         last = self._anchors[-1] if self._anchors else None
         if last is None or last.generation < self._generation or chunk.index > last.index:
@@ -449,59 +536,56 @@ class Stream:
         if self._fs_from is None or chunk.index < self._fs_from[0] or abs(step) > CLOCK_STEP_S:
             self._fs_from = (chunk.index, chunk.t_ns)  # a clock that was set says nothing about the rate
         elapsed = (chunk.t_ns - self._fs_from[1]) / 1e9
-        if elapsed >= (4.0 if self.fs_measured is None else FS_SPAN_S):
-            self._measured((chunk.index - self._fs_from[0]) / elapsed, chunk, chunk.t_ns / 1e9, "come", 0.01)
+        if elapsed >= (FS_FIRST_S if self.fs_measured is None else FS_SPAN_S):
+            self._measured((chunk.index - self._fs_from[0]) / elapsed, chunk, chunk.t_ns / 1e9, "come", FS_OFF)
             self._fs_from = (chunk.index, chunk.t_ns)
 
     def _measured(self, fs: float, chunk: Chunk, now: float, how: str, off: float) -> None:
+        """Up to a chunk samples came at `fs` Hz, by a clock that says `now`."""
         self.fs_measured = fs
         by = abs(fs / self.rules.fs - 1)
-        if by > off and not 0 <= now - self.told_at < 60.0:
-            self.told_at = now
+        wrong = by > FS_WRONG
+        if wrong != (bool(self._wrong) and self._wrong[-1][0] == self._generation and self._wrong[-1][2]):
+            self._wrong = [*self._wrong[-7:], (self._generation, chunk.index, wrong)]
+        if by > off and not 0 <= now - self._fs_told < FS_TOLD_S:
+            self._fs_told = now
             text = f"samples {how} at {fs:.2f} Hz, not {self.rules.fs:g} Hz"
-            if by > 0.02:
-                self._event("wrong_rate", f"{text}: heart rates are not told")
-            else:
-                self._event("fs_off", text)
-        self.rates_at.append((self._generation, chunk.index, abs(fs / self.rules.fs - 1) > 0.02))
+            self._event(*(("wrong_rate", f"{text}: heart rates are not told") if wrong else ("fs_off", text)))
+
+    def wrong_rate(self, index: int, n: int) -> NDArray[np.bool_]:
+        """(n,): whether samples from `index` on, of the session that is being published, came at another rate than the declared one."""
+        found = np.zeros(n, np.bool_)
+        for generation, since, wrong in self._wrong:
+            if generation == self._publishing_generation:
+                found[max(since - index, 0) :] = wrong
+        return found
 
     def _watch_arrival(self, chunk: Chunk, now: float) -> None:
-        """The same by the arrival of samples, for senders that say no time (JSON, raw)."""
+        """The same by the arrival of samples, for senders that say no time (JSON, raw), over so long a time that it is known to 0.5 %."""
         if not self.rules.clocked_by_arrival or chunk.t_ns:
             return
         since, n, longest = self._arrived
         wait = now - self._last_arrival_s
-        if since < 0 or wait > max(CLOCK_STEP_S, 4 * longest if longest else 60.0):
-            self._arrived = (now, 0, 0.0)
+        if since < 0 or wait > max(CLOCK_STEP_S, 4 * longest if longest else FS_TOLD_S):
+            self._arrived = (now, 0, 0.0)  # what comes with the first message was measured before
         else:
             n, longest = n + len(chunk.samples), max(longest, wait)
             self._arrived = (since, n, longest)
-            if now - since >= max(FS_SPAN_S, 80 * longest):
-                self._measured(n / (now - since), chunk, now, "arrive", 0.02)
+            if now - since >= max(FS_SPAN_S, ARRIVAL_SPAN * longest):
+                self._measured(n / (now - since), chunk, now, "arrive", FS_WRONG)
                 self._arrived = (now, 0, longest)
         self._last_arrival_s = now
 
     # ---- out -----------------------------------------------------------------------------------------------------
 
-    def finish(
-        self,
-        window: Window,
-        y: NDArray[np.float64] | None,
-        flags: NDArray[np.uint16],
-        confidence: NDArray[np.float64] | None = None,
-    ) -> list[Chunk]:
-        """The answer to a window, in the sensor's units (None: shed), the flags of its samples, and the confidence in each if the network tells it; gives
-        back what is final."""
-        window.segment.add(window.start, y, flags, confidence)
-        return self.release()
-
-    def release(self) -> list[Chunk]:
-        """Everything that is final and not yet published, in index order."""
+    def release(self, sure: tuple[Segment, NDArray[np.float64]] | None = None) -> list[Chunk]:
+        """Everything that is final and not yet published, in index order. sure: what `Segment.release` takes, for this segment."""
         chunks: list[Chunk] = []
-        while self._timeline:
-            item = self._timeline[0]
+        self.moved = False
+        published = 0
+        for item in self._timeline:
             if isinstance(item, Segment):
-                released = item.release()
+                released = item.release(sure[1] if sure is not None and sure[0] is item else None)
                 if released is not None:
                     chunks += self._publish(released, short=item.short)
                 if not item.closed or item.released < item.stop:
@@ -515,15 +599,34 @@ class Stream:
                 self._publishing_sequencer = item.sequencer
                 self._next_out, self._last_finite = item.resumed_at, 0.0
             else:
-                chunks += self._gap_before(item.index)
+                gap = self._gap_before(item.index)
+                chunks += self._stop_following(math.inf) + gap
                 chunks.append(self._chunk(item.index, EMPTY, Kind.END, unclean=item.unclean))
-            self._timeline.popleft()
+            published += 1
+        del self._timeline[:published]
         return chunks
 
+    def taken(self, session: int) -> int | None:
+        """The index up to which all that was sent of a session is decided; None if the session is not known (any more)."""
+        original, renamed = self._renamed
+        known = self.sessions.get(renamed if session == original else session)
+        return None if known is None else known.next
+
     @property
-    def waits(self) -> bool:
-        """It holds samples back, in case the ones before are only late."""
-        return self.session is not None and self.sessions[self.session].waits
+    def expires_at(self) -> float:
+        """When it gives up the next of the samples that it waits for; infinity if it waits for none."""
+        session = self.session
+        return math.inf if session is None else self.sessions[session].expires_at
+
+    @property
+    def crowd(self) -> int:
+        """Stretches that wait for those before them to be published, beyond the few that every stream has."""
+        return max(len(self._timeline) - FEW_STRETCHES, 0)
+
+    @property
+    def is_over(self) -> bool:
+        """No session is open, and all is published."""
+        return self.session is None and not self._timeline
 
     @property
     def in_flight(self) -> int:
@@ -544,7 +647,7 @@ class Stream:
 
     @property
     def accepted(self) -> int:
-        return self.counts.accepted
+        return self.retired.accepted + sum(s.accepted for s in self.sessions.values())
 
     @property
     def unaccounted(self) -> int:
@@ -553,8 +656,10 @@ class Stream:
         return sessions + abs(self.accepted - self.ledger.published - self.in_flight)
 
     def status(self) -> Chunk | None:
-        """A STATUS that says how far the current session is published, so that a receiver notices a lost tail."""
-        if self.session is None or self._publishing != self.session or self._next_out is None:
+        """Called once a second: a STATUS that says how far the current session is published, so that a receiver notices a lost tail. None while messages
+        follow each other: then the next one's index says it."""
+        before, self._next_out_before = self._next_out_before, self._next_out
+        if self.session is None or self._publishing != self.session or self._next_out is None or self._next_out != before:
             return None
         return self._chunk(self._next_out, EMPTY, Kind.STATUS)
 
@@ -577,6 +682,12 @@ class Stream:
 
     def _publish(self, r: Released, *, short: bool) -> list[Chunk]:
         values, confidence, flags, state = r.values, r.confidence, r.flags, r.state
+        if not (short or np.count_nonzero(state) or np.count_nonzero(r.bare)):  # all measured and denoised: nearly always
+            if np.count_nonzero(flags):
+                lined = (flags & Flag.INTERFERENCE) != 0
+                confidence[lined] = np.minimum(confidence[lined], INTERFERENCE_CONFIDENCE)
+            self.ledger.denoised += len(values)
+            return self._emit(r.index, values, r.raw, confidence, flags)
         lost, invalid, held, outlier = state == LOST, state == INVALID, state == HELD, state == OUTLIER
         if short:
             flags |= input_flags(r.raw[None, :], state[None, :])[0]
@@ -624,21 +735,37 @@ class Stream:
         chunks = self._gap_before(index)
         if chunks:
             flags[0] |= np.uint16(Flag.GAP)
-        flags[confidence < self.rules.threshold] |= np.uint16(Flag.LOW_CONFIDENCE)
-        for k in range(len(flags)):
-            known = [
-                wrong for generation, at, wrong in self.rates_at if generation == self._publishing_generation and at <= index + k
-            ]
-            if known and known[-1]:
-                flags[k] |= np.uint16(Flag.WRONG_RATE)
-        self._last_finite = float(values[-1])
+            chunks = self._stop_following(chunks[0].missing / self.rules.fs) + chunks
+        answer = values
+        if self._wrong:
+            flags[self.wrong_rate(index, len(flags))] |= np.uint16(Flag.WRONG_RATE)
+        low = confidence < self.rules.threshold
+        if np.count_nonzero(low):
+            flags[low] |= np.uint16(Flag.LOW_CONFIDENCE)
+            values, flags = under_policy(self.policy, low, values, raw, flags)
+        self._last_finite = float(answer[-1])
         self._next_out = index + len(values)
-        self.confidence = float(confidence.mean())
+        self.confidence = float(confidence.sum()) / len(confidence)
         if self.trace is not None:
             self.trace.raw.extend(raw.tolist())
             self.trace.clean.extend(values.tolist())
         chunks.append(self._chunk(index, values, Kind.DATA, confidence=confidence.astype(np.float32), flags=flags))
+        if self._follower is not None:
+            for at, block in self._follower.append(index, answer, raw, confidence, flags):
+                chunks.append(self._beats_of(self._follower, at, block))
         return chunks
+
+    def _stop_following(self, seconds: float) -> list[Chunk]:
+        """The stretch ends, and another begins `seconds` later, if ever: the beats that are not decided yet."""
+        if self._follower is None or self._next_out is None or (rest := self._follower.stop()) is None:
+            return []
+        return [self._beats_of(self._follower, self._next_out, rest, gap_s=seconds)]
+
+    def _beats_of(self, follower: Follower, index: int, block: NDArray[np.float32], *, gap_s: float | None = None) -> Chunk:
+        """A message of beats and rates, which the engine fills, with those of other streams at once, before it is sent."""
+        chunk = self._chunk(index, EMPTY, Kind.BEATS)
+        self.due.append(Due(follower, index, block, gap_s, chunk))
+        return chunk
 
     def _gap_before(self, index: int) -> list[Chunk]:
         """A GAP record for what was lost between the last sample published and `index`."""
@@ -662,11 +789,14 @@ class Stream:
         unclean: bool = False,
     ) -> Chunk:
         anchors, generation = self._anchors, self._publishing_generation
-        while anchors and (
-            anchors[0].generation < generation
-            or (len(anchors) > 1 and anchors[1].generation == generation and anchors[1].index <= index)
+        passed, most = 0, len(anchors)  # those that tell nothing of what is to come
+        while passed < most and (
+            anchors[passed].generation < generation
+            or (passed + 1 < most and anchors[passed + 1].generation == generation and anchors[passed + 1].index <= index)
         ):
-            anchors.popleft()
+            passed += 1
+        if passed:
+            del anchors[:passed]
         t_ns = 0
         if anchors and anchors[0].generation == generation:
             t_ns = anchors[0].t_ns + round((index - anchors[0].index) * 1e9 / self.rules.fs)
