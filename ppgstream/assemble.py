@@ -1,51 +1,76 @@
-"""From a configuration and a checkpoint to the engine's rules."""
+"""From a configuration and a checkpoint to the rules that samples go by. Made here alone, for the daemon, files, calibration and the bench."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from ppgstream.config import Config
-from ppgstream.core.engine import EngineRules
+from ppgstream.core.plan import Geometry, Plan, Rules, SensorRules
 from ppgstream.core.rate import rules_for
-from ppgstream.core.segments import Geometry
-from ppgstream.core.stream import StreamRules
 from ppgstream.core.trust import calibration_for
 from ppgstream.errors import ConfigError
 from ppgstream.model.checkpoint import Checkpoint
 
 
-def rules_of(config: Config, checkpoint: Checkpoint, **changes: Any) -> EngineRules:
-    """The engine's rules for a configuration and a checkpoint. Raises ConfigError where the two do not fit."""
-    window, w, s = checkpoint.arch.window, config.windows, config.streams
-    if config.in_.format != "ppgstream" and abs(config.in_.fs / checkpoint.fs - 1) > 0.01:
+def plan_of(
+    checkpoint: Checkpoint,
+    *,
+    hop: int | None = None,
+    lookahead: int | None = None,
+    overlap: Literal["hann", "uniform"] = "hann",
+    beats: bool = True,
+    output: Literal["input", "model"] = "input",
+) -> Plan:
+    """What a checkpoint makes of samples. `hop` and `lookahead` in samples; None: the checkpoint's own. The network's own answer (`output`) has no
+    calibrated confidence, no beats and no rates.
+
+    Raises ConfigError where they do not fit the checkpoint's window."""
+    window, context = checkpoint.arch.window, checkpoint.arch.context
+    hop, ahead = hop or checkpoint.hop, checkpoint.lookahead if lookahead is None else lookahead
+    if hop > window:
+        raise ConfigError(f"windows.hop: {hop} is longer than the checkpoint's window of {window} samples")
+    if ahead is not None and ahead >= window:
+        raise ConfigError(f"windows.lookahead: {ahead} is not below the checkpoint's window of {window} samples")
+    ahead = window - 1 if ahead is None else ahead
+    stated, fs = checkpoint.calibration, checkpoint.fs
+    return Plan(
+        Geometry(window, hop, context, None if ahead == window - 1 else ahead, overlap),
+        fs,
+        checkpoint.id,
+        checkpoint.arch.answers,
+        checkpoint.arch.scaling,
+        output,
+        calibration=None if output == "model" else calibration_for(stated, ahead, window, fs),
+        rate=rules_for(stated, fs) if beats and output != "model" else None,
+    )
+
+
+def rules_of(config: Config, checkpoint: Checkpoint, *, output: Literal["input", "model"] = "input", few: int = 0) -> Rules:
+    """An engine's rules for a configuration and a checkpoint. Raises ConfigError where the two do not fit."""
+    w, s = config.windows, config.streams
+    native = config.in_.format == "ppgstream"
+    if not native and abs(config.in_.fs / checkpoint.fs - 1) > 0.01:
         raise ConfigError(
             f"in.fs: {config.in_.fs:g} Hz, but this checkpoint takes {checkpoint.fs:g} Hz: streams are not resampled"
         )
-    hop = w.hop or checkpoint.hop
-    if hop > window:
-        raise ConfigError(f"windows.hop: {hop} is longer than the checkpoint's window of {window} samples")
-    if w.lookahead >= window:
-        raise ConfigError(f"windows.lookahead: {w.lookahead} is not below the checkpoint's window of {window} samples")
-    lookahead = checkpoint.lookahead if w.lookahead < 0 else w.lookahead
-    geometry = Geometry(window, hop, checkpoint.arch.context, lookahead, w.overlap)
-    calibration = calibration_for(checkpoint.calibration, window - 1 if lookahead is None else lookahead, window, checkpoint.fs)
-    stream = StreamRules(
-        geometry,
-        checkpoint.fs,
+    lookahead = None if w.lookahead < 0 else w.lookahead
+    plan = plan_of(checkpoint, hop=w.hop or None, lookahead=lookahead, overlap=w.overlap, beats=s.beats, output=output)
+    sensor = SensorRules(
         max_fill=s.max_fill,
         hold=s.hold_samples,
         hold_s=s.hold_s,
         silence_s=s.silence_s,
-        checkpoint=checkpoint.id,
         threshold=s.threshold,
-        calibration=None if changes.get("output") == "model" else calibration,
         sentinels=tuple(config.in_.sentinels),
-        clocked_by_arrival=config.in_.format != "ppgstream",
+        # The network's own answer is asked for as it is: turned over only by request.
+        polarity="up" if s.polarity == "auto" and output == "model" else s.polarity,
+        clocked_by_arrival=not native,
         policy=s.policy,
         policies={name: own.policy for name, own in s.by_name.items() if own.policy is not None},
-        rate=rules_for(checkpoint.calibration, checkpoint.fs) if s.beats and changes.get("output") != "model" else None,
-        # The network's own answer is asked for as it is: turned over only by request.
-        polarity="up" if s.polarity == "auto" and changes.get("output") == "model" else s.polarity,
     )
-    arch = checkpoint.arch
-    return EngineRules(stream, checkpoint.tile, arch.answers, arch.scaling, max_streams=s.max_streams, **changes)
+    return Rules(plan, sensor, checkpoint.tile, s.max_streams, few)
+
+
+def offline_rules(checkpoint: Checkpoint, **plan: Any) -> Rules:
+    """An engine's rules by default, for a checkpoint under `plan_of`'s arguments: for whoever calibrates or judges it."""
+    return Rules(plan_of(checkpoint, **plan), tile=checkpoint.tile)

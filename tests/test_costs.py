@@ -17,9 +17,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle.sequence import Sequencer as Frozen
+from rules import rules
 
 from ppgstream.core.denoiser import identity
-from ppgstream.core.engine import Engine, EngineRules
+from ppgstream.core.engine import Engine
 from ppgstream.core.sequence import MARKS, REMEMBERED_GAPS, Gaps, Sequencer
 from ppgstream.errors import WireError
 from ppgstream.wire.foreign import Adopter
@@ -63,7 +64,7 @@ def objects(root: object) -> int:
 
 
 def started() -> Engine:
-    engine = Engine(identity, EngineRules(max_streams=MOST_STREAMS))
+    engine = Engine(identity, rules(max_streams=MOST_STREAMS))
     engine.feed(Chunk("s", 1, 0, WAVE[:2500], t_ns=1), 0.0)
     while engine.ready:
         engine.step()
@@ -151,7 +152,7 @@ def test_no_message_costs_more_or_keeps_more_after_thousands_of_its_kind(kind: s
 
 
 def test_streams_that_wait_cost_nothing_until_their_time_has_come() -> None:
-    engine = Engine(identity, EngineRules(max_streams=MOST_STREAMS))
+    engine = Engine(identity, rules(max_streams=MOST_STREAMS))
     for i in range(1000):
         fed(engine, Chunk(f"s{i}", 1, 0, WAVE[:10]), Chunk(f"s{i}", 1, 20, WAVE[:10]))
     assert operations(lambda: engine.expire(0.4)) < 300

@@ -9,18 +9,18 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rules import rules
 
 from ppgstream.core.denoiser import Answer, Batch, identity
-from ppgstream.core.engine import Engine, EngineRules
+from ppgstream.core.engine import Engine
+from ppgstream.core.plan import Geometry
 from ppgstream.core.rate import RateRules
-from ppgstream.core.segments import Geometry
-from ppgstream.core.stream import StreamRules
 from ppgstream.files import offline
 from ppgstream.wire.message import EMPTY, Chunk, Flag, Kind
 
 
 def engine(**stream: object) -> Engine:
-    return Engine(identity(250), EngineRules(StreamRules(**stream), tile=8, answers="input"))  # type: ignore[arg-type]
+    return Engine(identity(250), rules(**stream, tile=8, answers="input"))
 
 
 def settle(e: Engine) -> list[Chunk]:
@@ -246,7 +246,7 @@ def test_a_flat_line_stays_flat_and_is_called_lead_off() -> None:
         return Answer(np.tile(np.sin(np.arange(250) / 15).astype(np.float32), (len(batch.x), 1)))
 
     for answers in ("clean", "input"):
-        e = Engine(inventive, EngineRules(answers=answers))  # type: ignore[arg-type]
+        e = Engine(inventive, rules(answers=answers))
         _, values, confidence, flags = joined(send(e, np.full(1000, 512.0), []))
         np.testing.assert_array_equal(values, 512.0)
         assert ((flags & Flag.LEAD_OFF) != 0).all()
@@ -262,7 +262,7 @@ def test_a_clipped_run_is_flagged_saturated_where_it_is() -> None:
 
 
 def test_an_answer_that_is_not_finite_is_shed_and_reported() -> None:
-    e = Engine(lambda batch: Answer(np.full_like(batch.x, np.nan)), EngineRules())
+    e = Engine(lambda batch: Answer(np.full_like(batch.x, np.nan)), rules())
     x = bumpy(600, 7)
     _, values, _, flags = joined(send(e, x, []))
     np.testing.assert_array_equal(values, x)
@@ -296,7 +296,7 @@ def test_a_second_publisher_is_refused_until_the_first_ends_or_falls_silent() ->
     assert "0000000000000002" in e.events[0].text
     e.feed(Chunk("a", 2, 0, x), 2.0)  # silent for 2 s by now
     assert e.streams["a"].session == 2
-    assert e.streams["a"].unclean == 1
+    assert e.streams["a"].intake.sessions.unclean == 1
     e.feed(Chunk("a", 2, 300, EMPTY, Kind.END), 2.1)
     e.feed(Chunk("a", 3, 0, x), 2.2)
     assert e.streams["a"].session == 3
@@ -346,7 +346,7 @@ def test_a_rate_that_is_not_what_it_says_is_an_event() -> None:
     e = engine()
     for k in range(0, 3000, 25):
         e.feed(Chunk("a", 1, k, bumpy(25, k), t_ns=10**18 + round(k / 121 * 1e9)), k / 121)
-    assert e.streams["a"].fs_measured == pytest.approx(121, rel=1e-3)
+    assert e.streams["a"].intake.rate.measured == pytest.approx(121, rel=1e-3)
     assert [event.name for event in e.events if event.name != "polarity"] == ["wrong_rate"], "once a minute"
 
 
@@ -356,7 +356,7 @@ def test_where_rates_differ_no_heart_rate_is_told(fs: float, stated: bool) -> No
     """By the sensor's stamps, and by arrival where it says no time."""
     e = Engine(
         identity(250),
-        EngineRules(StreamRules(Geometry(hop=50), rate=RateRules(), clocked_by_arrival=not stated), answers="input"),
+        rules(geometry=Geometry(hop=50), rate=RateRules(), clocked_by_arrival=not stated, answers="input"),
     )
     x = 100 * np.sin(2 * np.pi * 1.25 * np.arange(200 * 125) / 125)
     beats, flags = [], {}
@@ -391,7 +391,7 @@ def test_the_sensors_time_reaches_the_output() -> None:
 
 
 def test_the_oldest_ended_stream_makes_room_and_live_ones_do_not() -> None:
-    e = Engine(identity(250), EngineRules(tile=8, answers="input", max_streams=2))
+    e = Engine(identity(250), rules(tile=8, answers="input", max_streams=2))
     send(e, bumpy(300, 1), [], stream="a")
     e.feed(Chunk("b", 1, 0, bumpy(300, 1)), 1.0)
     e.feed(Chunk("c", 1, 0, bumpy(300, 1)), 2.0)
@@ -406,7 +406,7 @@ def test_the_oldest_ended_stream_makes_room_and_live_ones_do_not() -> None:
 @pytest.mark.parametrize(("streams", "taken"), [(1, 4), (3, 4), (6, 6), (9, 8)])
 def test_while_few_streams_wait_a_tile_is_small(streams: int, taken: int) -> None:
     """So that others do not wait for a whole tile of one stream's windows."""
-    e = Engine(identity(250), EngineRules(tile=8, few=4, answers="input"))
+    e = Engine(identity(250), rules(tile=8, few=4, answers="input"))
     for k in range(streams):
         e.feed(Chunk(f"s{k}", 1, 0, bumpy(1000, k)), 0.0)
     assert len(e.take().ready) == taken
@@ -491,7 +491,7 @@ def test_a_sender_without_a_clock_is_clocked_by_arrival() -> None:
         for k in range(0, 4000, 25):
             e.feed(Chunk("a", 1, k, x[k : k + 25]), k / rate)
         assert min(sum(event.name == "wrong_rate" for event in e.events), 1) == told
-        assert e.streams["a"].fs_measured == pytest.approx(rate, rel=0.02)
+        assert e.streams["a"].intake.rate.measured == pytest.approx(rate, rel=0.02)
 
 
 def test_a_network_that_tells_its_error_gives_each_sample_its_confidence() -> None:
@@ -502,7 +502,7 @@ def test_a_network_that_tells_its_error_gives_each_sample_its_confidence() -> No
         return Answer(batch.x, np.tile(log_var, (len(batch.x), 1)).astype(np.float32))
 
     x = 7 + np.sin(np.arange(2000) / 15) + 0.01 * np.random.default_rng(1).standard_normal(2000)
-    e = Engine(answer, EngineRules(StreamRules(Geometry(250, 49)), tile=8, answers="input", scaling="standard"))
+    e = Engine(answer, rules(geometry=Geometry(250, 49), tile=8, answers="input", scaling="standard"))
     out = offline.denoise(x, e, fs=125.0, dtype="f8")
     np.testing.assert_allclose(out.denoised, x, atol=1e-6)
     assert out.confidence[0] > 0.99  # only the first window's first half is over it: nothing had to be agreed with

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rules import rules
 
 from ppgstream.core.denoiser import identity
-from ppgstream.core.engine import Engine, EngineRules
+from ppgstream.core.engine import Engine
 from ppgstream.errors import DataError
 from ppgstream.files import long, offline, recording
 from ppgstream.files.long import LongRecording
@@ -25,7 +26,7 @@ def wave(n: int, fs: float) -> np.ndarray:
 
 
 def engine() -> Engine:
-    return Engine(identity(250), EngineRules(answers="input"))
+    return Engine(identity(250), rules(answers="input"))
 
 
 def plain(fs: float) -> list[str]:

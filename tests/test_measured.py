@@ -14,7 +14,8 @@ from ppgstream.assemble import rules_of
 from ppgstream.config import Config, In
 from ppgstream.core.denoiser import Denoiser
 from ppgstream.core.engine import Engine
-from ppgstream.core.measured import HELD, MEASURED, OUTLIER, Judge
+from ppgstream.core.judge import Judge
+from ppgstream.core.measured import HELD, MEASURED, OUTLIER
 from ppgstream.core.quality import held_rows
 from ppgstream.core.resampling import resample
 from ppgstream.files import offline

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rules import rules
 
 from ppgstream.core.denoiser import identity
-from ppgstream.core.engine import Engine, EngineRules
-from ppgstream.core.segments import Geometry
-from ppgstream.core.stream import StreamRules
+from ppgstream.core.engine import Engine
+from ppgstream.core.plan import Geometry
 from ppgstream.errors import DataError, UsageError
 from ppgstream.files import offline
 from ppgstream.files.pipe import HEAD_LINES, LineFilter, line_reader
@@ -22,9 +22,9 @@ FS = 125.0
 RNG = np.random.default_rng(4)
 
 
-def engine(**rules: Any) -> Engine:
+def engine(**settings: Any) -> Engine:
     """The identity in place of a network: what comes out is what went in."""
-    return Engine(identity(250), EngineRules(StreamRules(Geometry(hop=49), **rules), answers="input"))
+    return Engine(identity(250), rules(geometry=Geometry(hop=49), **settings, answers="input"))
 
 
 def pulse(n: int, fs: float = FS) -> np.ndarray:

@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ppgstream.core.engine
+import ppgstream.core.plan
 import ppgstream.core.rate
 import ppgstream.core.segments
 import ppgstream.core.stream
@@ -92,26 +93,33 @@ class Run:
     """A script through one of the two cores, today's or the frozen one: everything that comes out, and the account."""
 
     def __init__(self, core: Any, s: Settings) -> None:
-        geometry = core.segments.Geometry(s.window, s.hop, s.context, s.lookahead, s.overlap)
         lookahead = s.window - 1 if s.lookahead is None else s.lookahead
-        rules = core.stream.StreamRules(
-            geometry,
-            max_fill=s.max_fill,
-            hold=s.hold,
-            threshold=s.threshold,
-            calibration=core.trust.calibration_for(STATED[s.stated], lookahead, s.window, 125.0),
-            sentinels=s.sentinels,
-            polarity=s.polarity,
-            clocked_by_arrival=s.clocked_by_arrival,
-            policy=s.policy,
-            policies=dict(s.policies),
-            rate=core.rate.rules_for(STATED[s.stated], 125.0) if s.beats else None,
-        )
-        engine_rules = core.engine.EngineRules(
-            rules, s.tile, s.answers, s.scaling, output=s.output, max_streams=s.max_streams, few=s.few
-        )
+        places = core.plan if core is ppgstream.core else core.segments
+        of_plan = {
+            "geometry": places.Geometry(s.window, s.hop, s.context, s.lookahead, s.overlap),
+            "calibration": core.trust.calibration_for(STATED[s.stated], lookahead, s.window, 125.0),
+            "rate": core.rate.rules_for(STATED[s.stated], 125.0) if s.beats else None,
+        }
+        of_answer = {"answers": s.answers, "scaling": s.scaling, "output": s.output}
+        of_sensor = {
+            "max_fill": s.max_fill,
+            "hold": s.hold,
+            "threshold": s.threshold,
+            "sentinels": s.sentinels,
+            "polarity": s.polarity,
+            "clocked_by_arrival": s.clocked_by_arrival,
+            "policy": s.policy,
+            "policies": dict(s.policies),
+        }
+        of_engine = {"tile": s.tile, "max_streams": s.max_streams, "few": s.few}
+        if core is ppgstream.core:
+            rules = ppgstream.core.plan.Rules(
+                ppgstream.core.plan.Plan(**of_plan, **of_answer), ppgstream.core.plan.SensorRules(**of_sensor), **of_engine
+            )
+        else:
+            rules = core.engine.EngineRules(core.stream.StreamRules(**of_plan, **of_sensor), **of_answer, **of_engine)
         self.denoise = lambda batch: denoise(batch, window=s.window, tells_error=s.tells_error)
-        self.engine = core.engine.Engine(self.denoise, engine_rules)
+        self.engine = core.engine.Engine(self.denoise, rules)
         self.tiles: list[Any] = []  # taken and not answered yet, the first of them first
         self.out: dict[str, list[bytes]] = {}
         self.events: list[tuple[str, ...]] = []

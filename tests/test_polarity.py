@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from rules import rules
 from test_measured import FS, bundled, clean_pulse, machine, through
 from test_recordings_real import heartpy
 
 from ppgstream.assemble import rules_of
 from ppgstream.config import Config, Streams
 from ppgstream.core.denoiser import identity
-from ppgstream.core.engine import Engine, EngineRules
-from ppgstream.core.measured import states_of
+from ppgstream.core.engine import Engine
+from ppgstream.core.plan import Geometry
 from ppgstream.core.polarity import Watcher, skewness_of
 from ppgstream.core.quality import held_rows
-from ppgstream.core.resampling import resample
-from ppgstream.core.segments import Geometry
-from ppgstream.core.stream import StreamRules
+from ppgstream.core.resampling import resample, states_of
 from ppgstream.files import offline, recording
 from ppgstream.lab import noise, scores, synthetic
 from ppgstream.model.checkpoint import BUNDLED
@@ -144,12 +143,12 @@ def test_no_comb_at_the_hop_or_the_patch() -> None:
 def test_the_checkpoint_s_hop_is_taken_unless_another_is_set() -> None:
     found = restore(BUNDLED)
     assert found.hop == 49
-    assert rules_of(Config(), found).stream.geometry.hop == 49
+    assert rules_of(Config(), found).plan.geometry.hop == 49
 
 
 def test_what_one_window_alone_has_seen_is_flagged() -> None:
     """Of a network that does not tell its error: there is nothing yet that its first answer could agree with."""
-    rules = EngineRules(StreamRules(Geometry(hop=49)), answers="input")
-    result = through(Engine(identity(250), rules), clean_pulse(5))
+    own = rules(geometry=Geometry(hop=49), answers="input")
+    result = through(Engine(identity(250), own), clean_pulse(5))
     np.testing.assert_allclose(result.confidence[:49], 0.3, atol=1e-6)
     assert ((result.flags[:49] & 64) != 0).all()

@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from rules import rules
 
 from ppgstream.core import beats as of_beats
 from ppgstream.core import belief as belief_of
 from ppgstream.core import rate, spectra
 from ppgstream.core.denoiser import Answer, Batch
-from ppgstream.core.engine import Engine, EngineRules
+from ppgstream.core.engine import Engine
 from ppgstream.core.logistic import Logistic
 from ppgstream.core.rate import RateRules
-from ppgstream.core.stream import StreamRules
 from ppgstream.lab import scores, synthetic
 from ppgstream.wire.message import EMPTY, Beats, Chunk, Flag, Kind, decode, encode
 
@@ -37,9 +37,8 @@ def unsure(batch: Batch) -> Answer:
     return Answer(answer.y, answer.log_var + 8)
 
 
-def engine(denoiser: object = itself, **rules: object) -> Engine:
-    stream = StreamRules(rate=RateRules(), polarity="up", **rules)  # type: ignore[arg-type]
-    return Engine(denoiser, EngineRules(stream, tile=4, answers="input"))  # type: ignore[arg-type]
+def engine(denoiser: object = itself, **settings: object) -> Engine:
+    return Engine(denoiser, rules(rate=RateRules(), polarity="up", tile=4, answers="input", **settings))  # type: ignore[arg-type]
 
 
 def heart(bpm: float, seconds: int = 40, seed: int = 1, **more: float) -> tuple[Float64, Float64]:
@@ -156,7 +155,7 @@ def test_a_stream_says_the_same_alone_and_among_others() -> None:
     """All streams' rows are computed at once."""
     signals = {f"s{k}": heart(50 + 12 * k, 24, seed=k)[0] for k in range(7)}
     together: dict[str, list[bytes]] = {name: [] for name in signals}
-    machine = Engine(itself, EngineRules(StreamRules(rate=RateRules(), polarity="up"), tile=16, answers="input"))
+    machine = Engine(itself, rules(rate=RateRules(), polarity="up", tile=16, answers="input"))
     out: list[Chunk] = []
     for start in range(0, 24 * FS, 50):
         for name, x in signals.items():
@@ -170,7 +169,7 @@ def test_a_stream_says_the_same_alone_and_among_others() -> None:
         if chunk.beats is not None:
             together[chunk.stream].append(encode(chunk)[1])
     for name, x in signals.items():
-        own = Engine(itself, EngineRules(StreamRules(rate=RateRules(), polarity="up"), tile=16, answers="input"))
+        own = Engine(itself, rules(rate=RateRules(), polarity="up", tile=16, answers="input"))
         alone = [encode(c)[1] for c in published(x, own, chunk=50, end=False, name=name) if c.beats is not None]
         alone += [encode(c)[1] for c in rest(own) if c.beats is not None]
         assert alone == together[name]

@@ -8,12 +8,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ppgstream.core.measured import LOST, MEASURED
-from ppgstream.core.segments import Geometry, Released, Segment, Window
+from ppgstream.core.plan import Geometry, Plan
+from ppgstream.core.segments import Released, Segment, Window
 
 
 def through(x: np.ndarray, geometry: Geometry, chunks: list[int]) -> list[Released]:
     """x through a segment in chunks, each window answered with itself."""
-    segment = Segment(7, geometry)
+    segment = Segment(1, 7, Plan(geometry))
     released: list[Released] = []
 
     def answer(windows: list[Window]) -> None:
@@ -75,7 +76,7 @@ def test_uniform_weights_return_whole_numbers_exactly() -> None:
 def test_windows_that_disagree_leave_no_step_at_the_hop(hop: int, lookahead: int | None) -> None:
     """Each answer is at a level of its own. Where two or more cover a sample, the level moves over a hop, and never in one step."""
     g, rng = Geometry(hop=hop, lookahead=lookahead), np.random.default_rng(3)
-    segment, parts = Segment(0, g), []
+    segment, parts = Segment(1, 0, Plan(g)), []
     for _ in range(4000):
         segment.append(np.zeros(1))
         for window in segment.cut():
@@ -89,7 +90,7 @@ def test_windows_that_disagree_leave_no_step_at_the_hop(hop: int, lookahead: int
 @pytest.mark.parametrize(("lookahead", "least"), [(None, 200), (249, 200), (200, 200), (100, 100), (13, 13), (0, 0)])
 def test_a_sample_waits_for_its_lookahead_and_at_most_a_hop_more(lookahead: int | None, least: int) -> None:
     g = Geometry(lookahead=lookahead)
-    segment, waits = Segment(0, g), []
+    segment, waits = Segment(1, 0, Plan(g)), []
     for n in range(2000):
         segment.append(np.array([float(n)]))
         for window in segment.cut():
@@ -103,7 +104,7 @@ def test_a_sample_waits_for_its_lookahead_and_at_most_a_hop_more(lookahead: int 
 
 
 def test_context_is_what_came_before_and_is_invalid_where_nothing_did() -> None:
-    segment = Segment(0, Geometry(window=20, hop=10, context=15))
+    segment = Segment(1, 0, Plan(Geometry(window=20, hop=10, context=15)))
     segment.append(np.arange(60.0))
     windows = segment.cut()
     assert [len(w.x) for w in windows] == [35] * 5
@@ -119,7 +120,7 @@ def test_an_answer_that_repeats_the_last_one_is_trusted_and_one_that_does_not_is
     x = np.sin(np.arange(1000) / 10)
 
     def mean_confidence(noise: float) -> float:
-        segment, found = Segment(0, g), []
+        segment, found = Segment(1, 0, Plan(g)), []
         segment.append(x)
         for window in segment.cut():
             segment.add(window.start, window.x + noise * rng.standard_normal(250), np.zeros(250, np.uint16))
@@ -133,7 +134,7 @@ def test_an_answer_that_repeats_the_last_one_is_trusted_and_one_that_does_not_is
 
 
 def test_memory_does_not_grow_with_the_length_of_a_segment() -> None:
-    segment = Segment(0, Geometry())
+    segment = Segment(1, 0, Plan())
     for _ in range(2000):
         segment.append(np.zeros(25))
         for window in segment.cut():
@@ -147,7 +148,7 @@ def test_the_first_answer_follows_the_level_of_its_input_and_no_other_does() -> 
     """At a stretch's start a network sees nothing of what was before: its answer may lie half a pulse off there."""
     geometry = Geometry(250, 50)
     x = 5 + np.sin(np.arange(600) / 16)
-    segment = Segment(0, geometry)
+    segment = Segment(1, 0, Plan(geometry))
     segment.append(x)
     windows = segment.cut()
     ramp = np.maximum(1 - np.arange(250) / 125, 0)

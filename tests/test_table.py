@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rules import rules
 
 from ppgstream.core.denoiser import identity
-from ppgstream.core.engine import Engine, EngineRules
+from ppgstream.core.engine import Engine
 from ppgstream.errors import DataError, UsageError
 from ppgstream.files import recording
 from ppgstream.files.pipe import LineFilter, line_reader
@@ -174,7 +175,7 @@ def test_one_line_says_what_was_understood(tmp_path: Path) -> None:
 def test_a_pipe_follows_the_rules_of_files(options: dict[str, str], head: str, line: str) -> None:
     x = 500 + np.round(np.cumsum(np.random.default_rng(1).standard_normal(600)) * 10)
     lines = [head, *(text for v in x for text in (line.format(int(v)), "B72"))]
-    engine = Engine(identity(250), EngineRules(answers="input"))
+    engine = Engine(identity(250), rules(answers="input"))
     pipe = LineFilter(engine, line_reader("stdin", lines[:250], **options))  # type: ignore[arg-type]
     out = [text for block in pipe.run([lines[:100], lines[100:101], lines[101:]]) for text in block]
     np.testing.assert_allclose(np.array(out, float), x, rtol=1e-5)

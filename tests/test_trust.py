@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ppgstream.train import calibrate, data, pulse, regression, streamed
+from rules import rules
 from test_graph import made
 from typer.testing import CliRunner
 
@@ -17,9 +18,8 @@ from ppgstream.assemble import rules_of
 from ppgstream.cli.app import app
 from ppgstream.config import Config, Windows
 from ppgstream.core.denoiser import Answer, Batch, Denoiser
-from ppgstream.core.engine import Engine, EngineRules
-from ppgstream.core.segments import Geometry
-from ppgstream.core.stream import StreamRules
+from ppgstream.core.engine import Engine
+from ppgstream.core.plan import Geometry
 from ppgstream.core.trust import FEATURES, ROW_S, Calibration, Seen, calibration_for, features, joined
 from ppgstream.errors import CheckpointError
 from ppgstream.files import offline
@@ -113,8 +113,8 @@ def telling(batch: Batch) -> Answer:
 
 
 def engine(trust: Calibration | None, denoiser: Denoiser = agreeing, *, tile: int = 64, **geometry: Any) -> Engine:
-    stream = StreamRules(Geometry(**({"hop": 49} | geometry)), calibration=trust)
-    return Engine(denoiser, EngineRules(stream, tile, "input", "standard"))
+    own = Geometry(**({"hop": 49} | geometry))
+    return Engine(denoiser, rules(geometry=own, calibration=trust, tile=tile, answers="input", scaling="standard"))
 
 
 def recording(seed: int = 1, n: int = 3000) -> np.ndarray:
@@ -230,8 +230,8 @@ def test_the_settings_lookahead_chooses() -> None:
     by_key = {key: calibration_for(found.calibration, int(key), 250, FS) for key in ("249", "100", "49")}
     assert len(set(map(str, by_key.values()))) == 3
     for lookahead, key in ((-1, "249"), (120, "100"), (60, "49")):
-        assert rules_of(Config(windows=Windows(lookahead=lookahead)), found).stream.calibration == by_key[key]
-    assert rules_of(Config(), found, output="model").stream.calibration is None
+        assert rules_of(Config(windows=Windows(lookahead=lookahead)), found).plan.calibration == by_key[key]
+    assert rules_of(Config(), found, output="model").plan.calibration is None
 
 
 # ---- what comes along ----------------------------------------------------------------------------------------------

@@ -17,18 +17,22 @@ from hypothesis import strategies as st
 
 from ppgstream.core.clock import SPAN_S, ArrivalClock
 from ppgstream.core.denoiser import Answer, Batch, Denoiser, identity
-from ppgstream.core.engine import Engine, Ready, ReadyQueue, Tile
+from ppgstream.core.engine import Engine
+from ppgstream.core.plan import Plan, SensorRules
+from ppgstream.core.ready import Ready, ReadyQueue
 from ppgstream.core.scaling import standard_scale_of
-from ppgstream.core.segments import Geometry, Segment, Window
-from ppgstream.core.stream import Stream, StreamRules
+from ppgstream.core.segments import Segment, Window
+from ppgstream.core.stream import Stream
+from ppgstream.core.tile import Tile
 from ppgstream.live import workers as workers_module
 from ppgstream.live.workers import Found, Workers
 
-STREAMS = {name: Stream(name, StreamRules()) for name in "abcd"}
+STREAMS = {name: Stream(name, Plan(), SensorRules()) for name in "abcd"}
 
 
 def ready(stream: str, number: int) -> Ready:
-    window = Window(Segment(0, Geometry()), number, np.zeros(250), np.zeros(250, np.uint8))
+    STREAMS[stream].track.segments[number] = Segment(number, 0, Plan())
+    window = Window(number, number, np.zeros(250), np.zeros(250, np.uint8))
     return Ready(STREAMS[stream], window, float(number), float(number))
 
 
@@ -37,7 +41,7 @@ def tile_of(*windows: Ready) -> Tile:
     n = len(windows)
     x, state = np.stack([r.window.x for r in windows]), np.stack([r.window.state for r in windows])
     seen = np.repeat([[np.float32(r.window.start)] for r in windows], 250, axis=1)
-    return Tile(list(windows), x, state, np.ones((n, 1)), standard_scale_of(x, state == 0), Batch(seen, state == 0))
+    return Tile(Plan(), list(windows), x, state, np.ones((n, 1)), standard_scale_of(x, state == 0), Batch(seen, state == 0))
 
 
 def named(taken: list[Ready]) -> list[tuple[str, int]]:

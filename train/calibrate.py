@@ -13,11 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.assemble import offline_rules
 from ppgstream.core import trust
 from ppgstream.core.denoiser import Denoiser
-from ppgstream.core.engine import Engine, EngineRules
-from ppgstream.core.segments import Geometry
-from ppgstream.core.stream import StreamRules
+from ppgstream.core.engine import Engine
 from ppgstream.files import offline
 from ppgstream.lab import scores
 from ppgstream.model.checkpoint import Checkpoint
@@ -64,16 +63,14 @@ def rows_of(
 ) -> Rows:
     """Features and labels of people under kinds of noise, by default `KINDS`: those of the bench's main table, breathing and hum. Calls `step` with the
     kind's name after each recording."""
-    arch = checkpoint.arch
-    hop = checkpoint.hop if lookahead == arch.window - 1 else min(checkpoint.hop, arch.window - lookahead)
+    served = offline_rules(checkpoint, lookahead=lookahead)
     features, good, person = [], [], []
     for number, record in enumerate(people):
         for kind, make in (kinds or KINDS).items():
             for seed in seeds:
                 noisy, truth, _ = make(record.clean, np.random.default_rng([seed, number, *kind.encode()]))
                 recorder = _Recorder(0.0, {}, checkpoint.fs)
-                stream = StreamRules(Geometry(arch.window, hop, arch.context, lookahead), checkpoint.fs, calibration=recorder)
-                rules = EngineRules(stream, checkpoint.tile, arch.answers, arch.scaling)
+                rules = replace(served, plan=replace(served.plan, calibration=recorder, rate=None))
                 out = offline.denoise(noisy, Engine(denoiser, rules), fs=checkpoint.fs, dtype="f8").denoised
                 step(kind)
                 if not recorder.kept:

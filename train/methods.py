@@ -11,15 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.assemble import offline_rules
 from ppgstream.core.denoiser import Batch, Denoiser, Scaling
-from ppgstream.core.engine import Engine, EngineRules
+from ppgstream.core.engine import Engine
 from ppgstream.core.follower import Due, Follower
 from ppgstream.core.quality import held_rows
-from ppgstream.core.rate import RateRules, fill, rules_for
+from ppgstream.core.rate import RateRules, fill
 from ppgstream.core.scaling import normalise, standard_scale_of
-from ppgstream.core.segments import Geometry
-from ppgstream.core.stream import StreamRules
-from ppgstream.core.trust import calibration_for
 from ppgstream.errors import UsageError
 from ppgstream.files import offline
 from ppgstream.lab import noise
@@ -80,15 +78,7 @@ def of_checkpoint(name: str, path: Path) -> Method:
     denoiser, arch = runtime.denoiser(found), found.arch
 
     def record(x: Float64, lookahead: int | None) -> Streamed:
-        ahead = found.lookahead if lookahead is None else lookahead
-        wait = arch.window - 1 if ahead is None else ahead
-        # A window is asked for at least as often as its newest samples are final, so that a short lookahead is kept.
-        hop = min(found.hop, arch.window - wait) if ahead is not None else found.hop
-        geometry = Geometry(arch.window, max(hop, 1), arch.context, ahead)
-        calibration = calibration_for(found.calibration, wait, arch.window, data.FS)
-        stream = StreamRules(geometry, data.FS, calibration=calibration, rate=rules_for(found.calibration, data.FS))
-        rules = EngineRules(stream, found.tile, arch.answers, arch.scaling)
-        result = offline.denoise(x, Engine(denoiser, rules), fs=data.FS, dtype="f8")
+        result = offline.denoise(x, Engine(denoiser, offline_rules(found, lookahead=lookahead)), fs=found.fs, dtype="f8")
         return Streamed(result.denoised.astype(np.float64), result.confidence.astype(np.float64), result.pulses[0])
 
     length = arch.context + arch.window

@@ -15,15 +15,14 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import logit
 
+from ppgstream.assemble import offline_rules
 from ppgstream.core import logistic
 from ppgstream.core import rate as pulse
 from ppgstream.core.denoiser import Denoiser
-from ppgstream.core.engine import Engine, EngineRules
+from ppgstream.core.engine import Engine
 from ppgstream.core.follower import Due, index_of
+from ppgstream.core.plan import Rules
 from ppgstream.core.rhythm import RATE_FEATURES
-from ppgstream.core.segments import Geometry
-from ppgstream.core.stream import StreamRules
-from ppgstream.core.trust import calibration_for
 from ppgstream.files import offline
 from ppgstream.lab import noise, rhythms, scores
 from ppgstream.model.checkpoint import Checkpoint
@@ -116,15 +115,10 @@ class _Recorder:
         return np.zeros(len(found["confidence"]))
 
 
-def rules_of(checkpoint: Checkpoint, rates: pulse.RateRules, lookahead: int | None = None) -> EngineRules:
+def rules_of(checkpoint: Checkpoint, rates: pulse.RateRules, lookahead: int | None = None) -> Rules:
     """An engine's rules as the daemon's, with these for beats and rates."""
-    arch = checkpoint.arch
-    ahead = checkpoint.lookahead if lookahead is None else lookahead
-    wait = arch.window - 1 if ahead is None else ahead
-    calibration = calibration_for(checkpoint.calibration, wait, arch.window, checkpoint.fs)
-    geometry = Geometry(arch.window, checkpoint.hop, arch.context, ahead)
-    stream = StreamRules(geometry, checkpoint.fs, calibration=calibration, rate=rates)
-    return EngineRules(stream, checkpoint.tile, arch.answers, arch.scaling)
+    served = offline_rules(checkpoint, lookahead=lookahead)
+    return replace(served, plan=replace(served.plan, rate=rates))
 
 
 def published(

@@ -120,7 +120,7 @@ def denoise(
         recording.check_writable(target)
 
     def engine(chosen: Checkpoint) -> Engine:
-        rules = rules_of(settings, chosen, output=scale)
+        rules = rules_of(settings, chosen, output="model" if scale == "model" else "input")
         return Engine(runtime.denoiser(chosen, runtime=settings.model.runtime, say=say), rules)
 
     if source == "-":

@@ -1,15 +1,27 @@
-"""When a message came to the daemon's socket, by the sensor's own clock: it may have waited there before it was read."""
+"""The sensor's clock: when a message came to the daemon's socket, and at what rate samples come."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
+
+from ppgstream.wire.message import Chunk
 
 SPAN_S = 30.0  # the least offset of the last 30 to 60 s counts, so that two clocks may drift apart
 STEP_S = 1.0  # an offset so far from the least one: a clock was set
+FS_SPAN_S = 10.0  # over how much sensor time the sampling rate is measured
+FS_FIRST_S = 4.0  # the first time: before the first heart rate
+FS_OFF, FS_WRONG = 0.01, 0.02  # a rate off by so much is an event; by so much, heart rates are wrong
+FS_TOLD_S = 60.0  # an event no more often than that
+# A rate by arrival rests on so many times the longest wait between messages: its standard error is then 0.5 %.
+ARRIVAL_SPAN = 80.0
+CLOCK_STEP_S = 1.0  # between two chunks the sensor's clock and its count differ by more: the clock was set
 
 
 class ArrivalClock:
     """The sensor's clock against ours. The least difference seen is that of a message that was read at once; what others differ by more, they waited."""
+
+    __slots__ = ("_before", "_least", "_since")
 
     def __init__(self) -> None:
         self._least = self._before = math.inf  # of this span, and of the one before
@@ -24,3 +36,75 @@ class ArrivalClock:
             self._before, self._least, self._since = self._least, math.inf, now
         self._least = min(self._least, offset)
         return min(sent_s + min(self._least, self._before), now)
+
+
+class RateFound(NamedTuple):
+    """Samples come at `fs` Hz, as measured up to some message. changed: whether heart rates can be told is another than before. event: name and text of
+    what is to be told, or None."""
+
+    fs: float
+    wrong: bool
+    changed: bool
+    event: tuple[str, str] | None
+
+
+class RateClock:
+    """The rate at which a sensor's samples come, by its own clock, or by the arrival of its messages where it says no time. `fs`: the declared one, Hz."""
+
+    __slots__ = ("_arrived", "_from", "_fs", "_last", "_last_arrival_s", "_told", "_wrong", "measured")
+
+    def __init__(self, fs: float) -> None:
+        self._fs = fs
+        self._told = -math.inf  # when an event was last told
+        self._last_arrival_s = 0.0
+        self.begin()
+
+    def begin(self) -> None:
+        """Another session begins."""
+        self.measured: float | None = None
+        self._wrong = False
+        self._from: tuple[int, int] | None = (
+            None  # index and time of the message from which the rate is measured, and of the last one
+        )
+        self._last: tuple[int, int] | None = None
+        self._arrived = (-1.0, 0, 0.0)  # when the measuring by arrival began, samples since, and the longest wait
+
+    def by_its_clock(self, chunk: Chunk) -> RateFound | None:
+        """By the sensor's own clock, over `FS_SPAN_S`, once so much is complete."""
+        before, self._last = self._last, (chunk.index, chunk.t_ns)
+        step = (chunk.t_ns - before[1]) / 1e9 - (chunk.index - before[0]) / self._fs if before else 0.0
+        if self._from is None or chunk.index < self._from[0] or abs(step) > CLOCK_STEP_S:
+            self._from = (chunk.index, chunk.t_ns)  # a clock that was set says nothing about the rate
+        elapsed = (chunk.t_ns - self._from[1]) / 1e9
+        if elapsed < (FS_FIRST_S if self.measured is None else FS_SPAN_S):
+            return None
+        fs = (chunk.index - self._from[0]) / elapsed
+        self._from = (chunk.index, chunk.t_ns)
+        return self._found(fs, chunk.t_ns / 1e9, "come", FS_OFF)
+
+    def by_arrival(self, chunk: Chunk, now: float) -> RateFound | None:
+        """By the arrival of samples, over so long a time that it is known to 0.5 %, once so much is complete."""
+        since, n, longest = self._arrived
+        wait = now - self._last_arrival_s
+        self._last_arrival_s = now
+        if since < 0 or wait > max(CLOCK_STEP_S, 4 * longest if longest else FS_TOLD_S):
+            self._arrived = (now, 0, 0.0)  # what comes with the first message was measured before
+            return None
+        n, longest = n + len(chunk.samples), max(longest, wait)
+        self._arrived = (since, n, longest)
+        if now - since < max(FS_SPAN_S, ARRIVAL_SPAN * longest):
+            return None
+        self._arrived = (now, 0, longest)
+        return self._found(n / (now - since), now, "arrive", FS_WRONG)
+
+    def _found(self, fs: float, now: float, how: str, off: float) -> RateFound:
+        self.measured = fs
+        by = abs(fs / self._fs - 1)
+        wrong = by > FS_WRONG
+        changed, self._wrong = wrong != self._wrong, wrong
+        event = None
+        if by > off and not 0 <= now - self._told < FS_TOLD_S:
+            self._told = now
+            text = f"samples {how} at {fs:.2f} Hz, not {self._fs:g} Hz"
+            event = ("wrong_rate", f"{text}: heart rates are not told") if wrong else ("fs_off", text)
+        return RateFound(fs, wrong, changed, event)

@@ -13,107 +13,29 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.core.denoiser import Answer, Answers, Batch, Denoiser, Scaling
+from ppgstream.core.denoiser import Answer, Denoiser
 from ppgstream.core.follower import Due
 from ppgstream.core.ledger import Event, Ledger
-from ppgstream.core.measured import HELD, MEASURED, OUTLIER
-from ppgstream.core.polarity import skewness_of
+from ppgstream.core.plan import Rules
 from ppgstream.core.quality import confidence_of, input_flags
-from ppgstream.core.rate import fill, untimed
-from ppgstream.core.scaling import Scale, denormalise, fit_to_input, normalise, scale_of, standard_scale_of
+from ppgstream.core.rate import fill
+from ppgstream.core.ready import Ready, ReadyQueue
 from ppgstream.core.segments import Window
 from ppgstream.core.sequence import Counts
-from ppgstream.core.stream import Stream, StreamRules
+from ppgstream.core.stream import NONE_SURE, Stream
+from ppgstream.core.tile import Tile, tile_of
 from ppgstream.core.trust import joined
 from ppgstream.core.turns import turns
 from ppgstream.wire.message import Chunk
 
 LARGEST_ANSWER = 3e38  # float32's limit: what is published must fit it
-
-
-@dataclass(frozen=True, slots=True)
-class EngineRules:
-    """`tile`: windows a step. `few`: windows a step while fewer streams than that wait (0: `tile`), so that others do not wait for a whole tile of one
-    stream. `answers`: the scale the network answers in; `scaling`: how windows are scaled for it.
-
-    `output`: publish in the input's units, or the network's own answer ("model", as the course's scripts save it)."""
-
-    stream: StreamRules = field(default_factory=StreamRules)
-    tile: int = 64
-    answers: Answers = "clean"
-    scaling: Scaling = "min-max"
-    output: Literal["input", "model"] = "input"
-    max_streams: int = 10_000
-    few: int = 0
-
-
-class Ready(NamedTuple):
-    """A window that waits for the model. read_at: when its last sample was read; arrived_at: when that came in, as far as the sensor's clock tells."""
-
-    stream: Stream
-    window: Window
-    read_at: float
-    arrived_at: float
-
-
-class Tile(NamedTuple):
-    """Windows on their way through the model. x, upright and in the sensor's units, and state: (n, context + window). sign: (n, 1), -1 for a window that
-    was turned over. `batch` is x by `scale`."""
-
-    ready: list[Ready]
-    x: NDArray[np.float64]
-    state: NDArray[np.uint8]
-    sign: NDArray[np.float64]
-    scale: Scale
-    batch: Batch
-
-
-class ReadyQueue:
-    """Windows that wait for the model. Streams take turns, a window each, so that a flood waits behind itself. A stream's own stay in order."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[str, deque[Ready]] = {}
-        self._turns: deque[str] = deque()
-        self._count = 0
-
-    def put(self, ready: Ready) -> None:
-        own = self._waiting.get(ready.stream.name)
-        if own is None:
-            own = self._waiting[ready.stream.name] = deque()
-            self._turns.append(ready.stream.name)
-        own.append(ready)
-        self._count += 1
-
-    def take(self, most: int, few: int = 0) -> list[Ready]:
-        """The next windows, at most so many; `few` if fewer streams wait."""
-        most = min(most, max(few, len(self._turns))) if few else most
-        taken: list[Ready] = []
-        while self._turns and len(taken) < most:
-            name = self._turns.popleft()
-            own = self._waiting[name]
-            taken.append(own.popleft())
-            if own:
-                self._turns.append(name)
-            else:
-                del self._waiting[name]
-        self._count -= len(taken)
-        return taken
-
-    @property
-    def next_read_at(self) -> float:
-        """When the last sample of the window whose turn is next was read."""
-        return self._waiting[self._turns[0]][0].read_at
-
-    def __len__(self) -> int:
-        return self._count
 
 
 class Totals(NamedTuple):
@@ -129,7 +51,7 @@ class Totals(NamedTuple):
 @dataclass(slots=True)
 class Engine:
     denoiser: Denoiser
-    rules: EngineRules = field(default_factory=EngineRules)
+    rules: Rules = field(default_factory=Rules)
     streams: dict[str, Stream] = field(default_factory=dict)
     ready: ReadyQueue = field(default_factory=ReadyQueue)
     events: list[Event] = field(default_factory=list)
@@ -164,7 +86,7 @@ class Engine:
                     )
                 )
                 return []
-            stream = self.streams[chunk.stream] = Stream(chunk.stream, self.rules.stream)
+            stream = self.streams[chunk.stream] = Stream(chunk.stream, self.rules.plan, self.rules.sensor)
         read_at, listened = now if read_at is None else read_at, now if listened is None else listened
         windows = stream.feed(chunk, now, read_at, listened)
         if stream.session is None:
@@ -172,7 +94,7 @@ class Engine:
                 self._over.setdefault(stream.name)
         elif self._over:
             self._over.pop(stream.name, None)
-        return self._queue(stream, windows, read_at, stream.arrived_at)
+        return self._queue(stream, windows, read_at, stream.intake.arrived_at)
 
     def expire(self, now: float, *, read_at: float | None = None) -> list[Chunk]:
         """Time passed: streams give up samples they waited for long enough."""
@@ -196,7 +118,7 @@ class Engine:
         """End the sessions, of all or of some streams, that have been silent for `idle_s` seconds by the clock of `feed`'s `listened`."""
         chunks = []
         for stream in self.streams.values() if streams is None else streams:
-            if stream.session is not None and listened - stream.seen_at >= idle_s:
+            if stream.session is not None and listened - stream.intake.sessions.seen_at >= idle_s:
                 self.events.append(
                     Event(
                         "idle",
@@ -225,46 +147,17 @@ class Engine:
 
     def take(self) -> Tile:
         """The next windows, at most a tile, made ready for the model."""
-        ready = self.ready.take(self.rules.tile, self.rules.few)
-        g = self.rules.stream.geometry
-        x = np.concatenate([r.window.x for r in ready]).reshape(len(ready), g.context + g.window)
-        state = np.concatenate([r.window.state for r in ready]).reshape(x.shape)
-        sign = self._signs(ready, x, state)
-        x = sign * x
-        measured = state == MEASURED
-        at = np.arange(x.shape[1])
-        for row in np.flatnonzero((state == OUTLIER).any(axis=1)):  # for the model's eyes: a straight line across
-            known = state[row] <= HELD
-            x[row] = np.where(known, x[row], np.interp(at, at[known], x[row, known])) if known.any() else 0.0
-        # The course's networks were trained on windows scaled by all their samples, clipped ones included.
-        if self.rules.scaling == "standard":
-            scale = standard_scale_of(x, measured)
-        else:
-            scale = scale_of(x, measured if self.rules.answers == "input" else state <= HELD)
-        return Tile(ready, x, state, sign, scale, Batch(normalise(x, scale), measured))
+        return self._take(self.ready.take(self.rules.tile, self.rules.few))
 
-    def _signs(self, ready: list[Ready], x: NDArray[np.float64], state: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """(n, 1): -1 for each window of `x` (n, context + window) that is upside down, as far as its session's windows up to it tell."""
-        sign = np.array([[r.window.segment.polarity.sign] for r in ready])
-        open_ = [k for k, r in enumerate(ready) if not r.window.segment.polarity.final]
-        if not open_:
-            return sign
-        new, window_s = self.rules.stream.geometry.hop / x.shape[1], x.shape[1] / self.rules.stream.fs
-        skewness = skewness_of(x[open_], state[open_], self.rules.stream.fs).tolist()
-        for k, skew in zip(open_, skewness, strict=True):
-            stream, window = ready[k].stream, ready[k].window
-            polarity = window.segment.polarity
-            decided = polarity.decided
-            if polarity.look(skew, new, window_s, window.segment.start) and (decided or polarity.sign < 0):
-                down = "points down (an inverted sensor): the model sees it turned over"
-                way = down if polarity.sign < 0 else "points up after all"
-                self.events.append(Event("polarity", f"{stream.name}: the pulse at index {window.start} {way}", stream.name))
-            sign[k] = polarity.sign
-        return sign
+    def _take(self, ready: list[Ready]) -> Tile:
+        tile = tile_of(ready, self.rules.plan)
+        for one in ready:
+            self._hear(one.stream)
+        return tile
 
     def finish(self, tile: Tile, answer: Answer | Exception | None) -> list[Chunk]:
         """What the model answered to a tile, or raised; None: it is shed. Gives what is final now."""
-        context = self.rules.stream.geometry.context
+        context = self.rules.plan.geometry.context
         x, state = tile.x[:, context:], tile.state[:, context:]
         flags = input_flags(tile.sign * x, state)
         n = len(tile.ready)
@@ -276,7 +169,7 @@ class Engine:
             self.events.append(Event("model_failed", f"{first}: {why}", first))
         if isinstance(answer, Answer):
             self.windows += n
-            y = self._in_units(answer, tile, x, state)
+            y = tile.in_units(answer)
             fine = np.all(np.abs(y) <= LARGEST_ANSWER, axis=1)
             if not fine.all():
                 odd = tile.ready[int(np.argmin(fine))]
@@ -289,23 +182,23 @@ class Engine:
         # A window a stream in each turn: what is published of its first must not know of its second.
         for turn in turns(range(n), lambda k: tile.ready[k].stream.name):
             for k in turn:
-                window, row = tile.ready[k].window, rows[k]
-                window.segment.add(window.start, row, flags[k], None if row is None else confidences[k])
+                ready, row = tile.ready[k], rows[k]
+                ready.stream.answer(ready.window, row, flags[k], None if row is None else confidences[k])
             chunks += self._release([tile.ready[k] for k in turn])
         self._fill()
         return chunks
 
     def _release(self, answered: list[Ready]) -> list[Chunk]:
         """What became final with windows of different streams; how sure their samples are is computed at once."""
-        seen = [ready.window.segment.seen() for ready in answered]
+        seen = [ready.stream.track.seen(ready.window.segment) for ready in answered]
         rows = [s for s in seen if s is not None]
-        calibration = self.rules.stream.calibration
+        calibration = self.rules.plan.calibration
         sure = np.zeros(0) if calibration is None or not rows else calibration.of(joined(rows))
         chunks: list[Chunk] = []
         at = 0
         for ready, s in zip(answered, seen, strict=True):
             n = 0 if s is None else len(s.start)
-            chunks += ready.stream.release((ready.window.segment, sure[at : at + n]) if n else None)
+            chunks += ready.stream.release({ready.window.segment: sure[at : at + n]} if n else NONE_SURE)
             self._collect(ready.stream)
             at += n
         return chunks
@@ -315,12 +208,13 @@ class Engine:
         if stream.is_over:
             self._over[stream.name] = None
         self._count_crowd(stream)
-        if stream.due:
-            self._due += stream.due
-            stream.due.clear()
+        due = stream.timeline.due
+        if due:
+            self._due += due
+            due.clear()
 
     def _count_crowd(self, stream: Stream) -> None:
-        crowd = stream.crowd
+        crowd = stream.timeline.crowd
         if crowd or stream.name in self._crowds:
             self.crowd += crowd - self._crowds.pop(stream.name, 0)
             if crowd:
@@ -329,34 +223,14 @@ class Engine:
     def _fill(self) -> None:
         """Compute the beats and rates of all messages that are about to leave."""
         if self._due:
-            assert self.rules.stream.rate is not None
-            fill(self._due, self.rules.stream.rate)
+            assert self.rules.plan.rate is not None
+            fill(self._due, self.rules.plan.rate)
             for one in self._due:
-                known = self.streams.get(one.chunk.stream)
-                if one.chunk.beats is not None and known is not None:
-                    if known.wrong_rate(one.index - 1, 1)[0]:
-                        one.chunk.beats = untimed(one.chunk.beats)
-                        one.follower.sure_bpm = math.nan
-                    known.beats = one.chunk.beats
-                if not math.isnan(one.disagrees) and one.chunk.beats is not None:
-                    text = (
-                        f"{one.chunk.stream}: the input is a clean pulse of {one.chunk.beats.bpm:.0f} bpm up to index {one.index}, and the denoised wave "
-                        f"has {one.disagrees:.0f}: the input's rate is told, as unsure"
-                    )
-                    self.events.append(Event("disagreement", text, one.chunk.stream))
+                stream = self.streams.get(one.chunk.stream)
+                event = None if stream is None else stream.timeline.filled(one)
+                if event is not None:
+                    self.events.append(event)
             self._due.clear()
-
-    def _in_units(self, answer: Answer, tile: Tile, x: NDArray[np.float64], state: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """The answer (n, window) in the sensor's units, the sensor's way up."""
-        if self.rules.output == "model":
-            return answer.y.astype(np.float64)
-        told = (
-            denormalise(answer.y, tile.scale) if self.rules.answers == "input" else fit_to_input(answer.y, x, state == MEASURED)
-        )
-        y: NDArray[np.float64] = tile.sign * np.where(
-            tile.scale.flat, x, told
-        )  # nothing in, nothing out: no pulse is invented for a flat line
-        return y
 
     def _queue(
         self, stream: Stream, windows: list[Window], now: float, arrived_at: float | None = None, *, fill_now: bool = True
@@ -367,9 +241,7 @@ class Engine:
         if expires_at != math.inf and expires_at < self._expires.get(stream.name, math.inf):
             self._expires[stream.name] = expires_at
             heapq.heappush(self._expiring, (expires_at, stream.name))
-        if stream.events:
-            self.events += stream.events
-            stream.events.clear()
+        self._hear(stream)
         if not stream.moved:
             return []
         chunks = stream.release()
@@ -377,6 +249,11 @@ class Engine:
         if fill_now:
             self._fill()
         return chunks
+
+    def _hear(self, stream: Stream) -> None:
+        if stream.events:
+            self.events += stream.events
+            stream.events.clear()
 
     def forget_ended(self) -> None:
         """Forget every stream that has ended, keeping its sums."""
@@ -392,7 +269,7 @@ class Engine:
         self._expires.pop(oldest.name, None)
         self.departed = self.departed.plus(oldest.counts)
         self.departed_ledger.add(oldest.ledger)
-        self.departed_unclean += oldest.unclean
+        self.departed_unclean += oldest.intake.sessions.unclean
         return True
 
     # ---- the account ---------------------------------------------------------------------------------------------
@@ -433,7 +310,7 @@ class Engine:
     @property
     def unclean(self) -> int:
         """Sessions that ended without saying so."""
-        return self.departed_unclean + sum(s.unclean for s in self.streams.values())
+        return self.departed_unclean + sum(s.intake.sessions.unclean for s in self.streams.values())
 
     def account(self) -> str:
         """The ledger as a line a person can add up."""

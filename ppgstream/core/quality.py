@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.core.measured import CONTINUOUS_RUN, HELD, OUTLIER
+from ppgstream.core.judge import CONTINUOUS_RUN
+from ppgstream.core.measured import HELD, OUTLIER
 from ppgstream.wire.message import Flag
 
 FLAT_RUN = 25  # samples of a held run that no clipping of a pulse explains (0.2 s at 125 Hz)

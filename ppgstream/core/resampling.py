@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.core.measured import HELD, INVALID, MEASURED, states_of
+from ppgstream.core.judge import Judge
+from ppgstream.core.measured import HELD, INVALID, MEASURED, Judged, States
 
 MAX_FILL = 50  # samples that the daemon bridges, by default
 
@@ -66,3 +69,24 @@ def resample(x: NDArray[np.float64], fs_from: float, fs_to: float) -> NDArray[np
     """A record (n,) at another rate: nothing rings across invalid samples, steps and outliers."""
     state, steps = states_of(x, fs_from, round(MAX_FILL * fs_from / fs_to))
     return at_rate(x, state, steps, fs_from, fs_to)[0]
+
+
+def states_of(x: NDArray[np.float64], fs: float, max_fill: int, sentinels: Sequence[float] = ()) -> tuple[States, list[int]]:
+    """The state of each sample of a whole recording (n,), NaN and infinity `INVALID`, and the indexes at which steps begin a new stretch."""
+    judge = Judge(fs, max_fill, sentinels)
+    finite = np.isfinite(x)
+    edges = np.flatnonzero(finite[1:] != finite[:-1]) + 1
+    parts: list[Judged] = []
+    for a, b in zip([0, *edges], [*edges, len(x)], strict=True):
+        if b > a:
+            parts += judge.feed(x[a:b]) if finite[a] else judge.missing(int(b - a), sent=True)
+    state, steps, at = np.full(len(x), INVALID, np.uint8), [], 0
+    for part in [*parts, *judge.finish()]:
+        if part.back and at:
+            state[at - 1] = HELD
+        if part.kind == "step":
+            steps.append(at)
+        # A nearly flat stretch is one for the engine as well, which finds it again.
+        state[at : at + len(part.x)] = MEASURED if part.state is None or math.isnan(part.value) else part.state
+        at += len(part.x) + part.number
+    return state, steps

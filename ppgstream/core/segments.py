@@ -9,13 +9,13 @@ first window is in that ends `lookahead` samples after it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.core.measured import HELD, INVALID, LOST, MEASURED
+from ppgstream.core.plan import Plan
 from ppgstream.core.polarity import UPRIGHT, Watcher
 from ppgstream.core.trust import Calibration, Seen
 
@@ -23,40 +23,11 @@ Float64 = NDArray[np.float64]
 FIRST_AGREEMENT = 0.3  # confidence of a window with no earlier one to compare with: below the threshold, so it is flagged
 
 
-@dataclass(frozen=True)
-class Geometry:
-    """How windows lie. All lengths in samples; `lookahead` None means all there is, window - 1."""
-
-    window: int = 250
-    hop: int = 50
-    context: int = 0
-    lookahead: int | None = None
-    overlap: Literal["hann", "uniform"] = "hann"
-
-    @cached_property
-    def weights(self) -> Float64:
-        if self.overlap == "uniform":
-            return np.ones(self.window)
-        at = np.arange(self.window) + 0.5
-        taper = np.sin(np.pi * at / self.window) ** 2
-        if self.lookahead is not None and (unused := self.window - self.hop - self.lookahead) > 0:
-            # The samples before are published already; from here on the answer counts, and fades in over a hop.
-            taper *= np.sin(np.pi / 2 * np.clip((at - unused) / self.hop, 0.0, 1.0)) ** 2
-        # Lifted so that the first and last sample of a segment still have a weight.
-        return taper + 1e-3
-
-    @cached_property
-    def settles(self) -> int:
-        """How many of a window's samples are final once it is in."""
-        wait = self.window - 1 if self.lookahead is None else self.lookahead
-        return max(self.window - wait, self.hop)
-
-
 class Window(NamedTuple):
-    """One window, ready for the model. x: (context + window,) in the sensor's units, missing samples filled; state: the same,
-    each sample's as in `measured`."""
+    """One window, ready for the model. segment: the number of its segment. x: (context + window,) in the sensor's units, missing samples
+    filled; state: the same, each sample's as in `measured`."""
 
-    segment: Segment
+    segment: int
     start: int
     x: Float64
     state: NDArray[np.uint8]
@@ -74,6 +45,8 @@ class Released:
     flags: NDArray[np.uint16]
     state: NDArray[np.uint8]
     bare: NDArray[np.bool_]
+    checkpoint: bytes
+    short: bool  # of a stretch too short for a window: published as it came
 
 
 _BUFFERS = {
@@ -94,13 +67,13 @@ class Segment:
         "_done",
         "_done_before",
         "_first_flags",
-        "_kept",
-        "_size",
         "calibration",
         "closed",
         "flags",
         "geometry",
         "next_window",
+        "number",
+        "plan",
         "polarity",
         "released",
         "start",
@@ -112,28 +85,21 @@ class Segment:
         "x",
     )
 
-    def __init__(
-        self,
-        start: int,
-        geometry: Geometry,
-        first_flags: int = 0,
-        polarity: Watcher = UPRIGHT,
-        calibration: Calibration | None = None,
-    ) -> None:
-        self.geometry, self.polarity = geometry, polarity  # the polarity is its session's
-        self.calibration = calibration
+    def __init__(self, number: int, start: int, plan: Plan, first_flags: int = 0, polarity: Watcher = UPRIGHT) -> None:
+        self.number = number
+        self.plan, self.polarity = plan, polarity  # the polarity is its session's
+        self.geometry, self.calibration = plan.geometry, plan.calibration
         self.start = self.stop = self.released = self.next_window = start
         self.closed = False
         self._base = start  # index of buffer position 0
         self._done = self._done_before = start  # index up to which windows are in, and were before the last one
-        self._kept = max(geometry.context + geometry.window, 0 if calibration is None else calibration.row)
-        self._size = self._kept + 4 * geometry.hop
-        self.x = np.zeros(self._size)
-        self.state = np.zeros(self._size, np.uint8)
-        self.total = np.zeros(self._size)
-        self.weight = np.zeros(self._size)
-        self.trust = np.zeros(self._size)
-        self.flags = np.zeros(self._size, np.uint16)
+        size = self._kept + 4 * plan.geometry.hop
+        self.x = np.zeros(size)
+        self.state = np.zeros(size, np.uint8)
+        self.total = np.zeros(size)
+        self.weight = np.zeros(size)
+        self.trust = np.zeros(size)
+        self.flags = np.zeros(size, np.uint16)
         self._first_flags = first_flags
 
     def append(self, x: Float64, state: NDArray[np.uint8] | None = None, flags: int = 0) -> None:
@@ -211,6 +177,12 @@ class Segment:
         return np.concatenate([y[:n] + off * (1 - np.arange(n) / n), y[n:]])
 
     @property
+    def _kept(self) -> int:
+        """How many samples up to the newest answer may be looked at again."""
+        g, row = self.geometry, 0 if self.calibration is None else self.calibration.row
+        return max(g.context + g.window, row)
+
+    @property
     def short(self) -> bool:
         """Too short for a window: it is published as it came."""
         return self.closed and self.stop - self.start < self.geometry.window
@@ -276,7 +248,17 @@ class Segment:
                 assert seen is not None
                 sure = self.calibration.of(seen)
             confidence = np.where(bare, 0.0, np.repeat(sure, self.geometry.hop)[: settled - self.released])
-        released = Released(self.released, raw, values, confidence, self.flags[part].copy(), self.state[part], bare)
+        released = Released(
+            self.released,
+            raw,
+            values,
+            confidence,
+            self.flags[part].copy(),
+            self.state[part],
+            bare,
+            self.plan.checkpoint,
+            self.short,
+        )
         if self._first_flags and self.released == self.start:
             released.flags[0] |= np.uint16(self._first_flags)
         self.released = settled
@@ -321,21 +303,22 @@ class Segment:
         if short:  # near the segment's start there is less context than the model may look at
             x = np.concatenate([np.full(short, x[0]), x])
             state = np.concatenate([np.full(short, LOST, np.uint8), state])
-        return Window(self, start, x, state)
+        return Window(self.number, start, x, state)
 
     def _room(self, n: int) -> int:
         """Buffer position for `n` more samples, after dropping those that nothing will look at again."""
         at = self.stop - self._base
-        if at + n > self._size:
+        size = len(self.x)
+        if at + n > size:
             # The next answer belongs a hop after the last one's window; a right-aligned last window starts later still.
             keep = max(self._done - self._kept, self._base)
             drop, used = keep - self._base, self.stop - keep
-            larger = used + n > self._size
+            larger = used + n > size
             if larger:
-                self._size = max(self._size, 2 * (used + n))
+                size = max(size, 2 * (used + n))
             for name, dtype in _BUFFERS.items():
                 old = getattr(self, name)
-                buffer = np.zeros(self._size, dtype) if larger else old
+                buffer = np.zeros(size, dtype) if larger else old
                 buffer[:used] = old[drop : drop + used]
                 if larger:
                     setattr(self, name, buffer)

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.core.measured import MEASURED, states_of
+from ppgstream.core.measured import MEASURED
 from ppgstream.core.polarity import Watcher, skewness_of
-from ppgstream.core.resampling import MAX_FILL, resample
+from ppgstream.core.resampling import MAX_FILL, resample, states_of
 from ppgstream.core.spectra import repeats
 from ppgstream.lab import scores
 

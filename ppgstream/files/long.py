@@ -277,7 +277,7 @@ def denoise(
     source: LongRecording, engine: Engine, *, fs: float, dtype: str = "f4", keep: tuple[int, int] = (0, 0), say: Callable[[str], None] = lambda _: None
 ) -> LongDenoised:  # fmt: skip
     """Denoise a long recording, whatever its rate, 20 to 1000 Hz. `keep`: rows whose input is wanted; `say` is told the engine's events as they come."""
-    target = engine.rules.stream.fs
+    target = engine.rules.plan.fs
     out = _Output(fs, keep)
     if fs == target:
         _as_a_stream(source, engine, out, say)
@@ -298,7 +298,7 @@ def denoise(
         for first, t in out.uneven:
             times[first : first + len(t)] = t
     result = Denoised(
-        columns[0].astype(dtype, copy=False), columns[1], columns[2], [pulse] if engine.rules.stream.rate is not None else []
+        columns[0].astype(dtype, copy=False), columns[1], columns[2], [pulse] if engine.rules.plan.rate is not None else []
     )
     return LongDenoised(result, times, out.starts, np.concatenate(out.raw))
 
@@ -358,7 +358,7 @@ def _block_by_block(source: LongRecording, engine: Engine, out: _Output, say: Ca
             due = (told >= a) & (told < b)
             columns = [pulse.beat_interval_ms[mine], pulse.beat_error_ms[mine], pulse.beat_confidence[mine]]
             out.tell(pulse.beats[mine] + begin, columns, told[due], pulse.hr_bpm[due], pulse.hr_confidence[due])
-        target = engine.rules.stream.fs
+        target = engine.rules.plan.fs
         for event in engine.events[said:]:
             say(
                 re.sub(

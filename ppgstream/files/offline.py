@@ -11,12 +11,13 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.core.engine import Engine, ReadyQueue
+from ppgstream.core.engine import Engine
 from ppgstream.core.follower import step_of
-from ppgstream.core.measured import HELD, INVALID, OUTLIER, states_of
+from ppgstream.core.measured import HELD, INVALID, OUTLIER
+from ppgstream.core.plan import under_policy
 from ppgstream.core.quality import HELD_CONFIDENCE
-from ppgstream.core.resampling import at_rate, resampled, stretches_of
-from ppgstream.core.stream import under_policy
+from ppgstream.core.ready import ReadyQueue
+from ppgstream.core.resampling import at_rate, resampled, states_of, stretches_of
 from ppgstream.errors import UsageError
 from ppgstream.files.recording import CSV_HEAD, Recording, text_of
 from ppgstream.wire.message import EMPTY, Chunk, Flag, Kind
@@ -66,7 +67,7 @@ def pulse_of(messages: Sequence[Chunk], n: int, fs: float) -> Pulse:
 
 def denoise(samples: NDArray[np.float64], engine: Engine, *, fs: float, dtype: str = "f4") -> Denoised:
     """Denoise a recording (n,), or each row of (rows, n) by itself. Any `fs` from 20 to 1000 Hz: resampled to the engine's and back."""
-    target = engine.rules.stream.fs
+    target = engine.rules.plan.fs
     if not 20 <= fs <= 1000:
         raise UsageError(f"--fs {fs:g}: must be 20 to 1000 Hz")
     rows = np.atleast_2d(samples)
@@ -87,8 +88,7 @@ def _first(parts: Denoised) -> Denoised:
 def _denoise_resampled(x: NDArray[np.float64], engine: Engine, fs: float) -> Denoised:
     """A recording (n,) of another rate than the engine's. What is measured is decided at the recording's own rate, since an outlier
     or a step would ring through the resampling."""
-    rules = engine.rules.stream
-    target, n = rules.fs, len(x)
+    rules, target, n = engine.rules.sensor, engine.rules.plan.fs, len(x)
     state, steps = states_of(x, fs, round(rules.max_fill * fs / target), rules.sentinels)
     y, there = at_rate(x, state, steps, fs, target)
     back = np.minimum(np.round(np.arange(n) * target / fs).astype(int), len(there) - 1)
@@ -96,7 +96,7 @@ def _denoise_resampled(x: NDArray[np.float64], engine: Engine, fs: float) -> Den
     y[state[there] == OUTLIER] = _OUTLIER
     policy = rules.policies.get("row0", rules.policy)
     rules = dataclasses.replace(rules, sentinels=(*rules.sentinels, _OUTLIER), policy="mark", policies={})
-    machine = dataclasses.replace(engine, rules=dataclasses.replace(engine.rules, stream=rules), streams={}, ready=ReadyQueue())
+    machine = dataclasses.replace(engine, rules=dataclasses.replace(engine.rules, sensor=rules), streams={}, ready=ReadyQueue())
     parts = _first(_denoise_rows(y[None, :], machine))
     engine.departed, engine.departed_ledger = machine.departed, machine.departed_ledger
     out = np.full(n, np.nan)
@@ -128,8 +128,8 @@ def _denoise_rows(rows: NDArray[np.float64], engine: Engine) -> Denoised:
     out = Denoised(np.zeros(rows.shape), np.zeros(rows.shape, np.float32), np.zeros(rows.shape, np.uint16), [])
     for number_, row in enumerate(rows):
         chunks = denoised_chunks(row, engine, stream=f"row{number_}")
-        if engine.rules.stream.rate is not None:
-            out.pulses.append(pulse_of(chunks, len(row), engine.rules.stream.fs))
+        if engine.rules.plan.rate is not None:
+            out.pulses.append(pulse_of(chunks, len(row), engine.rules.plan.fs))
         for chunk in chunks:
             if chunk.kind is not Kind.DATA:
                 continue
@@ -146,10 +146,10 @@ def denoised_chunks(samples: NDArray[np.float64], engine: Engine, *, stream: str
     """All that is published of one recording, in order."""
     chunks: list[Chunk] = []
     for start in range(0, len(samples), CHUNK):
-        chunks += engine.feed(Chunk(stream, 0, start, samples[start : start + CHUNK], fs=engine.rules.stream.fs), 0.0)
+        chunks += engine.feed(Chunk(stream, 0, start, samples[start : start + CHUNK], fs=engine.rules.plan.fs), 0.0)
         while len(engine.ready) >= engine.rules.tile:
             chunks += engine.step()
-    chunks += engine.feed(Chunk(stream, 0, len(samples), EMPTY, Kind.END, engine.rules.stream.fs), 0.0)
+    chunks += engine.feed(Chunk(stream, 0, len(samples), EMPTY, Kind.END, engine.rules.plan.fs), 0.0)
     while engine.ready:
         chunks += engine.step()
     return chunks

@@ -49,7 +49,7 @@ class LineFilter:
         yield self._out(self._end())
 
     def _end(self) -> list[Chunk]:
-        return self.engine.feed(Chunk("stdin", self.session, self.index, EMPTY, Kind.END, self.engine.rules.stream.fs), 0.0)
+        return self.engine.feed(Chunk("stdin", self.session, self.index, EMPTY, Kind.END, self.engine.rules.plan.fs), 0.0)
 
     def _feed(self, lines: list[str]) -> list[Chunk]:
         chunks: list[Chunk] = []
@@ -80,7 +80,7 @@ class LineFilter:
                 self.bad += 1
                 self._say(line, "is no number", "kept as an invalid sample", self.bad)
         chunks += self._send(values)
-        if not self.valid and self.lines >= self.engine.rules.stream.fs and self._shown:
+        if not self.valid and self.lines >= self.engine.rules.plan.fs and self._shown:
             raise DataError(
                 f"stdin: no number in {self.lines} lines, of which one is {self._shown[:SHOWN]!r}: --column or --field?"
             )
@@ -96,8 +96,8 @@ class LineFilter:
         form = self.reader.form
         if t < last:  # a wrap goes on
             t += next((w for w in form.wraps if 0 < t + w - last < (1000 if form.counter else 1.0)), 0.0)
-        step = (t - last) * (1 if form.counter else self.engine.rules.stream.fs)
-        if -LATE_S * self.engine.rules.stream.fs < step < 0:
+        step = (t - last) * (1 if form.counter else self.engine.rules.plan.fs)
+        if -LATE_S * self.engine.rules.plan.fs < step < 0:
             self.late, self._last = self.late + 1, last
             return 0
         return -1 if step < 0 else round(step) - 1 if step > 1.75 else 0
@@ -117,7 +117,7 @@ class LineFilter:
             return []
         samples = np.array(values, np.float64)
         self.valid += int(np.isfinite(samples).sum())
-        chunks = self.engine.feed(Chunk("stdin", self.session, self.index, samples, fs=self.engine.rules.stream.fs), 0.0)
+        chunks = self.engine.feed(Chunk("stdin", self.session, self.index, samples, fs=self.engine.rules.plan.fs), 0.0)
         self.index += len(samples)
         self.samples += len(samples)
         return chunks

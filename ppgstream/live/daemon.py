@@ -30,10 +30,12 @@ from ppgstream import __version__
 from ppgstream.assemble import rules_of
 from ppgstream.config import Config
 from ppgstream.core.denoiser import Denoiser
-from ppgstream.core.engine import Engine, Tile
+from ppgstream.core.engine import Engine
 from ppgstream.core.ledger import Event
 from ppgstream.core.quality import confidence_of
-from ppgstream.core.stream import Stream, Trace
+from ppgstream.core.stream import Stream
+from ppgstream.core.tile import Tile
+from ppgstream.core.timeline import Trace
 from ppgstream.errors import PpgStreamError, WireError
 from ppgstream.live.door import BACKLOG, FEW, Door, are_short, check_descriptors, most_descriptors, there_are_enough
 from ppgstream.live.endpoints import MOST_BODY, MOST_QUESTION, MOST_SUBSCRIPTION, Inbox, attach, make
@@ -121,7 +123,7 @@ class Daemon:
         self.log_lost: Callable[[], int] = lambda: 0  # how many lines of the log could not be written
         self._rules = rules_of(config, checkpoint)
         # Windows that may wait for the model before the socket is read no further.
-        self._most_waiting = max(config.in_.queue_samples // self._rules.stream.geometry.hop, 1)
+        self._most_waiting = max(config.in_.queue_samples // self._rules.plan.geometry.hop, 1)
         self._log = log or logging.getLogger("ppgstream")
         self._messages: Counter[str] = Counter(received=0, malformed=0, published=0)
         self._events: Counter[str] = Counter()
@@ -401,7 +403,7 @@ class Daemon:
         self._publish([status for stream in streams if (status := stream.status()) is not None])
         lost = 0
         for stream in streams:
-            accepted = stream.accepted
+            accepted = stream.intake.sessions.accepted
             self._accepted[stream.name] = accepted
             lost += stream.unaccounted
             rates = self._stream_rates.get(stream.name)
@@ -427,7 +429,7 @@ class Daemon:
         for name in [n for n, until in self._watched.items() if until < now]:
             del self._watched[name]
             if name in engine.streams:
-                engine.streams[name].trace = None
+                engine.streams[name].timeline.trace = None
         self._hear_subscribers()
 
     def _hear_subscribers(self) -> None:
@@ -514,7 +516,7 @@ class Daemon:
                     if name not in self._watched:
                         self._snapshot_bytes = b""  # the one kept does not hold this wave
                     self._watched[name] = time.monotonic() + WATCH_S
-                    stream.trace = stream.trace or Trace()
+                    stream.timeline.trace = stream.timeline.trace or Trace()
             self._hear_subscribers()
             self._answer(envelope, self._current_snapshot(engine))
 
@@ -540,7 +542,7 @@ class Daemon:
         """What the monitor shows: docs/status.md lists the fields."""
         now = time.monotonic()
         samples_per_s, windows_per_s = self._rates.now()
-        g, (counts, ledger, in_flight, unaccounted) = engine.rules.stream.geometry, engine.totals
+        g, (counts, ledger, in_flight, unaccounted) = engine.rules.plan.geometry, engine.totals
         usage = resource.getrusage(resource.RUSAGE_SELF)
         rows = list(itertools.islice(engine.streams.values(), self.config.status.max_rows))
         rows += [engine.streams[n] for n in self._watched if n in engine.streams and engine.streams[n] not in rows]
@@ -557,12 +559,12 @@ class Daemon:
                 "id": self.checkpoint.id.hex(),
             },
             "endpoints": self.endpoints,
-            "fs": engine.rules.stream.fs,
+            "fs": engine.rules.plan.fs,
             "window": g.window,
             "hop": g.hop,
             "delay_s": {
-                "least": (g.window - g.settles) / engine.rules.stream.fs,
-                "most": (g.window - g.settles + g.hop - 1) / engine.rules.stream.fs,
+                "least": (g.window - g.settles) / engine.rules.plan.fs,
+                "most": (g.window - g.settles + g.hop - 1) / engine.rules.plan.fs,
             },
             "samples_per_s": round(samples_per_s, 1),
             "windows_per_s": round(windows_per_s, 1),
@@ -594,26 +596,27 @@ class Daemon:
             "streams_total": len(engine.streams),
             "streams": [self._row(s) for s in rows],
             "traces": {
-                n: {"raw": _finite(s.trace.raw), "clean": list(s.trace.clean)}
+                n: {"raw": _finite(trace.raw), "clean": list(trace.clean)}
                 for n in self._watched
-                if (s := engine.streams.get(n)) is not None and s.trace is not None
+                if (s := engine.streams.get(n)) is not None and (trace := s.timeline.trace) is not None
             },
         }
 
     def _row(self, stream: Stream) -> dict[str, Any]:
-        counts, ledger = stream.counts, stream.ledger
+        sessions, ledger, beats, fs = stream.intake.sessions, stream.ledger, stream.timeline.beats, stream.intake.rate.measured
+        counts = sessions.counts
         rates = self._stream_rates.get(stream.name)
         return {
             "name": stream.name,
             "session": None if stream.session is None else f"{stream.session:016x}",
             "live": stream.session is not None,
-            "silent_s": round(self._clock.listened - stream.seen_at, 3),
+            "silent_s": round(self._clock.listened - sessions.seen_at, 3),
             "samples_per_s": round(rates.now()[0], 1) if rates else 0.0,
-            "fs_measured": None if stream.fs_measured is None else round(stream.fs_measured, 3),
+            "fs_measured": None if fs is None else round(fs, 3),
             "lag_ms": round(self._stream_lag.get(stream.name, 0.0), 3),
-            "confidence": round(stream.confidence, 4),
-            "bpm": None if stream.beats is None or math.isnan(stream.beats.bpm) else round(stream.beats.bpm, 1),
-            "bpm_confidence": None if stream.beats is None else round(stream.beats.bpm_confidence, 3),
+            "confidence": round(stream.timeline.confidence, 4),
+            "bpm": None if beats is None or math.isnan(beats.bpm) else round(beats.bpm, 1),
+            "bpm_confidence": None if beats is None else round(beats.bpm_confidence, 3),
             **counts._asdict(),
             "denoised": ledger.denoised,
             "passthrough": ledger.passthrough,
@@ -623,7 +626,7 @@ class Daemon:
             "outliers": ledger.outliers,
             "in_flight": stream.in_flight,
             "refused": ledger.refused,
-            "unclean_sessions": stream.unclean,
+            "unclean_sessions": sessions.unclean,
         }
 
 
@@ -633,7 +636,7 @@ def _taken(engine: Engine, sessions: dict[Any, Any]) -> dict[str, int | None]:
     for name, session in sessions.items():
         stream = engine.streams.get(name)
         known = stream is not None and isinstance(session, str) and re.fullmatch("[0-9a-f]{16}", session) is not None
-        found[name] = stream.taken(int(session, 16)) if stream is not None and known else None
+        found[name] = stream.intake.sessions.taken(int(session, 16)) if stream is not None and known else None
     return found
 
 

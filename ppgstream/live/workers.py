@@ -14,7 +14,7 @@ from queue import SimpleQueue
 import numpy as np
 
 from ppgstream.core.denoiser import Answer, Denoiser
-from ppgstream.core.engine import Tile
+from ppgstream.core.tile import Tile
 
 CLOSE_S = 1.0  # longest wait for model calls at the end
 
@@ -120,7 +120,7 @@ class Workers:
 
 def _checked(answer: Answer, tile: Tile) -> Answer:
     """An answer with a row of the window's length for each window. Raises ValueError for any other."""
-    needed = (len(tile.ready), tile.ready[0].window.segment.geometry.window)
+    needed = (len(tile.ready), tile.plan.geometry.window)
     for name, part in (("y", answer.y), ("log_var", answer.log_var)):
         if part is not None and np.shape(part) != needed:
             raise ValueError(f"{name} of the answer must have the shape {needed}, got {np.shape(part)}")

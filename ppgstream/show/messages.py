@@ -11,7 +11,8 @@ import numpy as np
 import zmq
 
 from ppgstream.core.denoiser import Answer, Batch
-from ppgstream.core.engine import Engine, EngineRules
+from ppgstream.core.engine import Engine
+from ppgstream.core.plan import Rules
 from ppgstream.live.endpoints import MOST_SUBSCRIPTION, make
 from ppgstream.wire.message import EMPTY, MAX_COUNT, Chunk, Kind, decode, encode
 
@@ -69,7 +70,7 @@ def _identity(batch: Batch) -> Answer:
 
 def cost_us(sort: Sort) -> float:
     """Microseconds of a message of this kind, after `BEFORE` of them: reading it, the bookkeeping, and publishing; the network apart."""
-    engine = Engine(_identity, EngineRules(max_streams=FEW))
+    engine = Engine(_identity, Rules(max_streams=FEW))
     size = max(len(sort.message(0).samples), 1)
     before, counted = min(BEFORE, LONGEST // size), min(COUNTED, max(LONGEST // size, 10))
     for chunk in sort.begin:

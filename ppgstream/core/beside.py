@@ -1,0 +1,169 @@
+"""What there is besides a pulse in a sensor's samples: a steady line, hum, breathing. Looked for each second, in the last 4 s.
+
+A steady line. Of a frequency and height that no pulse has: a lamp.
+
+Hum. A line above 15 Hz that is as strong as the strongest wave below, or stronger.
+
+Breathing. A slow part, below 0.5 Hz, that is as strong as the rest or stronger.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Float64 = NDArray[np.float64]
+
+LINE_HZ = (4.0, 15.0)  # below, a line may be a pulse's own harmonic; above, the networks take it out
+LINE_HISTORY_S = 3.0  # over 3 s the polynomial below follows a pulse of 36 bpm too; but what is seen once does not count
+LINE_GONE = 4
+HUM_HZ, HUM_SHARE = 15.0, 0.6  # from here on; of the power there that is in the line
+SLOW_DEGREE, SLOW_SHARE = 4, 0.9  # of the polynomial that follows 4 s; its SD, of that of the rest
+HARMONIC, MOST_HARMONIC = 0.03, 4  # a line so near to one of these multiples of the pulse is the pulse's own
+
+
+class Beside(NamedTuple):
+    """What there is besides a pulse in the 4 s before some samples. line_hz, hum_hz: the frequency of a steady line, of hum; 0: none. breathing: the slow
+    part is as strong as the rest: breathing or drift."""
+
+    line_hz: float = 0.0
+    hum_hz: float = 0.0
+    breathing: bool = False
+
+
+NOTHING_BESIDE = Beside()
+
+
+class Surroundings:
+    """What is there besides a pulse, as far as it was seen often enough. `now` holds it."""
+
+    __slots__ = ("_hum", "_line", "_slow", "now")
+
+    def __init__(self) -> None:
+        self._line, self._hum, self._slow = _Watched(), _Watched(), _Watched()
+        self.now = NOTHING_BESIDE
+
+    def look(self, x: Float64, fs: float) -> None:
+        """At measured samples (n,), the newest of a stretch at `fs` Hz: 3 s at least, or nothing is changed."""
+        if len(x) < LINE_HISTORY_S * fs:
+            return
+        spectrum, apart = _Spectrum.of(x, fs), 1.5 * fs / len(x)
+        line_hz = self._line.now(_steady_line(spectrum), apart)
+        self.now = Beside(line_hz, self._hum.now(_hum(spectrum), apart), self._slow.now(float(_is_slow(x)), 0.5) > 0)
+
+
+@lru_cache(maxsize=8)
+def _hann(n: int) -> tuple[Float64, Float64]:
+    """The Hann window (n,), and the positions in it from 0 to 1."""
+    return np.hanning(n), np.linspace(0.0, 1.0, n)
+
+
+class _Watched:
+    """A value, 0: none, that counts once it was seen twice in a row, and until it was not seen `LINE_GONE` times in a row."""
+
+    __slots__ = ("_missed", "_seen", "_value")
+
+    def __init__(self) -> None:
+        self._value = self._seen = 0.0
+        self._missed = 0
+
+    def now(self, seen: float, tolerance: float) -> float:
+        """What counts after this was seen: the same as before within `tolerance`, or something else."""
+        if not seen:
+            self._missed += 1
+            if self._missed >= LINE_GONE:
+                self._value = 0.0
+        else:
+            if abs(seen - self._seen) < tolerance:
+                self._value = seen
+            self._missed = 0
+        self._seen = seen
+        return self._value
+
+
+class _Spectrum(NamedTuple):
+    """Of measured samples without trend: the power of each bin, its `strength`, of three bins, the width of a bin, and the strongest bin of the heart's
+    frequencies. Nothing of samples that are all the same or too few."""
+
+    power: Float64
+    strength: Float64
+    hz: float
+    pulse: int
+
+    @classmethod
+    def of(cls, x: Float64, fs: float) -> _Spectrum | None:
+        n, quarter, hz = len(x), len(x) // 4, fs / len(x)
+        height = x.max() - x.min()
+        if n // 2 - 1 <= LINE_HZ[0] / hz or not height > 0:
+            return None
+        hann, at = _hann(n)
+        x = (x - x.sum() / n) / height
+        before, after = x[:quarter].sum() / quarter, x[-quarter:].sum() / quarter
+        spectrum = np.fft.rfft((x - (before + at * (after - before))) * hann)
+        power = spectrum.real**2 + spectrum.imag**2
+        strength = power.copy()
+        strength[1:-1] += power[:-2] + power[2:]
+        first, last = int(0.7 / hz), int(3.5 / hz)
+        return cls(power, strength, hz, first + int(strength[first : last + 1].argmax()))
+
+
+def _steady_line(spectrum: _Spectrum | None) -> float:
+    """The frequency, Hz, of a line in measured samples that no pulse makes; 0 if there is none. A pulse's harmonics fall off; the line is at least half as
+    strong as the strongest wave of the heart's frequencies, twice as strong as everything between, and most of its band."""
+    if spectrum is None:
+        return 0.0
+    power, strength, hz, pulse = spectrum
+    first, last = math.ceil(LINE_HZ[0] / hz), min(int(LINE_HZ[1] / hz), len(power) - 2)
+    if last <= first:
+        return 0.0
+    line = first + int(strength[first : last + 1].argmax())
+    between = strength[pulse + 2 if pulse * hz > 1.4 else int(1.5 / hz) : line - 2]
+    band = power[first - 2 : int(20 / hz)].sum()
+    steady = len(between) and strength[line] > max(0.5 * strength[pulse], 2 * between.max(), 0.6 * band)
+    if not steady:
+        return 0.0
+    own = _peak(power, pulse) * hz  # of a fast pulse the second and third harmonic are strong and lie here
+    far = [abs(_peak(power, line) * hz - k * own) > HARMONIC * k * own for k in range(2, MOST_HARMONIC + 1)]
+    return line * hz if all(far) else 0.0
+
+
+def _hum(spectrum: _Spectrum | None) -> float:
+    """The frequency, Hz, of hum: a line above 15 Hz that is as strong as the strongest wave from 0.7 to 15 Hz, and most of what is above; 0 if there is
+    none."""
+    if spectrum is None:
+        return 0.0
+    power, strength, hz, _ = spectrum
+    first = math.ceil(HUM_HZ / hz) + 1  # a line's strength is that of three bins
+    if len(power) - first < 3:
+        return 0.0
+    line = first + int(strength[first:].argmax())
+    below = strength[int(0.7 / hz) : first - 1].max()
+    return line * hz if strength[line] >= max(below, HUM_SHARE * power[first:].sum()) else 0.0
+
+
+@lru_cache(maxsize=8)
+def _slow_basis(n: int) -> Float64:
+    """Orthonormal polynomials without mean over n samples, (SLOW_DEGREE, n)."""
+    t = np.linspace(-1.0, 1.0, n)
+    powers = np.stack([t**k for k in range(SLOW_DEGREE + 1)], axis=1)
+    return np.ascontiguousarray(np.linalg.qr(powers)[0][:, 1:].T)
+
+
+def _is_slow(x: Float64) -> bool:
+    """Whether the slow part of measured samples is as strong as the rest."""
+    x = x - x.sum() / len(x)
+    part = _slow_basis(len(x)) @ x
+    slow = float(part @ part)
+    return slow > SLOW_SHARE**2 * max(float(x @ x) - slow, 0.0)
+
+
+def _peak(power: Float64, k: int) -> float:
+    """The place, in bins, of a peak at bin k of a spectrum: of the parabola through the logarithms of three."""
+    if not 0 < k < len(power) - 1:
+        return float(k)
+    a, b, c = (math.log(float(p) + 1e-30) for p in power[k - 1 : k + 2])
+    return k + (0.5 * (a - c) / (a - 2 * b + c) if a - 2 * b + c < 0 else 0.0)

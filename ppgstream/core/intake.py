@@ -1,0 +1,293 @@
+"""One sensor's samples, on its own index: which session they are of, their order, what is lost, and what each was measured as.
+
+`Intake.feed` takes a chunk and gives *parts*, in order: sessions that open and end, judged samples, what is missing, and notes of the sensor's clock. They
+go to the `Track`, and from there, so far as they are to be published, to the `Timeline`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from ppgstream.core import ledger
+from ppgstream.core.clock import ArrivalClock, RateClock, RateFound
+from ppgstream.core.judge import Judge
+from ppgstream.core.ledger import Ledger
+from ppgstream.core.measured import LARGEST, Judged
+from ppgstream.core.plan import SensorRules
+from ppgstream.core.sequence import Counter, Sequencer, Stretch
+from ppgstream.core.session import LIFE, Event, Opened, Remembered, Sessions, Step
+from ppgstream.wire.message import EMPTY, Chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """The index of the first sample of the session that is open, or of the first one that is missing."""
+
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The session that is open ends at this index."""
+
+    index: int
+    unclean: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """The sensor's time of a sample, ns."""
+
+    generation: int
+    index: int
+    t_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class WrongFrom:
+    """From this index on the measured rate contradicts the declared one, or (not `wrong`) does no more."""
+
+    generation: int
+    index: int
+    wrong: bool
+
+
+@dataclass(frozen=True, slots=True)
+class First:
+    """The first index of a session, as far as it is known now: a late sample may make it lower. birth: as in `Opened`."""
+
+    birth: int
+    index: int
+
+
+Part = Opened | Began | Judged | Ended | Anchor | WrongFrom | First
+
+
+class Intake:
+    """See the module. `feed`, `expire` and `end` are called from one thread. `events` and `ledger` are the stream's."""
+
+    __slots__ = (
+        "_arrival",
+        "_counter",
+        "_expected",
+        "_fs",
+        "_judge",
+        "_name",
+        "_rules",
+        "arrived_at",
+        "events",
+        "ledger",
+        "rate",
+        "sessions",
+    )
+
+    def __init__(self, name: str, fs: float, rules: SensorRules, ledger: Ledger, events: list[ledger.Event]) -> None:
+        self._name, self._fs, self._rules = name, fs, rules
+        self.ledger, self.events = ledger, events
+        self.sessions = Sessions()
+        self.rate = RateClock(fs)
+        self.arrived_at = 0.0  # when the chunk last fed came in, as far as the sensor's clock tells
+        self._arrival = ArrivalClock()
+        self._counter = Counter()
+        self._judge = Judge(fs, rules.max_fill, rules.sentinels)
+        self._expected = 0  # index after the last sample, measured or not, of the open session; -1: none came yet
+
+    def feed(self, chunk: Chunk, now: float, read_at: float, listened: float) -> list[Part]:
+        """Take a chunk in. The times are those of `Engine.feed`: `now` for how long samples are held, `listened` for how long a session is silent,
+        `read_at` for when it arrived."""
+        out: list[Part] = []
+        self.arrived_at = read_at
+        if chunk.t_ns:
+            self.arrived_at = self._arrival.arrived(chunk.t_ns / 1e9 + len(chunk.samples) / chunk.fs, read_at)
+        if chunk.fs != self._fs and abs(chunk.fs / self._fs - 1) > 0.01:
+            self._refuse(chunk, "wrong_fs", f"it says {chunk.fs:g} Hz, this checkpoint takes {self._fs:g} Hz")
+            return out
+        if chunk.session == self.sessions.renamed[0]:
+            chunk = replace(chunk, session=self.sessions.renamed[1])
+        for step in LIFE[self.sessions.standing(chunk.session, listened, self._rules.silence_s)].get(chunk.kind, ()):
+            if step is Step.TAKE:
+                self.sessions.seen_at, self.sessions.fed_at = listened, now
+                self._take(chunk, now, read_at, out)
+            elif step is Step.END_OTHER:
+                out += self.end()
+            elif step in (Step.OPEN, Step.REOPEN):
+                self._open(chunk.session, out)
+            elif step is Step.REFUSE:
+                live = self.sessions.current or 0
+                self._refuse(chunk, "second_publisher", f"session {chunk.session:016x} speaks while {live:016x} is live")
+            elif step is Step.LATE:
+                self._late(chunk, now, out)
+            else:
+                self.sessions.seen_at, self.sessions.fed_at = listened, now
+                self._hear(step, chunk, now, out)
+        return out
+
+    def expire(self, now: float) -> list[Part]:
+        """Time passed: give up samples that were waited for long enough."""
+        out: list[Part] = []
+        sequencer = self.sessions.sequencer
+        if sequencer is not None:
+            self._accept(sequencer.expire(now), out)
+        return out
+
+    def end(self) -> list[Part]:
+        """Nothing more comes: end the session that is open, if there is one, as one that did not say END."""
+        out: list[Part] = []
+        sequencer = self.sessions.sequencer
+        if sequencer is not None:
+            assert LIFE[self.sessions.standing(self.sessions.current or 0, 0.0, 0.0)][Event.SILENCE] == (Step.CUT_OFF,)
+            self._give_up_waiting(self.sessions.fed_at, out)
+            self._accept(sequencer.close(), out)
+            self._end(out, unclean=True)
+        return out
+
+    @property
+    def pending(self) -> int:
+        """Samples that the judge holds back."""
+        return self._judge.pending
+
+    # ---- what is done with a message, as `LIFE` says -------------------------------------------------------------
+
+    def _take(self, chunk: Chunk, now: float, read_at: float, out: list[Part]) -> None:
+        """A DATA chunk of the open session, whose index may have fallen back."""
+        self._watch_rate(chunk, read_at, out)
+        sequencer = self.sessions.sequencer
+        assert sequencer is not None
+        first = sequencer.first
+        messages = self._counter.feed(chunk.index, chunk.samples, sequencer)
+        if self._counter.counts_messages:
+            text = f"the index rises by 1 from one message of {len(chunk.samples)} samples to the next: it must count samples, not messages"
+            self._event("index_counts_messages", text)
+        if self._counter.restarted:
+            sequencer = self._restart(chunk.session, messages[0][0], out)
+        for index, samples in messages:
+            self._accept(sequencer.feed(index, samples, now), out)
+        if first is None and sequencer.first:
+            self._event("late_join", f"joined at index {sequencer.first}: the samples before it did not reach this daemon")
+        self._tell_first(self.sessions.known[self.sessions.current or 0], out)
+
+    def _hear(self, step: Step, chunk: Chunk, now: float, out: list[Part]) -> None:
+        """A STATUS, GAP or END of the open session."""
+        sequencer = self.sessions.sequencer
+        assert sequencer is not None
+        if step is Step.NOTICE:
+            sequencer.notice(chunk.index, now)
+        elif step is Step.LOSE:  # a relay that knows of a loss: no reason to wait for it
+            sequencer.notice(chunk.index + chunk.missing, now - self._rules.hold_s)
+            self._accept(sequencer.expire(now), out)
+        else:
+            self._give_up_waiting(now, out)
+            self._accept(sequencer.close(chunk.index), out)
+            self._end(out, unclean=False)
+            return
+        self._tell_first(self.sessions.known[self.sessions.current or 0], out)
+
+    def _open(self, session: int, out: list[Part]) -> None:
+        opened = self.sessions.open(session, self._rules.hold, self._rules.hold_s)
+        self._counter = Counter()
+        self.rate.begin()
+        self._judge = Judge(self._fs, self._rules.max_fill, self._rules.sentinels)
+        # One that was ended here goes on where it was; a new one's first run says where it begins.
+        self._expected = -1 if opened.resumed_at is None else opened.resumed_at
+        out.append(opened)
+
+    def _restart(self, session: int, index: int, out: list[Part]) -> Sequencer:
+        """The index fell back to `index` with new samples: the sensor counts anew, under the same number. The sequencer of the session that begins."""
+        sessions = self.sessions
+        sequencer = sessions.sequencer
+        assert sequencer is not None
+        for step in LIFE[sessions.standing(session, 0.0, 0.0)][Event.RESTART]:
+            if step is Step.CUT_OFF:
+                fell_from = sequencer.next
+                self._accept(sequencer.close(), out)
+                self._end(out, unclean=True)
+            elif step is Step.RENAME:
+                session = sessions.rename(session)
+                text = f"the index fell from {fell_from} to {index} with new samples: the sensor restarted; session {session:016x} begins"
+                self._event("restart", text)
+            else:
+                self._open(session, out)
+        return sessions.known[session].sequencer
+
+    def _late(self, chunk: Chunk, now: float, out: list[Part]) -> None:
+        """Samples of a session that is over: late ones are accounted for, newer ones refused."""
+        known = self.sessions.known[chunk.session]
+        late = max(min(len(chunk.samples), known.sequencer.next - chunk.index), 0)
+        if late:
+            known.sequencer.feed(chunk.index, chunk.samples[:late], now)
+            self._tell_first(known, out)
+        if late < len(chunk.samples):
+            self.ledger.refused += len(chunk.samples) - late
+            self._event("after_end", f"samples from index {chunk.index} after session {chunk.session:016x} ended")
+
+    def _refuse(self, chunk: Chunk, name: str, why: str) -> None:
+        if len(chunk.samples):
+            self.ledger.refused += len(chunk.samples)
+            self._event(name, f"refused {len(chunk.samples)} samples: {why}")
+
+    def _end(self, out: list[Part], *, unclean: bool) -> None:
+        known = self.sessions.known[self.sessions.current or 0]
+        self._accept([Stretch(known.sequencer.next, EMPTY)], out)
+        out += self._judge.finish()
+        self._tell_first(known, out)
+        out.append(Ended(known.sequencer.next, unclean))
+        self.sessions.close(unclean=unclean)
+
+    # ---- samples -------------------------------------------------------------------------------------------------
+
+    def _give_up_waiting(self, now: float, out: list[Part]) -> None:
+        """Messages at old indexes, of which it is not known whether the sensor counts anew, were repeats."""
+        sequencer = self.sessions.sequencer
+        for index, samples in self._counter.give_up():
+            if sequencer is not None:
+                self._accept(sequencer.feed(index, samples, now), out)
+
+    def _accept(self, runs: list[Stretch], out: list[Part]) -> None:
+        """Samples in order; a jump of the index means that the ones between are lost."""
+        for run in runs:
+            if self._expected < 0:
+                sequencer = self.sessions.sequencer
+                first = None if sequencer is None else sequencer.first
+                self._expected = run.index if first is None else first
+                out.append(Began(self._expected))
+            if run.index > self._expected:
+                out += self._judge.missing(run.index - self._expected, sent=False)
+            self._expected = run.index + len(run.samples)
+            x = np.asarray(run.samples, np.float64)
+            if not len(x):
+                continue
+            if (plain := self._judge.plain(x)) is not None:
+                out.append(plain)
+                continue
+            finite = np.abs(x) <= LARGEST
+            if np.count_nonzero(finite) == len(x):
+                out += self._judge.feed(x)
+                continue
+            edges = np.flatnonzero(finite[1:] != finite[:-1]) + 1
+            for a, b in zip([0, *edges], [*edges, len(x)], strict=True):
+                out += self._judge.feed(x[a:b]) if finite[a] else self._judge.missing(int(b - a), sent=True)
+
+    def _watch_rate(self, chunk: Chunk, now: float, out: list[Part]) -> None:
+        found: RateFound | None = None
+        if chunk.t_ns and len(chunk.samples):
+            out.append(Anchor(self.sessions.generation, chunk.index, chunk.t_ns))
+            found = self.rate.by_its_clock(chunk)
+        elif not chunk.t_ns and self._rules.clocked_by_arrival:
+            found = self.rate.by_arrival(chunk, now)
+        if found is None:
+            return
+        if found.changed:
+            out.append(WrongFrom(self.sessions.generation, chunk.index, found.wrong))
+        if found.event is not None:
+            self._event(*found.event)
+
+    def _tell_first(self, known: Remembered, out: list[Part]) -> None:
+        first = known.sequencer.first
+        if first is not None and first != known.first:
+            known.first = first
+            out.append(First(known.birth, first))
+
+    def _event(self, name: str, text: str) -> None:
+        self.events.append(ledger.Event(name, f"{self._name}: {text}", self._name))

@@ -1,0 +1,341 @@
+"""What is published of one sensor, in index order: final samples with their flags, gaps, ends, beats and rates, each with the sensor's time.
+
+Items that the `Track` gives stand on the timeline in order; `release` publishes from its head whatever is final. What stands there as denoised is asked of
+the track by the segment's number. Each sample is counted in the ledger when it is published.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppgstream.core.follower import Due, Follower
+from ppgstream.core.intake import Anchor, Ended, First, WrongFrom
+from ppgstream.core.ledger import Event, Ledger
+from ppgstream.core.measured import HELD, INVALID, LOST, OUTLIER
+from ppgstream.core.plan import Plan, SensorRules, under_policy
+from ppgstream.core.quality import HELD_CONFIDENCE, INTERFERENCE_CONFIDENCE, input_flags
+from ppgstream.core.rate import untimed
+from ppgstream.core.segments import Released
+from ppgstream.core.session import Opened
+from ppgstream.core.track import Denoised, Held, Item, Missing, Track
+from ppgstream.wire.message import EMPTY, Beats, Chunk, Flag, Kind
+
+FEW_STRETCHES = 8
+MAX_GAP = 2**32 - 1  # what a GAP record can say; the next index tells the truth anyway
+MAX_T_NS = 2**62
+_CHANGES = 8  # of whether the rate is the declared one, that are remembered
+
+
+@dataclass(slots=True)
+class Trace:
+    """What was published last, beside what it was made from: for a view that draws both. Kept only while somebody watches."""
+
+    raw: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
+    clean: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
+
+
+class Timeline:
+    """See the module. `ledger` is the stream's."""
+
+    __slots__ = (
+        "_anchors",
+        "_firsts",
+        "_follower",
+        "_items",
+        "_last_finite",
+        "_name",
+        "_next_out",
+        "_next_out_before",
+        "_opened",
+        "_plan",
+        "_policy",
+        "_threshold",
+        "_wrong",
+        "beats",
+        "confidence",
+        "due",
+        "ledger",
+        "trace",
+    )
+
+    def __init__(self, name: str, plan: Plan, rules: SensorRules, ledger: Ledger) -> None:
+        self._name, self._plan, self.ledger = name, plan, ledger
+        self._threshold = rules.threshold
+        self._policy = rules.policies.get(name, rules.policy)
+        self.due: list[Due] = []  # messages of beats and rates that are published and wait to be filled
+        self.beats: Beats | None = None  # what was last said of the heart rate
+        self.confidence = 0.0  # mean over what was published last
+        self.trace: Trace | None = None
+        self._follower = None if plan.rate is None else Follower(plan.fs)
+        self._items: list[Denoised | Held | Missing | Opened | Ended] = []  # short: a deque would take 0.7 kB even when empty
+        self._opened = Opened(0, 0, 0, None)  # the session that is being published
+        self._firsts: dict[int, int] = {}  # the first index of sessions, by their birth
+        self._next_out: int | None = None
+        self._next_out_before: int | None = None  # a second ago
+        self._last_finite = 0.0
+        self._anchors: list[Anchor] = []
+        self._wrong: list[WrongFrom] = []
+
+    # ---- in ------------------------------------------------------------------------------------------------------
+
+    def put(self, items: Iterable[Item]) -> None:
+        """Items in order, behind those that are there."""
+        for item in items:
+            if isinstance(item, Anchor):
+                last = self._anchors[-1] if self._anchors else None
+                if last is None or last.generation < item.generation or item.index > last.index:
+                    self._anchors.append(item)
+            elif isinstance(item, WrongFrom):
+                self._wrong = [*self._wrong[1 - _CHANGES :], item]
+            elif isinstance(item, First):
+                self._firsts[item.birth] = item.index
+            else:
+                self._items.append(item)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._items
+
+    @property
+    def crowd(self) -> int:
+        """Stretches that wait for those before them to be published, beyond the few that every stream has."""
+        return max(len(self._items) - FEW_STRETCHES, 0)
+
+    def in_flight(self, track: Track) -> int:
+        """Samples on the timeline that are not published."""
+        found = 0
+        for item in self._items:
+            if isinstance(item, Denoised):
+                found += track.segments[item.segment].in_flight
+            elif isinstance(item, Missing):
+                found += item.count * item.sent
+            elif isinstance(item, Held):
+                found += len(item.x)
+        return found
+
+    # ---- out -----------------------------------------------------------------------------------------------------
+
+    def release(self, track: Track, sure: Mapping[int, NDArray[np.float64]]) -> list[Chunk]:
+        """Everything that is final and not yet published, in index order. sure: what `Segment.release` takes, by the segment's number."""
+        chunks: list[Chunk] = []
+        published = 0
+        for item in self._items:
+            if isinstance(item, Denoised):
+                released, over = track.release(item.segment, sure.get(item.segment))
+                if released is not None:
+                    chunks += self._publish(released)
+                if not over:
+                    break
+            elif isinstance(item, Missing):
+                chunks += self._publish_missing(item)
+            elif isinstance(item, Held):
+                chunks += self._publish_held(item)
+            elif isinstance(item, Opened):
+                self._opened = item
+                self._next_out, self._last_finite = item.resumed_at, 0.0
+                if item.resumed_at is None:
+                    self._firsts = {birth: first for birth, first in self._firsts.items() if birth >= item.birth}
+            else:
+                gap = self._gap_before(item.index)
+                chunks += self._stop_following(math.inf) + gap
+                chunks.append(self._chunk(item.index, EMPTY, Kind.END, unclean=item.unclean))
+            published += 1
+        del self._items[:published]
+        return chunks
+
+    def status(self, session: int | None) -> Chunk | None:
+        """Called once a second: a STATUS that says how far a session, the open one, is published, so that a receiver notices a lost tail. None while
+        messages follow each other: then the next one's index says it."""
+        before, self._next_out_before = self._next_out_before, self._next_out
+        if session is None or self._opened.session != session or self._next_out is None or self._next_out != before:
+            return None
+        return self._chunk(self._next_out, EMPTY, Kind.STATUS)
+
+    def wrong_rate(self, index: int, n: int) -> NDArray[np.bool_]:
+        """(n,): whether samples from `index` on, of the session that is being published, came at another rate than the declared one."""
+        found = np.zeros(n, np.bool_)
+        for change in self._wrong:
+            if change.generation == self._opened.generation:
+                found[max(change.index - index, 0) :] = change.wrong
+        return found
+
+    def filled(self, due: Due) -> Event | None:
+        """Beats and a rate of this stream were computed and are about to be sent. What is worth telling of them."""
+        beats = due.chunk.beats
+        if beats is None:
+            return None
+        if self.wrong_rate(due.index - 1, 1)[0]:
+            due.chunk.beats = beats = untimed(beats)
+            due.follower.sure_bpm = math.nan
+        self.beats = beats
+        if math.isnan(due.disagrees):
+            return None
+        text = (
+            f"{self._name}: the input is a clean pulse of {beats.bpm:.0f} bpm up to index {due.index}, and the denoised wave "
+            f"has {due.disagrees:.0f}: the input's rate is told, as unsure"
+        )
+        return Event("disagreement", text, self._name)
+
+    def _publish_missing(self, run: Missing) -> list[Chunk]:
+        if not run.sent:
+            return []  # the next chunk's jump becomes a GAP record
+        n = run.count
+        self.ledger.invalid += n
+        values = np.full(n, self._last_finite)
+        return self._emit(run.index, values, np.full(n, np.nan), np.zeros(n), np.full(n, Flag.NONFINITE, np.uint16))
+
+    def _publish_held(self, run: Held) -> list[Chunk]:
+        n = len(run.x)
+        self.ledger.passthrough += n
+        self.ledger.held += n
+        flags = np.full(n, Flag.FLAT | (Flag.LEAD_OFF if run.lead_off else 0), np.uint16)
+        flags[0] |= np.uint16(Flag.STEP * run.stepped)
+        values = run.x if math.isnan(run.value) else np.full(n, run.value)
+        return self._emit(run.index, values, run.x, np.zeros(n), flags)
+
+    def _publish(self, r: Released) -> list[Chunk]:
+        values, confidence, flags, state = r.values, r.confidence, r.flags, r.state
+        if not (r.short or np.count_nonzero(state) or np.count_nonzero(r.bare)):  # all measured and denoised: nearly always
+            if np.count_nonzero(flags):
+                lined = (flags & Flag.INTERFERENCE) != 0
+                confidence[lined] = np.minimum(confidence[lined], INTERFERENCE_CONFIDENCE)
+            self.ledger.denoised += len(values)
+            return self._emit(r.index, values, r.raw, confidence, flags, r.checkpoint)
+        lost, invalid, held, outlier = state == LOST, state == INVALID, state == HELD, state == OUTLIER
+        if r.short:
+            flags |= input_flags(r.raw[None, :], state[None, :])[0]
+        flags[r.bare] |= np.uint16(Flag.PASSTHROUGH if r.short else Flag.SHED)
+        flags[outlier] |= np.uint16(Flag.OUTLIER)
+        not_measured = held | outlier
+        confidence[not_measured] = np.minimum(confidence[not_measured], HELD_CONFIDENCE)
+        lined = (flags & Flag.INTERFERENCE) != 0
+        confidence[lined] = np.minimum(confidence[lined], INTERFERENCE_CONFIDENCE)
+        confidence[r.bare] = 0.0
+        if invalid.any():
+            confidence[invalid] = 0.0
+            flags[invalid] = Flag.NONFINITE
+            at = np.where(~(invalid | lost), np.arange(len(values)), -1)
+            source = np.maximum.accumulate(at)
+            values = np.where(invalid, np.where(source >= 0, values[source], self._last_finite), values)
+        kept = ~lost
+        bare = int(np.count_nonzero(r.bare & kept & ~invalid))
+        not_finite = int(np.count_nonzero(invalid))
+        self.ledger.invalid += not_finite
+        self.ledger.denoised += int(np.count_nonzero(kept)) - bare - not_finite
+        self.ledger.held += int(np.count_nonzero(held))
+        self.ledger.outliers += int(np.count_nonzero(outlier))
+        if r.short:
+            self.ledger.passthrough += bare
+        else:
+            self.ledger.shed += bare
+        if kept.all():
+            return self._emit(r.index, values, r.raw, confidence, flags, r.checkpoint)
+        chunks: list[Chunk] = []
+        edges = np.flatnonzero(kept[1:] != kept[:-1]) + 1
+        for a, b in zip([0, *edges], [*edges, len(kept)], strict=True):
+            if kept[a]:
+                chunks += self._emit(r.index + int(a), values[a:b], r.raw[a:b], confidence[a:b], flags[a:b], r.checkpoint)
+        return chunks
+
+    def _emit(
+        self,
+        index: int,
+        values: NDArray[np.float64],
+        raw: NDArray[np.float64],
+        confidence: NDArray[np.float64],
+        flags: NDArray[np.uint16],
+        checkpoint: bytes | None = None,
+    ) -> list[Chunk]:
+        chunks = self._gap_before(index)
+        if chunks:
+            flags[0] |= np.uint16(Flag.GAP)
+            chunks = self._stop_following(chunks[0].missing / self._plan.fs) + chunks
+        answer = values
+        if self._wrong:
+            flags[self.wrong_rate(index, len(flags))] |= np.uint16(Flag.WRONG_RATE)
+        low = confidence < self._threshold
+        if np.count_nonzero(low):
+            flags[low] |= np.uint16(Flag.LOW_CONFIDENCE)
+            values, flags = under_policy(self._policy, low, values, raw, flags)
+        self._last_finite = float(answer[-1])
+        self._next_out = index + len(values)
+        self.confidence = float(confidence.sum()) / len(confidence)
+        if self.trace is not None:
+            self.trace.raw.extend(raw.tolist())
+            self.trace.clean.extend(values.tolist())
+        data = self._chunk(index, values, Kind.DATA, confidence=confidence.astype(np.float32), flags=flags, checkpoint=checkpoint)
+        chunks.append(data)
+        if self._follower is not None:
+            for at, block in self._follower.append(index, answer, raw, confidence, flags):
+                chunks.append(self._beats_of(self._follower, at, block))
+        return chunks
+
+    def _stop_following(self, seconds: float) -> list[Chunk]:
+        """The stretch ends, and another begins `seconds` later, if ever: the beats that are not decided yet."""
+        if self._follower is None or self._next_out is None or (rest := self._follower.stop()) is None:
+            return []
+        return [self._beats_of(self._follower, self._next_out, rest, gap_s=seconds)]
+
+    def _beats_of(self, follower: Follower, index: int, block: NDArray[np.float32], *, gap_s: float | None = None) -> Chunk:
+        """A message of beats and rates, which the engine fills, with those of other streams at once, before it is sent."""
+        chunk = self._chunk(index, EMPTY, Kind.BEATS)
+        self.due.append(Due(follower, index, block, gap_s, chunk))
+        return chunk
+
+    def _gap_before(self, index: int) -> list[Chunk]:
+        """A GAP record for what was lost between the last sample published and `index`."""
+        if self._next_out is None:
+            self._next_out = min(self._firsts.get(self._opened.birth, index), index)
+        if index <= self._next_out:
+            return []
+        return [self._chunk(self._next_out, EMPTY, Kind.GAP, missing=min(index - self._next_out, MAX_GAP))]
+
+    def _chunk(
+        self,
+        index: int,
+        samples: NDArray[np.generic],
+        kind: Kind,
+        *,
+        confidence: NDArray[np.float32] | None = None,
+        flags: NDArray[np.uint16] | None = None,
+        missing: int = 0,
+        unclean: bool = False,
+        checkpoint: bytes | None = None,
+    ) -> Chunk:
+        fs = self._plan.fs
+        return Chunk(
+            self._name,
+            self._opened.session,
+            index,
+            samples,
+            kind,
+            fs,
+            self._sensor_time(index),
+            confidence,
+            flags,
+            self._plan.checkpoint if checkpoint is None else checkpoint,
+            missing,
+            unclean,
+        )
+
+    def _sensor_time(self, index: int) -> int:
+        """The sensor's time of a sample, ns; 0: not known. Forgets what tells nothing of later samples."""
+        anchors, generation = self._anchors, self._opened.generation
+        passed, most = 0, len(anchors)
+        while passed < most and (
+            anchors[passed].generation < generation
+            or (passed + 1 < most and anchors[passed + 1].generation == generation and anchors[passed + 1].index <= index)
+        ):
+            passed += 1
+        if passed:
+            del anchors[:passed]
+        if not anchors or anchors[0].generation != generation:
+            return 0
+        t_ns = anchors[0].t_ns + round((index - anchors[0].index) * 1e9 / self._plan.fs)
+        return t_ns if abs(t_ns) < MAX_T_NS else 0
