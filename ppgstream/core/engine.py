@@ -67,6 +67,7 @@ class Engine:
     _expiring: list[tuple[float, str]] = field(
         default_factory=list
     )  # the same as a heap; an entry that `_expires` lacks is outdated
+    fills_itself: bool = True  # before it gives messages of beats and rates; if not, the caller asks for `fill`
     _due: list[Due] = field(default_factory=list)  # messages of beats and rates that are to be filled
 
     def feed(self, chunk: Chunk, now: float, *, read_at: float | None = None, listened: float | None = None) -> list[Chunk]:
@@ -109,7 +110,7 @@ class Engine:
             stream = self.streams[name]
             chunks += self._queue(stream, stream.expire(now), now if read_at is None else read_at, fill_now=False)
         if due:
-            self._fill()
+            self._fill_now()
         return chunks
 
     def end_idle(
@@ -127,7 +128,7 @@ class Engine:
                     )
                 )
                 chunks += self._queue(stream, stream.flush(), listened if read_at is None else read_at, fill_now=False)
-        self._fill()
+        self._fill_now()
         return chunks
 
     def flush(self, read_at: float, streams: Iterable[Stream] | None = None) -> list[Chunk]:
@@ -135,7 +136,7 @@ class Engine:
         chunks = []
         for stream in self.streams.values() if streams is None else streams:
             chunks += self._queue(stream, stream.flush(), read_at, fill_now=False)
-        self._fill()
+        self._fill_now()
         return chunks
 
     def step(self, *, shed: bool = False) -> list[Chunk]:
@@ -185,7 +186,7 @@ class Engine:
                 ready, row = tile.ready[k], rows[k]
                 ready.stream.answer(ready.window, row, flags[k], None if row is None else confidences[k])
             chunks += self._release([tile.ready[k] for k in turn])
-        self._fill()
+        self._fill_now()
         return chunks
 
     def _release(self, answered: list[Ready]) -> list[Chunk]:
@@ -220,8 +221,17 @@ class Engine:
             if crowd:
                 self._crowds[stream.name] = crowd
 
-    def _fill(self) -> None:
-        """Compute the beats and rates of all messages that are about to leave."""
+    @property
+    def unfilled(self) -> int:
+        """Messages of beats and rates that wait for `fill`."""
+        return len(self._due)
+
+    def _fill_now(self) -> None:
+        if self.fills_itself:
+            self.fill()
+
+    def fill(self) -> None:
+        """Compute the beats and rates of all messages that were given without: of many streams at once that is cheaper."""
         if self._due:
             assert self.rules.plan.rate is not None
             fill(self._due, self.rules.plan.rate)
@@ -247,7 +257,7 @@ class Engine:
         chunks = stream.release()
         self._collect(stream)
         if fill_now:
-            self._fill()
+            self._fill_now()
         return chunks
 
     def _hear(self, stream: Stream) -> None:

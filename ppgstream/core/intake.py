@@ -6,7 +6,8 @@ go to the `Track`, and from there, so far as they are to be published, to the `T
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,48 +19,43 @@ from ppgstream.core.measured import LARGEST, Judged
 from ppgstream.core.plan import SensorRules
 from ppgstream.core.sequence import Counter, Sequencer, Stretch
 from ppgstream.core.session import LIFE, Event, Opened, Remembered, Sessions, Step
-from ppgstream.wire.message import EMPTY, Chunk
+from ppgstream.wire.message import EMPTY, Chunk, Kind
 
 
-@dataclass(frozen=True, slots=True)
-class Began:
-    """The index of the first sample of the session that is open, or of the first one that is missing."""
+class Began(NamedTuple):
+    """Where the session that is open begins: the index of its first sample, or of the first one that is missing."""
 
-    index: int
+    at: int
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """The session that is open ends at this index."""
+class Ended(NamedTuple):
+    """The session that is open ends before the index `at`."""
 
-    index: int
+    at: int
     unclean: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Anchor:
-    """The sensor's time of a sample, ns."""
+class Anchor(NamedTuple):
+    """The sensor's time, ns, of the sample with the index `at`."""
 
     generation: int
-    index: int
+    at: int
     t_ns: int
 
 
-@dataclass(frozen=True, slots=True)
-class WrongFrom:
-    """From this index on the measured rate contradicts the declared one, or (not `wrong`) does no more."""
+class WrongFrom(NamedTuple):
+    """From the index `at` on the measured rate contradicts the declared one, or (not `wrong`) does no more."""
 
     generation: int
-    index: int
+    at: int
     wrong: bool
 
 
-@dataclass(frozen=True, slots=True)
-class First:
-    """The first index of a session, as far as it is known now: a late sample may make it lower. birth: as in `Opened`."""
+class First(NamedTuple):
+    """The first index of a session, as far as it is known now: a late sample may make it lower. `birth` is as in `Opened`."""
 
     birth: int
-    index: int
+    at: int
 
 
 Part = Opened | Began | Judged | Ended | Anchor | WrongFrom | First
@@ -106,6 +102,10 @@ class Intake:
             return out
         if chunk.session == self.sessions.renamed[0]:
             chunk = replace(chunk, session=self.sessions.renamed[1])
+        if chunk.session == self.sessions.current and chunk.kind is Kind.DATA:  # as below, for nearly every chunk
+            self.sessions.seen_at, self.sessions.fed_at = listened, now
+            self._take(chunk, now, read_at, out)
+            return out
         for step in LIFE[self.sessions.standing(chunk.session, listened, self._rules.silence_s)].get(chunk.kind, ()):
             if step is Step.TAKE:
                 self.sessions.seen_at, self.sessions.fed_at = listened, now
@@ -156,17 +156,19 @@ class Intake:
         sequencer = self.sessions.sequencer
         assert sequencer is not None
         first = sequencer.first
+        joined = first is None
         messages = self._counter.feed(chunk.index, chunk.samples, sequencer)
         if self._counter.counts_messages:
             text = f"the index rises by 1 from one message of {len(chunk.samples)} samples to the next: it must count samples, not messages"
             self._event("index_counts_messages", text)
         if self._counter.restarted:
-            sequencer = self._restart(chunk.session, messages[0][0], out)
+            sequencer, first = self._restart(chunk.session, messages[0][0], out), None
         for index, samples in messages:
             self._accept(sequencer.feed(index, samples, now), out)
-        if first is None and sequencer.first:
+        if joined and sequencer.first:
             self._event("late_join", f"joined at index {sequencer.first}: the samples before it did not reach this daemon")
-        self._tell_first(self.sessions.known[self.sessions.current or 0], out)
+        if sequencer.first != first:
+            self._tell_first(self.sessions.known[self.sessions.current or 0], out)
 
     def _hear(self, step: Step, chunk: Chunk, now: float, out: list[Part]) -> None:
         """A STATUS, GAP or END of the open session."""

@@ -328,5 +328,8 @@ def _tell(
             one.follower.beat = float(times[-1])
         if ready[k]:
             one.follower.told = float(limit[k])
+        if one.untimed:
+            one.chunk.beats = untimed(one.chunk.beats)
+            one.follower.sure_bpm = math.nan
         if one.gap_s is not None:
             one.follower.forget(one.gap_s)

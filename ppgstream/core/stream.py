@@ -62,7 +62,8 @@ class Stream:
         if not parts:
             return []
         windows, items = self.track.take(parts)
-        self.timeline.put(items)
+        if items:
+            self.timeline.put(items)
         self.out += len(windows)
         return windows
 

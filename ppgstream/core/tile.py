@@ -62,7 +62,7 @@ def _signs(ready: list[Ready], x: NDArray[np.float64], state: NDArray[np.uint8],
     """(n, 1): -1 for each window of `x` (n, context + window) that is upside down, as far as its session's windows up to it tell."""
     tracks = [(r.stream.track, r.window) for r in ready]
     sign = np.array([[track.sign(window.segment)] for track, window in tracks])
-    open_ = [k for k, (track, window) in enumerate(tracks) if track.looks(window.segment)]
+    open_ = [k for k, (track, window) in enumerate(tracks) if track.looks(window)]
     if open_:
         skewness = skewness_of(x[open_], state[open_], fs).tolist()
         for k, skew in zip(open_, skewness, strict=True):

@@ -20,7 +20,6 @@ from ppgstream.core.ledger import Event, Ledger
 from ppgstream.core.measured import HELD, INVALID, LOST, OUTLIER
 from ppgstream.core.plan import Plan, SensorRules, under_policy
 from ppgstream.core.quality import HELD_CONFIDENCE, INTERFERENCE_CONFIDENCE, input_flags
-from ppgstream.core.rate import untimed
 from ppgstream.core.segments import Released
 from ppgstream.core.session import Opened
 from ppgstream.core.track import Denoised, Held, Item, Missing, Track
@@ -89,12 +88,12 @@ class Timeline:
         for item in items:
             if isinstance(item, Anchor):
                 last = self._anchors[-1] if self._anchors else None
-                if last is None or last.generation < item.generation or item.index > last.index:
+                if last is None or last.generation < item.generation or item.at > last.at:
                     self._anchors.append(item)
             elif isinstance(item, WrongFrom):
                 self._wrong = [*self._wrong[1 - _CHANGES :], item]
             elif isinstance(item, First):
-                self._firsts[item.birth] = item.index
+                self._firsts[item.birth] = item.at
             else:
                 self._items.append(item)
 
@@ -142,9 +141,9 @@ class Timeline:
                 if item.resumed_at is None:
                     self._firsts = {birth: first for birth, first in self._firsts.items() if birth >= item.birth}
             else:
-                gap = self._gap_before(item.index)
+                gap = self._gap_before(item.at)
                 chunks += self._stop_following(math.inf) + gap
-                chunks.append(self._chunk(item.index, EMPTY, Kind.END, unclean=item.unclean))
+                chunks.append(self._chunk(item.at, EMPTY, Kind.END, unclean=item.unclean))
             published += 1
         del self._items[:published]
         return chunks
@@ -162,7 +161,7 @@ class Timeline:
         found = np.zeros(n, np.bool_)
         for change in self._wrong:
             if change.generation == self._opened.generation:
-                found[max(change.index - index, 0) :] = change.wrong
+                found[max(change.at - index, 0) :] = change.wrong
         return found
 
     def filled(self, due: Due) -> Event | None:
@@ -170,9 +169,6 @@ class Timeline:
         beats = due.chunk.beats
         if beats is None:
             return None
-        if self.wrong_rate(due.index - 1, 1)[0]:
-            due.chunk.beats = beats = untimed(beats)
-            due.follower.sure_bpm = math.nan
         self.beats = beats
         if math.isnan(due.disagrees):
             return None
@@ -285,7 +281,8 @@ class Timeline:
     def _beats_of(self, follower: Follower, index: int, block: NDArray[np.float32], *, gap_s: float | None = None) -> Chunk:
         """A message of beats and rates, which the engine fills, with those of other streams at once, before it is sent."""
         chunk = self._chunk(index, EMPTY, Kind.BEATS)
-        self.due.append(Due(follower, index, block, gap_s, chunk))
+        wrong = bool(self._wrong) and bool(self.wrong_rate(index - 1, 1)[0])
+        self.due.append(Due(follower, index, block, gap_s, chunk, untimed=wrong))
         return chunk
 
     def _gap_before(self, index: int) -> list[Chunk]:
@@ -330,12 +327,12 @@ class Timeline:
         passed, most = 0, len(anchors)
         while passed < most and (
             anchors[passed].generation < generation
-            or (passed + 1 < most and anchors[passed + 1].generation == generation and anchors[passed + 1].index <= index)
+            or (passed + 1 < most and anchors[passed + 1].generation == generation and anchors[passed + 1].at <= index)
         ):
             passed += 1
         if passed:
             del anchors[:passed]
         if not anchors or anchors[0].generation != generation:
             return 0
-        t_ns = anchors[0].t_ns + round((index - anchors[0].index) * 1e9 / self._plan.fs)
+        t_ns = anchors[0].t_ns + round((index - anchors[0].at) * 1e9 / self._plan.fs)
         return t_ns if abs(t_ns) < MAX_T_NS else 0

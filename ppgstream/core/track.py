@@ -24,6 +24,7 @@ from ppgstream.core.session import Opened
 from ppgstream.core.trust import Seen
 from ppgstream.wire.message import Flag
 
+LOOKED_AT = 5  # once the polarity is decided, every so many windows are looked at: a sensor that is worn does not turn over
 BESIDE_TOLD_S = 60.0  # from one event of hum, breathing or a lamp to the next of the same
 _OF_BESIDE = {  # the flag and the event of each field of `Beside`
     Flag.INTERFERENCE: "a steady line at {hz:.2f} Hz from index {index} on: no pulse makes it (a lamp?)",
@@ -110,9 +111,17 @@ class Track:
         items: list[Item] = []
         for part in parts:
             if isinstance(part, Judged):
-                self._take(part, windows, items)
+                segment = self._open
+                if part.state is None and segment is not None and not self._run and part.beside == self._beside:
+                    segment.append(part.x, None, self._beside_flags)  # as `_take`, for nearly all samples
+                    self._judged += len(part.x)
+                    self._lead_off = False
+                else:
+                    self._take(part, windows, items)
+            elif isinstance(part, Anchor):
+                items.append(part)
             elif isinstance(part, Began):
-                self._judged = part.index
+                self._judged = part.at
             else:
                 if isinstance(part, Opened):
                     self._begin(part)
@@ -238,16 +247,20 @@ class Track:
         """-1: what is known by now says that the pulse of this segment points down."""
         return self.segments[segment].polarity.sign
 
-    def looks(self, segment: int) -> bool:
-        """Whether the polarity of this segment's windows is still looked at."""
-        return not self.segments[segment].polarity.final
+    def looks(self, window: Window) -> bool:
+        """Whether this window counts for its session's polarity: each does until it is decided, and then every fifth."""
+        segment = self.segments[window.segment]
+        polarity = segment.polarity
+        if not polarity.decided:
+            return True
+        return not polarity.final and (window.start - segment.start) // segment.geometry.hop % LOOKED_AT == 0
 
     def look(self, window: Window, skewness: float) -> float:
         """Take a window's skewness into account; the sign of the window."""
         segment = self.segments[window.segment]
-        polarity, geometry = segment.polarity, segment.plan.geometry
+        polarity = segment.polarity
         length, decided = len(window.x), polarity.decided
-        new, window_s = geometry.hop / length, length / segment.plan.fs
+        new, window_s = segment.geometry.hop * (LOOKED_AT if decided else 1) / length, length / segment.plan.fs
         if polarity.look(skewness, new, window_s, segment.start) and (decided or polarity.sign < 0):
             down = "points down (an inverted sensor): the model sees it turned over"
             way = down if polarity.sign < 0 else "points up after all"

@@ -246,7 +246,12 @@ class Engine:
     def _signs(self, ready: list[Ready], x: NDArray[np.float64], state: NDArray[np.uint8]) -> NDArray[np.float64]:
         """(n, 1): -1 for each window of `x` (n, context + window) that is upside down, as far as its session's windows up to it tell."""
         sign = np.array([[r.window.segment.polarity.sign] for r in ready])
-        open_ = [k for k, r in enumerate(ready) if not r.window.segment.polarity.final]
+        hop = self.rules.stream.geometry.hop
+        open_ = []
+        for k, r in enumerate(ready):
+            polarity, number = r.window.segment.polarity, (r.window.start - r.window.segment.start) // hop
+            if not polarity.decided or (not polarity.final and number % 5 == 0):
+                open_.append(k)
         if not open_:
             return sign
         new, window_s = self.rules.stream.geometry.hop / x.shape[1], x.shape[1] / self.rules.stream.fs
@@ -255,7 +260,7 @@ class Engine:
             stream, window = ready[k].stream, ready[k].window
             polarity = window.segment.polarity
             decided = polarity.decided
-            if polarity.look(skew, new, window_s, window.segment.start) and (decided or polarity.sign < 0):
+            if polarity.look(skew, new * (5 if decided else 1), window_s, window.segment.start) and (decided or polarity.sign < 0):
                 down = "points down (an inverted sensor): the model sees it turned over"
                 way = down if polarity.sign < 0 else "points up after all"
                 self.events.append(Event("polarity", f"{stream.name}: the pulse at index {window.start} {way}", stream.name))
@@ -334,7 +339,7 @@ class Engine:
             for one in self._due:
                 known = self.streams.get(one.chunk.stream)
                 if one.chunk.beats is not None and known is not None:
-                    if known.wrong_rate(one.index - 1, 1)[0]:
+                    if one.untimed:
                         one.chunk.beats = untimed(one.chunk.beats)
                         one.follower.sure_bpm = math.nan
                     known.beats = one.chunk.beats

@@ -36,6 +36,7 @@ class Due:
     chunk: Chunk
     disagrees: float = math.nan  # the output's rate, bpm, where the input is clean by itself and has another, which is told
     rated: bool = False  # there were 8 s for a rate
+    untimed: bool = False  # the samples came at another rate than the declared one
 
     @property
     def last(self) -> bool:

@@ -764,7 +764,7 @@ class Stream:
     def _beats_of(self, follower: Follower, index: int, block: NDArray[np.float32], *, gap_s: float | None = None) -> Chunk:
         """A message of beats and rates, which the engine fills, with those of other streams at once, before it is sent."""
         chunk = self._chunk(index, EMPTY, Kind.BEATS)
-        self.due.append(Due(follower, index, block, gap_s, chunk))
+        self.due.append(Due(follower, index, block, gap_s, chunk, untimed=bool(self.wrong_rate(index - 1, 1)[0])))
         return chunk
 
     def _gap_before(self, index: int) -> list[Chunk]:
