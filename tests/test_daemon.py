@@ -1001,7 +1001,7 @@ def test_a_stopping_daemon_denoises_what_it_has_read() -> None:
         sensor = served.sensor()
         for at in range(0, 20_000, 50):
             sensor.send("a", DATA, 1, at, x[at : at + 50])
-        until(lambda: served.daemon._messages["received"] == 400, "all to be read")
+        until(lambda: served.daemon.source.received == 400, "all to be read")
         served.daemon.stop.set()
         gate.set()
         final = account(served.stop())
@@ -1013,13 +1013,13 @@ def test_a_stopping_daemon_denoises_what_it_has_read() -> None:
 
 def test_what_a_stopping_daemon_has_no_time_for_is_shed(monkeypatch: pytest.MonkeyPatch) -> None:
     # Nothing is given up here, however slow the machine is: what is shed is published, and that takes a second on an idle one.
-    monkeypatch.setattr("ppgstream.live.daemon.LEAVE_S", PATIENCE_S)
+    monkeypatch.setattr("ppgstream.live.loop.LEAVE_S", PATIENCE_S)
     gate, calls, denoiser = gated()
     with serving(denoiser, overload=Overload(drain_s=0.0)) as served:
         sensor = served.sensor()
         for at in range(0, 100_000, 100):
             sensor.send("a", DATA, 1, at, wave(100))
-        until(lambda: served.daemon._messages["received"] == 1000, "all to be read")
+        until(lambda: served.daemon.source.received == 1000, "all to be read")
         served.daemon.stop.set()
         gate.set()
         final = account(served.stop())
@@ -1035,7 +1035,7 @@ def test_a_model_that_hangs_does_not_keep_a_stopped_daemon() -> None:
             sensor = served.sensor()
             for at in range(0, 1000, 100):
                 sensor.send("a", DATA, 1, at, wave(100))
-            until(lambda: served.daemon._messages["received"] == 10, "all to be read")
+            until(lambda: served.daemon.source.received == 10, "all to be read")
             served.daemon.stop.set()
             final = account(served.stop())
             assert (final["accepted"], final["shed"], final["unaccounted"]) == (1000, 1000, 0)
@@ -1303,9 +1303,9 @@ def test_a_new_watch_gets_a_fresh_snapshot_and_an_old_one_the_kept_one() -> None
         served.sensor().send("a", DATA, 1, 0, wave(100))
         until(lambda: served.row("a"), "the stream")
         served.ask()
-        served.daemon._snapshot_cost_s = 1e6  # from now on the kept snapshot is never too old
+        served.daemon.questions._cost_s = 1e6  # from now on the kept snapshot is never too old
         assert set(served.ask(("a",))["traces"]) == {"a"}
-        served.daemon._snapshot_cost_s = 1e6
+        served.daemon.questions._cost_s = 1e6
         assert served.ask(("a",)) == served.ask(())
 
 
@@ -1336,11 +1336,11 @@ def test_the_second_broken_sensor_is_named_too() -> None:
     said: list[str] = []
     daemon = Daemon(config(), checkpoint(), log=log_to(said))
     for number in range(200):
-        daemon._tell(Event("fs_off", f"first: event {number}", "first"))
-    daemon._tell(Event("fs_off", "second: another event", "second"))
+        daemon.events.tell(Event("fs_off", f"first: event {number}", "first"))
+    daemon.events.tell(Event("fs_off", "second: another event", "second"))
     assert len(said) < 10
     assert said[-1].startswith("second: ")
-    assert daemon._events["fs_off"] == 201
+    assert daemon.events.counts["fs_off"] == 201
 
 
 def test_raw_samples_of_another_type_are_said() -> None:

@@ -85,7 +85,7 @@ def _serve(settings: Config, log: Log, stop: Stop) -> bool:
     )
     daemon.import_all()
     daemon.open()
-    stop.hold(daemon.request_stop)
+    stop.hold(daemon.stop.set)
     e = daemon.endpoints
     tell(
         "ready: %s %s at %g Hz; in %s (%s), out %s, status %s",

@@ -67,6 +67,41 @@ def there_are_enough() -> bool:
     return used < most_descriptors() - 3 * _spare() // 2
 
 
+LOOK_S = 0.02  # counting thousands of descriptors takes ms: no more often than this
+
+
+class Doors:
+    """Those of a daemon: shut while descriptors are short."""
+
+    def __init__(self) -> None:
+        self._doors: list[Door] = []
+        self._shut = False
+        self._looked_at = 0.0
+
+    def add(self, endpoint: str) -> None:
+        """Of an endpoint that this process has bound."""
+        self._doors.append(Door(endpoint))
+
+    def watch(self, now: float) -> bool:
+        """Take no new connections while descriptors are short; those that there are go on. True if that begins now."""
+        if not self._shut and are_short():
+            self._shut = True
+            for door in self._doors:
+                door.shut()
+            return True
+        if self._shut and now > self._looked_at + LOOK_S:
+            self._looked_at = now
+            self._shut = not there_are_enough()
+            for door in self._doors:
+                (door.turn_away if self._shut else door.open)()
+        return False
+
+    def close(self) -> None:
+        """Open them, and leave them to ZeroMQ."""
+        for door in self._doors:
+            door.close()
+
+
 class Door:
     """The listener of an endpoint that this process has bound."""
 

@@ -22,8 +22,10 @@ from ppgstream.config import Config, In, Out, Overload, Status, Streams
 from ppgstream.core.denoiser import Answer, Batch
 from ppgstream.core.engine import Engine
 from ppgstream.live import daemon as live
-from ppgstream.live import publisher, receiver, status
+from ppgstream.live import loop, publisher, receiver, status
+from ppgstream.live import round as rounds
 from ppgstream.live.endpoints import DROPPED_A_CALL, Inbox
+from ppgstream.live.workers import Workers
 from ppgstream.model.architecture import Architecture
 from ppgstream.model.checkpoint import Checkpoint
 from ppgstream.wire.message import MOST_PARTS
@@ -81,37 +83,43 @@ def identity(batch: Batch) -> Answer:
 def test_a_turn_of_the_daemon_reads_a_bounded_number_from_each_socket() -> None:
     daemon = daemon_of()
     daemon.open()
-    engine = Engine(identity, daemon._rules)
+    engine = Engine(identity, daemon.rules)
+    workers = Workers(identity, 1)
+    turn = daemon.loop_of(engine, workers)
     try:
         subscriptions, rubbish, questions = Endless(b"\1x"), Endless(b"x"), Endless(b"{}")
-        daemon._subscriptions, daemon._inbox = Inbox(subscriptions), Inbox(rubbish)  # type: ignore[arg-type]
-        daemon._questions = Inbox(questions)  # type: ignore[arg-type]
-        daemon._hear_subscribers()
+        daemon.sink._subscriptions, daemon.source._inbox = Inbox(subscriptions), Inbox(rubbish)  # type: ignore[arg-type]
+        daemon.questions._inbox = Inbox(questions)  # type: ignore[arg-type]
+        daemon.sink.hear()
         assert subscriptions.taken == publisher.SUBSCRIPTIONS_A_TURN
-        assert not daemon._read(engine, None)
-        assert 0 < rubbish.taken <= live.BURST
-        daemon._answer_monitors(engine)
+        assert not turn.read()
+        assert 0 < rubbish.taken <= loop.BURST
+        daemon.questions.answer()
         assert questions.taken <= 8
     finally:
+        workers.close()
         daemon.close()
 
 
 def test_a_turn_s_reading_ends_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     daemon, now = daemon_of(), [0.0]
     daemon.open()
-    engine = Engine(identity, daemon._rules)
+    engine = Engine(identity, daemon.rules)
+    workers = Workers(identity, 1)
+    turn = daemon.loop_of(engine, workers)
     rubbish = Endless(b"x")
-    daemon._inbox = Inbox(rubbish)  # type: ignore[arg-type]
+    daemon.source._inbox = Inbox(rubbish)  # type: ignore[arg-type]
 
     def monotonic() -> float:
-        now[0] += live.TURN_S / 4
+        now[0] += loop.TURN_S / 4
         return now[0]
 
-    monkeypatch.setattr(live.time, "monotonic", monotonic)
+    monkeypatch.setattr(loop.time, "monotonic", monotonic)
     try:
-        daemon._read(engine, None)
+        turn.read()
     finally:
         monkeypatch.undo()
+        workers.close()
         daemon.close()
     assert rubbish.taken < 10
 
@@ -146,26 +154,27 @@ def test_no_socket_is_made_without_a_limit_on_its_messages() -> None:
 
 
 def test_the_clocks_leave_out_what_the_process_slept_and_what_was_not_listened() -> None:
-    clock = live.Clock()
+    clock = rounds.Clock()
     clock.begin(100.0)
     clock.turn(100.1, empty=True)
     clock.turn(133.1, empty=True)  # 33 s in SIGSTOP
     clock.turn(133.2, empty=False)
     clock.turn(133.3, empty=True)
-    assert clock.running == pytest.approx(0.1 + live.LONGEST_TURN_S + 0.1 + 0.1)
-    assert clock.listened == pytest.approx(0.1 + live.LONGEST_TURN_S + 0.1)
+    assert clock.running == pytest.approx(0.1 + rounds.LONGEST_TURN_S + 0.1 + 0.1)
+    assert clock.listened == pytest.approx(0.1 + rounds.LONGEST_TURN_S + 0.1)
     for k in range(200):  # 20 s of reading without end: by then everybody has been heard
         clock.turn(133.4 + 0.1 * k, empty=False)
-    assert clock.listened == pytest.approx(0.1 + live.LONGEST_TURN_S + 0.1 + 20.0 - live.LONGEST_BACKLOG_S, abs=0.2)
+    assert clock.listened == pytest.approx(0.1 + rounds.LONGEST_TURN_S + 0.1 + 20.0 - rounds.LONGEST_BACKLOG_S, abs=0.2)
 
 
 def test_the_stop_has_one_deadline_and_what_is_left_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that each publication moves on by 1 s: 1,000 streams are to be ended, 64 at once, and the time allows for fewer."""
+    """A clock that each publication moves on by 1 s: 1,000 streams are to be ended, some at once, and the time allows for fewer."""
     daemon = daemon_of(overload=Overload(drain_s=1.0), streams=Streams(beats=False))
     daemon.open()
     real, ahead = time.monotonic, [0.0]
-    monkeypatch.setattr(live.time, "monotonic", lambda: real() + ahead[0])
-    publish = daemon._publish
+    monkeypatch.setattr(loop.time, "monotonic", lambda: real() + ahead[0])
+    monkeypatch.setattr(loop, "ENDED_AT_ONCE", 64)
+    publish = daemon.sink.publish
 
     def slow(chunks: list[Any]) -> None:
         ahead[0] += 1.0 * bool(chunks)
@@ -181,9 +190,9 @@ def test_the_stop_has_one_deadline_and_what_is_left_is_counted(monkeypatch: pyte
         assert sensor.poll(int(1000 * PATIENCE_S))
         for k in range(1000):
             sensor.send_multipart(codec.encode(codec.Message(f"s{k}", codec.DATA, 1, 0, dtype=2, samples=wave(100))))
-        until(lambda: daemon._messages["received"] == 1000, "the samples")
-        monkeypatch.setattr(daemon, "_publish", slow)
-        daemon.request_stop()
+        until(lambda: daemon.source.received == 1000, "the samples")
+        monkeypatch.setattr(daemon.sink, "publish", slow)
+        daemon.stop.set()
         thread.join(PATIENCE_S)
         assert not thread.is_alive()
     finally:
@@ -194,8 +203,8 @@ def test_the_stop_has_one_deadline_and_what_is_left_is_counted(monkeypatch: pyte
     assert engine.unaccounted == 0
     assert 0 < engine.in_flight < 100_000
     assert engine.ledger.passthrough == 100_000 - engine.in_flight
-    assert any(text.startswith(f"{engine.in_flight} samples were not published") for text in daemon._last_events)
-    assert ahead[0] <= 1.0 + live.LEAVE_S + 2.0  # of the sixteen publications that it would have taken
+    assert any(text.startswith(f"{engine.in_flight} samples were not published") for text in daemon.events.last)
+    assert ahead[0] <= 1.0 + loop.LEAVE_S + 2.0  # of the sixteen publications that it would have taken
 
 
 # ---- a daemon among such peers ------------------------------------------------------------------------------------------

@@ -260,7 +260,9 @@ class Engine:
             stream, window = ready[k].stream, ready[k].window
             polarity = window.segment.polarity
             decided = polarity.decided
-            if polarity.look(skew, new * (5 if decided else 1), window_s, window.segment.start) and (decided or polarity.sign < 0):
+            if polarity.look(skew, new * (5 if decided else 1), window_s, window.segment.start) and (
+                decided or polarity.sign < 0
+            ):
                 down = "points down (an inverted sensor): the model sees it turned over"
                 way = down if polarity.sign < 0 else "points up after all"
                 self.events.append(Event("polarity", f"{stream.name}: the pulse at index {window.start} {way}", stream.name))

@@ -1,0 +1,55 @@
+"""What people hear of: events in the log, counted and thinned, so that a flood of them does not become a flood of lines."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, deque
+from collections.abc import Iterable
+
+from ppgstream.core.ledger import Event
+
+LINES_A_TICK = 20  # of events that are logged a second; the others are counted
+MOST_COUNTED = 50_000  # of events by stream that are counted; then the counts begin anew
+LAST_EVENTS = 20  # events kept for the monitor
+
+
+class Events:
+    """Events go to `log` as warnings with the fields `event` and `stream`. counts: by kind; last: the texts of the latest."""
+
+    def __init__(self, log: logging.Logger) -> None:
+        self.counts: Counter[str] = Counter()
+        self.last: deque[str] = deque(maxlen=LAST_EVENTS)
+        self._log = log
+        self._by_stream: Counter[tuple[str, str]] = Counter()  # by kind and stream
+        self._logged = 0  # lines since the last tick
+        self._unlogged: Counter[str] = Counter()  # events since then that were one line too many
+
+    def tell(self, event: Event) -> None:
+        """Log an event of a kind and stream the first three times, then the 10th, the 100th and so on."""
+        self.counts[event.name] += 1
+        if len(self._by_stream) > MOST_COUNTED:
+            self._by_stream.clear()
+        self._by_stream[event.name, event.stream] += 1
+        times = self._by_stream[event.name, event.stream]
+        self.last.append(event.text)
+        if times > 3 and str(times).strip("0") != "1":
+            return
+        if self._logged >= LINES_A_TICK:
+            self._unlogged[event.name] += 1
+            return
+        self._logged += 1
+        text = event.text + (f" ({event.name}: {times} times so far)" if times > 3 else "")
+        self._log.warning("%s", text, extra={"event": event.name, "stream": event.stream})
+
+    def tell_all(self, events: Iterable[Event]) -> None:
+        """`tell` each of them."""
+        for event in events:
+            self.tell(event)
+
+    def tick(self) -> None:
+        """Another second begins: say how many events of the last one had no line."""
+        self._logged = 0
+        if self._unlogged:
+            kinds = ", ".join(f"{name} {count:,}" for name, count in self._unlogged.most_common())
+            self._unlogged.clear()
+            self._log.warning("more events than are logged a second: %s", kinds, extra={"event": "unlogged"})

@@ -1,0 +1,198 @@
+"""The status of a daemon, as its status socket tells it: docs/status.md says what each field means."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Iterable
+
+import msgspec
+import numpy as np
+
+from ppgstream.core.engine import Engine
+from ppgstream.core.ledger import Ledger
+from ppgstream.core.sequence import Counts
+from ppgstream.core.stream import Stream
+from ppgstream.live.round import Clock, Pace
+
+
+class CheckpointStatus(msgspec.Struct):
+    """The checkpoint that is served."""
+
+    path: str
+    family: str
+    id: str
+
+
+class Delay(msgspec.Struct):
+    """How long a sample waits for those after it, s."""
+
+    least: float
+    most: float
+
+
+class Percentiles(msgspec.Struct):
+    """Of the lag of windows, ms."""
+
+    p50: float | None
+    p99: float | None
+    max: float | None
+
+
+class LedgerStatus(msgspec.Struct):
+    """Samples, by what became of them."""
+
+    seen: int
+    accepted: int
+    gap: int
+    rejected: int
+    duplicates: int
+    denoised: int
+    passthrough: int
+    invalid: int
+    shed: int
+    held: int
+    outliers: int
+    in_flight: int
+    refused: int
+    unaccounted: int
+
+
+class Messages(msgspec.Struct):
+    """Messages, by what became of them."""
+
+    received: int
+    malformed: int
+    published: int
+
+
+class Queues(msgspec.Struct):
+    """Windows that wait, and how many may."""
+
+    ready_windows: int
+    ready_limit: int
+    model_windows: int
+
+
+class TraceStatus(msgspec.Struct):
+    """A watched stream's wave."""
+
+    raw: list[float | None]
+    clean: list[float]
+
+
+class StreamStatus(msgspec.Struct):
+    """One stream."""
+
+    name: str
+    session: str | None
+    live: bool
+    silent_s: float
+    samples_per_s: float
+    fs_measured: float | None
+    lag_ms: float
+    confidence: float
+    bpm: float | None
+    bpm_confidence: float | None
+    seen: int
+    accepted: int
+    gap: int
+    rejected: int
+    duplicates: int
+    denoised: int
+    passthrough: int
+    invalid: int
+    shed: int
+    held: int
+    outliers: int
+    in_flight: int
+    refused: int
+    unclean_sessions: int
+
+
+class Snapshot(msgspec.Struct):
+    """All of it."""
+
+    version: str
+    state: str
+    pid: int
+    uptime_s: float
+    cpu_s: float
+    max_rss_kb: int
+    checkpoint: CheckpointStatus
+    endpoints: dict[str, str]
+    fs: float
+    window: int
+    hop: int
+    delay_s: Delay
+    samples_per_s: float
+    windows_per_s: float
+    lag_ms: Percentiles
+    read_lag_ms: Percentiles
+    ledger: LedgerStatus
+    unclean_sessions: int
+    messages: Messages
+    log_lost: int
+    subscribers: int
+    queues: Queues
+    events: dict[str, int]
+    last_events: list[str]
+    streams_total: int
+    streams: list[StreamStatus]
+    traces: dict[str, TraceStatus]
+
+
+def ledger_of(engine: Engine) -> LedgerStatus:
+    """The account of all streams."""
+    counts, ledger, in_flight, unaccounted = engine.totals
+    return LedgerStatus(*counts, *_published(ledger), in_flight, ledger.refused + engine.refused, unaccounted)
+
+
+def delay_of(engine: Engine) -> Delay:
+    """How long a sample waits for those after it."""
+    plan = engine.rules.plan
+    wait = plan.geometry.window - plan.geometry.settles
+    return Delay(wait / plan.fs, (wait + plan.geometry.hop - 1) / plan.fs)
+
+
+def row_of(stream: Stream, pace: Pace, clock: Clock) -> StreamStatus:
+    """One stream's row."""
+    sessions, beats, fs = stream.intake.sessions, stream.timeline.beats, stream.intake.rate.measured
+    counts: Counts = sessions.counts
+    rates = pace.stream_rates.get(stream.name)
+    return StreamStatus(
+        stream.name,
+        None if stream.session is None else f"{stream.session:016x}",
+        stream.session is not None,
+        round(clock.listened - sessions.seen_at, 3),
+        round(rates.now()[0], 1) if rates else 0.0,
+        None if fs is None else round(fs, 3),
+        round(pace.stream_lags.get(stream.name, 0.0), 3),
+        round(stream.timeline.confidence, 4),
+        None if beats is None or math.isnan(beats.bpm) else round(beats.bpm, 1),
+        None if beats is None else round(beats.bpm_confidence, 3),
+        *counts,
+        *_published(stream.ledger),
+        stream.in_flight,
+        stream.ledger.refused,
+        sessions.unclean,
+    )
+
+
+def traces_of(engine: Engine, watched: Iterable[str]) -> dict[str, TraceStatus]:
+    """The waves of the streams that monitors watch."""
+    found = {}
+    for name in watched:
+        stream = engine.streams.get(name)
+        if stream is not None and (trace := stream.timeline.trace) is not None:
+            found[name] = TraceStatus([None if math.isnan(v) else v for v in trace.raw], list(trace.clean))
+    return found
+
+
+def percentiles(values: deque[float]) -> Percentiles:
+    """Of lags, ms; None where there are none."""
+    return Percentiles(*(np.percentile(values, [50, 99, 100]).round(3).tolist() if values else [None] * 3))
+
+
+def _published(ledger: Ledger) -> tuple[int, int, int, int, int, int]:
+    return (ledger.denoised, ledger.passthrough, ledger.invalid, ledger.shed, ledger.held, ledger.outliers)
