@@ -169,10 +169,15 @@ class Judge:
             rough = statistics_of(x)
             if rough is not None:  # once more, without what lies far outside
                 near = np.abs(x - rough.median) <= FAR_EARLY * rough.range
-                near &= ~(np.isin(x, SENTINELS) & ((x < rough.low - rough.range) | (x > rough.high + rough.range)))
-                near &= ~np.isin(x, list(self._sentinels))
-                x = x[near]
-            self._recent.first(x)
+                beyond = (x < rough.low - rough.range) | (x > rough.high + rough.range)
+                if np.count_nonzero(beyond):
+                    near &= ~(np.isin(x, SENTINELS) & beyond)
+                if self._sentinels:
+                    near &= ~np.isin(x, list(self._sentinels))
+                if np.count_nonzero(near) < len(x):
+                    x = x[near]
+                    rough = statistics_of(x)
+            self._recent.first(x, rough)
         for part in parts:
             if isinstance(part, tuple):
                 self._decide(out)

@@ -113,6 +113,9 @@ def rules_for(stated: Mapping[str, Any], fs: float) -> RateRules:
     return RateRules(fs, **found)
 
 
+_NO_BEATS, _NONE = np.empty(0, np.uint64), np.empty(0, np.float32)
+
+
 def untimed(beats: Beats) -> Beats:
     """Beats of samples whose rate is not the declared one: what is in seconds is not known, and nothing is sure."""
     none = np.full(len(beats.at), np.nan, np.float32)
@@ -122,7 +125,23 @@ def untimed(beats: Beats) -> Beats:
 def fill(due: Sequence[Due], rules: RateRules) -> None:
     """Compute beats and rates of `due`, which are in order, and put them into their messages."""
     for turn in turns(due, lambda one: id(one.follower)):
-        _fill(turn, rules)
+        long = [one for one in turn if not _is_brief(one)]
+        if long:
+            _fill(long, rules)
+
+
+def _is_brief(due: Due) -> bool:
+    """Whether a stretch ends here that is too brief for beats: then its message has none, and its follower forgets it."""
+    follower, size = due.follower, due.block.shape[1] // due.follower.factor
+    if due.gap_s is None or follower.points + size >= LEAST_S * POINTS_HZ:
+        return False
+    due.chunk.beats = Beats(math.nan, 0.0, _NO_BEATS, _NONE, _NONE, _NONE)
+    follower.elapsed_s += size / POINTS_HZ
+    follower.since_sure_s += size / POINTS_HZ
+    if due.untimed:
+        follower.sure_bpm = math.nan
+    follower.forget(due.gap_s)
+    return True
 
 
 def _fill(due: list[Due], rules: RateRules) -> None:

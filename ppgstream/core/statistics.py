@@ -106,9 +106,9 @@ class Recent:
         """Samples until the statistics are made anew."""
         return self.grid - self.judged % self.grid
 
-    def first(self, x: Float64) -> None:
-        """Statistics of the first samples of a stretch (n,), before they are judged."""
-        self.statistics = statistics_of(x)
+    def first(self, x: Float64, statistics: Statistics | None) -> None:
+        """The first samples of a stretch (n,), before they are judged, and their statistics."""
+        self.statistics = statistics
         self.idle = self._is_idle(x)
 
     def add(self, x: Float64) -> None:

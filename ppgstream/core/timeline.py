@@ -206,6 +206,10 @@ class Timeline:
         lost, invalid, held, outlier = state == LOST, state == INVALID, state == HELD, state == OUTLIER
         if r.short:
             flags |= input_flags(r.raw[None, :], state[None, :])[0]
+        if r.short and not np.count_nonzero(state):  # as below, for nearly all short stretches
+            flags |= np.uint16(Flag.PASSTHROUGH)
+            self.ledger.passthrough += len(values)
+            return self._emit(r.index, values, r.raw, np.zeros(len(values)), flags, r.checkpoint)
         flags[r.bare] |= np.uint16(Flag.PASSTHROUGH if r.short else Flag.SHED)
         flags[outlier] |= np.uint16(Flag.OUTLIER)
         not_measured = held | outlier
