@@ -449,7 +449,7 @@ def test_resume_refuses_another_recipe_family_or_data_and_names_what_differs(run
     for recipe, those, told in (
         (small(learning_rate=0.5), sets, "learning_rate: 0.001 there, 0.5 asked"),
         (small("ae"), sets, "family: dae there, ae asked"),
-        (small(epochs=9), sets, "epochs: 2 there, 9 asked"),
+        (small(epochs=1), sets, "epochs: 2 there, 1 asked"),
         (small(), other, "data: other recordings there"),
     ):
         with pytest.raises(ConfigError) as caught:
@@ -457,6 +457,28 @@ def test_resume_refuses_another_recipe_family_or_data_and_names_what_differs(run
         assert told in str(caught.value)
     fit.fit(small(), sets, run, resume=True, threads=1)  # finished: says so, and does nothing
     assert contents(run) == before
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_finished_run_can_be_made_longer(sets: list[data.Set], tmp_path: Path) -> None:
+    assert fit.fit(small(epochs=2), sets, tmp_path / "run", threads=1)
+    assert fit.fit(small(epochs=3), sets, tmp_path / "run", resume=True, threads=1)
+    assert [row["epoch"] for row in log(tmp_path / "run")] == ["1", "2", "3"]
+    assert fit.state_of(tmp_path / "run")["recipe"].epochs == 3  # type: ignore[index]
+
+
+def test_a_second_run_in_one_folder_is_refused_until_the_first_has_ended(sets: list[data.Set], tmp_path: Path) -> None:
+    first = "import sys, pathlib; sys.path.insert(0, sys.argv[2])\nfrom ppgstream.train import fit\n"
+    first += "with fit.alone(pathlib.Path(sys.argv[1])): print('there', flush=True); sys.stdin.read()"
+    arguments = [sys.executable, "-c", first, str(tmp_path), str(Path(__file__).parents[1])]
+    with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "there\n"
+        with pytest.raises(UsageError, match="another process trains in this folder"):
+            fit.fit(small(), sets, tmp_path, threads=1)
+        other.kill()  # the lock ends with its process
+    with fit.alone(tmp_path):
+        pass
 
 
 @pytest.mark.usefixtures("no_pictures")

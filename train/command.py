@@ -114,7 +114,10 @@ def _calibrate(folder: Path, sets: list[data.Set], console: Console) -> None:
     if not people:
         say("no recording is long enough to calibrate the confidence on")
         return
-    with progress(console, "calibrating the confidence (Ctrl-C: the checkpoint stays as it is)", _steps(found, people)) as step:
+    with (
+        fit.alone(folder),
+        progress(console, "calibrating the confidence (Ctrl-C: the checkpoint stays as it is)", _steps(found, people)) as step,
+    ):
         stated, figures = calibrate.whole(found, runtime.denoiser(found), people, unseen=unseen, say=say, step=step)
     if not stated:
         say("the confidence is not calibrated: the seconds of these people are all good or all bad")

@@ -12,9 +12,11 @@ Files are replaced whole, so a kill or a full disk leaves the last good ones.
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import math
+import os
 import shutil
 import time
 import zipfile
@@ -78,11 +80,28 @@ def fit(
     which this call ends with the epoch that it is in, or before one that would not end in time. processes: that draw the batches beside this one; 0: a
     thread of this one does.
 
-    Raises UsageError for a folder that already holds a run, ConfigError for a recipe that differs from the one to resume, and for a loss that is
-    no longer finite; CheckpointError if `start` is of another architecture; DataError for a leak or too little data; OutputError for a disk
-    that takes no more.
+    A run that is gone on with may be made longer: its recipe may state more epochs than before. A learning rate that falls then does so over all of them.
+
+    Raises UsageError for a folder that already holds a run or in which another process trains; ConfigError for a recipe that differs from the one to
+    resume, and for a loss that is no longer finite; CheckpointError if `start` is of another architecture; DataError for a leak or too little data;
+    OutputError for a disk that takes no more.
     """
     refuse_folder(out, resume=resume, overwrite=overwrite)
+    with alone(out):
+        return _fit(recipe, sets, out, about, start, resume, minutes, threads, processes)
+
+
+def _fit(
+    recipe: Recipe,
+    sets: Sequence[data.Set],
+    out: Path,
+    about: Mapping[str, Any] | None,
+    start: Checkpoint | None,
+    resume: bool,
+    minutes: float | None,
+    threads: int,
+    processes: int,
+) -> bool:
     data.refuse_leak(sets)
     stored = _read_state(out) if resume else None
     if stored is not None:
@@ -104,15 +123,14 @@ def fit(
     model.compile(optimizer=optimizer, loss=loss_of(recipe.loss, recipe.newest), **_how(arch, recipe.epochs * source.steps))
     optimizer.build(model.trainable_variables)
     run = Run(recipe, arch, model, out, sets, dict(about or {}), began_from)
-    with _disk(run):
-        out.mkdir(parents=True, exist_ok=True)
     if stored is not None:
         run.load(stored)
     progress = Progress(recipe.epochs, source.steps, [v.name for v in validation])
     progress.say(_facts(run, source))
     if run.done >= recipe.epochs or run.stopped:
         why = "stopped early" if run.stopped else "is finished"
-        progress.say(f"{out}: the run {why} after {run.done} epochs; go on from it with --from {out} --out ANOTHER")
+        onward = "" if run.stopped else f"--resume --epochs {2 * run.done} makes it longer, "
+        progress.say(f"{out}: the run {why} after {run.done} epochs; {onward}--from {out} --out ANOTHER begins another from it")
         return False
     drawn_s, trained_s = _speeds(run, source)
     with run.averaged():
@@ -377,11 +395,39 @@ def _read_state(out: Path) -> dict[str, Any]:
     return dict(facts)
 
 
+@contextmanager
+def alone(out: Path) -> Iterator[None]:
+    """While this lasts, no other process trains in the folder `out`. The lock is on the folder itself and ends with its process. Raises UsageError if
+    another process has it, OutputError if there can be no such folder."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        folder = os.open(out, os.O_RDONLY)
+    except OSError as error:
+        raise OutputError(f"{out}: cannot write: {error}") from error
+    try:
+        _lock(folder, out)
+        yield
+    finally:
+        os.close(folder)
+
+
+def _lock(folder: int, out: Path) -> None:
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise UsageError(f"{out}: another process trains in this folder: wait until it ends, or give another --out") from None
+    except OSError:
+        return  # a file system without locks
+
+
 def refuse_other_run(
     stored: Mapping[str, Any], recipe: Recipe, sets: Sequence[data.Set], start: Checkpoint | None, out: Path
 ) -> None:
     """Raises ConfigError, naming what differs, if a run to go on with had another recipe, other data or began from other weights."""
-    odd = differences(recipe, stored["recipe"])
+    there = stored["recipe"]
+    if recipe.epochs > there.epochs:  # a run may be made longer
+        there = msgspec.structs.replace(there, epochs=recipe.epochs)
+    odd = differences(recipe, there)
     if stored["data"] != data.fingerprint_of(sets):
         odd.append("data: other recordings there")
     if start is not None and (stored["from"] or {}).get("sha256") != start.sha256:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
-from ppgstream.cli import files, live, models
+from ppgstream.cli import files, live, models, shared
 from ppgstream.cli.shared import app, prepare_process, settle
 
 __all__ = ["app", "files", "live", "main", "models"]
@@ -15,5 +16,11 @@ def main() -> None:
     prepare_process()
     try:
         app()
+    except SystemExit as end:
+        if not shared.leaves_at_once:
+            raise
+        settle(sys.stdout)
+        settle(sys.stderr)
+        os._exit(end.code if isinstance(end.code, int) else end.code is not None)
     finally:
         settle(sys.stderr)

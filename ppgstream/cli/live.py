@@ -19,6 +19,7 @@ from ppgstream.cli.shared import (
     Stop,
     TrustFsOption,
     app,
+    leave_at_once,
     loaded,
     restored,
     say,
@@ -67,7 +68,11 @@ def run(
         stuck = not log.close() or stuck
     if stuck:
         os._exit(code)
+    leave_at_once()
     raise typer.Exit(code)
+
+
+_ENGINES: list[object] = []  # that have served: freeing one with thousands of streams takes seconds
 
 
 def _serve(settings: Config, log: Log, stop: Stop) -> bool:
@@ -96,6 +101,7 @@ def _serve(settings: Config, log: Log, stop: Stop) -> bool:
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
     engine = daemon.run(denoiser)
+    _ENGINES.append(engine)
     tell("final: %s", engine.account())
     if daemon.stuck:
         log.logger.error("the model is still in a call that does not return: leaving without it")

@@ -9,7 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
-from ppgstream.cli.shared import CheckpointOption, ColumnOption, FieldOption, TrustFsOption, app, loaded, restored, say
+from ppgstream.cli.shared import (
+    CheckpointOption,
+    ColumnOption,
+    FieldOption,
+    TrustFsOption,
+    app,
+    leave_at_once,
+    loaded,
+    restored,
+    say,
+)
 from ppgstream.errors import DataError, OutputError, UsageError
 
 checkpoint_app = typer.Typer(no_args_is_help=True, help="Look at checkpoints.")
@@ -231,6 +241,7 @@ def train(
         widths = None if hidden is None else [int(width) for width in hidden.split(",")]
     except ValueError:
         raise UsageError(f"--hidden {hidden!r}: must be whole numbers joined by commas, as in 125,40,125") from None
+    leave_at_once()  # TensorFlow's threads may not end
     command.train(
         family,
         recipe=recipe,

@@ -74,6 +74,17 @@ def _told_in_one_line() -> Iterator[None]:
     raise typer.Exit(code)
 
 
+# The process ends without taking itself down: what it holds takes seconds to free (a daemon with thousands of streams), or has threads that may not end
+# (TensorFlow's, while a dataset is read). Set by a command that has written everything.
+leaves_at_once = False
+
+
+def leave_at_once() -> None:
+    """From now on, the `ppgstream` command ends as soon as its exit code is known."""
+    global leaves_at_once  # noqa: PLW0603
+    leaves_at_once = True
+
+
 def settle(stream: IO[str]) -> None:
     """Write what a standard stream still holds. What cannot be written is given up: Python would try again when it ends, and make 120 of the exit code."""
     try:
