@@ -233,6 +233,15 @@ def test_evaluate_on_recordings_of_one_s_own_writes_tables_json_and_pictures(
 ) -> None:
     monkeypatch.setattr(streamed, "SWEEP_DB", (0, 10))
     monkeypatch.setattr(streamed, "LOOKAHEADS", (None, 49))
+    few = {kind: streamed.MAIN[kind] for kind in ("white", "N1-stream", "hand, dense", "steps", "clean", "nothing there")}
+    monkeypatch.setattr(streamed, "MAIN", few)
+    monkeypatch.setitem(streamed.SETS, "main", few)
+    for name in ("SWEPT", "AT_LOOKAHEADS"):
+        monkeypatch.setattr(streamed, name, [kind for kind in getattr(streamed, name) if kind in few][:2])
+    monkeypatch.setattr(evaluate, "RATES", [kind for kind in evaluate.RATES if kind in few])
+    for module, name in ((pulse, "MOTION"), (streamed, "RHYTHMS"), (pulse, "IRREGULAR"), (streamed, "NOTHING")):
+        monkeypatch.setattr(module, name, dict(list(getattr(module, name).items())[:1]))
+    monkeypatch.setattr(evaluate, "ROUNDS", 2)
     out = tmp_path / "out"
     arguments = [
         "evaluate",
@@ -328,6 +337,7 @@ def test_evaluate_json_is_all_of_stdout(recordings: Path) -> None:
         "--tables",
         "windows",
         "--json",
+        "--only",
     ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output

@@ -1045,7 +1045,7 @@ def test_a_model_that_hangs_does_not_keep_a_stopped_daemon() -> None:
 
 
 def test_a_consumer_that_stands_still_stops_nobody(tmp_path: Path) -> None:
-    n = 400_000
+    n = 100_000
     with serving(out=Out(endpoint=f"ipc://{tmp_path}/out", high_water_mark=10, linger_ms=0)) as served:
         context = zmq.Context()
         idle = context.socket(zmq.SUB)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from ppgstream.core.stamps import DAY_S, ClockError, Form, clock_of, even, form_of, laid_out, stated_unit
 from ppgstream.errors import DataError, UsageError
-from ppgstream.files import recording
+from ppgstream.files import arrays, recording
 from ppgstream.files.header import stated_rate
 from ppgstream.wire.message import Flag
 
@@ -591,16 +591,21 @@ def test_gz_and_a_zip_of_one_file_are_read(tmp_path: Path) -> None:
         read(tmp_path, gzip.compress(text)[:100], "in.gz")
 
 
-def test_an_npz_that_unpacks_to_more_than_a_recording_is_refused_before_it_does(tmp_path: Path) -> None:
+def test_an_npz_that_unpacks_to_more_than_a_recording_is_refused_before_it_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import zipfile
+
+    assert arrays.MOST_UNPACKED == 2_000_000_000
+    monkeypatch.setattr(arrays, "MOST_UNPACKED", 20_000_000)
 
     with (
         zipfile.ZipFile(tmp_path / "x.npz", "w", zipfile.ZIP_DEFLATED) as archive,
         archive.open("denoised.npy", "w", force_zip64=True) as file,
     ):
-        for _ in range(2100):
+        for _ in range(21):
             file.write(bytes(1_000_000))
-    with pytest.raises(DataError, match="unpacks to 2,100,000,000 bytes"):
+    with pytest.raises(DataError, match="unpacks to 21,000,000 bytes"):
         recording.read(tmp_path / "x.npz")
 
 
