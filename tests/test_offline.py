@@ -12,6 +12,7 @@ from rules import rules
 from ppgstream.core.denoiser import identity
 from ppgstream.core.engine import Engine
 from ppgstream.core.plan import Geometry
+from ppgstream.core.rate import RateRules
 from ppgstream.errors import DataError, UsageError
 from ppgstream.files import offline
 from ppgstream.files.pipe import HEAD_LINES, LineFilter, line_reader
@@ -41,6 +42,23 @@ def test_each_row_is_denoised_by_itself() -> None:
         for name in ("denoised", "confidence", "flags"):
             np.testing.assert_array_equal(getattr(alone, name), getattr(together, name)[k])
     np.testing.assert_allclose(together.denoised, rows, rtol=1e-4, atol=0.05)
+
+
+def test_rows_go_side_by_side_and_each_comes_out_as_it_does_alone() -> None:
+    rng = np.random.default_rng(5)
+    rows = np.sin(np.arange(1500) / 16) + 0.1 * rng.standard_normal((70, 1500))
+    rows[3, 200:260] = np.nan
+    rows[5, 700:] += 90
+    machine = engine(rate=RateRules(), tile=8)
+    together = offline.denoise(rows, machine, fs=125)
+    assert machine.unaccounted == machine.in_flight == 0
+    assert machine.counts.accepted == rows.size
+    for k in (0, 3, 5, 7, 8, 69):
+        alone = offline.denoise(rows[k], engine(rate=RateRules(), tile=8), fs=125)
+        for one, other in zip(alone[:3], (part[k] for part in together[:3]), strict=True):
+            np.testing.assert_array_equal(one, other)
+        for one, other in zip(alone.pulses[0], together.pulses[k], strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def test_every_sample_comes_back_in_the_dtype_asked_for() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from ppgstream.train import calibrate, data, pulse, regression, streamed
+from ppgstream.train import calibrate, data, methods, pulse, regression, streamed
 from rules import rules
 from test_graph import made
 from typer.testing import CliRunner
@@ -19,7 +20,7 @@ from ppgstream.cli.app import app
 from ppgstream.config import Config, Windows
 from ppgstream.core.denoiser import Answer, Batch, Denoiser
 from ppgstream.core.engine import Engine
-from ppgstream.core.plan import Geometry
+from ppgstream.core.plan import Geometry, Rules
 from ppgstream.core.trust import FEATURES, ROW_S, Calibration, Seen, calibration_for, features, joined
 from ppgstream.errors import CheckpointError
 from ppgstream.files import offline
@@ -353,6 +354,35 @@ def test_a_checkpoint_is_calibrated_and_published_confidence_is_a_probability(
     assert figures["249"]["ece"] < 0.15
     assert figures["249"]["unseen"]["people"] == 1
     assert set(stated["249"]["weights"]) in (set(FEATURES), {"confidence"})
+
+
+@pytest.mark.parametrize("name", ["default", "fast", "live", "brae", "lmmse"])
+def test_what_is_calibrated_and_evaluated_is_what_is_served(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rules of the daemon, but for the calibration itself, at each lookahead that there is one for."""
+    found = restore(Path(name))
+    used: list[Rules] = []
+
+    def denoise(samples: np.ndarray, engine: Engine, **_: object) -> offline.Denoised:
+        used.append(engine.rules)
+        n, none = len(samples), np.zeros(0)
+        empty = offline.Pulse(none.astype(np.int64), none, none, none, none, none, none)  # type: ignore[arg-type]
+        return offline.Denoised(samples, np.zeros(n, np.float32), np.zeros(n, np.uint16), [empty])
+
+    def bare(rules: Rules) -> Rules:
+        return replace(rules, plan=replace(rules.plan, calibration=None, rate=None))
+
+    monkeypatch.setattr(offline, "denoise", denoise)
+    for lookahead in calibrate.lookaheads(found.arch.window):
+        served = rules_of(Config(windows=Windows(lookahead=lookahead)), found)
+        calibrate.rows_of(found, agreeing, people(1), lookahead, kinds={"white": streamed.MAIN["white"]})
+        assert bare(used[-1]) == bare(served)
+        methods.of_checkpoint(name, Path(name)).record(people(1)[0].clean, lookahead)
+        assert replace(used[-1], plan=replace(used[-1].plan, rate=None)) == replace(served, plan=replace(served.plan, rate=None))
+        assert repr(used[-1].plan.rate) == repr(served.plan.rate)  # arrays
+    served = rules_of(Config(), found)
+    pulse.published(found, agreeing, people(1), kinds={"white": streamed.MAIN["white"]})
+    assert replace(used[-1], plan=replace(used[-1].plan, rate=None)) == replace(served, plan=replace(served.plan, rate=None))
+    assert used[-1].plan.rate is not None
 
 
 def test_nothing_to_fit_on_gives_no_calibration(monkeypatch: pytest.MonkeyPatch) -> None:

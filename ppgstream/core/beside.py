@@ -44,7 +44,7 @@ class Surroundings:
     __slots__ = ("_hum", "_line", "_slow", "now")
 
     def __init__(self) -> None:
-        self._line, self._hum, self._slow = _Watched(), _Watched(), _Watched()
+        self._line, self._hum, self._slow = Watched(), Watched(), Watched()
         self.now = NOTHING_BESIDE
 
     def look(self, x: Float64, fs: float) -> None:
@@ -62,7 +62,7 @@ def _hann(n: int) -> tuple[Float64, Float64]:
     return np.hanning(n), np.linspace(0.0, 1.0, n)
 
 
-class _Watched:
+class Watched:
     """A value, 0: none, that counts once it was seen twice in a row, and until it was not seen `LINE_GONE` times in a row."""
 
     __slots__ = ("_missed", "_seen", "_value")

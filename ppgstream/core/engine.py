@@ -247,10 +247,7 @@ class Engine:
     ) -> list[Chunk]:
         for window in windows:
             self.ready.put(Ready(stream, window, now, now if arrived_at is None else arrived_at))
-        expires_at = stream.expires_at
-        if expires_at != math.inf and expires_at < self._expires.get(stream.name, math.inf):
-            self._expires[stream.name] = expires_at
-            heapq.heappush(self._expiring, (expires_at, stream.name))
+        self._watch(stream)
         self._hear(stream)
         if not stream.moved:
             return []
@@ -260,10 +257,44 @@ class Engine:
             self._fill_now()
         return chunks
 
+    def _watch(self, stream: Stream) -> None:
+        """Remember when the stream gives up what it waits for."""
+        expires_at = stream.expires_at
+        if expires_at != math.inf and expires_at < self._expires.get(stream.name, math.inf):
+            self._expires[stream.name] = expires_at
+            heapq.heappush(self._expiring, (expires_at, stream.name))
+
     def _hear(self, stream: Stream) -> None:
         if stream.events:
             self.events += stream.events
             stream.events.clear()
+
+    def save(self, name: str) -> bytes:
+        """The state of a stream, for `load` by another engine with the same rules. Raises KeyError if there is none of this name, ValueError
+        while the model has windows of it: finish them first."""
+        stream = self.streams[name]
+        if stream.out:
+            raise ValueError(f"{name}: {stream.out} windows of it are not answered yet")
+        self.fill()
+        return stream.save()
+
+    def load(self, name: str, data: bytes) -> None:
+        """Go on with a stream where another engine left it. Raises ValueError if there is one of this name, or for anything but what `save` gave."""
+        if name in self.streams:
+            raise ValueError(f"{name}: there is a stream of this name")
+        stream = Stream(name, self.rules.plan, self.rules.sensor)
+        stream.load(data)
+        self.streams[name] = stream
+        self._watch(stream)
+        self._collect(stream)
+
+    def remove(self, name: str) -> None:
+        """Forget a stream that goes on elsewhere, with its account. Raises KeyError if there is none of this name."""
+        stream = self.streams.pop(name)
+        self.crowd -= self._crowds.pop(name, 0)
+        self._over.pop(name, None)
+        self._expires.pop(name, None)
+        stream.timeline.due.clear()
 
     def forget_ended(self) -> None:
         """Forget every stream that has ended, keeping its sums."""

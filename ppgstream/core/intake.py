@@ -11,14 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ppgstream.core import ledger
+from ppgstream.core import ledger, saved
+from ppgstream.core.beside import Beside, Surroundings, Watched
 from ppgstream.core.clock import ArrivalClock, RateClock, RateFound
 from ppgstream.core.judge import Judge
 from ppgstream.core.ledger import Ledger
 from ppgstream.core.measured import LARGEST, Judged
 from ppgstream.core.plan import SensorRules
-from ppgstream.core.sequence import Counter, Sequencer, Stretch
+from ppgstream.core.sequence import Counter, Counts, Early, Gaps, Sequencer, Stretch
 from ppgstream.core.session import LIFE, Event, Opened, Remembered, Sessions, Step
+from ppgstream.core.statistics import Recent, Statistics
 from ppgstream.wire.message import EMPTY, Chunk, Kind
 
 
@@ -61,6 +63,10 @@ class First(NamedTuple):
 Part = Opened | Began | Judged | Ended | Anchor | WrongFrom | First
 
 
+saved.known(Sessions, Remembered, Counts, Sequencer, Early, Gaps, Counter, RateClock, ArrivalClock)
+saved.known(Judge, Recent, Statistics, Surroundings, Watched, Beside)
+
+
 class Intake:
     """See the module. `feed`, `expire` and `end` are called from one thread. `events` and `ledger` are the stream's."""
 
@@ -78,6 +84,7 @@ class Intake:
         "rate",
         "sessions",
     )
+    UNSAVED = frozenset({"_fs", "_name", "_rules", "events", "ledger"})
 
     def __init__(self, name: str, fs: float, rules: SensorRules, ledger: Ledger, events: list[ledger.Event]) -> None:
         self._name, self._fs, self._rules = name, fs, rules
@@ -147,6 +154,14 @@ class Intake:
     def pending(self) -> int:
         """Samples that the judge holds back."""
         return self._judge.pending
+
+    def save(self) -> bytes:
+        """Its state, for `load` of another one under the same name and rules."""
+        return saved.pack(self)
+
+    def load(self, data: bytes) -> None:
+        """Go on where another one was. Raises ValueError for anything but what `save` gave."""
+        saved.unpack(self, data)
 
     # ---- what is done with a message, as `LIFE` says -------------------------------------------------------------
 

@@ -84,11 +84,12 @@ class Segment:
         "weight",
         "x",
     )
+    UNSAVED = frozenset({"calibration", "geometry", "plan"})
 
     def __init__(self, number: int, start: int, plan: Plan, first_flags: int = 0, polarity: Watcher = UPRIGHT) -> None:
         self.number = number
-        self.plan, self.polarity = plan, polarity  # the polarity is its session's
-        self.geometry, self.calibration = plan.geometry, plan.calibration
+        self.polarity = polarity  # its session's
+        self.follow(plan)
         self.start = self.stop = self.released = self.next_window = start
         self.closed = False
         self._base = start  # index of buffer position 0
@@ -101,6 +102,10 @@ class Segment:
         self.trust = np.zeros(size)
         self.flags = np.zeros(size, np.uint16)
         self._first_flags = first_flags
+
+    def follow(self, plan: Plan) -> None:
+        """Go by this plan."""
+        self.plan, self.geometry, self.calibration = plan, plan.geometry, plan.calibration
 
     def append(self, x: Float64, state: NDArray[np.uint8] | None = None, flags: int = 0) -> None:
         """Samples that were sent, their states (measured ones if None), and flags of all of them."""

@@ -53,7 +53,7 @@ class Counts(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
+class Early:
     """Samples that wait for earlier ones; none of them: a mark, up to which the sensor said that it had come."""
 
     index: int
@@ -129,7 +129,7 @@ class Sequencer:
     duplicates: int = 0
     ended: bool = False
     held: int = 0  # samples that are here but wait for earlier ones
-    _held: list[_Held] = field(default_factory=list)  # by index, never overlapping
+    _held: list[Early] = field(default_factory=list)  # by index, never overlapping
     _marks: int = 0  # of those: marks
     _gaps: Gaps = field(default_factory=Gaps)
 
@@ -167,7 +167,7 @@ class Sequencer:
         self._begin(index)
         if index <= self.next or (self._held and index <= self._held[-1].stop):
             return
-        mark = _Held(index, np.empty(0), now)
+        mark = Early(index, np.empty(0), now)
         if self._marks < MARKS:
             self._held.append(mark)
             self._marks += 1
@@ -239,13 +239,13 @@ class Sequencer:
                 self._marks -= 1
                 continue
             if at < held.index:
-                new.append(_Held(at, samples[at - index : held.index - index], now))
+                new.append(Early(at, samples[at - index : held.index - index], now))
                 self.held += held.index - at
             new.append(held)
             self.duplicates += min(stop, held.stop) - max(at, held.index)
             at = held.stop
         if at < stop:
-            new.append(_Held(at, samples[at - index :], now))
+            new.append(Early(at, samples[at - index :], now))
             self.held += stop - at
         self._held[first:last] = new
 
@@ -272,6 +272,7 @@ class Counter:
     """
 
     REMEMBERED_MESSAGES, RISING = 64, 3
+    __slots__ = ("_last", "_seen", "_seen_at", "_steps", "_waiting", "counts_messages", "restarted")
 
     def __init__(self) -> None:
         self._seen = array("I")  # their checksums, the oldest overwritten

@@ -16,9 +16,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.core import saved
 from ppgstream.core.intake import Intake, Part
 from ppgstream.core.ledger import Event, Ledger
 from ppgstream.core.plan import Plan, SensorRules
@@ -113,6 +115,22 @@ class Stream:
         """Samples the ledger has lost track of, over both identities. Always 0, or there is a defect."""
         sessions = self.intake.sessions
         return sessions.unaccounted + abs(sessions.accepted - self.ledger.published - self.in_flight)
+
+    def save(self) -> bytes:
+        """All of its state, for `load`. Nothing of it may be with the model."""
+        parts = [saved.pack(self.ledger), self.intake.save(), self.track.save(), self.timeline.save()]
+        return msgspec.msgpack.encode(parts)
+
+    def load(self, data: bytes) -> None:
+        """Go on where another stream was, under the same rules. Raises ValueError for anything but what `save` gave."""
+        try:
+            ledger, intake, track, timeline = msgspec.msgpack.decode(data, type=tuple[bytes, bytes, bytes, bytes])
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ValueError(f"not the state of a stream: {error}") from error
+        saved.unpack(self.ledger, ledger)
+        self.intake.load(intake)
+        self.track.load(track)
+        self.timeline.load(timeline)
 
     def status(self) -> Chunk | None:
         """Called once a second: as `Timeline.status`, of the open session."""

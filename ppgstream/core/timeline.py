@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.core import saved
 from ppgstream.core.follower import Due, Follower
 from ppgstream.core.intake import Anchor, Ended, First, WrongFrom
 from ppgstream.core.ledger import Event, Ledger
@@ -29,6 +30,9 @@ FEW_STRETCHES = 8
 MAX_GAP = 2**32 - 1  # what a GAP record can say; the next index tells the truth anyway
 MAX_T_NS = 2**62
 _CHANGES = 8  # of whether the rate is the declared one, that are remembered
+
+
+saved.known(Opened, Ended, Denoised, Held, Missing, Anchor, WrongFrom, Follower, Beats)
 
 
 @dataclass(slots=True)
@@ -62,6 +66,7 @@ class Timeline:
         "ledger",
         "trace",
     )
+    UNSAVED = frozenset({"_name", "_plan", "_policy", "_threshold", "due", "ledger", "trace"})
 
     def __init__(self, name: str, plan: Plan, rules: SensorRules, ledger: Ledger) -> None:
         self._name, self._plan, self.ledger = name, plan, ledger
@@ -117,6 +122,14 @@ class Timeline:
             elif isinstance(item, Held):
                 found += len(item.x)
         return found
+
+    def save(self) -> bytes:
+        """Its state, for `load` of another one under the same name and rules."""
+        return saved.pack(self)
+
+    def load(self, data: bytes) -> None:
+        """Go on where another one was. Raises ValueError for anything but what `save` gave."""
+        saved.unpack(self, data)
 
     # ---- out -----------------------------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.core import saved
 from ppgstream.core.beside import NOTHING_BESIDE, Beside
 from ppgstream.core.intake import Anchor, Began, Ended, First, Part, WrongFrom
 from ppgstream.core.ledger import Event
@@ -64,6 +65,9 @@ class Missing:
 Item = Denoised | Held | Missing | Opened | Ended | Anchor | WrongFrom | First
 
 
+saved.known(Segment, Watcher, Beside)
+
+
 class Track:
     """See the module. `events` is the stream's list."""
 
@@ -86,6 +90,7 @@ class Track:
         "plan",
         "segments",
     )
+    UNSAVED = frozenset({"_name", "_rules", "events", "plan"})
 
     def __init__(self, name: str, plan: Plan, rules: SensorRules, events: list[Event]) -> None:
         self._name, self._rules, self.events = name, rules, events
@@ -240,6 +245,16 @@ class Track:
 
     def _event(self, name: str, text: str) -> None:
         self.events.append(Event(name, f"{self._name}: {text}", self._name))
+
+    def save(self) -> bytes:
+        """Its state, for `load` of another one under the same name and rules."""
+        return saved.pack(self)
+
+    def load(self, data: bytes) -> None:
+        """Go on where another one was. Raises ValueError for anything but what `save` gave."""
+        saved.unpack(self, data)
+        for segment in self.segments.values():
+            segment.follow(self.plan)
 
     # ---- out -----------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -23,6 +23,7 @@ from ppgstream.files.recording import CSV_HEAD, Recording, text_of
 from ppgstream.wire.message import EMPTY, Chunk, Flag, Kind
 
 CHUNK = 10_000  # samples fed at once
+AT_ONCE = 1_000_000  # samples of rows that go through the engine side by side
 _OUTLIER = -8.7654321e36  # stands for an outlier on its way through the engine at another rate
 
 
@@ -125,34 +126,51 @@ def _denoise_resampled(x: NDArray[np.float64], engine: Engine, fs: float) -> Den
 
 
 def _denoise_rows(rows: NDArray[np.float64], engine: Engine) -> Denoised:
+    """Rows (n, m) at the engine's rate, some of them side by side."""
     out = Denoised(np.zeros(rows.shape), np.zeros(rows.shape, np.float32), np.zeros(rows.shape, np.uint16), [])
-    for number_, row in enumerate(rows):
-        chunks = denoised_chunks(row, engine, stream=f"row{number_}")
-        if engine.rules.plan.rate is not None:
-            out.pulses.append(pulse_of(chunks, len(row), engine.rules.plan.fs))
-        for chunk in chunks:
-            if chunk.kind is not Kind.DATA:
-                continue
-            at = slice(chunk.index, chunk.stop)
-            out.denoised[number_, at] = chunk.samples
-            if chunk.confidence is not None and chunk.flags is not None:
-                out.confidence[number_, at] = chunk.confidence
-                out.flags[number_, at] = chunk.flags
+    together = max(min(engine.rules.tile, engine.rules.max_streams, AT_ONCE // max(rows.shape[1], 1)), 1)
+    for first in range(0, len(rows), together):
+        names = {f"row{first + k}": row for k, row in enumerate(rows[first : first + together])}
+        found = _chunks_of(names, engine)
+        for number_, name in enumerate(names, first):
+            if engine.rules.plan.rate is not None:
+                out.pulses.append(pulse_of(found[name], rows.shape[1], engine.rules.plan.fs))
+            for chunk in found[name]:
+                if chunk.kind is not Kind.DATA:
+                    continue
+                at = slice(chunk.index, chunk.stop)
+                out.denoised[number_, at] = chunk.samples
+                if chunk.confidence is not None and chunk.flags is not None:
+                    out.confidence[number_, at] = chunk.confidence
+                    out.flags[number_, at] = chunk.flags
         engine.forget_ended()
     return out
 
 
 def denoised_chunks(samples: NDArray[np.float64], engine: Engine, *, stream: str) -> list[Chunk]:
     """All that is published of one recording, in order."""
-    chunks: list[Chunk] = []
-    for start in range(0, len(samples), CHUNK):
-        chunks += engine.feed(Chunk(stream, 0, start, samples[start : start + CHUNK], fs=engine.rules.plan.fs), 0.0)
+    return _chunks_of({stream: samples}, engine)[stream]
+
+
+def _chunks_of(rows: Mapping[str, NDArray[np.float64]], engine: Engine) -> dict[str, list[Chunk]]:
+    """All that is published of recordings of one length, each a stream: windows of all of them fill the tiles."""
+    found: dict[str, list[Chunk]] = {name: [] for name in rows}
+    fs, length = engine.rules.plan.fs, max(len(row) for row in rows.values())
+
+    def keep(chunks: list[Chunk]) -> None:
+        for chunk in chunks:
+            found[chunk.stream].append(chunk)
+
+    for start in range(0, length, CHUNK):
+        for name, row in rows.items():
+            keep(engine.feed(Chunk(name, 0, start, row[start : start + CHUNK], fs=fs), 0.0))
         while len(engine.ready) >= engine.rules.tile:
-            chunks += engine.step()
-    chunks += engine.feed(Chunk(stream, 0, len(samples), EMPTY, Kind.END, engine.rules.plan.fs), 0.0)
+            keep(engine.step())
+    for name in rows:
+        keep(engine.feed(Chunk(name, 0, length, EMPTY, Kind.END, fs), 0.0))
     while engine.ready:
-        chunks += engine.step()
-    return chunks
+        keep(engine.step())
+    return found
 
 
 def of_recording(found: Recording, engine: Engine, *, fs: float, dtype: str = "f4") -> Denoised:
