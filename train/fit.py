@@ -22,7 +22,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -399,6 +399,7 @@ def _read_state(out: Path) -> dict[str, Any]:
 def alone(out: Path) -> Iterator[None]:
     """While this lasts, no other process trains in the folder `out`. The lock is on the folder itself and ends with its process. Raises UsageError if
     another process has it, OutputError if there can be no such folder."""
+    new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
         folder = os.open(out, os.O_RDONLY)
@@ -409,6 +410,9 @@ def alone(out: Path) -> Iterator[None]:
         yield
     finally:
         os.close(folder)
+        if new:
+            with suppress(OSError):
+                out.rmdir()  # if nothing came of it
 
 
 def _lock(folder: int, out: Path) -> None:

@@ -66,12 +66,17 @@ def restore_saver(prefix: Path) -> Checkpoint:
 
 
 def import_saver(prefix: str, folder: str) -> None:
-    """Read a Saver checkpoint with TensorFlow and write it as a folder of ours. In a process of its own: an error is a line on stderr and exit code 1."""
+    """`write_saver` in a process of its own: an error is a line on stderr and exit code 1."""
     try:
-        arch, tensors = _read(Path(prefix))
-        write(Path(folder), tensors, arch)
+        write_saver(Path(prefix), Path(folder))
     except CheckpointError as error:
         sys.exit(str(error))
+
+
+def write_saver(prefix: Path, folder: Path) -> None:
+    """Read a Saver checkpoint with TensorFlow and write it as a folder of ours. Raises CheckpointError."""
+    arch, tensors = _read(prefix)
+    write(folder, tensors, arch)
 
 
 def _read(prefix: Path) -> tuple[Architecture, dict[str, Tensor]]:

@@ -75,10 +75,10 @@ def standalone(checkpoint: Checkpoint, say: Say = say_on_stderr) -> bytes:
 
 
 def saver(prefix: Path, files: Sequence[Path], say: Say = say_on_stderr) -> Checkpoint:
-    """A TensorFlow 1 Saver checkpoint that consists of `files`, as a folder of ours. A process of its own reads it, so that TensorFlow does not stay
-    in this one.
+    """A TensorFlow 1 Saver checkpoint that consists of `files`, as a folder of ours. A process of its own reads it, unless TensorFlow is in this
+    one already, so that it does not stay here.
 
-    Raises CheckpointError with the reason of that process.
+    Raises CheckpointError with the reason why it cannot be read.
     """
     digest = hashlib.sha256()
     for file in files:
@@ -136,6 +136,11 @@ def _replace(made: Path, folder: Path) -> None:
 
 
 def _import_apart(prefix: Path, folder: Path) -> None:
+    if "tensorflow" in sys.modules:
+        from ppgstream.model.course import write_saver
+
+        write_saver(prefix, folder)
+        return
     script = "import sys; from ppgstream.model.course import import_saver; import_saver(sys.argv[1], sys.argv[2])"
     asked = [sys.executable, "-c", script, str(prefix), str(folder)]
     try:
