@@ -1,20 +1,18 @@
 """ppgstream: a streaming real-time denoiser for photoplethysmogram (PPG) signals.
 
-Where to start reading, from the data's point of view:
+Where to start reading; docs/architecture.md has a line for each file and the way of a sample through them:
 
-    wire, adopt          bytes <-> Chunk
-    sequence             arrival order -> index order, and what was lost
-    windowing            samples -> overlapping windows -> samples
-    scaling              a window's units <-> the model's
-    trust                what the input says about itself: flat, clipped, nothing attached
-    stream, engine       one sensor; many sensors and one model call
-    denoiser             what the engine asks of a model
-    models, checkpoint   the networks, and their weights on disk (the only modules that import TensorFlow)
-    config, daemon       settings; sockets, threads and signals
-    publisher, tap       the sending and the receiving end
-    recording, offline   files and pipes
-    noise, synthetic, metrics   noise, a pulse of known truth, and figures
-    monitor, demo, cli   what people see
+    wire       bytes <-> Chunk, ours and other formats
+    core       one sensor: intake -> track -> timeline; many sensors: engine
+    model      checkpoints, and what runs them
+    files      recordings and pipes
+    live       the daemon: source -> loop -> workers -> sink, and its status
+    lab        noise, synthetic pulses, how good an answer is
+    assemble   a configuration and a checkpoint -> the rules that samples go by
+    show       demo, monitor, bench, pictures
+    cli        the commands
+    train      training, calibration, evaluation (the folder `train` of the clone)
+    tools      programs beside the package (the folder `tools`)
 """
 
 __version__ = "0.1.0"

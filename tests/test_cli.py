@@ -20,11 +20,15 @@ from typing import IO, Any
 
 import numpy as np
 import pytest
+import typer.core
+import typer.main
 from numpy.typing import NDArray
 from safetensors.numpy import load as tensors_of
 from safetensors.numpy import save as to_bytes
+from typer.testing import CliRunner
 
 from ppgstream import __version__
+from ppgstream.cli.app import app
 from ppgstream.files.recording import CSV_HEAD
 from ppgstream.model.checkpoint import BUNDLED
 from ppgstream.model.folder import DECIDES, identity
@@ -283,6 +287,48 @@ def test_a_port_in_use_is_named_with_its_setting(name: str, tmp_path: Path) -> N
         endpoints = {"in": "tcp://127.0.0.1:*", "out": "tcp://127.0.0.1:*", "status": "tcp://127.0.0.1:*"} | {name: taken}
         result = ppgstream(tmp_path, "run", *(a for key, value in endpoints.items() for a in (f"--{key}", value)))
     fails(result, 69, f"{name}.endpoint", taken, "in use")
+
+
+def every_command() -> list[tuple[str, typer.core.TyperCommand]]:
+    """Each command with its words, as the help is asked for."""
+    root = typer.main.get_command(app)
+    found = []
+    for name, one in root.commands.items():  # type: ignore[attr-defined]
+        found += [(f"{name} {n}", c) for n, c in one.commands.items()] if hasattr(one, "commands") else [(name, one)]
+    return found
+
+
+@pytest.mark.parametrize(("words", "command"), every_command(), ids=lambda one: one if isinstance(one, str) else "")
+def test_the_help_of_each_option_says_its_default_and_its_type_in_plain_words(
+    words: str, command: typer.core.TyperCommand
+) -> None:
+    told = " ".join(
+        CliRunner().invoke(app, [*words.split(), "--help"], env={"COLUMNS": "300"}).stdout.replace("\u2502", " ").split()
+    )
+    assert not re.search(r"<\w+>|\{\w+\}|\[\[", told)
+    assert re.match(rf"Usage: \w+ {words} \[OPTIONS\]", told)
+    for param in command.params:
+        option = param.opts[0]
+        assert param.help, option
+        if param.param_type_name == "argument":
+            assert param.metavar, f"{words}: {option}"
+            assert param.required or "(default: " in param.help, f"{words}: {option}"
+        elif not param.is_flag and param.default not in (None, [], ()):
+            row = told[told.index(f" {option} ") :]
+            default = param.default if isinstance(param.default, str) else str(param.default)
+            assert re.search(r"\[default: [^]]+\]|\(default: [^)]+\)", row), f"{words}: {option}"
+            assert default in row, f"{words}: {option} does not say {default}"
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_can_complete_commands(shell: str, tmp_path: Path) -> None:
+    words = {"bash": {"COMP_WORDS": "ppgstream de", "COMP_CWORD": "1"}}.get(shell, {})
+    words |= {"_TYPER_COMPLETE_ARGS": "ppgstream de", "_TYPER_COMPLETE_FISH_ACTION": "get-args"}
+    program = str(Path(sys.executable).with_name("ppgstream"))
+    asked = {"_PPGSTREAM_COMPLETE": f"complete_{shell}"} | words
+    done = subprocess.run([program], cwd=tmp_path, env=ENVIRONMENT | asked, capture_output=True, text=True, check=False)
+    assert "denoise" in done.stdout
+    assert "replay" not in done.stdout
 
 
 def test_help_and_version_go_to_stdout_and_name_every_command(tmp_path: Path) -> None:

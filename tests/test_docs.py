@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import shlex
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 from ppgstream.train import data, fit, pictures
 from typer.testing import CliRunner
 
+import ppgstream
 from ppgstream.cli.app import app
 from ppgstream.lab import synthetic
+from ppgstream.live import snapshot
 from ppgstream.live.daemon import Daemon
 from ppgstream.model.restore import restore
 
@@ -109,3 +113,27 @@ def test_every_exercise_of_the_course_is_a_recipe_that_can_be(at: Path, monkeypa
     assert {recipe.family for recipe in asked} == {"ae", "ae3", "dae", "rae", "brae"}
     assert {recipe.optimizer for recipe in asked} == {"adam", "sgd"}
     assert {recipe.parts for recipe in asked} >= {("white",), ("slope",), ("saturation",), ()}
+
+
+def test_the_architecture_names_every_file_and_only_these() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    named = set(re.findall(r"^\| `([^`]+\.py)` \|", page, re.MULTILINE))
+    files = {
+        path.relative_to(ROOT).as_posix() for folder in ("ppgstream", "train", "tools") for path in (ROOT / folder).rglob("*.py")
+    }
+    assert named == {name for name in files if not name.endswith("__init__.py") or name.count("/") == 1}
+    for module, name in re.findall(
+        r"`(?:ppgstream\.)?((?:core|live|files|wire|assemble)(?:\.[a-z_]+)?)\.([A-Z]\w+|[a-z_]+_of|denoise|fill|feed)", page
+    ):
+        found = importlib.import_module(f"ppgstream.{module}")
+        assert hasattr(found, name), f"{module}.{name}"
+    folders = [path.name for path in (ROOT / "ppgstream").iterdir() if (path / "__init__.py").is_file()]
+    assert all(f"\n    {name} " in (ppgstream.__doc__ or "") for name in [*folders, "train", "tools"])
+
+
+def test_the_status_page_names_every_field_of_a_snapshot() -> None:
+    page = (ROOT / "docs" / "status.md").read_text()
+    named = set(re.findall(r"`(\w+)`", page))
+    for struct in vars(snapshot).values():
+        if isinstance(struct, type) and issubclass(struct, msgspec.Struct) and struct is not msgspec.Struct:
+            assert set(struct.__struct_fields__) <= named, struct.__name__

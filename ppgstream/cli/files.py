@@ -15,6 +15,7 @@ import typer
 from ppgstream.cli.shared import (
     CheckpointOption,
     ColumnOption,
+    Command,
     ConfigOption,
     FieldOption,
     OfStreamOption,
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from ppgstream.model.checkpoint import Checkpoint
 
 
-@app.command()
+@app.command(cls=Command)
 def denoise(
     source: Annotated[
         str, typer.Argument(metavar="IN", help="A recording (one value a line, csv, npy), or - for lines from a pipe.")
@@ -78,7 +79,9 @@ def denoise(
         list[float] | None, typer.Option(help='A value that means "no value"; may be given again. 0, -1, -999, -9999 are found.')
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Exit 65 at the first bad line.")] = False,
-    plot: Annotated[Path | None, typer.Option(metavar="PICTURE", help="Also draw before and after: png, svg or pdf.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(metavar="PICTURE", help="Draw before and after into this file: png, svg or pdf.")
+    ] = None,
     plot_from: Annotated[float | None, typer.Option(min=0, max=1e9, help="Start of the drawing, seconds. (default: 0)")] = None,
     plot_seconds: Annotated[
         float | None, typer.Option(min=0.5, max=600, help="Length of the drawing, seconds. (default: 8)")

@@ -14,6 +14,7 @@ import typer
 from ppgstream.cli.shared import (
     CheckpointOption,
     ColumnOption,
+    Command,
     ConfigOption,
     FieldOption,
     Stop,
@@ -38,13 +39,17 @@ STATUS = "tcp://127.0.0.1:5602"  # where a daemon is asked
 GONE_S = 10.0  # a daemon publishes a STATUS a second for each live stream
 
 
-@app.command()
+@app.command(cls=Command)
 def run(
     config: ConfigOption = None,
     checkpoint: CheckpointOption = None,
-    in_: Annotated[str | None, typer.Option("--in", metavar="ENDPOINT", help="Where samples come from.")] = None,
-    out: Annotated[str | None, typer.Option(metavar="ENDPOINT", help="Where denoised samples go.")] = None,
-    status: Annotated[str | None, typer.Option(metavar="ENDPOINT", help="What the monitor asks.")] = None,
+    in_: Annotated[
+        str | None, typer.Option("--in", metavar="ENDPOINT", help="The socket that sensors send their samples to.")
+    ] = None,
+    out: Annotated[
+        str | None, typer.Option(metavar="ENDPOINT", help="The socket that denoised samples are published on.")
+    ] = None,
+    status: Annotated[str | None, typer.Option(metavar="ENDPOINT", help="The socket that answers `ppgstream monitor`.")] = None,
     log_format: Annotated[str, typer.Option(help="Format of the log on stderr: text, or json (one object per line).")] = "text",
 ) -> None:
     """The daemon: noisy streams in, clean streams out, until SIGINT or SIGTERM. Settings: config.toml."""
@@ -108,12 +113,12 @@ def _serve(settings: Config, log: Log, stop: Stop) -> bool:
     return daemon.stuck
 
 
-@app.command()
+@app.command(cls=Command)
 def demo(
     seconds: Annotated[float, typer.Option(min=4, max=86_400, help="How long the sensors run.")] = 20.0,
     streams: Annotated[int, typer.Option(min=1, max=200, help="How many sensors.")] = 4,
-    plain: Annotated[bool, typer.Option("--plain", help="Lines instead of a live view, for pipes and CI.")] = False,
-    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Also draw the first sensor's first 10 s.")] = None,
+    plain: Annotated[bool, typer.Option("--plain", help="Print plain lines instead of a live view: for pipes and CI.")] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the first sensor's first 10 s into this file.")] = None,
     noise: Annotated[str, typer.Option(help="On the pulse: course, hand, forearm, contact, displacement or steps.")] = "course",
     checkpoint: CheckpointOption = None,
 ) -> None:
@@ -140,17 +145,19 @@ def demo(
     raise typer.Exit(stop.exit_code() or (0 if fine else 1))
 
 
-@app.command()
+@app.command(cls=Command)
 def replay(
     files: Annotated[
-        list[str], typer.Argument(metavar="FILE...", help="Recordings (one value a line, csv, npy), or - for lines from a pipe.")
+        list[str], typer.Argument(metavar="FILE", help="Recordings (one value a line, csv, npy), or - for lines from a pipe.")
     ],
-    to: Annotated[str, typer.Option(metavar="ENDPOINT", help="The daemon's input.")] = "tcp://127.0.0.1:5600",
+    to: Annotated[str, typer.Option(metavar="ENDPOINT", help="The socket that the daemon reads.")] = "tcp://127.0.0.1:5600",
     bind: Annotated[bool, typer.Option("--bind", help="Bind the endpoint, for a daemon that connects.")] = False,
-    speed: Annotated[str, typer.Option(help="Times real time, or max.")] = "1",
+    speed: Annotated[str, typer.Option(help="How many times faster than the sensor sampled; max: as fast as possible.")] = "1",
     fs: Annotated[
         float | None,
-        typer.Option(help="The recordings' sampling rate, Hz, if they do not tell it; others than 125 are resampled to it."),
+        typer.Option(
+            help="The recordings' sampling rate, Hz, if the files do not state it. Rates other than 125 Hz are resampled to 125 Hz."
+        ),
     ] = None,
     trust_fs: TrustFsOption = False,
     column: ColumnOption = None,
@@ -158,7 +165,7 @@ def replay(
     from_: Annotated[float, typer.Option("--from", help="Start here, seconds.")] = 0.0,
     until: Annotated[float | None, typer.Option(help="End here, seconds.")] = None,
     loop: Annotated[bool, typer.Option("--loop", help="Start over at the end, until stopped.")] = False,
-    stream: Annotated[str | None, typer.Option(help="The stream's name. Default: the file's.")] = None,
+    stream: Annotated[str | None, typer.Option(help="The stream's name. (default: the file's name)")] = None,
     copies: Annotated[int, typer.Option(min=1, max=100_000, help="Send each file as so many streams.")] = 1,
     chunk: Annotated[int, typer.Option(min=1, max=2048, help="Samples a message.")] = 25,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the daemon.")] = 30.0,
@@ -166,10 +173,12 @@ def replay(
         str | None,
         typer.Option(metavar="ENDPOINT", help=f"The daemon's status socket, to be asked what has arrived. (default: {STATUS})"),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the faults.")] = 1,
-    drop: Annotated[float, typer.Option(min=0, max=1, help="Share of chunks that get lost.")] = 0.0,
-    dup: Annotated[float, typer.Option(min=0, max=1, help="Share of chunks that are sent twice.")] = 0.0,
-    reorder: Annotated[float, typer.Option(min=0, max=1, help="Share of chunks that leave after the next one.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the random faults.")] = 1,
+    drop: Annotated[float, typer.Option(min=0, max=1, help="Probability that a message is lost.")] = 0.0,
+    dup: Annotated[float, typer.Option(min=0, max=1, help="Probability that a message is sent twice.")] = 0.0,
+    reorder: Annotated[
+        float, typer.Option(min=0, max=1, help="Probability that a message is sent after the one that follows it.")
+    ] = 0.0,
     jitter_ms: Annotated[float, typer.Option(min=0, max=60_000, help="Chunks leave up to so much late.")] = 0.0,
     outage: Annotated[
         list[str] | None, typer.Option(metavar="AT:FOR", help="Nothing is sent from AT for FOR seconds; may be repeated.")
@@ -324,10 +333,12 @@ def _tracks(
     return tracks, told
 
 
-@app.command()
+@app.command(cls=Command)
 def tap(
-    from_: Annotated[str, typer.Option("--from", metavar="ENDPOINT", help="The daemon's output.")] = "tcp://127.0.0.1:5601",
-    stream: Annotated[str | None, typer.Option(help="Only this stream.")] = None,
+    from_: Annotated[
+        str, typer.Option("--from", metavar="ENDPOINT", help="The socket that the daemon publishes on.")
+    ] = "tcp://127.0.0.1:5601",
+    stream: Annotated[str | None, typer.Option(help="Show this stream only.")] = None,
     format: Annotated[
         str,
         typer.Option(help="csv, ndjson; values: the denoised values alone; rates, beats: csv of the heart rates, of the beats."),
@@ -387,13 +398,13 @@ def tap(
     raise typer.Exit(stop.exit_code())
 
 
-@app.command()
+@app.command(cls=Command)
 def monitor(
     status: Annotated[str, typer.Option(metavar="ENDPOINT", help="The daemon's status socket.")] = STATUS,
     stream: Annotated[str | None, typer.Option(help="Whose wave to draw. Default: the first that is live.")] = None,
     interval: Annotated[float, typer.Option(min=0.1, max=60, help="Seconds between looks.")] = 0.5,
     once: Annotated[bool, typer.Option("--once", help="Look once and leave; exit 69 if no daemon answers.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="The snapshot as JSON (docs/status.md), a line a look.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print each snapshot as a line of JSON (docs/status.md).")] = False,
 ) -> None:
     """Watch a running daemon: throughput, lag, ledger, a row a stream, raw over clean."""
     import msgspec

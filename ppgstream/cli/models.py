@@ -12,6 +12,8 @@ import typer
 from ppgstream.cli.shared import (
     CheckpointOption,
     ColumnOption,
+    Command,
+    Commands,
     FieldOption,
     TrustFsOption,
     app,
@@ -22,14 +24,14 @@ from ppgstream.cli.shared import (
 )
 from ppgstream.errors import DataError, OutputError, UsageError
 
-checkpoint_app = typer.Typer(no_args_is_help=True, help="Look at checkpoints.")
+checkpoint_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Look at checkpoints.")
 app.add_typer(checkpoint_app, name="checkpoint")
 
 
-@checkpoint_app.command("show")
+@checkpoint_app.command("show", cls=Command)
 def checkpoint_show(
-    path: Annotated[str | None, typer.Argument(help="A checkpoint of either kind. Default: the bundled one.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    path: Annotated[str | None, typer.Argument(metavar="CHECKPOINT", help="A checkpoint. (default: the bundled one)")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Family, sizes, figures and sha256 of a checkpoint."""
     import msgspec
@@ -78,11 +80,11 @@ def _in_short(stated: Mapping[str, Any]) -> str:
     return f"{len(stated['trees'])} trees of {len(stated['names'])} features" if "trees" in stated else str(stated)
 
 
-@checkpoint_app.command("probe")
+@checkpoint_app.command("probe", cls=Command)
 def checkpoint_probe(
-    path: Annotated[str | None, typer.Argument(help="A checkpoint of either kind. Default: the bundled one.")] = None,
-    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Also a picture (png) of the inputs and answers.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+    path: Annotated[str | None, typer.Argument(metavar="CHECKPOINT", help="A checkpoint. (default: the bundled one)")] = None,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the inputs and answers into this png.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """What a checkpoint answers to constants, a ramp, white noise and sines: how much pulse it invents."""
     import msgspec
@@ -117,25 +119,30 @@ def checkpoint_probe(
     )
 
 
-@app.command()
+@app.command(cls=Command)
 def train(
     family: Annotated[
-        str | None, typer.Argument(metavar="[FAMILY]", help="ae, ae3, dae, rae, brae, brdae, transformer or lmmse.")
+        str | None,
+        typer.Argument(
+            metavar="FAMILY", help="ae, ae3, dae, rae, brae, brdae, transformer or lmmse. (default: that of --recipe or --from)"
+        ),
     ] = None,
     recipe: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="A TOML file of the same keys as the options and more; options win.")
+        Path | None, typer.Option(metavar="FILE", help="A TOML file of recipe keys (docs/training.md). Options override it.")
     ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Folder of the public recordings. (default: ../shared/data)", rich_help_panel="Data")
     ] = None,
     recordings: Annotated[Path | None, typer.Option(help="Folder of recordings of your own.", rich_help_panel="Data")] = None,
-    fs: Annotated[float | None, typer.Option(help="Of recordings that do not say, Hz.", rich_help_panel="Data")] = None,
+    fs: Annotated[
+        float | None, typer.Option(help="Sampling rate, Hz, of recordings that do not state it.", rich_help_panel="Data")
+    ] = None,
     trust_fs: TrustFsOption = False,
     column: Annotated[
-        str | None, typer.Option(help="Of tables: the PPG's column, by name or number.", rich_help_panel="Data")
+        str | None, typer.Option(help="The PPG's column in a table: its name, or its number from 0.", rich_help_panel="Data")
     ] = None,
     field: Annotated[
-        str | None, typer.Option(metavar="KEY", help="Of lines like IR=512: the key before the value.", rich_help_panel="Data")
+        str | None, typer.Option(metavar="KEY", help="The key before the value, in lines like IR=512.", rich_help_panel="Data")
     ] = None,
     group: Annotated[
         str | None,
@@ -172,14 +179,16 @@ def train(
     ] = None,
     minutes: Annotated[
         float | None,
-        typer.Option(min=0, help="Of wall clock: end this call before an epoch that would not fit.", rich_help_panel="Run"),
+        typer.Option(
+            min=0, help="End this call after so many minutes, before an epoch that would take longer.", rich_help_panel="Run"
+        ),
     ] = None,
     early_stop: Annotated[
         int | None,
         typer.Option(help="Epochs without a lower validation loss after which to stop; 0: never.", rich_help_panel="Run"),
     ] = None,
     seed: Annotated[int | None, typer.Option(help="(default: 1)", rich_help_panel="Run")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="Of computation.", rich_help_panel="Run")] = 2,
+    threads: Annotated[int, typer.Option(min=1, help="Processor threads that compute.", rich_help_panel="Run")] = 2,
     processes: Annotated[
         int,
         typer.Option(
@@ -222,7 +231,7 @@ def train(
         str | None, typer.Option(help="linear, sigmoid, ... (default: linear)", rich_help_panel="Recipe")
     ] = None,
     units: Annotated[
-        int | None, typer.Option(help="Of the LSTM of rae and brae. (default: 40)", rich_help_panel="Recipe")
+        int | None, typer.Option(help="Units of the LSTM in rae and brae. (default: 40)", rich_help_panel="Recipe")
     ] = None,
     dropout: Annotated[float | None, typer.Option(help="(default: 0; rae and brae 0.5)", rich_help_panel="Recipe")] = None,
     calibrated: Annotated[
@@ -282,9 +291,9 @@ def train(
     )
 
 
-@checkpoint_app.command("import")
+@checkpoint_app.command("import", cls=Command)
 def checkpoint_import(
-    path: Annotated[str, typer.Argument(help="A TensorFlow 1 Saver prefix, .index file or folder.")],
+    path: Annotated[str, typer.Argument(metavar="SAVER", help="A TensorFlow 1 Saver prefix, .index file or folder.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="The new checkpoint's folder.")],
 ) -> None:
     """A TensorFlow 1 checkpoint as a folder of ours, which runs without TensorFlow."""
@@ -301,9 +310,9 @@ def checkpoint_import(
     say(f"{out}: {found.arch.family}, {found.parameters:,} parameters")
 
 
-@checkpoint_app.command("calibrate")
+@checkpoint_app.command("calibrate", cls=Command)
 def checkpoint_calibrate(
-    path: Annotated[str, typer.Argument(help="A checkpoint of either kind.")],
+    path: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="A checkpoint.")],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="The calibrated checkpoint's folder.")],
     data: Annotated[Path, typer.Option(help="Folder of the public recordings.")] = Path("../shared/data"),
     synthetic: Annotated[bool, typer.Option("--synthetic", help="On synthetic people: needs no recordings.")] = False,
@@ -341,9 +350,9 @@ def checkpoint_calibrate(
     say(f"{out}: {made.id.hex()}")
 
 
-@checkpoint_app.command("export")
+@checkpoint_app.command("export", cls=Command)
 def checkpoint_export(
-    path: Annotated[str | None, typer.Argument(help="A checkpoint of either kind. Default: the bundled one.")] = None,
+    path: Annotated[str | None, typer.Argument(metavar="CHECKPOINT", help="A checkpoint. (default: the bundled one)")] = None,
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FILE", help="The ONNX file.")] = Path("model.onnx"),
 ) -> None:
     """The network as one ONNX file with its weights, for other programs."""
@@ -355,19 +364,19 @@ def checkpoint_export(
     say(f"{out}: inputs x (and valid where the network takes the mask), output y; what they mean: docs/training.md")
 
 
-@app.command()
+@app.command(cls=Command)
 def bench(
     checkpoint: CheckpointOption = None,
-    parts: Annotated[str, typer.Option(metavar="NAME,...", help="Of model, peers, messages, system.")] = (
-        "model,peers,messages,system"
-    ),
+    parts: Annotated[
+        str, typer.Option(metavar="NAME,...", help="What to measure, joined by commas: model, peers, messages, system.")
+    ] = ("model,peers,messages,system"),
     quick: Annotated[
         bool, typer.Option("--quick", help="A rough answer within a minute or so; figures to quote take ten.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Also write bench.json and the capacity curve there.")
+        Path | None, typer.Option(metavar="FOLDER", help="Write bench.json and the capacity curve into this folder.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="The figures as JSON on stdout.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
     config: Annotated[Path | None, typer.Option(help="Settings of the daemon that is measured (TOML).")] = None,
 ) -> None:
     """How fast: windows/s of the network, and how many live streams the daemon carries on this machine. Docs: docs/bench.md."""
@@ -401,24 +410,24 @@ def bench(
         speed.show(result, Console())
 
 
-@app.command()
+@app.command(cls=Command)
 def evaluate(
     checkpoints: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[CHECKPOINT]...", help="PATH or NAME=PATH. Default: all that come along."),
+        typer.Argument(metavar="CHECKPOINT", help="PATH or NAME=PATH. (default: all that come with the package)"),
     ] = None,
     only: Annotated[
         bool,
-        typer.Option("--only", help="Without the rows to compare with: the course's checkpoints, lmmse, the mean wave, kNN."),
+        typer.Option("--only", help="Leave out the rows to compare with: the course's checkpoints, lmmse, the mean wave, kNN."),
     ] = False,
     data: Annotated[Path, typer.Option(help="Folder of the public recordings.")] = Path("../shared/data"),
     recordings: Annotated[
         Path | None,
         typer.Option(
-            help="Instead: a folder of recordings of your own. Noise is added to their clean stretches, which are the truth."
+            help="A folder of your own recordings, instead of --data. Noise is added to their clean stretches, which are the truth."
         ),
     ] = None,
-    fs: Annotated[float | None, typer.Option(help="Of recordings of your own that do not say, Hz.")] = None,
+    fs: Annotated[float | None, typer.Option(help="Sampling rate, Hz, of your own recordings that do not state it.")] = None,
     trust_fs: TrustFsOption = False,
     column: ColumnOption = None,
     field: FieldOption = None,
@@ -426,7 +435,8 @@ def evaluate(
         str,
         typer.Option(
             metavar="NAME,...",
-            help="Of shapes, wrist, exercise, streamed, windows (these five by default), more, faults, nothing (noise without a pulse), rates, snr, "
+            help="Tables, joined by commas: shapes, wrist, exercise, streamed, windows (these five by default), more, faults, "
+            "nothing (noise without a pulse), rates, snr, "
             "lookahead, trust, ecg, cost.",
         ),
     ] = "",
@@ -434,12 +444,12 @@ def evaluate(
         bool,
         typer.Option(
             "--trust",
-            help="Only confidence, heart rates and beats, under more kinds of noise and against ECG: --tables trust,ecg.",
+            help="Judge confidence, heart rates and beats alone, under more kinds of noise and against ECG: --tables trust,ecg.",
         ),
     ] = False,
     seeds: Annotated[int, typer.Option(min=1, max=8, help="Draws of noise; quoted figures are over all 8.")] = 2,
     out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Also write evaluate.json, evaluate.md and pictures there.")
+        Path | None, typer.Option(metavar="FOLDER", help="Write evaluate.json, evaluate.md and pictures into this folder.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout, the tables on stderr.")] = False,
 ) -> None:

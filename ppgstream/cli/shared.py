@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
-from typer.core import TyperGroup
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from ppgstream.errors import EX_IOERR, EX_SIGINT, EX_SIGPIPE, EX_UNAVAILABLE, PpgStreamError
 
@@ -33,7 +33,42 @@ ORDER = ("run", "demo", "replay", "denoise", "tap", "monitor", "checkpoint", "tr
 LONGEST_LINE = 1000  # characters of an error; of a longer one, the middle is left out
 
 
-class _Commands(TyperGroup):
+PLAIN_TYPES = {"bool": "", "int": "N", "float": "NUMBER", "str": "TEXT", "list[float]": "NUMBER"}
+
+
+def _plainly(command: Any) -> None:
+    """Let the help of a command's parameters say N, NUMBER, TEXT or PATH, and nothing of flags and arguments; its usage, without braces."""
+    for param in command.params + ([command._help_option] if command._help_option else []):
+        if isinstance(param, TyperArgument):
+            param.display_type_rich = lambda **_: None  # type: ignore[method-assign]
+        elif isinstance(param, TyperOption) and param.metavar is None:
+            param.metavar = PLAIN_TYPES.get(param.bare_type(), "PATH" if param.type_descriptor.is_path else None)
+
+
+class Command(TyperCommand):
+    """A command with a help in plain words."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params = super().get_params(ctx)
+        _plainly(self)
+        return params
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [piece.replace("{", "").replace("}", "") for piece in super().collect_usage_pieces(ctx)]
+
+
+class Commands(TyperGroup):
+    """Commands with a help in plain words."""
+
+    command_class = Command
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params = super().get_params(ctx)
+        _plainly(self)
+        return params
+
+
+class _Commands(Commands):
     """Turns what a command raises into one line and an exit code, before typer makes its own of it."""
 
     def list_commands(self, ctx: Any) -> list[str]:
@@ -124,7 +159,7 @@ def prepare_process() -> None:
 app = typer.Typer(
     cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
+    add_completion=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -140,19 +175,23 @@ CheckpointOption = Annotated[
 ]
 
 
-ColumnOption = Annotated[str | None, typer.Option(help="Of a table: the PPG's column, by its name or its number from 0.")]
+ColumnOption = Annotated[str | None, typer.Option(help="The PPG's column in a table: its name, or its number from 0.")]
 
 
 FieldOption = Annotated[
-    str | None, typer.Option(metavar="KEY", help="Of lines like IR=512 or S512: the key, or the prefix, before the value.")
+    str | None, typer.Option(metavar="KEY", help="The key or prefix before the value, in lines like IR=512 or S512.")
 ]
 
 
 TrustFsOption = Annotated[
     bool, typer.Option("--trust-fs", help="Take --fs, whatever the file's header and its times say; its times are not looked at.")
 ]
-OfStreamOption = Annotated[str | None, typer.Option(metavar="NAME", help="Of a file that tap wrote of several streams: which.")]
-TransposeOption = Annotated[bool, typer.Option("--transpose", help="Of a 2-D npy: its columns are the recordings, not its rows.")]
+OfStreamOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Which stream to take, of a file that `tap` wrote of several.")
+]
+TransposeOption = Annotated[
+    bool, typer.Option("--transpose", help="Take the columns of a 2-D npy as the recordings, not its rows.")
+]
 ConfigOption = Annotated[Path | None, typer.Option(help="Settings (TOML). Default: ./config.toml if there is one.")]
 
 
