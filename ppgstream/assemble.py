@@ -1,4 +1,5 @@
-"""From a configuration and a checkpoint to the rules that samples go by. Made here alone, for the daemon, files, calibration and the bench."""
+"""From a configuration and a checkpoint to the rules that samples go by. Made here alone, for the daemon, files, calibration and
+the bench."""
 
 from __future__ import annotations
 
@@ -21,8 +22,8 @@ def plan_of(
     beats: bool = True,
     output: Literal["input", "model"] = "input",
 ) -> Plan:
-    """What a checkpoint makes of samples. `hop` and `lookahead` in samples; None: the checkpoint's own. The network's own answer (`output`) has no
-    calibrated confidence, no beats and no rates.
+    """What a checkpoint makes of samples. `hop` and `lookahead` in samples; None: the checkpoint's own. The network's own answer
+    (`output`) has no calibrated confidence, no beats and no rates.
 
     Raises ConfigError where they do not fit the checkpoint's window."""
     window, context = checkpoint.arch.window, checkpoint.arch.context

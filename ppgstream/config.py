@@ -1,4 +1,5 @@
-"""Every setting of the daemon, its default and its bounds. `config.toml` says the same with reasons, and a test holds them equal."""
+"""Every setting of the daemon, its default and its bounds. `config.toml` says the same with reasons, and a test holds them
+equal."""
 
 from __future__ import annotations
 

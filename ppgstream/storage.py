@@ -25,7 +25,8 @@ LONGEST_SHOWN = 100  # characters of an offending value
 
 
 def read_regular(path: Path, most: int) -> bytes:
-    """A regular file of at most `most` bytes; a link to one counts. Raises OSError for anything else: a pipe has no end, nor have some devices."""
+    """A regular file of at most `most` bytes; a link to one counts. Raises OSError for anything else: a pipe has no end, nor have
+    some devices."""
     with open(path, "rb", opener=_without_waiting) as file:
         facts = os.fstat(file.fileno())
         if not stat.S_ISREG(facts.st_mode):
@@ -66,8 +67,9 @@ def shown(value: object) -> str:
 
 
 def replace_files(contents: Mapping[Path, bytes]) -> None:
-    """Write files whole. All are written beside their places before the first is moved there, in this order, so that a full disk leaves the old ones. The
-    files beside have names that nobody can guess, and are made anew, so that no link is followed. Raises OSError."""
+    """Write files whole. All are written beside their places before the first is moved there, in this order, so that a full disk
+    leaves the old ones. The files beside have names that nobody can guess, and are made anew, so that no link is followed. Raises
+    OSError."""
     beside: dict[Path, Path] = {}
     try:
         for path, content in contents.items():
@@ -95,7 +97,8 @@ def replace_file_by(path: Path, write: Callable[[IO[bytes]], None]) -> None:
 
 
 def _beside(path: Path) -> tuple[int, Path]:
-    """A new file in the folder of `path`, open for writing: its descriptor and its path. It has the permissions of `path`, or those of any new file."""
+    """A new file in the folder of `path`, open for writing: its descriptor and its path. It has the permissions of `path`, or
+    those of any new file."""
     beside = path.with_name(f".ppgstream-{secrets.token_hex(8)}.tmp")
     descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
     with contextlib.suppress(OSError):  # there is none
@@ -111,7 +114,8 @@ def check_folder(folder: Path) -> None:
 
 
 def open_npz(path: Path) -> NpzFile:
-    """NumPy's file of arrays, opened. Raises ValueError for another kind of file, in whose place NumPy's own words advise to load it unsafely; OSError."""
+    """NumPy's file of arrays, opened. Raises ValueError for another kind of file, in whose place NumPy's own words advise to load
+    it unsafely; OSError."""
     if path.is_file() and not zipfile.is_zipfile(path):
         raise ValueError("not an npz file")
     import numpy as np

@@ -271,8 +271,8 @@ def test_evaluate_on_recordings_of_one_s_own_writes_tables_json_and_pictures(
     page = (out / "evaluate.md").read_text()
     assert "| kind | the input itself | band-pass 0.5..8 Hz | lmmse | mine |" in page
     assert (
-        f"| white: gain; HR | {'0.0; ' + format(rows_of(written['streamed'], 'the input itself')['white']['hr_mae_out_bpm'], '.1f')} |"
-        in page
+        f"| white: gain; HR | "
+        f"{'0.0; ' + format(rows_of(written['streamed'], 'the input itself')['white']['hr_mae_out_bpm'], '.1f')} |" in page
     )
     assert "| nothing there: bad called good |  |  | 0.00 | 0.00 |" in page
     assert [row["method"] for row in written["cost"]] == ["lmmse", "mine"]

@@ -1,4 +1,5 @@
-"""Clean in, clean out: a clean pulse of any shape and rate leaves the daemon as it came. A network that knows few shapes takes the others for noise."""
+"""Clean in, clean out: a clean pulse of any shape and rate leaves the daemon as it came. A network that knows few shapes takes
+the others for noise."""
 
 from __future__ import annotations
 

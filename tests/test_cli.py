@@ -706,7 +706,8 @@ def test_seeded_faults_are_accounted_for_by_daemon_and_tap(live: Live, start: Ca
     assert tap.wait() == 0
     assert tap.out[0] == CSV_HEAD
     assert tap.err == [
-        f"ppgstream: received {20_000 - withheld} samples; lost here 0, gaps before the daemon {withheld}, sessions without END 0, damaged 0"
+        f"ppgstream: received {20_000 - withheld} samples; lost here 0, gaps before the daemon {withheld}, sessions without "
+        f"END 0, damaged 0"
     ]
     indexes = [int(line.split(",")[2]) for line in tap.out[1:]]
     assert indexes == sorted(set(indexes))

@@ -1,5 +1,5 @@
-"""Where the program itself can doubt, nothing wrong is told as sure: rates and beats of `default` on rhythms that are not even, not on the scale, or not a
-heart's; and what the rules before any fit promise."""
+"""Where the program itself can doubt, nothing wrong is told as sure: rates and beats of `default` on rhythms that are not even,
+not on the scale, or not a heart's; and what the rules before any fit promise."""
 
 from __future__ import annotations
 

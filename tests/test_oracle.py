@@ -1,4 +1,5 @@
-"""The engine against the frozen one (`oracle`): the same messages for each stream, byte for byte, whatever arrives and however it is cut.
+"""The engine against the frozen one (`oracle`): the same messages for each stream, byte for byte, whatever arrives and however it
+is cut.
 
 `python -m tools.breaks` shows that it notices what it should: each of a list of faults in the core makes a named test fail.
 """
@@ -161,8 +162,8 @@ class Run:
     def do(
         self, script: list[Step], signals: dict[str, np.ndarray], *, eager: bool, rests: bool = False, moves: bool = False
     ) -> Run:
-        """`eager`: the model is called after every step of the script; else only where the script says so. `rests`: now and then everything is answered,
-        and then with `moves` the streams are saved and loaded."""
+        """`eager`: the model is called after every step of the script; else only where the script says so. `rests`: now and then
+        everything is answered, and then with `moves` the streams are saved and loaded."""
         now = 0.0
         for verb, *arguments in script:
             if verb == "data":
@@ -261,7 +262,8 @@ CALM = {"data": 0.85, "lose": 0.005, "swap": 0.01, "end": 0.003, "new": 0.003, "
 
 
 def script_of(rng: np.random.Generator, signals: dict[str, np.ndarray], steps: int) -> Iterator[Step]:
-    """A script of arrivals: chunks in order, lost, swapped and repeated ones, counters that restart, STATUS, GAP, END, silence, sessions.
+    """A script of arrivals: chunks in order, lost, swapped and repeated ones, counters that restart, STATUS, GAP, END, silence,
+    sessions.
 
     Two scripts of five are calm, so that there are heart rates: little happens but jumps of the index."""
     at, index, session = dict.fromkeys(signals, 0), dict.fromkeys(signals, 0), {s: k + 1 for k, s in enumerate(signals)}

@@ -74,7 +74,8 @@ def test_uniform_weights_return_whole_numbers_exactly() -> None:
 
 @pytest.mark.parametrize(("hop", "lookahead"), [(13, 49), (13, 20), (49, 49), (49, 100), (50, 150), (50, None)])
 def test_windows_that_disagree_leave_no_step_at_the_hop(hop: int, lookahead: int | None) -> None:
-    """Each answer is at a level of its own. Where two or more cover a sample, the level moves over a hop, and never in one step."""
+    """Each answer is at a level of its own. Where two or more cover a sample, the level moves over a hop, and never in one
+    step."""
     g, rng = Geometry(hop=hop, lookahead=lookahead), np.random.default_rng(3)
     segment, parts = Segment(1, 0, Plan(g)), []
     for _ in range(4000):

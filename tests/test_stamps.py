@@ -216,9 +216,19 @@ def test_a_column_of_stamps_in_any_unit_and_form(cells: list[str], name: str, un
 
 
 def test_a_unit_is_a_word_of_the_name() -> None:
-    assert [stated_unit(name) for name in ("time_ms", "t [s]", "Time (min)", "timestamp_us", "Phone timestamp [ns]", "elapsedMs", "items", "times")] == [
-        1e-3, 1.0, 60.0, 1e-6, 1e-9, 1e-3, None, None,
-    ]  # fmt: skip
+    assert [
+        stated_unit(name)
+        for name in ("time_ms", "t [s]", "Time (min)", "timestamp_us", "Phone timestamp [ns]", "elapsedMs", "items", "times")
+    ] == [
+        1e-3,
+        1.0,
+        60.0,
+        1e-6,
+        1e-9,
+        1e-3,
+        None,
+        None,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -379,7 +389,10 @@ def test_of_several_rates_the_line_that_names_the_column_counts(tmp_path: Path) 
 @pytest.mark.parametrize("interval", ["0.01 s", "0.008 s", "5 ms"])
 def test_labchart_blocks(tmp_path: Path, interval: str) -> None:
     step = float(interval.split(maxsplit=1)[0]) * (1e-3 if "ms" in interval else 1)
-    block = f"Interval=\t{interval}\nExcelDateTime=\t4.5e+04\t01/02/2024 10:00:00\nChannelTitle=\tPPG\tEDA\nRange=\t2.000 V\t40.00 uS\n"
+    block = (
+        f"Interval=\t{interval}\nExcelDateTime=\t4.5e+04\t01/02/2024 10:00:00\nChannelTitle=\tPPG\tEDA\nRange=\t2.000 "
+        f"V\t40.00 uS\n"
+    )
     block += rows("", [f"{k * step:.3f}" for k in range(N // 2)], ints(values(N // 2)), ["3.0"] * (N // 2), between="\t")
     found = read(tmp_path, (block + block).replace("\n", "\r\n"), "in.txt", column="PPG")
     assert found.clock is not None

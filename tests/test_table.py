@@ -39,7 +39,8 @@ Sample Index, EXG Channel 0, Timestamp, Timestamp (Formatted)
 2.0, 502.5, 1671576040.960, 2022-12-20 16:40:40.010
 """
 SHIMMER = "sep=\t\nTime\tGSR\tPPG\t\nms\tuS\tmV\t\n0.0\t1\t500.5\t\n7.8125\t1\t501.5\t\n15.625\t1\t502.5\t\n23.4375\t1\t503.5\t\n"
-RDSAMP = "'Elapsed time','PLETH','II'\n'hh:mm:ss.mmm','NU','mV'\n'0:00.000',500.5,1\n'0:00.008',501.5,1\n'0:00.016',-,1\n'0:00.024',503.5,1\n"
+RDSAMP = "'Elapsed time','PLETH','II'\n'hh:mm:ss.mmm','NU','mV'\n'0:00.000',500.5,1\n'0:00.008',501.5,1\n'0:00.016',-,1\n"
+RDSAMP += "'0:00.024',503.5,1\n"
 
 
 @pytest.mark.parametrize(
@@ -58,10 +59,15 @@ RDSAMP = "'Elapsed time','PLETH','II'\n'hh:mm:ss.mmm','NU','mV'\n'0:00.000',500.
         ("S512\nB72\nS513\nQ800\nS514\n", {"key": "S"}, [512.0, 513.0, 514.0], None),
         ("1 5 9\n2 6 9\n3 7 9\n", {"column": "1"}, [5.0, 6.0, 7.0], None),
         ("1502540489.00\n64.000000\n-33.78\n-33.87\n-33.91\n", {}, [-33.78, -33.87, -33.91], 64.0),
-        ("date,ppg\n2016-11-24 13:58:58.10,1\n2016-11-24 13:58:58.11,2\n2016-11-24 13:58:58.12,3\n2016-11-24 13:58:58.13,4\n", {}, [1, 2, 3, 4], 100.0),
+        (
+            "date,ppg\n2016-11-24 13:58:58.10,1\n2016-11-24 13:58:58.11,2\n2016-11-24 13:58:58.12,3\n2016-11-24 13:58:58.13,4\n",
+            {},
+            [1, 2, 3, 4],
+            100.0,
+        ),
         ("# sampling frequency: 50\nppg\n1\n2\n3\n", {}, [1.0, 2.0, 3.0], 50.0),
     ],
-)  # fmt: skip
+)
 def test_the_table_and_its_rate_are_found(
     tmp_path: Path, content: str, options: dict[str, str], expected: list[float], fs: float | None
 ) -> None:

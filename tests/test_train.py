@@ -694,7 +694,8 @@ def test_the_trainer_runs_without_tensorflow(tmp_path: Path) -> None:
     script = (
         "import sys; sys.modules['tensorflow'] = None\n"
         "from ppgstream.cli.app import app\n"
-        "app(['train', '--recipe', 'r.toml', '--synthetic', '--epochs', '2', '--steps', '3', '--batch', '16', '--out', 'run'], standalone_mode=False)\n"
+        "app(['train', '--recipe', 'r.toml', '--synthetic', '--epochs', '2', '--steps', '3', '--batch', '16', '--out', "
+        "'run'], standalone_mode=False)\n"
         "app(['train', 'dae', '--from', 'net-1', '--synthetic', '--out', 'other'])\n"
     )
     (tmp_path / "net-1.index").write_bytes(b"")

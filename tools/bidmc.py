@@ -2,8 +2,9 @@
 
     python -m tools.bidmc FOLDER -o data/bidmc/bidmc_public.npz
 
-FOLDER holds bidmc_01_Signals.csv ... and bidmc_01_Fix.txt ... (BIDMC 1.0.0, folder bidmc_csv; open with attribution: NOTICE). Patients repeat in
-BIDMC, so the split is by patient, by a hash of its number. What is clean is judged by the rule of `ppgstream.files.clean`.
+FOLDER holds bidmc_01_Signals.csv ... and bidmc_01_Fix.txt ... (BIDMC 1.0.0, folder bidmc_csv; open with attribution: NOTICE).
+Patients repeat in BIDMC, so the split is by patient, by a hash of its number. What is clean is judged by the rule of
+`ppgstream.files.clean`.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def main(
 
 
 def convert(folder: Path) -> bytes:
-    """The npz of a folder of BIDMC's csv files. Raises SourceError where there are none, DataError for one that is not as BIDMC's are."""
+    """The npz of a folder of BIDMC's csv files. Raises SourceError where there are none, DataError for one that is not as BIDMC's
+    are."""
     paths = sorted(folder.glob("bidmc_*_Signals.csv"))
     if not paths:
         raise SourceError(f"{folder}: no bidmc_*_Signals.csv in it")

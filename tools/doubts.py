@@ -2,8 +2,8 @@
 
     python -m tools.doubts [--checkpoint NAME] [--cases FOLDER]
 
-Inputs are generated (irregular, fast and doubled pulses, steps, hum, breathing; seeds fixed), heartpy's three example recordings where it is installed,
-and the small files of FOLDER where it is there. Prints a Markdown table.
+Inputs are generated (irregular, fast and doubled pulses, steps, hum, breathing; seeds fixed), heartpy's three example recordings
+where it is installed, and the small files of FOLDER where it is there. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -123,7 +123,8 @@ def examples() -> Iterator[tuple[str, list[Input]]]:
 
 
 def cases(folder: Path) -> Iterator[tuple[str, list[Input]]]:
-    """The files of `folder` about rates and beats; none where it is not there. Their names end with the rate; of low beats no one has told the places."""
+    """The files of `folder` about rates and beats; none where it is not there. Their names end with the rate; of low beats no one
+    has told the places."""
     for path in sorted(folder.glob("*.txt")):
         kind, _, rate = path.stem.replace("_", " ").partition(" ")
         if kind not in ("af", "alternans", "bigeminy", "double", "walk", "smooth"):

@@ -1,4 +1,5 @@
-"""The record of the README's picture of beats and heart rates: a synthetic pulse that is clean, under hand motion, gone (sensor off), and clean again.
+"""The record of the README's picture of beats and heart rates: a synthetic pulse that is clean, under hand motion, gone (sensor
+off), and clean again.
 
 python -m tools.pulse_record pulse.csv
 ppgstream denoise pulse.csv --fs 125 -o pulse.npz --plot docs/pulse.png --plot-seconds 48

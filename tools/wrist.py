@@ -2,8 +2,9 @@
 
     python -m tools.wrist --stress-predict FOLDER --cogwear FOLDER --exams FOLDER -o data/wrist
 
-FOLDER: Raw_data of Stress-Predict (S01/BVP.csv, S01/ACC.csv, ..); CogWear 1.0.0 (pilot/0/baseline/empatica_bvp.csv, samsung_bvp.csv, ..); Data of
-Wearable Exam Stress 1.0.0 (S01/Midterm 1/BVP.csv, ..). Exactly the recordings listed here are taken: the other people are for tests.
+FOLDER: Raw_data of Stress-Predict (S01/BVP.csv, S01/ACC.csv, ..); CogWear 1.0.0 (pilot/0/baseline/empatica_bvp.csv,
+samsung_bvp.csv, ..); Data of Wearable Exam Stress 1.0.0 (S01/Midterm 1/BVP.csv, ..). Exactly the recordings listed here are
+taken: the other people are for tests.
 """
 
 from __future__ import annotations

@@ -1,4 +1,5 @@
-"""Batches for the network: clean windows, changed a little, under fresh noise. Vectorised; a batch depends on seed, epoch and number alone."""
+"""Batches for the network: clean windows, changed a little, under fresh noise. Vectorised; a batch depends on seed, epoch and
+number alone."""
 
 from __future__ import annotations
 
@@ -35,7 +36,8 @@ FAST_BPM, FAST_ROUNDED = (100.0, 200.0), 0.6
 
 
 class Drawn(NamedTuple):
-    """A batch of `n` windows. inputs: what the network takes, each (n, window). packed: (n, window + 4), for the loss (`losses`)."""
+    """A batch of `n` windows. inputs: what the network takes, each (n, window). packed: (n, window + 4), for the loss
+    (`losses`)."""
 
     inputs: list[Float32]
     packed: Float32
@@ -44,8 +46,8 @@ class Drawn(NamedTuple):
 class Windows:
     """Windows of clean stretches: a given one, or random ones, the sets having the shares that they are to have.
 
-    Real pulses are stretched in time by up to `stretch`, a share of them (`reshape`) comes from behind one of `SENSORS`, and a share (`fast`) is played as
-    fast as `FAST_BPM`; synthetic ones are not.
+    Real pulses are stretched in time by up to `stretch`, a share of them (`reshape`) comes from behind one of `SENSORS`, and a
+    share (`fast`) is played as fast as `FAST_BPM`; synthetic ones are not.
     """
 
     def __init__(
@@ -172,8 +174,9 @@ def _filter(sensor: Sensor) -> tuple[Float64, Float64]:
 def draw(
     clean: Float32, recipe: Recipe, arch: Architecture, rng: np.random.Generator, real: NDArray[np.bool_] | None = None
 ) -> Drawn:
-    """Noise on clean windows (n, window), as the recipe has it, and what the network should make of them. real: (n,), which are of real people. Beside a
-    rhythm of steps the shape alone tells which of the two is the pulse, and that of real people is the likelier one: most motion goes to them."""
+    """Noise on clean windows (n, window), as the recipe has it, and what the network should make of them. real: (n,), which are
+    of real people. Beside a rhythm of steps the shape alone tells which of the two is the pulse, and that of real people is the
+    likelier one: most motion goes to them."""
     n, window = clean.shape
     kinds = list(recipe.shares)
     chances = np.array([recipe.shares[k] for k in kinds])
@@ -224,7 +227,8 @@ def _course(clean: Float32, kind: NDArray[np.str_], recipe: Recipe, rng: np.rand
 
 
 def inputs_of(noisy: Floats, arch: Architecture, held: NDArray[np.bool_] | None = None) -> tuple[list[Float32], Scale | None]:
-    """Noisy windows (n, window) as the network of `arch` takes them, and the scale that was taken out (None: they were in 0..1 already).
+    """Noisy windows (n, window) as the network of `arch` takes them, and the scale that was taken out (None: they were in 0..1
+    already).
 
     held: (n, window), where nothing was measured; by default where 3 or more values are equal."""
     if arch.answers == "clean" and arch.scaling == "min-max":
@@ -238,7 +242,8 @@ def inputs_of(noisy: Floats, arch: Architecture, held: NDArray[np.bool_] | None 
 
 
 def pack(drawn: noise.Noisy[Any], arch: Architecture, held: NDArray[np.bool_] | None = None) -> Drawn:
-    """A noisy batch as the network of `arch` and its loss take it. A gain of 0 says that there is no pulse, and the level is the right answer."""
+    """A noisy batch as the network of `arch` and its loss take it. A gain of 0 says that there is no pulse, and the level is the
+    right answer."""
     n, window = drawn.noisy.shape
     packed = np.empty((n, window + 4), np.float32)
     packed[:, :window] = drawn.clean
@@ -279,7 +284,8 @@ class Source:
 
 
 class Pool:
-    """The same batches as `Source`'s, drawn ahead in `processes` processes: for a network that takes more than one process draws."""
+    """The same batches as `Source`'s, drawn ahead in `processes` processes: for a network that takes more than one process
+    draws."""
 
     def __init__(self, sets: Sequence[data.Set], recipe: Recipe, processes: int, steps: int) -> None:
         # Not forked: a copy of a process in which Keras runs may hang.
@@ -318,14 +324,16 @@ def _batch(epoch: int, number: int) -> Drawn:
 
 
 def shares_of(sets: Sequence[data.Set], synthetic: float) -> list[float]:
-    """Of the windows of a batch: `synthetic` from synthetic people, the rest from the others alike. Without others all are synthetic."""
+    """Of the windows of a batch: `synthetic` from synthetic people, the rest from the others alike. Without others all are
+    synthetic."""
     real = [s for s in sets if s.name != "synthetic" and s.sides["train"].stretches]
     share = synthetic if real else 1.0
     return [share if s.name == "synthetic" else (1 - share) / len(real) if s.sides["train"].stretches else 0.0 for s in sets]
 
 
 class Validation(NamedTuple):
-    """Validation windows of one set, always the same. drawn: under the recipe's mix of noises, for the loss. noisy, clean: (n, window), under N1."""
+    """Validation windows of one set, always the same. drawn: under the recipe's mix of noises, for the loss. noisy, clean: (n,
+    window), under N1."""
 
     name: str
     drawn: Drawn

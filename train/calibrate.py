@@ -1,7 +1,8 @@
 """How a checkpoint's confidence becomes a probability: the fit of what `ppgstream.core.trust` applies.
 
-People under the noises of the bench's main table go through the engine; each row of features gets a label, whether the second around its samples is
-good; a logistic regression gives the coefficients, a set for each of three lookaheads. Judged by grouped cross-validation: no person is in both parts.
+People under the noises of the bench's main table go through the engine; each row of features gets a label, whether the second
+around its samples is good; a logistic regression gives the coefficients, a set for each of three lookaheads. Judged by grouped
+cross-validation: no person is in both parts.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ SEEDS = range(3000, 3001)  # of the noise
 WORTH = 0.01  # of AUROC: less is not worth the features' cost
 LEAST_ROWS = 200
 MOST_PEOPLE = 20  # of a set and side
-MANY = 40  # people: of more, confidence is fitted on every third; it has few coefficients, and trees for beats and rates need all of them
+# people: of more, confidence is fitted on every third; it has few coefficients, and trees for beats and rates need all of them
+MANY = 40
 SHORTEST_S, LONGEST_S = (30.0, 8.0), 40.0  # of a recording: the first if there are enough of them in a set; at most so much of it
 KINDS: dict[str, Kind] = {**MAIN, **OUTSIDE}
 
@@ -61,8 +63,8 @@ def rows_of(
     seeds: Sequence[int] = SEEDS,
     step: Callable[[str], None] = lambda _: None,
 ) -> Rows:
-    """Features and labels of people under kinds of noise, by default `KINDS`: those of the bench's main table, breathing and hum. Calls `step` with the
-    kind's name after each recording."""
+    """Features and labels of people under kinds of noise, by default `KINDS`: those of the bench's main table, breathing and hum.
+    Calls `step` with the kind's name after each recording."""
     served = offline_rules(checkpoint, lookahead=lookahead)
     features, good, person = [], [], []
     for number, record in enumerate(people):
@@ -114,8 +116,8 @@ def calibrate(
     say: Callable[[str], None] = lambda _: None,
     step: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The calibration of a checkpoint, and its figures: AUROC and calibration error of rows by cross-validation, of all people and of those that the
-    network has not seen. Both empty if there is too little to fit on."""
+    """The calibration of a checkpoint, and its figures: AUROC and calibration error of rows by cross-validation, of all people
+    and of those that the network has not seen. Both empty if there is too little to fit on."""
     window = checkpoint.arch.window
     stated: dict[str, Any] = {}
     figures: dict[str, Any] = {}
@@ -152,8 +154,8 @@ def whole(
     say: Callable[[str], None] = lambda _: None,
     step: Callable[[str], None] = lambda _: None,
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """All of a checkpoint's calibration, and its figures in words: of the confidence, and with that of heart rates and beats. Both empty if there is too
-    little to fit on. Calls `step` `steps_of` times."""
+    """All of a checkpoint's calibration, and its figures in words: of the confidence, and with that of heart rates and beats.
+    Both empty if there is too little to fit on. Calls `step` `steps_of` times."""
     fewer = people[:: _every(len(people))]
     stated, figures = calibrate(checkpoint, denoiser, fewer, unseen=unseen, say=say, step=step)
     if not stated:
@@ -191,8 +193,8 @@ def _figures(probability: Float64, good: NDArray[np.bool_]) -> dict[str, float]:
 
 
 def people_of(sets: Sequence[data.Set]) -> tuple[list[Record], list[str]]:
-    """The people to calibrate on, of the sides "train" and "validation" of every set, at most `MOST_PEOPLE` of a set and side, and who of them is on the
-    latter. Recordings of less than 30 s only of sets that have hardly any longer ones."""
+    """The people to calibrate on, of the sides "train" and "validation" of every set, at most `MOST_PEOPLE` of a set and side,
+    and who of them is on the latter. Recordings of less than 30 s only of sets that have hardly any longer ones."""
     found: list[Record] = []
     unseen: list[str] = []
     for one in sets:

@@ -16,13 +16,15 @@ from .recipe import Recipe
 WHOM = {
     "course": "site, sensor and state not stated",
     "bidmc": "finger, pulse oximeters of intensive care, adults",
-    "wrist": "wrist, Empatica E4 (64 Hz) and Samsung Galaxy Watch4 (25 Hz), green light, volunteers who sit: at rest, in tests, in exams",
+    "wrist": "wrist, Empatica E4 (64 Hz) and Samsung Galaxy Watch4 (25 Hz), green light, volunteers who sit: at rest, in "
+    "tests, in exams",
     "synthetic": "generated pulses of all shapes, 35 to 220 beats a minute",
     "own": "recordings of one's own",
 }
 LIMITS = (
     "Not a medical device.",
-    "Skin colour and age are not known of these people. There are no children, no other sites (ear, forehead, chest), and no wrist in motion with a "
+    "Skin colour and age are not known of these people. There are no children, no other sites (ear, forehead, chest), and no "
+    "wrist in motion with a "
     "reference: motion is added to clean recordings.",
     "Trained at 125 Hz; other rates are resampled.",
     "It may answer noise without any pulse with a pulse: `ppgstream checkpoint probe` shows how much.",
@@ -38,8 +40,9 @@ def provenance_of(
     minutes: float = 0.0,
     start: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """What the manifest keeps of a run: split by recording, data and their sources, all that the weights ever were trained on (`data.trained_on`), the
-    date; and of a training with a recipe this, how far it got, and where the weights began (`start`: name and sha256)."""
+    """What the manifest keeps of a run: split by recording, data and their sources, all that the weights ever were trained on
+    (`data.trained_on`), the date; and of a training with a recipe this, how far it got, and where the weights began (`start`:
+    name and sha256)."""
     run = {
         "recipe": msgspec.to_builtins(recipe),
         "epochs_done": epochs_done,
@@ -61,8 +64,10 @@ def _names(data_set: data.Set, side: str) -> list[str]:
 
 
 OWN_ARCHITECTURE = (
-    "The idea is Joonnyong Lee's bidirectional recurrent denoising autoencoder (BRDAE, and BRAE in his 2019 course); the architecture is this project's: "
-    "standardised samples and a mask in patches, two LSTMs that read the whole window from either end, and for each sample three gates, a correction and "
+    "The idea is Joonnyong Lee's bidirectional recurrent denoising autoencoder (BRDAE, and BRAE in his 2019 course); the "
+    "architecture is this project's: "
+    "standardised samples and a mask in patches, two LSTMs that read the whole window from either end, and for each sample "
+    "three gates, a correction and "
     "a log variance."
 )
 
@@ -76,7 +81,8 @@ def text(found: Checkpoint) -> str:
     lines = [
         f"# {title}",
         "",
-        f"A ppgstream checkpoint: `ppgstream run --checkpoint {found.path.name}`. Windows of {found.arch.window} samples at {found.fs:g} Hz, "
+        f"A ppgstream checkpoint: `ppgstream run --checkpoint {found.path.name}`. Windows of {found.arch.window} samples at "
+        f"{found.fs:g} Hz, "
         f"hop {found.hop}; id {found.id.hex()}.",
         "",
         *([OWN_ARCHITECTURE, ""] if found.arch.family == "brdae" else []),
@@ -117,7 +123,8 @@ def _figures(figures: Mapping[str, Any]) -> list[str]:
         "",
         *_table("figure", "value", figures),
         "",
-        "G: how much less squared error the answer has than its input, dB, each min-maxed per window; under the recipe's noise (N1 where it has none).",
+        "G: how much less squared error the answer has than its input, dB, each min-maxed per window; under the recipe's "
+        "noise (N1 where it has none).",
         "What the other words mean: docs/bench.md.",
         "",
     ]

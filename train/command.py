@@ -42,8 +42,8 @@ def train(
     processes: int = 0,
     calibrated: bool = True,
 ) -> None:
-    """Train as asked, and once the run is complete calibrate its confidence, if `calibrated`. options: recipe keys. sources: data, recordings, fs,
-    column, field, group, synthetic_only. None: not given.
+    """Train as asked, and once the run is complete calibrate its confidence, if `calibrated`. options: recipe keys. sources:
+    data, recordings, fs, column, field, group, synthetic_only. None: not given.
 
     Raises what `fit` and the readers raise.
     """

@@ -1,4 +1,5 @@
-"""Clean recordings to train and test on: the public ones of `../shared/data` (or any folder laid out like it), and synthetic people.
+"""Clean recordings to train and test on: the public ones of `../shared/data` (or any folder laid out like it), and synthetic
+people.
 
 Splits are by recording, and for BIDMC by patient: the splits of docs/bench.md, fixed here. Recordings of one's own: `own.py`.
 """
@@ -39,11 +40,14 @@ WRIST_SPLIT = {
 }  # people lie in 0..1 by a hash: those below the first test, up to the second validate
 WRIST_AT_REST_G = 0.05  # median deviation of the acceleration from 1 g, over 8 s: above it, a steady rhythm may be arm swing
 ATTRIBUTION = {
-    "course": "PPG_1000samples of the 2019 KOSOMBE summer school (joonnyong/Deep-Learning-based-Biosignal-Processing); no licence stated",
+    "course": "PPG_1000samples of the 2019 KOSOMBE summer school (joonnyong/Deep-Learning-based-Biosignal-Processing); no "
+    "licence stated",
     "bidmc": "BIDMC PPG and Respiration Dataset 1.0.0, PhysioNet, Open Data Commons Attribution: Pimentel et al. 2016, "
     "10.1109/TBME.2016.2613124; Goldberger et al. 2000, 10.1161/01.CIR.101.23.e215",
-    "wrist": "Stress-Predict (Empatica E4), MIT: Iqbal et al. 2022, 10.3390/s22218135; CogWear 1.0.0 (Empatica E4, Samsung Galaxy Watch4), PhysioNet, "
-    "Open Database License 1.0: Grzeszczyk et al. 2023, 10.13026/5f6t-b637; Wearable Exam Stress 1.0.0 (Empatica E4), PhysioNet, Open Data Commons "
+    "wrist": "Stress-Predict (Empatica E4), MIT: Iqbal et al. 2022, 10.3390/s22218135; CogWear 1.0.0 (Empatica E4, Samsung "
+    "Galaxy Watch4), PhysioNet, "
+    "Open Database License 1.0: Grzeszczyk et al. 2023, 10.13026/5f6t-b637; Wearable Exam Stress 1.0.0 (Empatica E4), "
+    "PhysioNet, Open Data Commons "
     "Attribution: Amin, Wickramasuriya, Faghih 2022; Goldberger et al. 2000, 10.1161/01.CIR.101.23.e215",
     "synthetic": "ppgstream's own generator (ppgstream/lab/synthetic.py)",
     "own": "recordings of one's own, not distributed",
@@ -95,8 +99,8 @@ def _course_rows(path: Path) -> NDArray[np.float32]:
 
 
 class Reference(NamedTuple):
-    """A whole recording (m,) at 125 Hz, its patient, and of windows of 8 s the time in s after each, and the heart rate in them by ECG, bpm; those alone
-    whose reference its makers trust."""
+    """A whole recording (m,) at 125 Hz, its patient, and of windows of 8 s the time in s after each, and the heart rate in them
+    by ECG, bpm; those alone whose reference its makers trust."""
 
     person: str
     ppg: Float64
@@ -140,8 +144,8 @@ WELLTORY_FS = 30.0  # Hz, about
 
 
 def welltory(folder: Path) -> Clean:
-    """The clean stretches of Welltory's phone-camera recordings (finger, about 30 Hz, irregular): red, or green where red is saturated, turned upright.
-    All of them are for testing."""
+    """The clean stretches of Welltory's phone-camera recordings (finger, about 30 Hz, irregular): red, or green where red is
+    saturated, turned upright. All of them are for testing."""
     path = folder / "welltory" / "welltory.npz"
     stretches, names = [], []
     try:
@@ -162,8 +166,8 @@ WATCH_FS = 25.0  # Hz, about: its samples carry times
 
 
 def wrist(folder: Path, split: str) -> Clean:
-    """The clean stretches of wearers of wrist sensors, by person: "wrist_e4_<recording>" and "wrist_watch_<recording>" (Galaxy Watch, whose pulses end at
-    11 Hz). Of those with an accelerometer only what was recorded at rest."""
+    """The clean stretches of wearers of wrist sensors, by person: "wrist_e4_<recording>" and "wrist_watch_<recording>" (Galaxy
+    Watch, whose pulses end at 11 Hz). Of those with an accelerometer only what was recorded at rest."""
     stretches: list[Float64] = []
     names: list[str] = []
     for path in (folder / "wrist" / f"{source}.npz" for source in WRIST_SOURCES):
@@ -218,8 +222,8 @@ def _at_rest(acc: Float64, acc_fs: float, start: int, stop: int, fs: float) -> l
 
 
 def _watch(z: Mapping[str, NDArray[Any]], name: str) -> list[Float64]:
-    """The clean stretches of a Galaxy Watch at 125 Hz: straight lines to even times, then band-limited as they are. It counts reflected light, which falls
-    as the blood comes: turned over, as the daemon does before the network sees it."""
+    """The clean stretches of a Galaxy Watch at 125 Hz: straight lines to even times, then band-limited as they are. It counts
+    reflected light, which falls as the blood comes: turned over, as the daemon does before the network sees it."""
     if f"{name}_sam" not in z:
         return []
     t, x, found = z[f"{name}_sam_t_ms"] / 1000, z[f"{name}_sam"].astype(np.float64), []
@@ -235,7 +239,8 @@ def _at_125(x: Float64, fs: float) -> Float64:
 
 
 def person_of(recording: str) -> str:
-    """Whose a recording is. BIDMC's end in the patient's number; a wearer of two sensors counts twice; any other recording counts as a person."""
+    """Whose a recording is. BIDMC's end in the patient's number; a wearer of two sensors counts twice; any other recording counts
+    as a person."""
     if recording.startswith("bidmc"):
         return recording.rsplit("_", 1)[-1]
     return "_".join(recording.split("_")[:3]) if recording.startswith("wrist_") else recording
@@ -261,8 +266,8 @@ def _bidmc_arrays(path: Path, names: Sequence[str] = BIDMC_ARRAYS) -> dict[str, 
 
 
 def synthetic_people(people: int, seed: int) -> Clean:
-    """`people` of the generator, 20 s each: one in six with its usual waves and rhythms wider than its own, 35 to 200 bpm, one in five of them irregular;
-    the others with waves of other shapes."""
+    """`people` of the generator, 20 s each: one in six with its usual waves and rhythms wider than its own, 35 to 200 bpm, one in
+    five of them irregular; the others with waves of other shapes."""
     usual = -(-people // (1 + ROUNDED))
     rng = np.random.default_rng([seed, usual])
     stretches = []
@@ -291,7 +296,8 @@ def synthetic_set(seed: int, times: int = 1) -> Set:
 
 
 def window_starts(clean: Clean, window: int, hop: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """All windows of `window` samples every `hop` samples: the stretch of each, and where it starts there. Flat ones are left out."""
+    """All windows of `window` samples every `hop` samples: the stretch of each, and where it starts there. Flat ones are left
+    out."""
     found = [
         (number, start)
         for number, stretch in enumerate(clean.stretches)
@@ -321,8 +327,8 @@ def fingerprint(stretch: Float64) -> str:
 
 
 def trained_on(sets: Sequence[Set], before: Mapping[str, Any] | None) -> dict[str, list[str]]:
-    """Recordings and fingerprints of stretches of the training sides, synthetic people left out, and those of `before`: what the weights that a run
-    begins from were trained on."""
+    """Recordings and fingerprints of stretches of the training sides, synthetic people left out, and those of `before`: what the
+    weights that a run begins from were trained on."""
     known: dict[str, set[str]] = {key: set((before or {}).get(key, ())) for key in ("recordings", "stretches")}
     for data_set in sets:
         if data_set.name != "synthetic":
@@ -345,7 +351,8 @@ def refuse_known(sets: Sequence[Set], known: Mapping[str, Any], where: str) -> N
 
 
 def refuse_leak(sets: Sequence[Set]) -> None:
-    """Raises DataError, naming the recording, if one is on two sides of a split: by its name, or by its content under another name."""
+    """Raises DataError, naming the recording, if one is on two sides of a split: by its name, or by its content under another
+    name."""
     seen: dict[str, tuple[str, str]] = {}
     for side in SIDES:
         for data_set in sets:

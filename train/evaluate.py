@@ -1,4 +1,5 @@
-"""`ppgstream evaluate`: how good checkpoints are on people they were not trained on, beside what needs no training. Definitions: docs/bench.md."""
+"""`ppgstream evaluate`: how good checkpoints are on people they were not trained on, beside what needs no training. Definitions:
+docs/bench.md."""
 
 from __future__ import annotations
 
@@ -72,7 +73,8 @@ def tested_sets(folder: Path) -> dict[str, data.Clean]:
     there = {name: read() for name, read in readers.items() if (folder / name.split()[0].lower()).is_dir()}
     if not there:
         raise SourceError(
-            f"{folder}: no recordings: neither bidmc/, course/ nor welltory/ is in it; --data FOLDER, or --recordings FOLDER for your own"
+            f"{folder}: no recordings: neither bidmc/, course/ nor welltory/ is in it; --data FOLDER, or --recordings FOLDER "
+            f"for your own"
         )
     return there
 
@@ -123,8 +125,9 @@ def evaluate(
     out: Path | None,
     console: Console,
 ) -> dict[str, Any]:
-    """All tables asked for (None: those of people, `streamed` and `windows` of which there are recordings), as they are written to JSON. `only`: without
-    the course's checkpoints, `lmmse` and what is computed from training windows. With `out`, evaluate.json, evaluate.md and pictures go there.
+    """All tables asked for (None: those of people, `streamed` and `windows` of which there are recordings), as they are written
+    to JSON. `only`: without the course's checkpoints, `lmmse` and what is computed from training windows. With `out`,
+    evaluate.json, evaluate.md and pictures go there.
 
     Raises UsageError for an unknown table, SourceError, DataError or CheckpointError for what cannot be read, OutputError.
     """
@@ -165,7 +168,8 @@ def evaluate(
     where, pages = next(iter(sets), ""), [""]
     if not people and set(tables) - {"windows", "rates", "ecg", "cost", "shapes", "wrist"}:
         raise DataError(
-            f"no clean stretch of {shortest_s:g} s and more: only --tables shapes, wrist, windows, rates, ecg and cost do without one"
+            f"no clean stretch of {shortest_s:g} s and more: only --tables shapes, wrist, windows, rates, ecg and cost do "
+            f"without one"
         )
     main, patients = seeds, people
     for name in tables:
@@ -200,8 +204,8 @@ def evaluate(
 
 
 def people_of(name: str, patients: Sequence[streamed.Record], folder: Path | None) -> list[streamed.Record]:
-    """Whose records a table is computed on: pulses of all shapes, the wearers of wrist sensors under `folder`, `patients`, or both. Raises SourceError
-    where there are no wearers for the table `wrist`."""
+    """Whose records a table is computed on: pulses of all shapes, the wearers of wrist sensors under `folder`, `patients`, or
+    both. Raises SourceError where there are no wearers for the table `wrist`."""
     if name == "shapes":
         return streamed.shapes()
     if name not in PEOPLE:
@@ -267,8 +271,8 @@ ROUNDS, CALLS = 40, 4  # of timing: the methods take turns, so that a busy momen
 
 
 def cost(compared: Sequence[Method], step: Callable[[str], None]) -> list[dict[str, Any]]:
-    """Parameters, MFLOP a window, and windows a second on one thread, of the methods that compute whole tiles: the median of `ROUNDS` rounds, and its
-    ratio to the last method's time, of the same rounds."""
+    """Parameters, MFLOP a window, and windows a second on one thread, of the methods that compute whole tiles: the median of
+    `ROUNDS` rounds, and its ratio to the last method's time, of the same rounds."""
     import time
 
     timed = [m for m in compared if m.tile is not None]

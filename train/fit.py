@@ -76,15 +76,16 @@ def fit(
 ) -> bool:
     """Train by `recipe` on the training sides of `sets`; `out` becomes a checkpoint folder. True if this call completed the run.
 
-    about: what the state should keep of where the data came from, for the next `resume`. start: weights to begin from. minutes: of wall clock, after
-    which this call ends with the epoch that it is in, or before one that would not end in time. processes: that draw the batches beside this one; 0: a
-    thread of this one does.
+    about: what the state should keep of where the data came from, for the next `resume`. start: weights to begin from. minutes:
+    of wall clock, after which this call ends with the epoch that it is in, or before one that would not end in time. processes:
+    that draw the batches beside this one; 0: a thread of this one does.
 
-    A run that is gone on with may be made longer: its recipe may state more epochs than before. A learning rate that falls then does so over all of them.
+    A run that is gone on with may be made longer: its recipe may state more epochs than before. A learning rate that falls then
+    does so over all of them.
 
-    Raises UsageError for a folder that already holds a run or in which another process trains; ConfigError for a recipe that differs from the one to
-    resume, and for a loss that is no longer finite; CheckpointError if `start` is of another architecture; DataError for a leak or too little data;
-    OutputError for a disk that takes no more.
+    Raises UsageError for a folder that already holds a run or in which another process trains; ConfigError for a recipe that
+    differs from the one to resume, and for a loss that is no longer finite; CheckpointError if `start` is of another
+    architecture; DataError for a leak or too little data; OutputError for a disk that takes no more.
     """
     refuse_folder(out, resume=resume, overwrite=overwrite)
     with alone(out):
@@ -139,7 +140,8 @@ def _fit(
     _scores(model, arch, recipe, validation)  # again: the first call traces the network
     epoch_s = source.steps * max(drawn_s, trained_s) + time.perf_counter() - began
     progress.say(
-        f"batches: the generator makes {recipe.batch / drawn_s:,.0f} windows/s, the network takes {recipe.batch / trained_s:,.0f}; "
+        f"batches: the generator makes {recipe.batch / drawn_s:,.0f} windows/s, the network takes "
+        f"{recipe.batch / trained_s:,.0f}; "
         f"about {duration((recipe.epochs - run.done) * epoch_s)} to go"
     )
     if began_from is not None and not began_from["trained_on"].get("recordings") and not run.done:
@@ -176,7 +178,8 @@ def origin_of(start: Checkpoint) -> dict[str, Any]:
 
 @contextmanager
 def _kept_until_there_is_a_state(run: Run) -> Iterator[None]:
-    """A run that is overwritten waits in a folder of its own until the new one has saved its first state, and comes back if that never happens."""
+    """A run that is overwritten waits in a folder of its own until the new one has saved its first state, and comes back if that
+    never happens."""
     aside = run.out / BEFORE
     old = [name for name in LEFT if (run.out / name).exists()] if not run.done else []
     if old:
@@ -301,8 +304,8 @@ def state_of(out: Path) -> dict[str, Any] | None:
 def architecture_from(start: Checkpoint, recipe: Recipe, path: Path | str) -> Recipe:
     """The recipe with the sizes of a checkpoint to go on from, where the recipe leaves them open.
 
-    Raises CheckpointError if the checkpoint is of another family, or of other sizes or activations than the recipe asks for. The dense families
-    (ae, ae3, dae) are one.
+    Raises CheckpointError if the checkpoint is of another family, or of other sizes or activations than the recipe asks for. The
+    dense families (ae, ae3, dae) are one.
     """
     there = start.arch
     if there.family != recipe.family and not {there.family, recipe.family} <= set(DENSE):
@@ -329,8 +332,8 @@ def architecture_from(start: Checkpoint, recipe: Recipe, path: Path | str) -> Re
 
 
 def banded(start: Checkpoint, arch: Architecture) -> Checkpoint:
-    """A transformer of one band as one of several that answers the same: the gate of its samples is that of each band, and the input that bands bring does
-    not count yet. Any other checkpoint, or one that has the bands of `arch`, as it is."""
+    """A transformer of one band as one of several that answers the same: the gate of its samples is that of each band, and the
+    input that bands bring does not count yet. Any other checkpoint, or one that has the bands of `arch`, as it is."""
     if arch.family != "transformer" or start.arch.sizes.get("bands") == arch.size("bands"):
         return start
     patch, more = arch.size("patch"), arch.size("bands") - 1
@@ -397,8 +400,8 @@ def _read_state(out: Path) -> dict[str, Any]:
 
 @contextmanager
 def alone(out: Path) -> Iterator[None]:
-    """While this lasts, no other process trains in the folder `out`. The lock is on the folder itself and ends with its process. Raises UsageError if
-    another process has it, OutputError if there can be no such folder."""
+    """While this lasts, no other process trains in the folder `out`. The lock is on the folder itself and ends with its process.
+    Raises UsageError if another process has it, OutputError if there can be no such folder."""
     new = not out.exists()
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -427,7 +430,8 @@ def _lock(folder: int, out: Path) -> None:
 def refuse_other_run(
     stored: Mapping[str, Any], recipe: Recipe, sets: Sequence[data.Set], start: Checkpoint | None, out: Path
 ) -> None:
-    """Raises ConfigError, naming what differs, if a run to go on with had another recipe, other data or began from other weights."""
+    """Raises ConfigError, naming what differs, if a run to go on with had another recipe, other data or began from other
+    weights."""
     there = stored["recipe"]
     if recipe.epochs > there.epochs:  # a run may be made longer
         there = msgspec.structs.replace(there, epochs=recipe.epochs)
@@ -457,8 +461,8 @@ def _use_threads(threads: int) -> None:
 
 
 def _how(arch: Architecture, steps: int) -> dict[str, bool]:
-    """How Keras is to run a network for so many steps: XLA makes a transformer a third faster but takes a quarter of a minute to compile, and makes
-    an LSTM slower; for a handful of steps of another network even tracing takes longer than the run."""
+    """How Keras is to run a network for so many steps: XLA makes a transformer a third faster but takes a quarter of a minute to
+    compile, and makes an LSTM slower; for a handful of steps of another network even tracing takes longer than the run."""
     import keras
 
     backend = keras.backend.backend()

@@ -1,10 +1,10 @@
 """What a network is trained to make small, by name. Each takes `packed` and the answer, and gives a value a window.
 
-packed: (n, window + 4): the clean window in its own 0..1; gain and level, with which `gain * clean + level` is the right answer in the scale that the
-network answers in; the clean pulse's SD in that scale; and 1 where there is a pulse, 0 where there is none. answer: (n, window), or (n, 2 * window)
-from a network that adds the log variance of its error. newest: so many samples at the window's end count, 0: all.
-`loss_of` gives the mean of a loss over all samples and over the newest: a network for which the newest alone counted would answer anything elsewhere,
-and the first samples of a stream come from elsewhere.
+packed: (n, window + 4): the clean window in its own 0..1; gain and level, with which `gain * clean + level` is the right answer
+in the scale that the network answers in; the clean pulse's SD in that scale; and 1 where there is a pulse, 0 where there is none.
+answer: (n, window), or (n, 2 * window) from a network that adds the log variance of its error. newest: so many samples at the
+window's end count, 0: all. `loss_of` gives the mean of a loss over all samples and over the newest: a network for which the
+newest alone counted would answer anything elsewhere, and the first samples of a stream come from elsewhere.
 """
 
 from __future__ import annotations
@@ -63,14 +63,15 @@ def _minmax(x: Any, least: float) -> Any:
 
 
 def robust(packed: Any, answer: Any, newest: int = 0) -> Any:
-    """Squared error in SD of the clean pulse, large ones by their size; that of the first difference; that of the min-maxed waves; and the
-    Gaussian negative log likelihood of the log variance, which learns to tell the error and does not change the wave."""
+    """Squared error in SD of the clean pulse, large ones by their size; that of the first difference; that of the min-maxed
+    waves; and the Gaussian negative log likelihood of the log variance, which learns to tell the error and does not change the
+    wave."""
     return _robust(packed, answer, newest, balanced=False)
 
 
 def balanced(packed: Any, answer: Any, newest: int = 0) -> Any:
-    """`robust`, where a sample counts the more the smaller the error that the network tells: clean signal is to stay clean, and what is lost anyway takes
-    less of the weights. After Seitzer et al. 2022 (arXiv 2203.09168), with a milder power."""
+    """`robust`, where a sample counts the more the smaller the error that the network tells: clean signal is to stay clean, and
+    what is lost anyway takes less of the weights. After Seitzer et al. 2022 (arXiv 2203.09168), with a milder power."""
     return _robust(packed, answer, newest, balanced=True)
 
 

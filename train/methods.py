@@ -36,7 +36,8 @@ COURSE = {"course RAE": "RAE_tensorboard", "course BRAE": "BRAE_tensorboard"}
 
 
 class Streamed(NamedTuple):
-    """A denoised record (m,) and the confidence of its samples, None from a method that states none; and its beats and heart rates, likewise."""
+    """A denoised record (m,) and the confidence of its samples, None from a method that states none; and its beats and heart
+    rates, likewise."""
 
     out: Float64
     confidence: Float64 | None
@@ -45,9 +46,9 @@ class Streamed(NamedTuple):
 
 @dataclass(frozen=True)
 class Method:
-    """windows: noisy windows (n, 250) to answers, in any scale. record: a noisy record (m,) at 125 Hz, NaN where nothing came, and a lookahead
-    in samples (None: the method's own) to what would be published. tile: computes `TILE` windows, to be timed. trained_on: as `data.trained_on`
-    tells it."""
+    """windows: noisy windows (n, 250) to answers, in any scale. record: a noisy record (m,) at 125 Hz, NaN where nothing came,
+    and a lookahead in samples (None: the method's own) to what would be published. tile: computes `TILE` windows, to be timed.
+    trained_on: as `data.trained_on` tells it."""
 
     name: str
     windows: Windows | None = None
@@ -155,10 +156,11 @@ BLOCK = 64  # windows whose distances are computed at once
 
 
 def knn(clean: Float64) -> Method:
-    """LMMSE with the mean and covariance of the `NEAREST` clean training windows (n, window), and `GLOBAL` of the covariance of all.
+    """LMMSE with the mean and covariance of the `NEAREST` clean training windows (n, window), and `GLOBAL` of the covariance of
+    all.
 
-    Nearest to the measured samples of the input, once offset and ramp are projected out of both. The noise's SD is estimated, and the input brought to the
-    scale in which it is a third of the pulse's height.
+    Nearest to the measured samples of the input, once offset and ramp are projected out of both. The noise's SD is estimated, and
+    the input brought to the scale in which it is a third of the pulse's height.
     """
     x = noise.minmax(clean.astype(np.float32))
     window = x.shape[1]
@@ -169,7 +171,8 @@ def knn(clean: Float64) -> Method:
     squares = x * x
 
     def projected(row: Float64, known: NDArray[np.bool_]) -> tuple[Float64, Float64]:
-        """Straight lines over the measured samples, orthonormal (window, 2), and the row without them (window,); both 0 elsewhere."""
+        """Straight lines over the measured samples, orthonormal (window, 2), and the row without them (window,); both 0
+        elsewhere."""
         q, _ = np.linalg.qr(straight * known[:, None])
         return q, (row - q @ (q.T @ (row * known))) * known
 
@@ -198,8 +201,8 @@ def knn(clean: Float64) -> Method:
 
 
 def chosen(asked: list[str], folder: Path, *, only: bool = False) -> list[Method]:
-    """The checkpoints to compare, each PATH or NAME=PATH; without any, all that come along. With `only` nothing else; otherwise the course's checkpoints
-    under `folder`, where they are, and `lmmse` come first."""
+    """The checkpoints to compare, each PATH or NAME=PATH; without any, all that come along. With `only` nothing else; otherwise
+    the course's checkpoints under `folder`, where they are, and `lmmse` come first."""
     named = {text.partition("=")[0] for text in asked}
     beside = [f"{name}={folder / 'course' / at}" for name, at in COURSE.items() if (folder / "course" / at).is_dir()] + ["lmmse"]
     if not asked:

@@ -1,4 +1,5 @@
-"""Noises beyond the course's, for training: baselines that walk, coloured bursts, motion in a rhythm, clipping, and inputs without any pulse.
+"""Noises beyond the course's, for training: baselines that walk, coloured bursts, motion in a rhythm, clipping, and inputs
+without any pulse.
 
 All work on `s` (n, window) float32, clean pulses in 0..1, and return what is added, in the same units. Recipe: docs/training.md.
 """
@@ -26,16 +27,17 @@ BURST_SLOPE, BURST_SHAPE, BURST_SCALE = (
 )  # dB a decade; Gamma law of its SD over the pulse's (Paliakaite et al. 2021)
 BURST_S, SHORTEST_BURST_S, FILLING, FILLING_MOST = 2.0, 0.5, 0.25, 2.0
 MOTION_HZ, HARMONICS, RATE_DRIFT, SIZE_DRIFT = (0.7, 3.2), (0.9, 0.7, 0.5, 0.4, 0.3), 0.06, 0.3
-# Half of the rhythms have no harmonics but the first two, and are at most so many dB over the pulse: a stronger smooth rhythm would be a lone one, and
-# that is a pulse.
+# Half of the rhythms have no harmonics but the first two, and are at most so many dB over the pulse: a stronger smooth rhythm
+# would be a lone one, and that is a pulse.
 FEW, FEW_P, SMOOTH_MOST_DB = 2, 0.5, 4.0
 MOTION_WHITE_P, MOTION_WHITE = 0.7, 0.3
 NEARLY_CLEAN = 0.05
-# Breathing and hum lie outside the pulse's band: how often, rates, and heights from crest to trough in pulses (uniform in their logarithm).
+# Breathing and hum lie outside the pulse's band: how often, rates, and heights from crest to trough in pulses (uniform in their
+# logarithm).
 BREATHING_P, BREATHING_HZ, BREATHING = 0.15, (0.1, 0.5), (0.2, 12.0)
 HUM_P, HUM_HZ, HUM = 0.1, (18.0, 62.0), (0.1, 12.0)
-# Without a pulse: white, coloured, a rhythm, smoothed, bursts. Nothing but its surroundings tells a lone rhythm from a pulse: the network is to take nine
-# of ten for one, and the calibration says how often that is right.
+# Without a pulse: white, coloured, a rhythm, smoothed, bursts. Nothing but its surroundings tells a lone rhythm from a pulse: the
+# network is to take nine of ten for one, and the calibration says how often that is right.
 NOTHING_SHARES = (0.245, 0.245, 0.02, 0.245, 0.245)
 CLIP_P, CLIP_LONGEST = 0.25, 50
 SWELL_HZ, SWELL = (0.1, 0.7), 0.35  # rate and depth, at most, of changes of the pulse's height
@@ -69,7 +71,8 @@ def baseline(rng: Generator, n: int, window: int) -> Float32:
 
 
 def coloured(rng: Generator, n: int, window: int, slope: NDArray[np.floating]) -> Float32:
-    """Gaussian noise of unit SD, its power flat to 1 Hz and then falling by -`slope` dB a decade; slope: (n, 1). Cut out of twice the length."""
+    """Gaussian noise of unit SD, its power flat to 1 Hz and then falling by -`slope` dB a decade; slope: (n, 1). Cut out of twice
+    the length."""
     m = 2 * window
     hz = np.fft.rfftfreq(m, 1 / FS).astype(np.float32)
     amplitude = np.maximum(hz, 1.0) ** (slope / 20).astype(np.float32)

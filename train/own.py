@@ -1,6 +1,7 @@
 """Recordings of one's own: a folder of them, their clean stretches (`ppgstream.files.clean`), and which recording is for what.
 
-Training adds noise to what it takes for clean and asks for it back, so a noisy stretch taken for clean would teach the network to keep its noise.
+Training adds noise to what it takes for clean and asks for it back, so a noisy stretch taken for clean would teach the network to
+keep its noise.
 """
 
 from __future__ import annotations
@@ -43,11 +44,12 @@ def read(
     key: str | None = None,
     group: str | None = None,
 ) -> list[Found]:
-    """The clean stretches of all recordings in `folder`. A recording is a group of its own, or of what `group` finds in its file's name.
+    """The clean stretches of all recordings in `folder`. A recording is a group of its own, or of what `group` finds in its
+    file's name.
 
-    fs: of the files that do not state their rate, Hz; of all if `trusted`. Raises SourceError for a folder without recordings, UsageError for a `group`
-    that does not fit, or a column that no file has, DataError if all state another rate. A file that cannot be read, or states another rate, is reported
-    as that.
+    fs: of the files that do not state their rate, Hz; of all if `trusted`. Raises SourceError for a folder without recordings,
+    UsageError for a `group` that does not fit, or a column that no file has, DataError if all state another rate. A file that
+    cannot be read, or states another rate, is reported as that.
     """
     if not folder.is_dir():
         raise SourceError(f"--recordings {folder}: no such folder")
@@ -114,8 +116,8 @@ def _groups(names: list[str], group: str | None) -> dict[str, str]:
 
 
 def split(groups: dict[str, list[Clean]]) -> dict[str, str]:
-    """The side of each group that has clean signal. By a hash of the group's name, so that more recordings leave the earlier ones where they are;
-    but where no group's hash says so, the groups of the lowest and second lowest validate and test.
+    """The side of each group that has clean signal. By a hash of the group's name, so that more recordings leave the earlier ones
+    where they are; but where no group's hash says so, the groups of the lowest and second lowest validate and test.
 
     Raises DataError with the numbers for one group only, or for too little signal on a side that is needed.
     """
@@ -124,7 +126,8 @@ def split(groups: dict[str, list[Clean]]) -> dict[str, str]:
     total = sum(seconds.values())
     if len(usable) < 2:
         raise DataError(
-            f"{total:.0f} s of clean signal in {len(usable)} of {len(groups)} recordings: training needs clean signal of at least two "
+            f"{total:.0f} s of clean signal in {len(usable)} of {len(groups)} recordings: training needs clean signal of at "
+            f"least two "
             "recordings (with --group: people), one of them to validate on"
         )
     sides = {g: _side(place(g)) for g in usable}
@@ -141,7 +144,8 @@ def split(groups: dict[str, list[Clean]]) -> dict[str, str]:
         there = sum(seconds[g] for g in usable if sides[g] == side)
         if there < least:
             raise DataError(
-                f"{total:.0f} s of clean signal, {there:.0f} s of it to {side.replace('validation', 'validate')} on: {least:.0f} s are needed there; "
+                f"{total:.0f} s of clean signal, {there:.0f} s of it to {side.replace('validation', 'validate')} on: "
+                f"{least:.0f} s are needed there; "
                 "record more at rest"
             )
     return sides

@@ -213,8 +213,8 @@ def noise_examples(method: Method, record: streamed.Record, out: Path) -> None:
 
 
 def trust(curves: Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]], out: Path) -> None:
-    """Of seconds, heart rates and beats: above, how often they are right by the confidence that was stated; below, how many of the most confident ones
-    are wrong by how many are kept."""
+    """Of seconds, heart rates and beats: above, how often they are right by the confidence that was stated; below, how many of
+    the most confident ones are wrong by how many are kept."""
     from matplotlib.figure import Figure
 
     names = [name for name in ("seconds", "heart rates", "beats") if any(name in found for found in curves.values())]

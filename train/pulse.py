@@ -1,8 +1,9 @@
 """How sure heart rates and beats are: the fit of the trees that `ppgstream.core.rate` applies.
 
-People under noises and with rhythms of many kinds go through the engine, which tells their rates and beats; each gets a label from the clean record:
-whether the rate is within 5 bpm, whether a peak of the clean pulse is within 150 ms of the beat, and how far the interval between two such beats is from
-the true one. Trees are fitted to the labels: first of beats, then of rates, whose features need to know which beats are sure.
+People under noises and with rhythms of many kinds go through the engine, which tells their rates and beats; each gets a label
+from the clean record: whether the rate is within 5 bpm, whether a peak of the clean pulse is within 150 ms of the beat, and how
+far the interval between two such beats is from the true one. Trees are fitted to the labels: first of beats, then of rates, whose
+features need to know which beats are sure.
 """
 
 from __future__ import annotations
@@ -35,9 +36,10 @@ Float64 = NDArray[np.float64]
 SEEDS = range(4000, 4001)  # of the noise
 LEAST_ROWS = 200
 SURE = pulse.SURE
-# The logarithm of the odds is lowered, in each band of the wave's confidence by itself, so that at most so many of the rates of each kind are wrong and
-# sure, and of the sure beats so many are none, in cross-validation; but never so far that fewer than so many of what is right are sure. In the last band
-# lie the irregular rhythms, of which some stay wrong however far all are lowered.
+# The logarithm of the odds is lowered, in each band of the wave's confidence by itself, so that at most so many of the rates of
+# each kind are wrong and sure, and of the sure beats so many are none, in cross-validation; but never so far that fewer than so
+# many of what is right are sure. In the last band lie the irregular rhythms, of which some stay wrong however far all are
+# lowered.
 BANDS = (0.5, 0.97)  # up to the first, up to the second, above
 WRONG_RATES, WRONG_BEATS, KEPT = (0.02, 0.02, 0.035), (0.03, 0.03, 0.009), 0.5
 LOWERED = np.arange(0.0, 3.1, 0.25)
@@ -130,7 +132,8 @@ def published(
     seeds: Sequence[int] = SEEDS,
     step: Callable[[str], None] = lambda _: None,
 ) -> list[Published]:
-    """People under kinds of noise, by default `KINDS`, through the engine. Calls `step` with the kind's name after each recording."""
+    """People under kinds of noise, by default `KINDS`, through the engine. Calls `step` with the kind's name after each
+    recording."""
     found = []
     rules = rules_of(checkpoint, pulse.RateRules(checkpoint.fs))
     for number, record in enumerate(people):
@@ -166,7 +169,8 @@ def followed(records: Sequence[Published], rules: pulse.RateRules) -> Iterator[T
 
 
 def beat_rows(records: Sequence[Published], fs: float) -> dict[str, Rows]:
-    """Of "beat" all beats of all 8 s, and whether each is one; of "interval" those that are told, and how far each interval is off in ms."""
+    """Of "beat" all beats of all 8 s, and whether each is one; of "interval" those that are told, and how far each interval is
+    off in ms."""
     names = list(pulse.BEAT_FEATURES)
     beat, interval = _Recorder(), _Recorder()
     rules = replace(pulse.RateRules(fs), beat=beat, interval=interval)  # type: ignore[arg-type]
@@ -236,9 +240,9 @@ def calibrate(
     step: Callable[[str], None] = lambda _: None,
     seeds: Sequence[int] = SEEDS,
 ) -> tuple[dict[str, Any], dict[str, float]]:
-    """What a checkpoint states under "beat", "interval" and "rate", and figures in words, by grouped cross-validation: no person is in both
-    parts, but the beats' confidence that rates are judged by was fitted on all. Without those for which there is too little to fit on. People whose own
-    rate nobody can tell are left out, and named."""
+    """What a checkpoint states under "beat", "interval" and "rate", and figures in words, by grouped cross-validation: no person
+    is in both parts, but the beats' confidence that rates are judged by was fitted on all. Without those for which there is too
+    little to fit on. People whose own rate nobody can tell are left out, and named."""
     known = [scores.rate_known(one.clean, checkpoint.fs) for one in people]
     if not all(known):
         out = [one.person for one, there in zip(people, known, strict=True) if not there]
@@ -303,8 +307,8 @@ def _lowered(
     *,
     each: bool,
 ) -> float:
-    """How far the logarithm of the odds is lowered in one band, (n,). `most`: the share of the sure rows that may be wrong; with `each`, of the rows of
-    each kind (or of `LEAST_ROWS` where it has fewer) those that may be wrong and sure."""
+    """How far the logarithm of the odds is lowered in one band, (n,). `most`: the share of the sure rows that may be wrong; with
+    `each`, of the rows of each kind (or of `LEAST_ROWS` where it has fewer) those that may be wrong and sure."""
     odds, found = _odds(probability), 0.0
     kinds = [(own := kind == one, max(int(own.sum()), LEAST_ROWS)) for one in np.unique(kind)]
     if not (right & band).any():
@@ -330,8 +334,8 @@ ECG_KINDS: dict[str, Callable[[Float64, np.random.Generator], Float64]] = {
 def against_ecg(
     methods: Sequence[Method], recordings: Sequence[data.Reference], seed: int, *, step: Callable[[str], None] = lambda _: None
 ) -> list[dict[str, Any]]:
-    """Heart rates of whole recordings, good stretches and bad, against ECG: of the spectral peak of each 8 s, and as they are told live. A row a method
-    and kind; what was told within the same 2 s is compared."""
+    """Heart rates of whole recordings, good stretches and bad, against ECG: of the spectral peak of each 8 s, and as they are
+    told live. A row a method and kind; what was told within the same 2 s is compared."""
     rows = []
     for kind, make in ECG_KINDS.items():
         errors: dict[str, list[tuple[Float64, Float64, Float64]]] = {}

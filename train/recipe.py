@@ -1,4 +1,5 @@
-"""The recipe of a training run: every choice but the data. Defaults of the family < a TOML file of the same keys < command-line options."""
+"""The recipe of a training run: every choice but the data. Defaults of the family < a TOML file of the same keys < command-line
+options."""
 
 from __future__ import annotations
 
@@ -28,20 +29,19 @@ SIZES = ("hidden", "units", "patch", "width", "depth", "heads", "bands")
 class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Everything that a run depends on beside its data. A run is `epochs` epochs of `steps` batches of `batch` windows.
 
-    Network: `hidden` (a width for each hidden layer), `units` of an LSTM, `patch`, `width`, `depth`, `heads`, `bands` of a transformer; None: the
-    family's own. `window` in samples, None: 250. `dropout`: the share of hidden values that is dropped in training.
-    Noise: `noise` names parts of N1, added one after the other; `shares` says how much of a batch gets which kind: "full" strength,
-    "mild" (each part weaker or absent), "clean", and the kinds of `mix`: "nearly_clean", "mixed", "motion" (`motion_db` dB over the pulse, from and
-    to), "nothing" (no pulse). `stretch`: windows are stretched or squeezed in time by up to this factor. `reshape`: the share of real pulses whose
-    shape is changed. `fast`: the share of real pulses that are played at 100 to 200 beats a minute.
-    `synthetic`: the share of windows from synthetic people.
-    Steps: 0 makes an epoch one pass over all training windows, every `PASS_HOP` samples.
-    Learning rate: rises over `warm_up` steps (at most a tenth of all) to `learning_rate`, then falls on a cosine to `final_rate` times that over all
-    planned steps; 1 keeps it.
-    `ema`: the saved weights are an exponential average over about 1 / (1 - ema) steps, fewer at the start; 0: the last weights.
-    `newest`: so many samples at the window's end count as much in the loss as the whole window; 0: no more than others.
-    `hop`, `lookahead`: for the daemon, stated in the checkpoint, in samples; None: the usual ones.
-    `early_stop`: epochs without a lower validation loss after which the run ends, with the best weights; 0: never.
+    Network: `hidden` (a width for each hidden layer), `units` of an LSTM, `patch`, `width`, `depth`, `heads`, `bands` of a
+    transformer; None: the family's own. `window` in samples, None: 250. `dropout`: the share of hidden values that is dropped in
+    training. Noise: `noise` names parts of N1, added one after the other; `shares` says how much of a batch gets which kind:
+    "full" strength, "mild" (each part weaker or absent), "clean", and the kinds of `mix`: "nearly_clean", "mixed", "motion"
+    (`motion_db` dB over the pulse, from and to), "nothing" (no pulse). `stretch`: windows are stretched or squeezed in time by up
+    to this factor. `reshape`: the share of real pulses whose shape is changed. `fast`: the share of real pulses that are played
+    at 100 to 200 beats a minute. `synthetic`: the share of windows from synthetic people. Steps: 0 makes an epoch one pass over
+    all training windows, every `PASS_HOP` samples. Learning rate: rises over `warm_up` steps (at most a tenth of all) to
+    `learning_rate`, then falls on a cosine to `final_rate` times that over all planned steps; 1 keeps it. `ema`: the saved
+    weights are an exponential average over about 1 / (1 - ema) steps, fewer at the start; 0: the last weights. `newest`: so many
+    samples at the window's end count as much in the loss as the whole window; 0: no more than others. `hop`, `lookahead`: for the
+    daemon, stated in the checkpoint, in samples; None: the usual ones. `early_stop`: epochs without a lower validation loss after
+    which the run ends, with the best weights; 0: never.
     """
 
     family: str
@@ -133,7 +133,8 @@ FAMILY: dict[str, dict[str, Any]] = {
 
 
 def make(family: str | None, path: Path | None, options: Mapping[str, Any], *, base: Mapping[str, Any] | None = None) -> Recipe:
-    """The recipe of a family with a file's keys and the options (None: not given) over it. `base` takes the family's defaults' place.
+    """The recipe of a family with a file's keys and the options (None: not given) over it. `base` takes the family's defaults'
+    place.
 
     Raises UsageError without a family, ConfigError naming file, key and value for anything that cannot be.
     """

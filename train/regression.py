@@ -1,5 +1,5 @@
-"""Logistic regressions and trees for calibrations: fitted with scikit-learn, stated as `core.logistic` and `core.trees` apply them, judged without the
-person that is judged."""
+"""Logistic regressions and trees for calibrations: fitted with scikit-learn, stated as `core.logistic` and `core.trees` apply
+them, judged without the person that is judged."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ FOLDS = 5
 
 
 class Rows(NamedTuple):
-    """Features (n, len(names)) by their `names`, whether each row is right (n,), and whose it is (n,): "set person", or a person alone."""
+    """Features (n, len(names)) by their `names`, whether each row is right (n,), and whose it is (n,): "set person", or a person
+    alone."""
 
     names: Sequence[str]
     features: Float64
@@ -101,8 +102,8 @@ MOST_ROWS = 150_000  # that trees are fitted on; of more, so many at random
 
 
 def fit_trees(rows: Rows, *, quantile: float | None = None, values: Float64 | None = None) -> dict[str, Any]:
-    """Trees for P(right) of rows, as a checkpoint states them; with `quantile` and `values` (n,) for that quantile of the values in place of it. Raises
-    CheckpointError without scikit-learn."""
+    """Trees for P(right) of rows, as a checkpoint states them; with `quantile` and `values` (n,) for that quantile of the values
+    in place of it. Raises CheckpointError without scikit-learn."""
     try:
         from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
     except ImportError as error:
@@ -162,7 +163,8 @@ def _as_trees(model: Any, names: Sequence[str]) -> Trees:
 
 
 def with_bands(fitted: Mapping[str, Any], feature: str, borders: tuple[float, float], added: Sequence[float]) -> dict[str, Any]:
-    """Trees, as a checkpoint states them, that add one of three values: where a feature is at most the first border, up to the second, or above."""
+    """Trees, as a checkpoint states them, that add one of three values: where a feature is at most the first border, up to the
+    second, or above."""
     number, (low, high) = list(fitted["names"]).index(feature), borders
     inner = [high, low, high] + [high] * (2**DEPTH - 4)  # only the root and the node to its left decide
     quarter = 2**DEPTH // 4

@@ -1,7 +1,7 @@
 """A run becomes a checkpoint that comes with the package: `python -m ppgstream.train.ship RUN NAME BENCH`, from the clone.
 
-BENCH is the evaluate.json in which a row is named NAME. Its figures go into the manifest and the card, and the card says how to call the checkpoint.
-They decide nothing about the output, so the id of a run that states its own calibration stays.
+BENCH is the evaluate.json in which a row is named NAME. Its figures go into the manifest and the card, and the card says how to
+call the checkpoint. They decide nothing about the output, so the id of a run that states its own calibration stays.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ OF_ALL = {"auroc": "AUROC of the confidence", "ece": "expected calibration error
 
 
 def figures_of(bench: Mapping[str, Any], name: str) -> dict[str, float]:
-    """The figures of the row `name` in an evaluate.json, each under words of its own. Raises DataError if there is no such row."""
+    """The figures of the row `name` in an evaluate.json, each under words of its own. Raises DataError if there is no such
+    row."""
     figures: dict[str, float] = {}
     for row in bench.get("windows", []):
         if row["method"] == name:

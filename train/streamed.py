@@ -1,4 +1,5 @@
-"""The streamed table: whole recordings under each kind of noise through the engine, as the daemon would publish them. Definitions: docs/bench.md."""
+"""The streamed table: whole recordings under each kind of noise through the engine, as the daemon would publish them.
+Definitions: docs/bench.md."""
 
 from __future__ import annotations
 
@@ -28,8 +29,8 @@ RESAMPLED = 1000  # draws of a bootstrap
 
 
 class Drawn(NamedTuple):
-    """noisy: (m,), NaN where nothing came. truth: (m,), or None where there is no pulse. peaks: its systolic peaks, indexes in order, where they are
-    known; None: they are looked for in it."""
+    """noisy: (m,), NaN where nothing came. truth: (m,), or None where there is no pulse. peaks: its systolic peaks, indexes in
+    order, where they are known; None: they are looked for in it."""
 
     noisy: Float64
     truth: Float64 | None
@@ -173,7 +174,8 @@ class Record:
 
 
 def records(clean: data.Clean, *, shortest_s: float = SHORTEST_S, longest_s: float = LONGEST_S) -> list[Record]:
-    """The longest clean stretch of each person (`data.person_of`) that is at least `shortest_s` long, at most its first `longest_s`."""
+    """The longest clean stretch of each person (`data.person_of`) that is at least `shortest_s` long, at most its first
+    `longest_s`."""
     longest: dict[str, Float64] = {}
     for name, stretch in zip(clean.recording, clean.stretches, strict=True):
         person = data.person_of(name)
@@ -189,10 +191,10 @@ def shapes() -> list[Record]:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One record under one draw of a kind. SNR_B in and out, dB; RMS out over RMS clean; heart rate errors of input and output, bpm, one
-    each 2 s, and the confidence over each one's 8 s; how far peaks of the pulse are shifted, ms; seam indexes at the hop and at the patch;
-    of each second its confidence and whether it is good; of each second whose input was good enough whether the output is harmed. Without a pulse only
-    confidence and good."""
+    """One record under one draw of a kind. SNR_B in and out, dB; RMS out over RMS clean; heart rate errors of input and output,
+    bpm, one each 2 s, and the confidence over each one's 8 s; how far peaks of the pulse are shifted, ms; seam indexes at the hop
+    and at the patch; of each second its confidence and whether it is good; of each second whose input was good enough whether the
+    output is harmed. Without a pulse only confidence and good."""
 
     person: str
     confidence: Float64 | None
@@ -211,9 +213,10 @@ class Measured:
 
 
 class Live(NamedTuple):
-    """What was told of the pulse. Of each rate (n,): its error in bpm, NaN without a pulse, its confidence, and whether it is within 5 bpm. Of each beat
-    (m,): its confidence, and whether it is one; how far its interval is off in ms, NaN where that cannot be told, and the error that was stated. `found`:
-    of each true beat, whether it was told, and whether with confidence. `seconds` of the record."""
+    """What was told of the pulse. Of each rate (n,): its error in bpm, NaN without a pulse, its confidence, and whether it is
+    within 5 bpm. Of each beat (m,): its confidence, and whether it is one; how far its interval is off in ms, NaN where that
+    cannot be told, and the error that was stated. `found`: of each true beat, whether it was told, and whether with confidence.
+    `seconds` of the record."""
 
     rate_error: Float64
     rate_confidence: Float64
@@ -315,7 +318,8 @@ def table(
     lookahead: int | None = None,
     step: Callable[[str], None] = lambda _: None,
 ) -> list[dict[str, Any]]:
-    """A row a method and kind, and of each method a last one over all kinds. Calls `step` with the kind's name after each draw of each method."""
+    """A row a method and kind, and of each method a last one over all kinds. Calls `step` with the kind's name after each draw of
+    each method."""
     return rows_of(measured_by_kind(methods, kinds, people, seeds=seeds, lookahead=lookahead, step=step))
 
 
@@ -438,8 +442,8 @@ def _live(measured: list[Measured]) -> dict[str, float]:
 
 
 def curves(measured: list[Measured]) -> dict[str, dict[str, list[float]]]:
-    """Of seconds, heart rates and beats: how often they are right by stated confidence, in ten bins (`stated`, `right`, `count`), and which share of the
-    most confident ones is wrong, by how many are told (`coverage`, `risk`)."""
+    """Of seconds, heart rates and beats: how often they are right by stated confidence, in ten bins (`stated`, `right`, `count`),
+    and which share of the most confident ones is wrong, by how many are told (`coverage`, `risk`)."""
     there = [m.live for m in measured if m.live is not None]
     told = {
         "seconds": [(m.confidence, m.good) for m in measured if m.confidence is not None],
@@ -522,7 +526,8 @@ def by_snr(
 def by_lookahead(
     methods: Sequence[Method], people: Sequence[Record], *, seeds: range = SEEDS, step: Callable[[str], None] = lambda _: None
 ) -> list[dict[str, Any]]:
-    """The streamed answer at shorter lookaheads, samples, of the methods that have one: only what would have been published by then."""
+    """The streamed answer at shorter lookaheads, samples, of the methods that have one: only what would have been published by
+    then."""
     kinds = {kind: MAIN[kind] for kind in AT_LOOKAHEADS}
     rows = []
     for lookahead in LOOKAHEADS:

@@ -167,7 +167,8 @@ def _by_kind(rows: list[dict[str, Any]], kind: str, columns: Mapping[str, tuple[
 
 
 def _summary(rows: list[dict[str, Any]], title: str) -> Shown:
-    """A row a kind, a column a method. A clean input has no gain: SNR_B of the output instead. Without a pulse, and over all kinds: the confidence."""
+    """A row a kind, a column a method. A clean input has no gain: SNR_B of the output instead. Without a pulse, and over all
+    kinds: the confidence."""
     methods_there = list(dict.fromkeys(row["method"] for row in rows))
     lines = []
     for kind in dict.fromkeys(row["kind"] for row in rows):
@@ -187,8 +188,8 @@ def _summary(rows: list[dict[str, Any]], title: str) -> Shown:
 
 
 def _trust_summary(rows: list[dict[str, Any]], title: str) -> Shown:
-    """A row a kind, a column a method: heart rate error of all rates, share that is confident, share of those that are right; without a pulse the
-    share of confident rates and confident beats a minute."""
+    """A row a kind, a column a method: heart rate error of all rates, share that is confident, share of those that are right;
+    without a pulse the share of confident rates and confident beats a minute."""
     methods_there = list(dict.fromkeys(row["method"] for row in rows))
     lines = []
     for kind in dict.fromkeys(row["kind"] for row in rows):

@@ -51,7 +51,8 @@ def denoise(
     fs: Annotated[
         float | None,
         typer.Option(
-            help="Sampling rate, Hz, 20 to 1000, if the file does not tell it; another than the checkpoint's is resampled and back."
+            help="Sampling rate, Hz, 20 to 1000, if the file does not tell it; another than the checkpoint's is resampled and "
+            "back."
         ),
     ] = None,
     trust_fs: TrustFsOption = False,
@@ -152,7 +153,8 @@ def denoise(
     if found.samples.ndim == 2 and found.samples.shape[1] * target_fs / rate < window:
         n, m = found.samples.shape
         raise UsageError(
-            f"{source}: {n} recordings of {m} samples, each shorter than a window: --transpose if columns are recordings, or --column for one"
+            f"{source}: {n} recordings of {m} samples, each shorter than a window: --transpose if columns are recordings, or "
+            f"--column for one"
         )
     machine = engine(chosen)
     start = plot_from or 0.0
@@ -267,7 +269,8 @@ def _denoise_pipe(
     trusted: bool,
     chosen: Callable[[], Checkpoint],
 ) -> None:
-    """Line by line at the checkpoint's rate with an even clock or none; else the pipe is read to its end first, by the rules of files."""
+    """Line by line at the checkpoint's rate with an even clock or none; else the pipe is read to its end first, by the rules of
+    files."""
     from ppgstream.files import offline, opened, pipe, recording
 
     interrupted = False

@@ -156,7 +156,8 @@ def replay(
     fs: Annotated[
         float | None,
         typer.Option(
-            help="The recordings' sampling rate, Hz, if the files do not state it. Rates other than 125 Hz are resampled to 125 Hz."
+            help="The recordings' sampling rate, Hz, if the files do not state it. Rates other than 125 Hz are resampled to "
+            "125 Hz."
         ),
     ] = None,
     trust_fs: TrustFsOption = False,
@@ -203,7 +204,8 @@ def replay(
         altered = loop or copies != 1 or speed_value != 1.0 or column or field or trust_fs or from_ or until is not None
         if files != ["-"] or altered or drop or dup or reorder or jitter_ms or outages:
             raise UsageError(
-                "replay -: a live pipe comes alone, once, whole and at its own pace: only --to, --stream, --chunk and --wait go with it"
+                "replay -: a live pipe comes alone, once, whole and at its own pace: only --to, --stream, --chunk and --wait "
+                "go with it"
             )
         if fs is None:
             raise UsageError(f"replay -: a pipe states no sampling rate: say --fs {WIRE_FS:g}")

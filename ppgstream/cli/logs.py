@@ -1,6 +1,7 @@
 """The daemon's log: Python's `logging`, to stderr.
 
-A thread of its own writes it, so a reader that stands still keeps nobody waiting. A line that cannot be written is counted, and nothing else comes of it.
+A thread of its own writes it, so a reader that stands still keeps nobody waiting. A line that cannot be written is counted, and
+nothing else comes of it.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ LAST_S = 1.0  # for what waits to be written at the end
 class Log:
     """Everything that is logged under "ppgstream" goes to stderr from now on, until `close`.
 
-    A line of text is `TIME LEVEL ppgstream: MESSAGE`; a line of JSON has the keys time, level, message, and of an event event and stream. Times are UTC.
+    A line of text is `TIME LEVEL ppgstream: MESSAGE`; a line of JSON has the keys time, level, message, and of an event event and
+    stream. Times are UTC.
     """
 
     def __init__(self, form: Format) -> None:
@@ -44,8 +46,8 @@ class Log:
         self.logger.addHandler(self._handler)
 
     def close(self) -> bool:
-        """Write what waits, for `LAST_S` at most. False if the thread still waits for a reader: then the process must end by `os._exit`, for Python would
-        wait for it, too."""
+        """Write what waits, for `LAST_S` at most. False if the thread still waits for a reader: then the process must end by
+        `os._exit`, for Python would wait for it, too."""
         self.logger.removeHandler(self._handler)
         last = threading.Thread(target=self._listener.stop, daemon=True)
         last.start()

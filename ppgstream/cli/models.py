@@ -115,7 +115,8 @@ def checkpoint_probe(
     console = Console(highlight=False, markup=False)
     console.print(table)
     console.print(
-        "pulse: RMS of the answer in 0.6..3.5 Hz over that of a clean pulse: 1 is a whole pulse, 0 none. follows: correlation of answer and input."
+        "pulse: RMS of the answer in 0.6..3.5 Hz over that of a clean pulse: 1 is a whole pulse, 0 none. follows: correlation "
+        "of answer and input."
     )
 
 
@@ -317,8 +318,8 @@ def checkpoint_calibrate(
     data: Annotated[Path, typer.Option(help="Folder of the public recordings.")] = Path("../shared/data"),
     synthetic: Annotated[bool, typer.Option("--synthetic", help="On synthetic people: needs no recordings.")] = False,
 ) -> None:
-    """Make a checkpoint's confidence, and that of heart rates and beats, a probability, on people to train and validate with. Minutes. Docs:
-    docs/training.md."""
+    """Make a checkpoint's confidence, and that of heart rates and beats, a probability, on people to train and validate with.
+    Minutes. Docs: docs/training.md."""
     from rich.console import Console
 
     from ppgstream.model import runtime
@@ -424,7 +425,8 @@ def evaluate(
     recordings: Annotated[
         Path | None,
         typer.Option(
-            help="A folder of your own recordings, instead of --data. Noise is added to their clean stretches, which are the truth."
+            help="A folder of your own recordings, instead of --data. Noise is added to their clean stretches, which are the "
+            "truth."
         ),
     ] = None,
     fs: Annotated[float | None, typer.Option(help="Sampling rate, Hz, of your own recordings that do not state it.")] = None,

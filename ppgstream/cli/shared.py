@@ -37,7 +37,8 @@ PLAIN_TYPES = {"bool": "", "int": "N", "float": "NUMBER", "str": "TEXT", "list[f
 
 
 def _plainly(command: Any) -> None:
-    """Let the help of a command's parameters say N, NUMBER, TEXT or PATH, and nothing of flags and arguments; its usage, without braces."""
+    """Let the help of a command's parameters say N, NUMBER, TEXT or PATH, and nothing of flags and arguments; its usage, without
+    braces."""
     for param in command.params + ([command._help_option] if command._help_option else []):
         if isinstance(param, TyperArgument):
             param.display_type_rich = lambda **_: None  # type: ignore[method-assign]
@@ -109,8 +110,8 @@ def _told_in_one_line() -> Iterator[None]:
     raise typer.Exit(code)
 
 
-# The process ends without taking itself down: what it holds takes seconds to free (a daemon with thousands of streams), or has threads that may not end
-# (TensorFlow's, while a dataset is read). Set by a command that has written everything.
+# The process ends without taking itself down: what it holds takes seconds to free (a daemon with thousands of streams), or has
+# threads that may not end (TensorFlow's, while a dataset is read). Set by a command that has written everything.
 leaves_at_once = False
 
 
@@ -121,7 +122,8 @@ def leave_at_once() -> None:
 
 
 def settle(stream: IO[str]) -> None:
-    """Write what a standard stream still holds. What cannot be written is given up: Python would try again when it ends, and make 120 of the exit code."""
+    """Write what a standard stream still holds. What cannot be written is given up: Python would try again when it ends, and make
+    120 of the exit code."""
     try:
         stream.flush()
     except (OSError, ValueError):
@@ -138,8 +140,9 @@ Console.on_broken_pipe = _on_broken_pipe  # type: ignore[method-assign,assignmen
 
 
 def prepare_process() -> None:
-    """To be called before anything is opened. Standard streams that are closed are opened on /dev/null, or a socket would get their descriptors, and
-    what is printed would go into it. And the limit of descriptors is raised as far as the system allows."""
+    """To be called before anything is opened. Standard streams that are closed are opened on /dev/null, or a socket would get
+    their descriptors, and what is printed would go into it. And the limit of descriptors is raised as far as the system allows.
+    """
     for number, mode in enumerate((os.O_RDONLY, os.O_RDONLY, os.O_WRONLY)):  # what is written to a closed stdout is an error
         try:
             os.fstat(number)
@@ -170,7 +173,8 @@ app = typer.Typer(
 CheckpointOption = Annotated[
     str | None,
     typer.Option(
-        help="A checkpoint folder, a TensorFlow 1 Saver prefix, .index file or folder, or the name of one of ours (default, fast, live, brae, lmmse)."
+        help="A checkpoint folder, a TensorFlow 1 Saver prefix, .index file or folder, or the name of one of ours (default, "
+        "fast, live, brae, lmmse)."
     ),
 ]
 
@@ -211,7 +215,8 @@ def say(text: str) -> None:
 class Stop:
     """Set by SIGINT, SIGTERM and SIGHUP; says which it was.
 
-    at_once: until `hold` is called, the signal ends the process where it is: an exception would be lost in the import of a library.
+    at_once: until `hold` is called, the signal ends the process where it is: an exception would be lost in the import of a
+    library.
     """
 
     def __init__(self, *, at_once: bool = False) -> None:

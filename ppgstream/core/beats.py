@@ -1,8 +1,9 @@
 """Beats in rows of 8 s at 25 Hz: where they are, and what is known of each and of all together.
 
-Peaks that are the highest within 0.42 beats on both sides (the multi-scale peak search of Bishop and Ercole 2018, MSPTD, at the scale of the current
-rate), checked by a second detector: a sum of rising slopes as in qppg (Zong et al. 2003). Peaks that are nearer to a higher one, as in an irregular
-rhythm, and those that rise little, are candidates: they are told only if they are sure.
+Peaks that are the highest within 0.42 beats on both sides (the multi-scale peak search of Bishop and Ercole 2018, MSPTD, at the
+scale of the current rate), checked by a second detector: a sum of rising slopes as in qppg (Zong et al. 2003). Peaks that are
+nearer to a higher one, as in an irregular rhythm, and those that rise little, are candidates: they are told only if they are
+sure.
 """
 
 from __future__ import annotations
@@ -28,8 +29,8 @@ SLOPE_BEFORE = 8  # points, at most, from a sum's peak to the pulse's
 
 
 class Detected(NamedTuple):
-    """Peaks of rows (n, SPAN), which of them the sum of rising slopes confirms, which are the highest within `ALONE_BEATS`, and which are low; and how
-    far each point rises above the lowest one shortly before it."""
+    """Peaks of rows (n, SPAN), which of them the sum of rising slopes confirms, which are the highest within `ALONE_BEATS`, and
+    which are low; and how far each point rises above the lowest one shortly before it."""
 
     peaks: NDArray[np.bool_]
     agreed: NDArray[np.bool_]
@@ -77,7 +78,8 @@ def lowest_before(x: Float64) -> Float64:
 
 
 def highest_within(x: Float64, scale: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Points of rows (n, m) that are higher than the `scale` (n,) points before, and not lower than as many after. Never a row's ends."""
+    """Points of rows (n, m) that are higher than the `scale` (n,) points before, and not lower than as many after. Never a row's
+    ends."""
     n, m = x.shape
     most = int(scale.max())
     padded = np.full((n, m + 2 * most + 1), -np.inf)
@@ -104,9 +106,10 @@ def highest_within(x: Float64, scale: NDArray[np.int64]) -> NDArray[np.bool_]:
 
 
 class Peaks(NamedTuple):
-    """The beats of rows, in order, (p,) each: its `row`, the point `at` which it is highest, its `time` in points with their fractions, its `rise` over
-    the lowest point shortly before, whether the second detector `agreed`, whether it is the highest within `ALONE_BEATS` (`alone`), whether it is `low`,
-    and the mean `confidence` of the output 1 s around it. `rows`: how many there are."""
+    """The beats of rows, in order, (p,) each: its `row`, the point `at` which it is highest, its `time` in points with their
+    fractions, its `rise` over the lowest point shortly before, whether the second detector `agreed`, whether it is the highest
+    within `ALONE_BEATS` (`alone`), whether it is `low`, and the mean `confidence` of the output 1 s around it. `rows`: how many
+    there are."""
 
     row: NDArray[np.int64]
     at: NDArray[np.int64]
@@ -236,7 +239,8 @@ NEAR = 25  # points on both sides among which a beat's foot is looked for
 FARTHEST = 1.2  # of the logarithm of an interval over the period
 OF_A_BEAT = {
     "alone": "1 where it is the highest within 0.42 beats on both sides, else 0",
-    "before": "logarithm of the time since the last peak that is alone over the period of the rate, at most 1.2; 0 without such a peak",
+    "before": "logarithm of the time since the last peak that is alone over the period of the rate, at most 1.2; 0 without "
+    "such a peak",
     "after": "the same of the time to the next one",
     "over_before": "logarithm of how far the beat rises over how far that peak before it does, at most 4",
     "over_after": "the same of that peak after it",

@@ -1,6 +1,7 @@
 """What is believed of a heart's rate: a distribution over `RATES` of each stream, a row each.
 
-Every 2 s it is spread by what a heart may do in that time (`spread`), and multiplied by what the spectra of output and input say (`likelihood`).
+Every 2 s it is spread by what a heart may do in that time (`spread`), and multiplied by what the spectra of output and input say
+(`likelihood`).
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ Float64 = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 
 STEP_S = 2.0
-# A rate's evidence is exp(sum of weight * log(power + floor)), power relative to the mean over RATES. c: mean confidence of the output.
-# How they were chosen: docs/decisions.md.
+# A rate's evidence is exp(sum of weight * log(power + floor)), power relative to the mean over RATES. c: mean confidence of the
+# output. How they were chosen: docs/decisions.md.
 EVIDENCE = {
     "out": (0.3, 0.7),  # output at f: weight, and the same times c
     "out_2f": (0.15, 0.15),
@@ -28,7 +29,8 @@ JUMP = 0.0025  # probability of any other rate in 2 s
 
 
 def likelihood(out: Spectra, raw: Spectra, confidence: Float64) -> Float64:
-    """How well the spectra of output and input fit each of RATES, (n, rates), the best 1; `confidence` (n,) is the output's mean."""
+    """How well the spectra of output and input fit each of RATES, (n, rates), the best 1; `confidence` (n,) is the output's
+    mean."""
     c = confidence[:, None]
     parts = {"out": out.relative, "out_2f": out.at(2.0), "out_half": out.at(0.5), "in": raw.relative}
     logs = np.zeros_like(out.relative)
@@ -43,7 +45,8 @@ def uniform() -> Float32:
 
 
 def spread(belief: Float64, elapsed_s: Float64) -> Float64:
-    """What is believed `elapsed_s` (n,) seconds after `belief` (n, rates): rates change by a Laplace law, and now and then to any other."""
+    """What is believed `elapsed_s` (n,) seconds after `belief` (n, rates): rates change by a Laplace law, and now and then to any
+    other."""
     steps = np.maximum(elapsed_s / STEP_S, 0.0)[:, None]
     a = np.exp(-1.0 / np.clip(SPREAD_BPM * np.sqrt(steps), 0.5, 60.0))
     k = np.arange(len(RATES))

@@ -27,8 +27,8 @@ HARMONIC, MOST_HARMONIC = 0.03, 4  # a line so near to one of these multiples of
 
 
 class Beside(NamedTuple):
-    """What there is besides a pulse in the 4 s before some samples. line_hz, hum_hz: the frequency of a steady line, of hum; 0: none. breathing: the slow
-    part is as strong as the rest: breathing or drift."""
+    """What there is besides a pulse in the 4 s before some samples. line_hz, hum_hz: the frequency of a steady line, of hum; 0:
+    none. breathing: the slow part is as strong as the rest: breathing or drift."""
 
     line_hz: float = 0.0
     hum_hz: float = 0.0
@@ -86,8 +86,8 @@ class Watched:
 
 
 class _Spectrum(NamedTuple):
-    """Of measured samples without trend: the power of each bin, its `strength`, of three bins, the width of a bin, and the strongest bin of the heart's
-    frequencies. Nothing of samples that are all the same or too few."""
+    """Of measured samples without trend: the power of each bin, its `strength`, of three bins, the width of a bin, and the
+    strongest bin of the heart's frequencies. Nothing of samples that are all the same or too few."""
 
     power: Float64
     strength: Float64
@@ -112,8 +112,9 @@ class _Spectrum(NamedTuple):
 
 
 def _steady_line(spectrum: _Spectrum | None) -> float:
-    """The frequency, Hz, of a line in measured samples that no pulse makes; 0 if there is none. A pulse's harmonics fall off; the line is at least half as
-    strong as the strongest wave of the heart's frequencies, twice as strong as everything between, and most of its band."""
+    """The frequency, Hz, of a line in measured samples that no pulse makes; 0 if there is none. A pulse's harmonics fall off; the
+    line is at least half as strong as the strongest wave of the heart's frequencies, twice as strong as everything between, and
+    most of its band."""
     if spectrum is None:
         return 0.0
     power, strength, hz, pulse = spectrum
@@ -132,8 +133,8 @@ def _steady_line(spectrum: _Spectrum | None) -> float:
 
 
 def _hum(spectrum: _Spectrum | None) -> float:
-    """The frequency, Hz, of hum: a line above 15 Hz that is as strong as the strongest wave from 0.7 to 15 Hz, and most of what is above; 0 if there is
-    none."""
+    """The frequency, Hz, of hum: a line above 15 Hz that is as strong as the strongest wave from 0.7 to 15 Hz, and most of what
+    is above; 0 if there is none."""
     if spectrum is None:
         return 0.0
     power, strength, hz, _ = spectrum

@@ -19,7 +19,8 @@ CLOCK_STEP_S = 1.0  # between two chunks the sensor's clock and its count differ
 
 
 class ArrivalClock:
-    """The sensor's clock against ours. The least difference seen is that of a message that was read at once; what others differ by more, they waited."""
+    """The sensor's clock against ours. The least difference seen is that of a message that was read at once; what others differ
+    by more, they waited."""
 
     __slots__ = ("_before", "_least", "_since")
 
@@ -28,7 +29,8 @@ class ArrivalClock:
         self._since = 0.0
 
     def arrived(self, sent_s: float, now: float) -> float:
-        """When a message came that the sensor sent at `sent_s` (its clock) and that was read at `now` (ours), s: `now` or earlier."""
+        """When a message came that the sensor sent at `sent_s` (its clock) and that was read at `now` (ours), s: `now` or
+        earlier."""
         offset = now - sent_s
         if offset > min(self._least, self._before) + STEP_S or offset < min(self._least, self._before) - STEP_S:
             self._least = self._before = math.inf
@@ -39,8 +41,8 @@ class ArrivalClock:
 
 
 class RateFound(NamedTuple):
-    """Samples come at `fs` Hz, as measured up to some message. changed: whether heart rates can be told is another than before. event: name and text of
-    what is to be told, or None."""
+    """Samples come at `fs` Hz, as measured up to some message. changed: whether heart rates can be told is another than before.
+    event: name and text of what is to be told, or None."""
 
     fs: float
     wrong: bool
@@ -49,7 +51,8 @@ class RateFound(NamedTuple):
 
 
 class RateClock:
-    """The rate at which a sensor's samples come, by its own clock, or by the arrival of its messages where it says no time. `fs`: the declared one, Hz."""
+    """The rate at which a sensor's samples come, by its own clock, or by the arrival of its messages where it says no time. `fs`:
+    the declared one, Hz."""
 
     __slots__ = ("_arrived", "_from", "_fs", "_last", "_last_arrival_s", "_told", "_wrong", "measured")
 

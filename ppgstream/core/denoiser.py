@@ -14,14 +14,16 @@ Answers = Literal["clean", "input"]  # the scale a network answers in: the clean
 
 
 class Batch(NamedTuple):
-    """Windows for the model. x: (n, context + window) float32, scaled. valid: the same shape, False where nothing was measured."""
+    """Windows for the model. x: (n, context + window) float32, scaled. valid: the same shape, False where nothing was
+    measured."""
 
     x: NDArray[np.float32]
     valid: NDArray[np.bool_]
 
 
 class Answer(NamedTuple):
-    """The model's answer. y: (n, window) float32. log_var: the same shape, the network's own log error variance, where it has one."""
+    """The model's answer. y: (n, window) float32. log_var: the same shape, the network's own log error variance, where it has
+    one."""
 
     y: NDArray[np.float32]
     log_var: NDArray[np.float32] | None = None

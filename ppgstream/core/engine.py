@@ -4,9 +4,10 @@
     engine.step()             up to a tile of them through the denoiser; gives what is final
     engine.flush()            end every session
 
-A step has three parts, so that the model may run on another thread: `take()` gives a tile, whose `batch` is for the model, and `finish(tile, answer)`
-takes it back. Tiles must be finished in the order in which they were taken: then a stream's windows come back in order. All but the model is meant
-for one thread: arithmetic in small arrays on two would wait for Python's lock most of the time (docs/decisions.md).
+A step has three parts, so that the model may run on another thread: `take()` gives a tile, whose `batch` is for the model, and
+`finish(tile, answer)` takes it back. Tiles must be finished in the order in which they were taken: then a stream's windows come
+back in order. All but the model is meant for one thread: arithmetic in small arrays on two would wait for Python's lock most of
+the time (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ LARGEST_ANSWER = 3e38  # float32's limit: what is published must fit it
 
 
 class Totals(NamedTuple):
-    """The account of all streams: samples by what the sequencers made of them, and by what became of them. unaccounted: by how much the two identities are
-    broken."""
+    """The account of all streams: samples by what the sequencers made of them, and by what became of them. unaccounted: by how
+    much the two identities are broken."""
 
     counts: Counts
     ledger: Ledger
@@ -73,9 +74,9 @@ class Engine:
     def feed(self, chunk: Chunk, now: float, *, read_at: float | None = None, listened: float | None = None) -> list[Chunk]:
         """Take a chunk in, received at `now` (monotonic seconds); give what is final without the model: gaps, ends.
 
-        A caller that is suspended now and then, or reads a backlog, gives three times. `now`: running time, without suspensions, for how long samples are
-        held. `listened`: running time in which nothing waited to be read, for how long a session is silent. `read_at`: wall time, for how late samples are
-        published. The last two are `now` if not given.
+        A caller that is suspended now and then, or reads a backlog, gives three times. `now`: running time, without suspensions,
+        for how long samples are held. `listened`: running time in which nothing waited to be read, for how long a session is
+        silent. `read_at`: wall time, for how late samples are published. The last two are `now` if not given.
         """
         stream = self.streams.get(chunk.stream)
         if stream is None:
@@ -116,7 +117,8 @@ class Engine:
     def end_idle(
         self, listened: float, idle_s: float, streams: Iterable[Stream] | None = None, *, read_at: float | None = None
     ) -> list[Chunk]:
-        """End the sessions, of all or of some streams, that have been silent for `idle_s` seconds by the clock of `feed`'s `listened`."""
+        """End the sessions, of all or of some streams, that have been silent for `idle_s` seconds by the clock of `feed`'s
+        `listened`."""
         chunks = []
         for stream in self.streams.values() if streams is None else streams:
             if stream.session is not None and listened - stream.intake.sessions.seen_at >= idle_s:
@@ -270,8 +272,8 @@ class Engine:
             stream.events.clear()
 
     def save(self, name: str) -> bytes:
-        """The state of a stream, for `load` by another engine with the same rules. Raises KeyError if there is none of this name, ValueError
-        while the model has windows of it: finish them first."""
+        """The state of a stream, for `load` by another engine with the same rules. Raises KeyError if there is none of this name,
+        ValueError while the model has windows of it: finish them first."""
         stream = self.streams[name]
         if stream.out:
             raise ValueError(f"{name}: {stream.out} windows of it are not answered yet")
@@ -279,7 +281,8 @@ class Engine:
         return stream.save()
 
     def load(self, name: str, data: bytes) -> None:
-        """Go on with a stream where another engine left it. Raises ValueError if there is one of this name, or for anything but what `save` gave."""
+        """Go on with a stream where another engine left it. Raises ValueError if there is one of this name, or for anything but
+        what `save` gave."""
         if name in self.streams:
             raise ValueError(f"{name}: there is a stream of this name")
         stream = Stream(name, self.rules.plan, self.rules.sensor)
@@ -358,8 +361,10 @@ class Engine:
         counts, ledger, in_flight, unaccounted = self.totals
         flying = f" + in flight {in_flight}" if in_flight else ""
         return (
-            f"seen {counts.seen} = accepted {counts.accepted} + gap {counts.gap} + rejected {counts.rejected} (duplicates {counts.duplicates}); "
-            f"accepted = denoised {ledger.denoised} + passthrough {ledger.passthrough} + invalid {ledger.invalid} + shed {ledger.shed}{flying}; "
+            f"seen {counts.seen} = accepted {counts.accepted} + gap {counts.gap} + rejected {counts.rejected} (duplicates "
+            f"{counts.duplicates}); "
+            f"accepted = denoised {ledger.denoised} + passthrough {ledger.passthrough} + invalid {ledger.invalid} + shed "
+            f"{ledger.shed}{flying}; "
             f"refused {ledger.refused + self.refused}, unclean sessions {self.unclean}, unaccounted {unaccounted}; "
             f"held {ledger.held}, outliers {ledger.outliers}"
         )

@@ -1,6 +1,7 @@
 """What a stream's heart rate and beats are computed from: the last 8 s of its output, input and confidence, at 25 Hz.
 
-A stream's `Follower` takes its published samples and the sensor's own. Every 2 s it gives a `Due`, and at a gap or the session's end a last one.
+A stream's `Follower` takes its published samples and the sensor's own. Every 2 s it gives a `Due`, and at a gap or the session's
+end a last one.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ LARGEST = 1e30  # of what is squared
 
 @dataclass(slots=True, eq=False)
 class Due:
-    """What a follower gives every 2 s: a block (3, samples) of output, input and confidence, and the message that `fill` fills. index: after its last
-    sample. gap_s: where the stretch ends here, the seconds until the next begins, infinite where it is of another session."""
+    """What a follower gives every 2 s: a block (3, samples) of output, input and confidence, and the message that `fill` fills.
+    index: after its last sample. gap_s: where the stretch ends here, the seconds until the next begins, infinite where it is of
+    another session."""
 
     follower: Follower
     index: int
@@ -104,7 +106,8 @@ class Follower:
     def append(
         self, index: int, out: Float64, raw: Float64, confidence: Float64, flags: NDArray[np.uint16]
     ) -> list[tuple[int, Float32]]:
-        """Published samples from `index` on, of one stretch. Gives (index after its last sample, block) of each step that is complete."""
+        """Published samples from `index` on, of one stretch. Gives (index after its last sample, block) of each step that is
+        complete."""
         stepped = False
         if np.count_nonzero(flags):
             stepped = bool(flags[0] & _STEP)
@@ -152,7 +155,8 @@ def index_of(time: Float64, end: Float64, fs: float) -> Float64:
 
 
 def rows_of(due: list[Due]) -> tuple[Float64, NDArray[np.int64]]:
-    """The last 8 s of each, (n, 3, SPAN), and how many of its points are there, at the end of a row; those before repeat the first."""
+    """The last 8 s of each, (n, 3, SPAN), and how many of its points are there, at the end of a row; those before repeat the
+    first."""
     rows = np.empty((len(due), 3, SPAN))
     seen = np.zeros(len(due), np.int64)
     sizes = [one.block.shape[1] // one.follower.factor for one in due]

@@ -1,7 +1,7 @@
 """One sensor's samples, on its own index: which session they are of, their order, what is lost, and what each was measured as.
 
-`Intake.feed` takes a chunk and gives *parts*, in order: sessions that open and end, judged samples, what is missing, and notes of the sensor's clock. They
-go to the `Track`, and from there, so far as they are to be published, to the `Timeline`.
+`Intake.feed` takes a chunk and gives *parts*, in order: sessions that open and end, judged samples, what is missing, and notes of
+the sensor's clock. They go to the `Track`, and from there, so far as they are to be published, to the `Timeline`.
 """
 
 from __future__ import annotations
@@ -98,8 +98,8 @@ class Intake:
         self._expected = 0  # index after the last sample, measured or not, of the open session; -1: none came yet
 
     def feed(self, chunk: Chunk, now: float, read_at: float, listened: float) -> list[Part]:
-        """Take a chunk in. The times are those of `Engine.feed`: `now` for how long samples are held, `listened` for how long a session is silent,
-        `read_at` for when it arrived."""
+        """Take a chunk in. The times are those of `Engine.feed`: `now` for how long samples are held, `listened` for how long a
+        session is silent, `read_at` for when it arrived."""
         out: list[Part] = []
         self.arrived_at = read_at
         if chunk.t_ns:
@@ -174,7 +174,10 @@ class Intake:
         joined = first is None
         messages = self._counter.feed(chunk.index, chunk.samples, sequencer)
         if self._counter.counts_messages:
-            text = f"the index rises by 1 from one message of {len(chunk.samples)} samples to the next: it must count samples, not messages"
+            text = (
+                f"the index rises by 1 from one message of {len(chunk.samples)} samples to the next: it must count "
+                f"samples, not messages"
+            )
             self._event("index_counts_messages", text)
         if self._counter.restarted:
             sequencer, first = self._restart(chunk.session, messages[0][0], out), None
@@ -211,7 +214,8 @@ class Intake:
         out.append(opened)
 
     def _restart(self, session: int, index: int, out: list[Part]) -> Sequencer:
-        """The index fell back to `index` with new samples: the sensor counts anew, under the same number. The sequencer of the session that begins."""
+        """The index fell back to `index` with new samples: the sensor counts anew, under the same number. The sequencer of the
+        session that begins."""
         sessions = self.sessions
         sequencer = sessions.sequencer
         assert sequencer is not None
@@ -222,7 +226,10 @@ class Intake:
                 self._end(out, unclean=True)
             elif step is Step.RENAME:
                 session = sessions.rename(session)
-                text = f"the index fell from {fell_from} to {index} with new samples: the sensor restarted; session {session:016x} begins"
+                text = (
+                    f"the index fell from {fell_from} to {index} with new samples: the sensor restarted; session "
+                    f"{session:016x} begins"
+                )
                 self._event("restart", text)
             else:
                 self._open(session, out)

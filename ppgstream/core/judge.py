@@ -4,15 +4,16 @@ A judge takes the samples of a session in order and gives the same samples back 
 samples before the one in question and, while it has a doubt, from the few that follow it: those wait, at most `max_fill` of
 them. It looks at one sample after the other, so that the way they are cut into chunks changes nothing.
 
-Statistics. Each second, from the measured samples of the last 4 s: the median, the range from the 5th to the 95th percentile, the largest step
-from one sample to the next, the smallest step that is not 0 (the converter's), and how long runs of equal values are. The first second of
-a stretch waits until it is complete and is judged by its own statistics: no window is full before the second second anyway.
+Statistics. Each second, from the measured samples of the last 4 s: the median, the range from the 5th to the 95th percentile, the
+largest step from one sample to the next, the smallest step that is not 0 (the converter's), and how long runs of equal values
+are. The first second of a stretch waits until it is complete and is judged by its own statistics: no window is full before the
+second second anyway.
 
 Held. A run of equal values that is improbable for this recording: a rail, or a sensor that froze. A converter with few counts
 has long runs too, but enters them by one count; a sensor that repeats its values has many runs of one length.
 
-Nearly flat. After a step: a tenth of the range before it, or a few counts of the converter, and noise rather than a wave; or one count. Nothing is
-attached then, and no pulse may be made of it.
+Nearly flat. After a step: a tenth of the range before it, or a few counts of the converter, and noise rather than a wave; or one
+count. Nothing is attached then, and no pulse may be made of it.
 
 Outlier. A value that was jumped to, and lies far outside the range; or a sentinel. If the samples stay out there, it was a step:
 the stretch ends, and the next one has its own statistics.
@@ -44,7 +45,8 @@ _NO_STATE = np.empty(0, np.uint8)
 
 
 class Judge:
-    """See the module. `fs` in Hz; `max_fill`, in samples: what is longer ends a stretch; `sentinels`: values that mean "no value"."""
+    """See the module. `fs` in Hz; `max_fill`, in samples: what is longer ends a stretch; `sentinels`: values that mean "no
+    value"."""
 
     __slots__ = (
         "_back",
@@ -119,8 +121,8 @@ class Judge:
         return out
 
     def plain(self, x: Float64) -> Judged | None:
-        """The way of nearly all samples: the same if all of them are measured beyond doubt, and none before them is in doubt. None, and nothing taken, if
-        there is more to it, NaN and infinity among it."""
+        """The way of nearly all samples: the same if all of them are measured beyond doubt, and none before them is in doubt.
+        None, and nothing taken, if there is more to it, NaN and infinity among it."""
         recent = self._recent
         if self._start is not None or self._long or recent.idle or self._given or len(x) > recent.left or not self._quiet(x):
             return None
@@ -228,7 +230,8 @@ class Judge:
         return self._recent.count(len(x))
 
     def _look(self, x: Float64, out: list[Judged]) -> tuple[int, bool]:
-        """Judge sample by sample; up to where a stretch ends. Returns how many samples were taken, and whether a second is complete."""
+        """Judge sample by sample; up to where a stretch ends. Returns how many samples were taken, and whether a second is
+        complete."""
         start = 0  # of the samples that are measured beyond doubt and not given out yet
         s, sentinels = self._recent.statistics, self._sentinels
         low, high = (s.least, s.most) if s is not None else (-np.inf, np.inf)
@@ -265,7 +268,8 @@ class Judge:
         return len(x), self._recent.count(len(x))
 
     def _limit(self) -> int:
-        """How many equal samples in a row are a held run here: at the top of a wave, a coarse converter holds its value for long."""
+        """How many equal samples in a row are a held run here: at the top of a wave, a coarse converter holds its value for
+        long."""
         s = self._recent.statistics
         if s is None:
             return UNKNOWN_RUN

@@ -34,7 +34,8 @@ class Logistic(NamedTuple):
 
 
 def logistic_of(key: str, entry: Any, known: Iterable[str]) -> Logistic:
-    """What a checkpoint's calibration states under `key`: {"bias": .., "weights": {name: ..}}, names of `known`. Raises ValueError for anything else."""
+    """What a checkpoint's calibration states under `key`: {"bias": .., "weights": {name: ..}}, names of `known`. Raises
+    ValueError for anything else."""
     try:
         bias, weights = float(entry["bias"]), {str(name): float(value) for name, value in entry["weights"].items()}
     except (TypeError, KeyError, AttributeError, ValueError, OverflowError) as error:

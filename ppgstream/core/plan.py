@@ -1,7 +1,8 @@
-"""The rules that samples go by: a `Plan` is what a checkpoint makes of them, `SensorRules` what is done with a sensor, `Rules` both and the engine's own.
+"""The rules that samples go by: a `Plan` is what a checkpoint makes of them, `SensorRules` what is done with a sensor, `Rules`
+both and the engine's own.
 
-`ppgstream.assemble` makes them from a configuration and a checkpoint, for the daemon, for files, for calibration and for the bench alike: so what is
-calibrated is what is served.
+`ppgstream.assemble` makes them from a configuration and a checkpoint, for the daemon, for files, for calibration and for the
+bench alike: so what is calibrated is what is served.
 """
 
 from __future__ import annotations
@@ -57,8 +58,9 @@ class Geometry:
 class Plan:
     """What a checkpoint makes of a stretch of samples at `fs` Hz.
 
-    `answers`: the scale the network answers in; `scaling`: how windows are scaled for it. `output`: publish in the input's units, or the network's own
-    answer ("model", as the course's scripts save it). `rate`: for beats and heart rates; None: there are none."""
+    `answers`: the scale the network answers in; `scaling`: how windows are scaled for it. `output`: publish in the input's units,
+    or the network's own answer ("model", as the course's scripts save it). `rate`: for beats and heart rates; None: there are
+    none."""
 
     geometry: Geometry = field(default_factory=Geometry)
     fs: float = 125.0
@@ -88,8 +90,8 @@ class SensorRules:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """An engine's. `tile`: windows a step. `few`: windows a step while fewer streams than that wait (0: `tile`), so that others do not wait for a whole
-    tile of one stream."""
+    """An engine's. `tile`: windows a step. `few`: windows a step while fewer streams than that wait (0: `tile`), so that others
+    do not wait for a whole tile of one stream."""
 
     plan: Plan = field(default_factory=Plan)
     sensor: SensorRules = field(default_factory=SensorRules)

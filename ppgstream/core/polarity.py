@@ -1,8 +1,10 @@
-"""Which way up a pulse is. The networks know upright ones; a sensor that measures reflected light without turning it over sends them upside down.
+"""Which way up a pulse is. The networks know upright ones; a sensor that measures reflected light without turning it over sends
+them upside down.
 
-A pulse rises faster than it falls, and a finger's stands above its baseline for a short part of the beat: its slope and its values are skewed upwards.
-A wrist's has broad tops and deep feet, so that its values are skewed downwards and its upstroke decides. Both are taken after a smoothing that leaves the
-pulse and little of white noise. docs/decisions.md: how the weights were chosen.
+A pulse rises faster than it falls, and a finger's stands above its baseline for a short part of the beat: its slope and its
+values are skewed upwards. A wrist's has broad tops and deep feet, so that its values are skewed downwards and its upstroke
+decides. Both are taken after a smoothing that leaves the pulse and little of white noise. docs/decisions.md: how the weights were
+chosen.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ Polarity = Literal["auto", "up", "down"]
 Float64 = NDArray[np.float64]
 
 SMOOTHING_S = 0.064  # length of a moving average that is applied twice: short enough for a finger's steep upstroke
-VALUES = 0.6  # weight of the skewness of the values against that of the slope: a wrist's pulse has broad tops, so its values speak against it
+# weight of the skewness of the values against that of the slope: a wrist's pulse has broad tops, so its values speak against it
+VALUES = 0.6
 PRIOR = 0.3  # most sensors are upright
 TURNED = 2.0  # evidence for upside down at which windows are turned over, before anything is decided
 DECIDED = 4.0  # evidence at which the decision is made; a clean window of a wrist gives 0.6, of a finger 1.4
@@ -30,9 +33,9 @@ LEAST_MEASURED = 0.7  # of a window
 class Watcher:
     """The polarity of one session, from its windows in order.
 
-    Each window adds its skewness, so far as it is new, to the evidence. Until that is enough for a decision, windows are taken for upright, or for
-    turned over where half as much says so. A sensor that is worn does not turn over: a decision is changed by a new stretch with as much evidence,
-    or by ten times the evidence over 30 s.
+    Each window adds its skewness, so far as it is new, to the evidence. Until that is enough for a decision, windows are taken
+    for upright, or for turned over where half as much says so. A sensor that is worn does not turn over: a decision is changed by
+    a new stretch with as much evidence, or by ten times the evidence over 30 s.
     """
 
     __slots__ = ("_evidence", "_first", "_fresh", "_since", "_stretch", "decided", "final", "sign")
@@ -48,8 +51,8 @@ class Watcher:
         self._first = True
 
     def look(self, skewness: float, new: float, window_s: float, stretch: int = 0) -> bool:
-        """Take a window's `skewness` into account, `new` the share of it that the window before did not have, `window_s` its length, `stretch` the index
-        at which its stretch begins; says whether the polarity was decided, or changed, now."""
+        """Take a window's `skewness` into account, `new` the share of it that the window before did not have, `window_s` its
+        length, `stretch` the index at which its stretch begins; says whether the polarity was decided, or changed, now."""
         if self.final:
             return False
         if stretch != self._stretch:
@@ -81,7 +84,8 @@ UPRIGHT = Watcher("up")
 
 
 def skewness_of(x: Float64, state: NDArray[np.uint8], fs: float) -> Float64:
-    """(n,): of the slope and the values of each window of `x` (n, m), `state` (n, m) as in `measured`; 0 where there is too little to go by.
+    """(n,): of the slope and the values of each window of `x` (n, m), `state` (n, m) as in `measured`; 0 where there is too
+    little to go by.
 
     A row's result depends on that row alone, bit for bit."""
     n = max(round(SMOOTHING_S * fs), 2)

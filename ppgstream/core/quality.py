@@ -18,15 +18,16 @@ GOOD_ERROR = 0.25  # of the pulse's power: an SNR of 6 dB
 
 
 def confidence_of(log_var: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How likely a sample's error power is at most a quarter of the pulse's, if it is log-normal (SD 1 of the natural logarithm) about what the network
-    says: `log_var`, the log of its squared error over the pulse's variance, any shape. NaN becomes 0."""
+    """How likely a sample's error power is at most a quarter of the pulse's, if it is log-normal (SD 1 of the natural logarithm)
+    about what the network says: `log_var`, the log of its squared error over the pulse's variance, any shape. NaN becomes 0."""
     from scipy.special import ndtr  # 0.14 s to import, and only a network that tells its error needs it
 
     return np.nan_to_num(np.asarray(ndtr(np.log(GOOD_ERROR) - log_var), np.float64))
 
 
 def input_flags(x: NDArray[np.float64], state: NDArray[np.uint8]) -> NDArray[np.uint16]:
-    """FLAT and SATURATED of each sample of the windows `x` (n, window), in the sensor's units; `state` (n, window) as in `measured`."""
+    """FLAT and SATURATED of each sample of the windows `x` (n, window), in the sensor's units; `state` (n, window) as in
+    `measured`."""
     held = state == HELD
     flags = np.zeros(x.shape, np.uint16)
     if not held.any():

@@ -1,15 +1,16 @@
 """Beats and heart rate of what is published, every 2 s, from the last 8 s of a stream's output and input.
 
-Theory of operation. A stream's `Follower` takes its published samples and the sensor's own, at 25 Hz. Every 2 s it gives a `Due`, and at a gap or the
-session's end a last one. `fill` works on those of many streams at once, a row each:
+Theory of operation. A stream's `Follower` takes its published samples and the sensor's own, at 25 Hz. Every 2 s it gives a `Due`,
+and at a gap or the session's end a last one. `fill` works on those of many streams at once, a row each:
 
     beats        peaks of the output (`core/beats.py`)
-    heart rate   a belief over 36..220 bpm: spread by what a heart may do in 2 s, times what the spectra of output and input say, normalised; or, where
+    heart rate   a belief over 36..220 bpm: spread by what a heart may do in 2 s, times what the spectra of output and input say,
+                 normalised; or, where
                  that is more likely right, the mean rate of the sure beats: in an irregular rhythm a spectrum has no line
 
-How sure a beat is, and how sure a rate, decision trees say from numbers that are known then (`train/pulse.py` fits them). Rules limit what they say: what
-no one can tell is never sure. A gap starts the 8 s anew, and the belief spreads by the time that passed. Every reduction runs along a row, so that a
-stream's results do not depend on the others.
+How sure a beat is, and how sure a rate, decision trees say from numbers that are known then (`train/pulse.py` fits them). Rules
+limit what they say: what no one can tell is never sure. A gap starts the 8 s anew, and the belief spreads by the time that
+passed. Every reduction runs along a row, so that a stream's results do not depend on the others.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ from ppgstream.wire.message import Beats
 Float64 = NDArray[np.float64]
 
 LAST_S = 0.8  # a peak this near to the newest sample is decided with the next step: what follows may be higher
-# Beats are told once there are 6 s of a stretch, since its period is known then; of one that ends before, as unsure, and of less than 3 s not at all.
+# Beats are told once there are 6 s of a stretch, since its period is known then; of one that ends before, as unsure, and of less
+# than 3 s not at all.
 WAIT_S, LEAST_S = 6.0, 3.0
 SURE = 0.5  # the confidence from which a beat is sure
 NEAR_POINTS = 3  # on both sides of a beat: a quarter of a second in all
@@ -56,11 +58,12 @@ DOUBT = 0.4  # the most confidence of a beat or rate that is not to be told as k
 EDGE_BPM = 1.0
 OTHER_BEATS = 0.5  # of the feature "beats": two fifths less, or two thirds more
 SAME_BPM = 2.0  # nearer to the believed rate, that of the sure beats is not judged by itself
-# Every second beat is early and low: two of the heart, or one with a second wave. Both features "uneven" and "alternating" are more than the first, the
-# wave repeats itself at twice the period at least as well as the second, and better by the third than at the period itself.
+# Every second beat is early and low: two of the heart, or one with a second wave. Both features "uneven" and "alternating" are
+# more than the first, the wave repeats itself at twice the period at least as well as the second, and better by the third than at
+# the period itself.
 IN_PAIRS, PAIRS_REPEAT, PAIRS_BETTER = 0.1, 0.7, 0.2
-# How far from the last sure rate one may be that is sure, as a logarithm, and how much farther for each second since: from 84 to 156 takes 92 s. Rates
-# of 8 s in atrial fibrillation are up to a fifth apart; steps that begin are another rhythm at once.
+# How far from the last sure rate one may be that is sure, as a logarithm, and how much farther for each second since: from 84 to
+# 156 takes 92 s. Rates of 8 s in atrial fibrillation are up to a fifth apart; steps that begin are another rhythm at once.
 FAR_JUMP, FARTHER_A_S = 0.25, 0.004
 EMPTY_POINTS = 5  # 0.2 s
 LOG_MS = (0.0, 7.0)  # of an expected error: 1 ms to 1 s
@@ -77,8 +80,8 @@ BEAT_FEATURES = {
 
 @dataclass(frozen=True)
 class RateRules:
-    """rate: P(|error| <= 5 bpm) of a rate, from `RATE_FEATURES`. beat: P(it is one) from `BEAT_FEATURES`. interval: the same numbers give the logarithm of
-    an interval's expected error in ms (SD). The defaults are for checkpoints that state none."""
+    """rate: P(|error| <= 5 bpm) of a rate, from `RATE_FEATURES`. beat: P(it is one) from `BEAT_FEATURES`. interval: the same
+    numbers give the logarithm of an interval's expected error in ms (SD). The defaults are for checkpoints that state none."""
 
     fs: float = 125.0
     rate: Classifier = field(default_factory=lambda: Logistic(*DEFAULT["rate"]))
@@ -107,8 +110,8 @@ FITTED = {"beat": BEAT_FEATURES, "interval": BEAT_FEATURES, "rate": RATE_FEATURE
 
 
 def rules_for(stated: Mapping[str, Any], fs: float) -> RateRules:
-    """The rules of a checkpoint that states {"rate": .., "beat": .., "interval": ..}, any of them or none, each a logistic regression or
-    trees (`classifier_of`). Raises ValueError for anything else."""
+    """The rules of a checkpoint that states {"rate": .., "beat": .., "interval": ..}, any of them or none, each a logistic
+    regression or trees (`classifier_of`). Raises ValueError for anything else."""
     found = {key: classifier_of(key, stated[key], known) for key, known in FITTED.items() if key in stated}
     return RateRules(fs, **found)
 
@@ -233,8 +236,8 @@ def in_pairs(found: Mapping[str, Float64]) -> NDArray[np.bool_]:
 
 
 class _Seen(NamedTuple):
-    """What rates are judged by, of rows (n,): the 8 s, what is believed of all rates, the intervals between the told beats and between the sure ones,
-    `OF_ALL_BEATS` and "unsure"."""
+    """What rates are judged by, of rows (n,): the 8 s, what is believed of all rates, the intervals between the told beats and
+    between the sure ones, `OF_ALL_BEATS` and "unsure"."""
 
     wave: Wave
     belief: Float64
@@ -265,9 +268,10 @@ def _of_rates(rate: Float64, seen: _Seen, jump: Float64, rhythm: Mapping[str, Fl
 def _judged(
     due: Sequence[Due], rate: Float64, seen: _Seen, rhythm: Mapping[str, Float64], rules: RateRules
 ) -> tuple[Float64, Float64]:
-    """What is told of each row, and its confidence: the believed rate, whose `OF_THE_RHYTHM` are given, or that of the sure beats, whichever is more
-    likely right. NaN beyond the scale. At most `DOUBT` where the sure beats have another rate, where all beats say something like half or twice of it,
-    where beats come in pairs, where the wave is lost, or where a heart does not get from the last sure rate to this one so soon."""
+    """What is told of each row, and its confidence: the believed rate, whose `OF_THE_RHYTHM` are given, or that of the sure
+    beats, whichever is more likely right. NaN beyond the scale. At most `DOUBT` where the sure beats have another rate, where all
+    beats say something like half or twice of it, where beats come in pairs, where the wave is lost, or where a heart does not get
+    from the last sure rate to this one so soon."""
     followers, n = [one.follower for one in due], len(due)
     enough = seen.sure.n >= LEAST_INTERVALS
     found = _of_rates(rate, seen, jump_of(rate, np.array([one.bpm for one in followers])), rhythm)

@@ -10,7 +10,8 @@ from ppgstream.core.stream import Stream
 
 
 class Ready(NamedTuple):
-    """A window that waits for the model. read_at: when its last sample was read; arrived_at: when that came in, as far as the sensor's clock tells."""
+    """A window that waits for the model. read_at: when its last sample was read; arrived_at: when that came in, as far as the
+    sensor's clock tells."""
 
     stream: Stream
     window: Window
@@ -19,7 +20,8 @@ class Ready(NamedTuple):
 
 
 class ReadyQueue:
-    """Windows that wait for the model. Streams take turns, a window each, so that a flood waits behind itself. A stream's own stay in order."""
+    """Windows that wait for the model. Streams take turns, a window each, so that a flood waits behind itself. A stream's own
+    stay in order."""
 
     def __init__(self) -> None:
         self._waiting: dict[str, deque[Ready]] = {}

@@ -27,8 +27,8 @@ def stretches_of(valid: NDArray[np.bool_], steps: list[int]) -> list[tuple[int, 
 
 
 def resampled(x: NDArray[np.float64], start: int, wanted: NDArray[np.int64], fs_from: float, fs_to: float) -> NDArray[np.float64]:
-    """A stretch (n,), whose first sample has the index `start` at `fs_from`, at the indexes `wanted` (m,), in order, at `fs_to`. Polyphase filter;
-    beyond the stretch its first and last value go on, and the result stays within the stretch's own range."""
+    """A stretch (n,), whose first sample has the index `start` at `fs_from`, at the indexes `wanted` (m,), in order, at `fs_to`.
+    Polyphase filter; beyond the stretch its first and last value go on, and the result stays within the stretch's own range."""
     from scipy.signal import resample_poly
 
     if not len(wanted):
@@ -48,8 +48,8 @@ def resampled(x: NDArray[np.float64], start: int, wanted: NDArray[np.int64], fs_
 def at_rate(
     x: NDArray[np.float64], state: NDArray[np.uint8], steps: list[int], fs: float, target: float
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """A recording (n,) at another rate, and each new sample's nearest old one. Each stretch between invalid samples and steps by itself; held samples and
-    outliers keep their values and reach no other sample; NaN where the nearest sample is invalid."""
+    """A recording (n,) at another rate, and each new sample's nearest old one. Each stretch between invalid samples and steps by
+    itself; held samples and outliers keep their values and reach no other sample; NaN where the nearest sample is invalid."""
     n = len(x)
     there = np.minimum(np.round(np.arange(round(n * target / fs)) * fs / target).astype(np.int64), n - 1)
     at, measured = np.arange(n), state == MEASURED
@@ -72,7 +72,8 @@ def resample(x: NDArray[np.float64], fs_from: float, fs_to: float) -> NDArray[np
 
 
 def states_of(x: NDArray[np.float64], fs: float, max_fill: int, sentinels: Sequence[float] = ()) -> tuple[States, list[int]]:
-    """The state of each sample of a whole recording (n,), NaN and infinity `INVALID`, and the indexes at which steps begin a new stretch."""
+    """The state of each sample of a whole recording (n,), NaN and infinity `INVALID`, and the indexes at which steps begin a new
+    stretch."""
     judge = Judge(fs, max_fill, sentinels)
     finite = np.isfinite(x)
     edges = np.flatnonzero(finite[1:] != finite[:-1]) + 1

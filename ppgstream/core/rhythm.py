@@ -1,4 +1,5 @@
-"""What is known of heart rates in rows of 8 s: the numbers by which it is judged how sure a rate is, and the rate of input that is clean by itself."""
+"""What is known of heart rates in rows of 8 s: the numbers by which it is judged how sure a rate is, and the rate of input that
+is clean by itself."""
 
 from __future__ import annotations
 
@@ -17,8 +18,9 @@ NEAR_BPM = 6.0  # of the belief's mode: what counts as the same rate
 OTHER_BPM = 12.0  # from it on: another rhythm
 OF_A_MULTIPLE = 0.1  # this near to a half or a multiple of the rate it is none
 LEAST_INTERVALS = 4  # between sure beats, for a rate of theirs
-# Input that is clean by itself, over 8 s: how well it repeats itself (normalised autocorrelation), and which share of its power from 0.5 to 12 Hz lies
-# within 0.25 Hz of the rate and its next three multiples; at most half of all at the double, else the rate may be half of the true one.
+# Input that is clean by itself, over 8 s: how well it repeats itself (normalised autocorrelation), and which share of its power
+# from 0.5 to 12 Hz lies within 0.25 Hz of the rate and its next three multiples; at most half of all at the double, else the rate
+# may be half of the true one.
 CLEAN_REPEATS, CLEAN_SHARE, CLEAN_LINE_HZ, CLEAN_BAND_HZ, AT_DOUBLE = 0.8, 0.75, 0.25, (0.5, 12.0), 0.5
 SECOND_SHARE, MULTIPLE = 0.005, 0.05  # power of a second rhythm, of all; how near to a multiple or a half a rate is one
 DISAGREES = 5.0, 0.08  # bpm and share of the rate: by more than both
@@ -49,17 +51,21 @@ RATE_FEATURES = {
     "input_second": "the same of the input",
     "beats": "how far the mean rate of the beats in the 8 s is from it, as a logarithm, at most 0.7",
     "sure_beats": "the same of the sure beats; 0.35 where there are fewer than four intervals between such",
-    "sure_irregular": "SD of the logarithms of the intervals between sure beats, at most 0.6; 0.3 where there are fewer than four",
-    "unsure": "how many beats too few or too many are to be expected: the sum of min(p, 1 - p) over all peaks of the 8 s, at most 4",
+    "sure_irregular": "SD of the logarithms of the intervals between sure beats, at most 0.6; 0.3 where there are fewer than "
+    "four",
+    "unsure": "how many beats too few or too many are to be expected: the sum of min(p, 1 - p) over all peaks of the 8 s, at "
+    "most 4",
     "cover": "share of the 8 s that lies between sure beats",
-    "jump": "how far the rate is from the one of 2 s before, believed or counted as it is, as a logarithm, at most 0.5; 0.05 without one",
+    "jump": "how far the rate is from the one of 2 s before, believed or counted as it is, as a logarithm, at most 0.5; 0.05 "
+    "without one",
     **OF_THE_RHYTHM,
     **OF_ALL_BEATS,
 }
 
 
 class Wave(NamedTuple):
-    """8 s of streams, a row each: levelled output and input, at the output's height, the confidence, and the spectra of the two."""
+    """8 s of streams, a row each: levelled output and input, at the output's height, the confidence, and the spectra of the
+    two."""
 
     out: Float64
     raw: Float64
@@ -87,8 +93,8 @@ _IN_BAND = (CLEAN_BAND_HZ[0] <= _HZ) & (CLEAN_BAND_HZ[1] >= _HZ)
 
 
 def rate_of_clean_input(raw: Float64, of_raw: Spectra, rate: Float64) -> Float64:
-    """The heart rates, bpm, of levelled rows of input (n, SPAN) that are clean by themselves and have another one than `rate` (n,); NaN for all others.
-    Where the input has a line at `rate` too, there are two rhythms, and the weaker may be the pulse."""
+    """The heart rates, bpm, of levelled rows of input (n, SPAN) that are clean by themselves and have another one than `rate`
+    (n,); NaN for all others. Where the input has a line at `rate` too, there are two rhythms, and the weaker may be the pulse."""
     found = np.full(len(raw), math.nan)
     peak = RATES[np.argmax(of_raw.relative, axis=1)]
     rows = np.flatnonzero(differ(peak, rate))

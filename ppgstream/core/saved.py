@@ -1,8 +1,8 @@
 """A room's state as bytes, and back: for a stream that goes on in another process.
 
-An object is written as its class and what it holds, in the order of its attributes; an array as its type, shape and bytes. Only classes that
-are `known` are written and made again, and no code is run. What a class names in `UNSAVED` is not written: rules, names and what rooms share,
-which the loader has.
+An object is written as its class and what it holds, in the order of its attributes; an array as its type, shape and bytes. Only
+classes that are `known` are written and made again, and no code is run. What a class names in `UNSAVED` is not written: rules,
+names and what rooms share, which the loader has.
 """
 
 from __future__ import annotations

@@ -46,8 +46,9 @@ def scale_of(x: Float64, valid: Bool) -> Scale:
 
 
 def standard_scale_of(x: Float64, valid: Bool) -> Scale:
-    """Scale of each row of `x` (n, m) from its valid samples: offset their mean, gain their root mean square once a straight line (least squares) is taken
-    out of them. A row that is flat but for that line, or has less than 3 valid samples, is `flat` and has gain 1.
+    """Scale of each row of `x` (n, m) from its valid samples: offset their mean, gain their root mean square once a straight line
+    (least squares) is taken out of them. A row that is flat but for that line, or has less than 3 valid samples, is `flat` and
+    has gain 1.
     """
     whole = valid.all(axis=1)
     scale = _standard_scale_of_whole(x)
@@ -92,7 +93,8 @@ def _scale(anchor: Float64, mean: Float64, known: Float64, gain: Float64, too_fe
 
 
 def normalise(x: Float64, scale: Scale) -> Float32:
-    """Rows of `x` (n, m) in the sensor's units to the model's domain, float32. What the scale was not made from may lie outside 0..1."""
+    """Rows of `x` (n, m) in the sensor's units to the model's domain, float32. What the scale was not made from may lie outside
+    0..1."""
     return np.clip((x - scale.offset) / scale.gain, -FARTHEST, FARTHEST).astype(np.float32)
 
 

@@ -1,9 +1,9 @@
 """Cutting a stretch of samples into windows, and averaging the answers back: the two halves of overlap-add.
 
-A segment is a stretch without a long gap. Windows start every `hop` samples; when the segment is closed one more, right-aligned, covers
-its tail. Each answer is added with a weight that fades towards the edges of what it adds to, so that no seam shows where one window leaves
-the average and the next enters. A sample is final once the last window over it is in, or, with a shorter `lookahead`, once the
-first window is in that ends `lookahead` samples after it.
+A segment is a stretch without a long gap. Windows start every `hop` samples; when the segment is closed one more, right-aligned,
+covers its tail. Each answer is added with a weight that fades towards the edges of what it adds to, so that no seam shows where
+one window leaves the average and the next enters. A sample is final once the last window over it is in, or, with a shorter
+`lookahead`, once the first window is in that ends `lookahead` samples after it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ FIRST_AGREEMENT = 0.3  # confidence of a window with no earlier one to compare w
 
 
 class Window(NamedTuple):
-    """One window, ready for the model. segment: the number of its segment. x: (context + window,) in the sensor's units, missing samples
-    filled; state: the same, each sample's as in `measured`."""
+    """One window, ready for the model. segment: the number of its segment. x: (context + window,) in the sensor's units, missing
+    samples filled; state: the same, each sample's as in `measured`."""
 
     segment: int
     start: int
@@ -35,8 +35,8 @@ class Window(NamedTuple):
 
 @dataclass(slots=True)
 class Released:
-    """Final samples, and the state of each as in `measured`. `bare`: no window was denoised over it. `raw` and `state` are views, until the segment is
-    given more."""
+    """Final samples, and the state of each as in `measured`. `bare`: no window was denoised over it. `raw` and `state` are views,
+    until the segment is given more."""
 
     index: int
     raw: Float64
@@ -154,8 +154,8 @@ class Segment:
         return [self._window(self.stop - g.window)]
 
     def add(self, start: int, y: Float64 | None, flags: NDArray[np.uint16], confidence: Float64 | None = None) -> None:
-        """The answer to the window at `start`, or None if it was shed. Windows come back in the order they were cut. confidence: (window,), the network's
-        own; without it, how well the answer agrees with those before it."""
+        """The answer to the window at `start`, or None if it was shed. Windows come back in the order they were cut. confidence:
+        (window,), the network's own; without it, how well the answer agrees with those before it."""
         g = self.geometry
         a, b = start - self._base, start - self._base + g.window
         self.flags[a:b] |= flags
@@ -170,8 +170,9 @@ class Segment:
         self._done_before, self._done = self._done, start + g.window
 
     def _levelled(self, y: Float64) -> Float64:
-        """The answer to a segment's first window, its first half raised or lowered by a ramp that ends at 0, so that it follows the input's level. There a
-        network sees nothing of what was before, and half a second of an answer may lie half a pulse off."""
+        """The answer to a segment's first window, its first half raised or lowered by a ramp that ends at 0, so that it follows
+        the input's level. There a network sees nothing of what was before, and half a second of an answer may lie half a pulse
+        off."""
         n = self.geometry.window // 2
         at = self.start - self._base
         ramp = (1 - np.arange(n) / n) * (self.state[at : at + n] == MEASURED)
@@ -201,8 +202,8 @@ class Segment:
         return self.start if self._done == self.start else self._done - g.window + g.settles
 
     def seen(self) -> Seen | None:
-        """What is known of the samples that have become final since the last release, a row for each hop of them; None if there are none, or if their
-        confidence needs no row."""
+        """What is known of the samples that have become final since the last release, a row for each hop of them; None if there
+        are none, or if their confidence needs no row."""
         settled = max(self.settled, self.released)
         if self.calibration is None or self.calibration.plain or settled == self.released or self.short:
             return None
@@ -233,7 +234,8 @@ class Segment:
         )
 
     def release(self, sure: Float64 | None = None) -> Released | None:
-        """The samples that have become final since the last call. sure: P(good) of each row of `seen`, if it was computed already."""
+        """The samples that have become final since the last call. sure: P(good) of each row of `seen`, if it was computed
+        already."""
         settled = max(self.settled, self.released)
         if settled == self.released:
             return None

@@ -1,8 +1,9 @@
 """Arrival order to index order: one session's samples, each exactly once, and an account of every index.
 
 Theory of operation. `next` is the index up to which everything is decided. What arrives beyond it is held, in case the samples
-between are only late; after `hold` held samples, or `hold_s` seconds, they are given up as a gap. What arrives below `next` is late: if it
-had been given up it moves from gap to rejected, else it is a duplicate. So at any time, of the indexes seen [first, next):
+between are only late; after `hold` held samples, or `hold_s` seconds, they are given up as a gap. What arrives below `next` is
+late: if it had been given up it moves from gap to rejected, else it is a duplicate. So at any time, of the indexes seen [first,
+next):
 
     seen = accepted + gap + rejected
 """
@@ -69,7 +70,8 @@ _index, _stop = attrgetter("index"), attrgetter("stop")
 
 
 class Gaps:
-    """Ranges of indexes that were given up: in order, apart, and no more than `REMEMBERED_GAPS` of them. The lowest are forgotten first.
+    """Ranges of indexes that were given up: in order, apart, and no more than `REMEMBERED_GAPS` of them. The lowest are forgotten
+    first.
 
     Each call takes time that grows with the logarithm of their number (and moves a few kilobytes of numbers).
     """
@@ -267,8 +269,8 @@ class Sequencer:
 class Counter:
     """Tells a message that comes again from a sensor that starts to count anew under its old session.
 
-    A message at an old index is a repeat if it is one of the last `REMEMBERED_MESSAGES`. If not, it waits: after `RISING` of them in a row,
-    each behind the last, the sensor has restarted.
+    A message at an old index is a repeat if it is one of the last `REMEMBERED_MESSAGES`. If not, it waits: after `RISING` of them
+    in a row, each behind the last, the sensor has restarted.
     """
 
     REMEMBERED_MESSAGES, RISING = 64, 3
@@ -284,7 +286,8 @@ class Counter:
         self.restarted = False
 
     def feed(self, index: int, samples: Samples, sequencer: Sequencer) -> list[tuple[int, Samples]]:
-        """What is to go on to the sequencer now: this message, or none, or those that waited before it. `restarted` says that they begin a new count."""
+        """What is to go on to the sequencer now: this message, or none, or those that waited before it. `restarted` says that
+        they begin a new count."""
         crc = zlib.crc32(samples.tobytes(), index & 0xFFFFFFFF)
         rises = index == self._last + 1 and len(samples) > 1
         back = sequencer.first is not None and index + len(samples) <= sequencer.next and len(samples) > 0

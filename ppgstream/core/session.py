@@ -1,7 +1,7 @@
 """A session's life: the table of what is done with it, and the sessions that a sensor's stream remembers.
 
-A session begins with its first message and ends with an END, in silence, with a newer session, or when its counter begins anew. The newest four are
-remembered: one that was ended here, and not by its own END, goes on where it was if its sensor speaks again.
+A session begins with its first message and ends with an END, in silence, with a newer session, or when its counter begins anew.
+The newest four are remembered: one that was ended here, and not by its own END, goes on where it was if its sensor speaks again.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ LIFE: dict[Standing, dict[Kind | Event, tuple[Step, ...]]] = {
 
 
 class Opened(NamedTuple):
-    """A session begins, or goes on. generation: counts the sessions opened in a stream; birth: that at which this session was first opened.
-    resumed_at: the next index, of one that goes on."""
+    """A session begins, or goes on. generation: counts the sessions opened in a stream; birth: that at which this session was
+    first opened. resumed_at: the next index, of one that goes on."""
 
     session: int
     generation: int

@@ -1,5 +1,5 @@
-"""Rows of 8 s at 25 Hz: level, power at heart rates, and how well they repeat themselves. Every reduction runs along a row, so that a row's results do not
-depend on the others."""
+"""Rows of 8 s at 25 Hz: level, power at heart rates, and how well they repeat themselves. Every reduction runs along a row, so
+that a row's results do not depend on the others."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def _at_rates(powers: Float64, multiple: float = 1.0) -> Float64:
 
 
 class Spectra(NamedTuple):
-    """Power of rows at RATES, (n, rates), over its mean over RATES, and the mean (n, 1); 1 and 1 in a row without any. `powers`: of all frequencies."""
+    """Power of rows at RATES, (n, rates), over its mean over RATES, and the mean (n, 1); 1 and 1 in a row without any. `powers`:
+    of all frequencies."""
 
     powers: Float64
     relative: Float64
@@ -85,7 +86,8 @@ def spectra(x: Float64) -> Spectra:
 
 
 def repeats(x: Float64, lags: NDArray[np.int64]) -> Float64:
-    """The autocorrelation of rows (n, m) without mean at `lags` (k,) above 0, (n, k): each normalised by the power of the two parts that it compares."""
+    """The autocorrelation of rows (n, m) without mean at `lags` (k,) above 0, (n, k): each normalised by the power of the two
+    parts that it compares."""
     m = x.shape[1]
     same = np.fft.irfft(np.abs(np.fft.rfft(x, 2 * m, axis=1)) ** 2, axis=1)[:, lags]
     energy = np.cumsum(x * x, axis=1)
@@ -94,7 +96,8 @@ def repeats(x: Float64, lags: NDArray[np.int64]) -> Float64:
 
 
 def vertex(a: Float64, b: Float64, c: Float64) -> Float64:
-    """How far the top of the parabola through three values, one point apart, is from the middle one, at most half a point; 0 where it has no top."""
+    """How far the top of the parabola through three values, one point apart, is from the middle one, at most half a point; 0
+    where it has no top."""
     bend = a - 2 * b + c
     return np.asarray(np.where(bend < 0, np.clip(0.5 * (a - c) / np.minimum(bend, -1e-300), -0.5, 0.5), 0.0), np.float64)
 

@@ -1,4 +1,5 @@
-"""The clock of recorded samples: from the stamps beside a file's rows to the sampling rate, the order of the rows, gaps and stretches.
+"""The clock of recorded samples: from the stamps beside a file's rows to the sampling rate, the order of the rows, gaps and
+stretches.
 
 A stamp is a time or a counter. `Form` turns the text of a column into seconds; `clock_of` says what the seconds mean:
 
@@ -53,8 +54,8 @@ WRAPS = (2.0**8, 2.0**12, 2.0**16, 2.0**24, 2.0**31, 2.0**32)  # of counters, in
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a column of stamps is written. `scale`: seconds a unit, of numbers. A counter counts samples: it knows the order and what is missing, but not
-    the rate."""
+    """How a column of stamps is written. `scale`: seconds a unit, of numbers. A counter counts samples: it knows the order and
+    what is missing, but not the rate."""
 
     kind: Literal["number", "clock", "date"] = "number"
     scale: float = 1.0
@@ -180,8 +181,8 @@ def _dates(texts: Sequence[str]) -> Float64:
 
 
 def _day_or_month_first(dates: list[re.Match[str]]) -> Float64:
-    """Dates like 06.05.2024 or 5/6/24, with a time of day. With dots the day is first. With slashes all rows are read alike: so that no month is above
-    12, and of two ways the one in which less time passes."""
+    """Dates like 06.05.2024 or 5/6/24, with a time of day. With dots the day is first. With slashes all rows are read alike: so
+    that no month is above 12, and of two ways the one in which less time passes."""
     clocks = np.array([_time_of_day(m[5]) for m in dates], np.float64)
 
     def read(day: int, month: int) -> Float64:
@@ -225,10 +226,11 @@ def _date(text: str) -> float:
 class Clock(NamedTuple):
     """What stamps say of n rows, of which m are kept.
 
-    fs: the sampling rate, Hz; NaN of a counter. order (m,): the kept rows by time. places (m,): where each lies among even samples, from 0, rising.
-    times (m,): seconds since the first. starts: where in `order` a stretch begins, the first at 0. gap (m,): whether samples are missing before
-    a row. jitter: whether the rows are not evenly spaced in time, so that a wave must be interpolated; packets: whether several share a tick.
-    The rest counts: samples lost in gaps, repeated rows, rows out of order, wraps."""
+    fs: the sampling rate, Hz; NaN of a counter. order (m,): the kept rows by time. places (m,): where each lies among even
+    samples, from 0, rising. times (m,): seconds since the first. starts: where in `order` a stretch begins, the first at 0. gap
+    (m,): whether samples are missing before a row. jitter: whether the rows are not evenly spaced in time, so that a wave must be
+    interpolated; packets: whether several share a tick. The rest counts: samples lost in gaps, repeated rows, rows out of order,
+    wraps."""
 
     fs: float
     order: Int64
@@ -253,9 +255,9 @@ class ClockError(ValueError):
 
 
 def clock_of(t: Float64, x: Float64, form: Form | None = None, *, breaks: Sequence[int] = (), fs: float | None = None) -> Clock:
-    """The clock by stamps `t` (n,), seconds (of a counter: counts), NaN where unreadable, beside samples `x` (n,), by which repeated rows are known.
-    `breaks`: rows before which the file itself says that something new begins. `fs`: the rate, where more rows than these have told it.
-    Raises ClockError."""
+    """The clock by stamps `t` (n,), seconds (of a counter: counts), NaN where unreadable, beside samples `x` (n,), by which
+    repeated rows are known. `breaks`: rows before which the file itself says that something new begins. `fs`: the rate, where
+    more rows than these have told it. Raises ClockError."""
     form = form or Form()
     there = np.isfinite(t)
     n = len(t)
@@ -275,7 +277,8 @@ def clock_of(t: Float64, x: Float64, form: Form | None = None, *, breaks: Sequen
 
 
 def _without_wild(t: Float64) -> Float64:
-    """Stamps (n,) without single ones that are far from both their neighbours, which are near each other: they are taken from those."""
+    """Stamps (n,) without single ones that are far from both their neighbours, which are near each other: they are taken from
+    those."""
     if len(t) < 5:
         return t
     around = t[2:] - t[:-2]
@@ -289,7 +292,8 @@ def _without_wild(t: Float64) -> Float64:
 
 
 def _unwrapped(t: Float64, form: Form) -> tuple[Float64, int]:
-    """The clock without its wraps, and how many there were. A fall is a wrap if the clock stood just below a round number and goes on from 0."""
+    """The clock without its wraps, and how many there were. A fall is a wrap if the clock stood just below a round number and
+    goes on from 0."""
     steps = np.diff(t)
     falls = np.flatnonzero(steps < 0)
     if not len(falls) or not form.wraps or t.min() < 0:
@@ -315,7 +319,8 @@ def _unwrapped(t: Float64, form: Form) -> tuple[Float64, int]:
 
 
 def _ordered(t: Float64, x: Float64, breaks: Sequence[int]) -> tuple[Int64, list[int], int, int]:
-    """The rows by time, stretch by stretch, repeats left out; where in them stretches begin; how many rows came late; how many were repeats."""
+    """The rows by time, stretch by stretch, repeats left out; where in them stretches begin; how many rows came late; how many
+    were repeats."""
     n = len(t)
     steps = np.diff(t)
     falls = np.flatnonzero(steps < 0)
@@ -342,7 +347,8 @@ def _ordered(t: Float64, x: Float64, breaks: Sequence[int]) -> tuple[Int64, list
 
 
 def _rate_of_runs(t: Float64) -> float:
-    """Rows a second between falls of the clock: where short recordings were joined, a longer span would count each second several times."""
+    """Rows a second between falls of the clock: where short recordings were joined, a longer span would count each second several
+    times."""
     bounds = np.concatenate([[0], np.flatnonzero(np.diff(t) < 0) + 1, [len(t)]])
     size = np.diff(bounds)
     long = size >= 100
@@ -354,7 +360,8 @@ def _rate_of_runs(t: Float64) -> float:
 
 
 def _overlaps(t: Float64, x: Float64, first: int, rate: float) -> set[int]:
-    """Falls within a part (n,) after which the clock goes over a time that it had already been over: a new stretch begins there, nothing came late."""
+    """Falls within a part (n,) after which the clock goes over a time that it had already been over: a new stretch begins there,
+    nothing came late."""
     falls = np.flatnonzero(np.diff(t) < 0)
     if not len(falls):
         return set()
@@ -377,7 +384,8 @@ def _equal(a: Float64, b: Float64) -> NDArray[np.bool_]:
 
 
 def _repeated(t: Float64, x: Float64) -> NDArray[np.bool_]:
-    """Which rows of a sorted stretch say again what the row before said. Where several samples share each tick of a clock, none."""
+    """Which rows of a sorted stretch say again what the row before said. Where several samples share each tick of a clock,
+    none."""
     repeat = np.zeros(len(t), np.bool_)
     if len(t) < 2:
         return repeat
@@ -454,7 +462,8 @@ def even(fs: float) -> float:
 
 
 def _groups(t: Float64) -> tuple[Int64, Float64] | None:
-    """Where rows come several to a tick: each group's first row, and the groups' stamps. None: each row has a stamp of its own."""
+    """Where rows come several to a tick: each group's first row, and the groups' stamps. None: each row has a stamp of its
+    own."""
     steps = np.diff(t)
     if len(steps) < 4:
         return None
@@ -484,8 +493,9 @@ def _rate_of(t: Float64) -> float:
 
 
 def _ticks(t: Float64, fs: float | None = None) -> tuple[float, Int64] | None:
-    """Of even samples under a clock that ticks more slowly than they come, or not much faster: the rate, and each row's place. None: it is no such
-    clock. Between gaps of several ticks each stamp is then less than a tick from where an even rate puts it."""
+    """Of even samples under a clock that ticks more slowly than they come, or not much faster: the rate, and each row's place.
+    None: it is no such clock. Between gaps of several ticks each stamp is then less than a tick from where an even rate puts it.
+    """
     steps = np.diff(t)
     moved = steps[steps > 0]
     if len(moved) < 20 or not (0.02 < (steps == 0).mean() < 0.98 or moved.max() > 1.5 * moved.min()):
@@ -517,7 +527,8 @@ def _ticks(t: Float64, fs: float | None = None) -> tuple[float, Int64] | None:
 
 
 def _regular(ticks: Float64) -> bool:
-    """Whether steps of other than the usual number of ticks come at even distances, as they do under a clock that is too coarse; losses do not."""
+    """Whether steps of other than the usual number of ticks come at even distances, as they do under a clock that is too coarse;
+    losses do not."""
     values, counts = np.unique(ticks, return_counts=True)
     odd = np.flatnonzero(ticks != values[int(counts.argmax())])
     apart = np.diff(odd)
@@ -585,8 +596,8 @@ def _one_rate(steps: Float64, usual: float, most: float, jitters: bool) -> None:
 
 
 def _packets(t: Float64, first: Int64, stamp: Float64, fs: float | None = None) -> tuple[float, Int64]:
-    """Of rows that come several to a tick: the rate and each row's place. The rate is rows over time between ticks without loss; the stamp may be
-    of a packet's beginning or of its end."""
+    """Of rows that come several to a tick: the rate and each row's place. The rate is rows over time between ticks without loss;
+    the stamp may be of a packet's beginning or of its end."""
     n = len(t)
     size = np.diff(np.append(first, n))
     span = np.diff(stamp)
@@ -633,8 +644,8 @@ def _misfit(count: Int64, span: Float64) -> float:
 
 
 def laid_out(x: Float64, clock: Clock, fs: float) -> tuple[Float64, Int64]:
-    """Samples at an even rate, NaN where nothing was measured, and where in them each kept row lies (m,). Of a gap longer than `HOLE_S` only so much
-    is there: a hole of hours costs no memory. `x` (n,) are the rows as in the file."""
+    """Samples at an even rate, NaN where nothing was measured, and where in them each kept row lies (m,). Of a gap longer than
+    `HOLE_S` only so much is there: a hole of hours costs no memory. `x` (n,) are the rows as in the file."""
     kept = x[clock.order]
     steps = np.diff(clock.places, prepend=clock.places[0])
     most = max(round(HOLE_S * fs), 2)

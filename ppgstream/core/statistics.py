@@ -68,8 +68,9 @@ def statistics_of(x: Float64) -> Statistics | None:
 class Recent:
     """The last 4 s of a stretch that were measured, their `statistics`, and what is there `beside` a pulse. `fs` in Hz.
 
-    judged: samples of the stretch that were looked at, without long held runs. early: the statistics are of less than `EARLY_S`. idle: nearly flat: after
-    a step, a tenth of the range before it, or a few counts of the converter, and noise rather than a wave; or one count."""
+    judged: samples of the stretch that were looked at, without long held runs. early: the statistics are of less than `EARLY_S`.
+    idle: nearly flat: after a step, a tenth of the range before it, or a few counts of the converter, and noise rather than a
+    wave; or one count."""
 
     __slots__ = (
         "_early_length",

@@ -48,8 +48,8 @@ class Stream:
         self.timeline = Timeline(name, plan, rules, self.ledger)
 
     def feed(self, chunk: Chunk, now: float, read_at: float, listened: float) -> list[Window]:
-        """Take a chunk in; give back the windows that are full. The times are those of `Engine.feed`: `now` for how long samples are held, `listened` for
-        how long a session is silent, `read_at` for how late samples are published."""
+        """Take a chunk in; give back the windows that are full. The times are those of `Engine.feed`: `now` for how long samples
+        are held, `listened` for how long a session is silent, `read_at` for how late samples are published."""
         return self._pass_on(self.intake.feed(chunk, now, read_at, listened))
 
     def expire(self, now: float) -> list[Window]:
@@ -77,7 +77,8 @@ class Stream:
         self.track.answer(window, y, flags, confidence)
 
     def release(self, sure: Mapping[int, NDArray[np.float64]] = NONE_SURE) -> list[Chunk]:
-        """Everything that is final and not yet published, in index order. sure: what `Segment.release` takes, by the segment's number."""
+        """Everything that is final and not yet published, in index order. sure: what `Segment.release` takes, by the segment's
+        number."""
         self.track.moved = False
         return self.timeline.release(self.track, sure)
 

@@ -16,8 +16,8 @@ from ppgstream.core.scaling import Scale, denormalise, fit_to_input, normalise, 
 
 
 class Tile(NamedTuple):
-    """Windows on their way through the model. x, upright and in the sensor's units, and state: (n, context + window). sign: (n, 1), -1 for a window that
-    was turned over. `batch` is x by `scale`."""
+    """Windows on their way through the model. x, upright and in the sensor's units, and state: (n, context + window). sign: (n,
+    1), -1 for a window that was turned over. `batch` is x by `scale`."""
 
     plan: Plan
     ready: list[Ready]
@@ -59,7 +59,8 @@ def tile_of(ready: list[Ready], plan: Plan) -> Tile:
 
 
 def _signs(ready: list[Ready], x: NDArray[np.float64], state: NDArray[np.uint8], fs: float) -> NDArray[np.float64]:
-    """(n, 1): -1 for each window of `x` (n, context + window) that is upside down, as far as its session's windows up to it tell."""
+    """(n, 1): -1 for each window of `x` (n, context + window) that is upside down, as far as its session's windows up to it
+    tell."""
     tracks = [(r.stream.track, r.window) for r in ready]
     sign = np.array([[track.sign(window.segment)] for track, window in tracks])
     open_ = [k for k, (track, window) in enumerate(tracks) if track.looks(window)]

@@ -1,7 +1,8 @@
-"""What is published of one sensor, in index order: final samples with their flags, gaps, ends, beats and rates, each with the sensor's time.
+"""What is published of one sensor, in index order: final samples with their flags, gaps, ends, beats and rates, each with the
+sensor's time.
 
-Items that the `Track` gives stand on the timeline in order; `release` publishes from its head whatever is final. What stands there as denoised is asked of
-the track by the segment's number. Each sample is counted in the ledger when it is published.
+Items that the `Track` gives stand on the timeline in order; `release` publishes from its head whatever is final. What stands
+there as denoised is asked of the track by the segment's number. Each sample is counted in the ledger when it is published.
 """
 
 from __future__ import annotations
@@ -134,7 +135,8 @@ class Timeline:
     # ---- out -----------------------------------------------------------------------------------------------------
 
     def release(self, track: Track, sure: Mapping[int, NDArray[np.float64]]) -> list[Chunk]:
-        """Everything that is final and not yet published, in index order. sure: what `Segment.release` takes, by the segment's number."""
+        """Everything that is final and not yet published, in index order. sure: what `Segment.release` takes, by the segment's
+        number."""
         chunks: list[Chunk] = []
         published = 0
         for item in self._items:
@@ -162,15 +164,16 @@ class Timeline:
         return chunks
 
     def status(self, session: int | None) -> Chunk | None:
-        """Called once a second: a STATUS that says how far a session, the open one, is published, so that a receiver notices a lost tail. None while
-        messages follow each other: then the next one's index says it."""
+        """Called once a second: a STATUS that says how far a session, the open one, is published, so that a receiver notices a
+        lost tail. None while messages follow each other: then the next one's index says it."""
         before, self._next_out_before = self._next_out_before, self._next_out
         if session is None or self._opened.session != session or self._next_out is None or self._next_out != before:
             return None
         return self._chunk(self._next_out, EMPTY, Kind.STATUS)
 
     def wrong_rate(self, index: int, n: int) -> NDArray[np.bool_]:
-        """(n,): whether samples from `index` on, of the session that is being published, came at another rate than the declared one."""
+        """(n,): whether samples from `index` on, of the session that is being published, came at another rate than the declared
+        one."""
         found = np.zeros(n, np.bool_)
         for change in self._wrong:
             if change.generation == self._opened.generation:

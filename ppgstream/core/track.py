@@ -1,7 +1,8 @@
 """A sensor's stretches on their way through the model: samples in, windows out; answers in, final samples out.
 
-Judged samples grow the open `Segment`; up to `max_fill` missing ones in a row are bridged inside it; more of them, a longer held run, or a step close it.
-What is to be published beside segments, missing and held runs and the beginnings and ends of sessions, goes to the `Timeline` in order, as *items*.
+Judged samples grow the open `Segment`; up to `max_fill` missing ones in a row are bridged inside it; more of them, a longer held
+run, or a step close it. What is to be published beside segments, missing and held runs and the beginnings and ends of sessions,
+goes to the `Timeline` in order, as *items*.
 """
 
 from __future__ import annotations
@@ -205,7 +206,8 @@ class Track:
         segment.append(part.x, part.state, self._beside_flags)
 
     def _tell_beside(self, now: Beside) -> None:
-        """Sets the flags of what there is besides a pulse, and an event of each thing that was not there before, at most once a minute."""
+        """Sets the flags of what there is besides a pulse, and an event of each thing that was not there before, at most once a
+        minute."""
         before, self._beside = self._beside, now
         self._beside_flags = 0
         for (flag, text), there, was in zip(_OF_BESIDE.items(), now, before, strict=True):
@@ -293,7 +295,8 @@ class Track:
         return self.segments[segment].seen()
 
     def release(self, segment: int, sure: NDArray[np.float64] | None) -> tuple[Released | None, bool]:
-        """The samples of a segment that have become final, and whether they were its last. sure: as `Segment.release` takes it."""
+        """The samples of a segment that have become final, and whether they were its last. sure: as `Segment.release` takes
+        it."""
         found = self.segments[segment]
         released = found.release(sure)
         over = found.closed and found.released >= found.stop

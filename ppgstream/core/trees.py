@@ -1,4 +1,5 @@
-"""A sum of small decision trees as a checkpoint states it: what a logistic regression is, for features whose meaning depends on other features."""
+"""A sum of small decision trees as a checkpoint states it: what a logistic regression is, for features whose meaning depends on
+other features."""
 
 from __future__ import annotations
 
@@ -15,8 +16,9 @@ DEEPEST, MOST_TREES = 6, 1000
 
 
 class Trees(NamedTuple):
-    """`bias` + a leaf of each of `n` trees of the same depth d. names: of the features. split: (n, 2^d - 1), which feature decides at a node, and `above`,
-    the value above which it goes to the right; nodes in rows from the root down. leaf: (n, 2^d)."""
+    """`bias` + a leaf of each of `n` trees of the same depth d. names: of the features. split: (n, 2^d - 1), which feature
+    decides at a node, and `above`, the value above which it goes to the right; nodes in rows from the root down. leaf: (n, 2^d).
+    """
 
     names: Sequence[str]
     bias: float
@@ -47,8 +49,8 @@ Classifier = Logistic | Trees
 
 
 def classifier_of(key: str, entry: Any, known: Iterable[str]) -> Classifier:
-    """What a checkpoint's calibration states under `key`: a bias and weights (`logistic_of`), or {"names": [..], "bias": .., "trees": [..]}, each tree a
-    text as `stated` writes it. Raises ValueError for anything else."""
+    """What a checkpoint's calibration states under `key`: a bias and weights (`logistic_of`), or {"names": [..], "bias": ..,
+    "trees": [..]}, each tree a text as `stated` writes it. Raises ValueError for anything else."""
     if not isinstance(entry, Mapping) or "trees" not in entry:
         return logistic_of(key, entry, known)
     try:
@@ -75,7 +77,8 @@ def classifier_of(key: str, entry: Any, known: Iterable[str]) -> Classifier:
 
 
 def stated(trees: Trees) -> dict[str, Any]:
-    """As `classifier_of` reads it. A tree's nodes, "feature>value", in rows from the root down; then a colon and its leaves from left to right."""
+    """As `classifier_of` reads it. A tree's nodes, "feature>value", in rows from the root down; then a colon and its leaves from
+    left to right."""
     texts = [
         " ".join(f"{k}>{v:.5g}" for k, v in zip(split, above, strict=True)) + " : " + " ".join(f"{v:.4g}" for v in leaf)
         for split, above, leaf in zip(trees.split.tolist(), trees.above.tolist(), trees.leaf.tolist(), strict=True)

@@ -1,8 +1,9 @@
 """How likely an output is good: a calibrated probability, from numbers that are known when a sample is published.
 
-A second is good if its SNR in the pulse's band is at least 6 dB (docs/bench.md). What a network tells of its own error, or how well its windows agree,
-orders seconds well or badly, and is no probability. A logistic regression on it is; where agreement is all there is, ten more numbers go in, taken
-from the newest 2.5 s of input and output. Its coefficients belong to a checkpoint (`train/calibrate.py` fits them).
+A second is good if its SNR in the pulse's band is at least 6 dB (docs/bench.md). What a network tells of its own error, or how
+well its windows agree, orders seconds well or badly, and is no probability. A logistic regression on it is; where agreement is
+all there is, ten more numbers go in, taken from the newest 2.5 s of input and output. Its coefficients belong to a checkpoint
+(`train/calibrate.py` fits them).
 
 All numbers are computed a row at a time, so that a row's result does not depend on the others.
 """
@@ -29,7 +30,8 @@ EVERY = 5  # samples, for the search of a rhythm
 RHYTHM_S = (0.32, 1.84)  # from one beat to the next
 LEAST = 1e-6  # of a ratio of powers
 FEATURES = {
-    "confidence": "mean of the confidence that there is already, from the samples in question on to half a second beyond their middle",
+    "confidence": "mean of the confidence that there is already, from the samples in question on to half a second beyond "
+    "their middle",
     "confidence_row": "the same of 2.5 s",
     "alone": "share of samples that one window alone has answered",
     "residual_1s": "log power of input - output over that of the output, 1 s around the samples in question",
@@ -44,9 +46,9 @@ FEATURES = {
 
 
 class Seen(NamedTuple):
-    """Of each row the newest samples, (n, m): input and output so far in the sensor's units, the confidence that there is already, the samples' states as
-    in `measured`, and whether one window alone has answered. (n,), as indexes of the session: the samples in question are `start` to `stop`, and the
-    row ends at `newest`."""
+    """Of each row the newest samples, (n, m): input and output so far in the sensor's units, the confidence that there is
+    already, the samples' states as in `measured`, and whether one window alone has answered. (n,), as indexes of the session: the
+    samples in question are `start` to `stop`, and the row ends at `newest`."""
 
     x: Float64
     y: Float64
@@ -96,8 +98,8 @@ class Calibration:
 
 
 def calibration_for(stated: Mapping[str, Any], lookahead: int, window: int, fs: float) -> Calibration | None:
-    """The calibration for a lookahead, of those that a checkpoint states by lookahead ("249": {"bias": .., "weights": {..}}): the longest one that is not
-    longer, or the shortest. None if it states none.
+    """The calibration for a lookahead, of those that a checkpoint states by lookahead ("249": {"bias": .., "weights": {..}}): the
+    longest one that is not longer, or the shortest. None if it states none.
 
     Raises ValueError for anything else than a bias, and weights by known names."""
     by_lookahead: dict[int, Calibration] = {}

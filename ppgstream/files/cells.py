@@ -14,7 +14,8 @@ NO_VALUE = {"", "-", "null", "none", "na", "n/a"}  # in a cell: a sample that co
 BEGINS_LIKE_A_NUMBER = re.compile(r"\s*([-+.]|[0-9]|$|[\x00-\x1f\ufffd]|(nan|inf|null|none|na)\b)", re.IGNORECASE)
 NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
 TIME_NAME = re.compile(
-    r"t|ts|ms|us|ns|s|epoch|unix|clock|ticks?|rtc|temps|tiempo|hh:mm.*|.*stamp.*|sec|secs|seconds|millis|micros|minutes|zeit|date|datum|t_\w{1,2}|.*time.*|.*elapsed.*|.*zeit.*|.*timestamp.*"
+    r"t|ts|ms|us|ns|s|epoch|unix|clock|ticks?|rtc|temps|tiempo|hh:mm.*|.*stamp.*|sec|secs|seconds|millis|micros|"
+    r"minutes|zeit|date|datum|t_\w{1,2}|.*time.*|.*elapsed.*|.*zeit.*|.*timestamp.*"
     r"|\w{1,7}\W+(ms|us|ns|s|sec|min)\W?",
     re.IGNORECASE,
 )
@@ -28,7 +29,8 @@ NONFINITE = int(Flag.NONFINITE)  # such a sample of an output was none
 
 
 def number(text: str) -> float:
-    """A cell's value; NaN for what is no number. "nan" and "inf" are what a sensor may say, and not finite. 1,002 with its mark of thousands is 1002."""
+    """A cell's value; NaN for what is no number. "nan" and "inf" are what a sensor may say, and not finite. 1,002 with its mark
+    of thousands is 1002."""
     try:
         return float(text)
     except ValueError:

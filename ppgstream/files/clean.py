@@ -1,11 +1,13 @@
-"""Which stretches of a recording are clean, where nobody has judged them: by rule, in windows of 8 s, one every 2 s. A window is clean if
+"""Which stretches of a recording are clean, where nobody has judged them: by rule, in windows of 8 s, one every 2 s. A window is
+clean if
 
 - at most 1 % of its samples were not measured (`measured`: lost, held, outliers), and no step lies in it;
-- band-passed 0.5 to 12 Hz, it repeats itself: the highest peak of its autocorrelation at 40 to 220 beats a minute is at least 0.8;
+- band-passed 0.5 to 12 Hz, it repeats itself: the highest peak of its autocorrelation at 40 to 220 beats a minute is at least
+0.8;
 - of its power from 0.5 to 12 Hz at least 90 % lies below 6 Hz, and what lies above 12 Hz is at most 5 % of it.
 
-On BIDMC's training patients 97 % of the windows chosen so were called clean by its judges, and 94 % of those that they called clean were chosen
-(docs/training.md). A sine passes: the rule cannot tell motion that repeats itself like a pulse from one.
+On BIDMC's training patients 97 % of the windows chosen so were called clean by its judges, and 94 % of those that they called
+clean were chosen (docs/training.md). A sine passes: the rule cannot tell motion that repeats itself like a pulse from one.
 """
 
 from __future__ import annotations
@@ -50,7 +52,8 @@ class Report:
 
 
 def place(name: str) -> float:
-    """Where a recording or a person lies in 0..1 by its name, the same on every machine: for splits that no new recording changes."""
+    """Where a recording or a person lies in 0..1 by its name, the same on every machine: for splits that no new recording
+    changes."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
@@ -60,7 +63,8 @@ def joined(starts: NDArray[np.int64], step: int = STEP) -> list[NDArray[np.int64
 
 
 def judge(windows: Float64, measured: Mask) -> NDArray[np.str_]:
-    """Why windows (n, 1000) at 125 Hz are not clean: (n,) str, "" where they are. measured: (n, 1000), which of their samples are."""
+    """Why windows (n, 1000) at 125 Hz are not clean: (n,) str, "" where they are. measured: (n, 1000), which of their samples
+    are."""
     x = windows - windows.mean(axis=1, keepdims=True)
     band = scores.bandpass(x, FS)
     spectrum = np.abs(np.fft.rfft(x * np.hanning(x.shape[1]), axis=1)) ** 2
@@ -81,8 +85,8 @@ def judge(windows: Float64, measured: Mask) -> NDArray[np.str_]:
 
 
 def periodicity(band: Float64) -> Float64:
-    """The highest local maximum of each row's autocorrelation at the lags of `RATES_BPM`, each lag normalised by the power of the two parts that it
-    compares; 0 where there is none."""
+    """The highest local maximum of each row's autocorrelation at the lags of `RATES_BPM`, each lag normalised by the power of the
+    two parts that it compares; 0 where there is none."""
     shortest, longest = int(60 * FS / RATES_BPM[1]), int(60 * FS / RATES_BPM[0])
     r = repeats(band, np.arange(shortest - 1, longest + 2))
     peak = (r[:, 1:-1] >= r[:, :-2]) & (r[:, 1:-1] >= r[:, 2:])
@@ -90,8 +94,8 @@ def periodicity(band: Float64) -> Float64:
 
 
 def windows_of(samples: Float64, fs: float) -> tuple[Float64, Mask, NDArray[np.int64]]:
-    """A recording (n,) at `fs` Hz, NaN where invalid, brought to 125 Hz with straight lines across what was not measured: the samples (m,), which of
-    them were measured (m,), and the starts of the windows to judge."""
+    """A recording (n,) at `fs` Hz, NaN where invalid, brought to 125 Hz with straight lines across what was not measured: the
+    samples (m,), which of them were measured (m,), and the starts of the windows to judge."""
     state, steps = states_of(samples, fs, round(MAX_FILL * fs / FS))
     good = state == MEASURED
     around = round(AROUND_STEP_S * fs)
@@ -117,8 +121,8 @@ def reasons_of(x: Float64, measured: Mask, starts: NDArray[np.int64]) -> NDArray
 
 
 def choose(samples: Float64, fs: float, name: str) -> tuple[list[Float64], Report]:
-    """The clean stretches of a recording (n,) at `fs` Hz, NaN where invalid: clean windows joined where they follow each other, at 125 Hz. Upside-down
-    pulses are turned upright, as the daemon does before the network sees them."""
+    """The clean stretches of a recording (n,) at `fs` Hz, NaN where invalid: clean windows joined where they follow each other,
+    at 125 Hz. Upside-down pulses are turned upright, as the daemon does before the network sees them."""
     report = Report(name, len(samples) / fs)
     x, measured, starts = windows_of(samples, fs)
     if not len(starts):

@@ -17,11 +17,14 @@ RATES = (
     (re.compile(rf"sampl[^\n]{{0,40}}?(?<![\d.,]){AMOUNT}{HZ}", re.I), 1),
     (re.compile(rf"sampl[a-z]{{0,8}}[ _:-]{{0,2}}(?:rate|freq[a-z.]{{0,8}})[^0-9\n]{{0,16}}?{AMOUNT}\s?(k?)", re.I), 1),
     # "fs: 64", "SR=200", "Frequency (Hz), 128"
-    (re.compile(rf"(?:^|[^a-z])(?:fs|sr|sps|rate|frequency|samples per second)\s?(?:[(\[][^)\]]{{0,10}}[)\]])?\s?[:=,;\t ]\s?{AMOUNT}\s?(k?)", re.I), 1),
+    (re.compile(rf"(?:^|[^a-z])(?:fs|sr|sps|rate|frequency|samples per second)\s?(?:[(\[][^)\]]{{0,10}}[)\]])?\s?[:=,;\t "
+                rf"]\s?{AMOUNT}\s?(k?)", re.I), 1),
     (re.compile(rf"(?<![\d.,]){AMOUNT}{HZ}", re.I), 1),
-    # "5 msec/sample", "Interval=0.01 s", "sampling interval: 8 ms", "sampling interval [ms] = 10", "10 ms sampling interval", "dt = 0.01"
+    # "5 msec/sample", "Interval=0.01 s", "sampling interval: 8 ms", "sampling interval [ms] = 10", "10 ms sampling interval", "dt
+    # = 0.01"
     (re.compile(rf"{AMOUNT}\s{{0,2}}(m|u|µ|n|)s(?:ec(?:ond)?s?)?\s?(?:/|per)\s?sample", re.I), -1),
-    (re.compile(rf"(?:sampl[a-z]{{0,8}}[ _-]?(?:interval|period)|^interval)[^0-9\n(\[]{{0,8}}?{AMOUNT}\s{{0,2}}(m|u|µ|n|)s", re.I), -1),
+    (re.compile(rf"(?:sampl[a-z]{{0,8}}[ "
+                rf"_-]?(?:interval|period)|^interval)[^0-9\n(\[]{{0,8}}?{AMOUNT}\s{{0,2}}(m|u|µ|n|)s", re.I), -1),
     (re.compile(rf"(?:sampl[a-z]{{0,8}}[ _-]?(?:interval|period))\s?[(\[]()(?:(m|u|µ|n|)s)[)\]]\s?[:=]?\s?{AMOUNT}", re.I), -2),
     (re.compile(rf"{AMOUNT}\s{{0,2}}(m|u|µ|n|)s(?:ec)?\s(?:sampl[a-z]{{0,8}})[ _-]?(?:interval|period)", re.I), -1),
     (re.compile(rf"(?:^|[^a-z])dt\s?()=\s?()?{AMOUNT}", re.I), -2),

@@ -1,4 +1,5 @@
-"""JSON as people have it: an object a line, an array of samples, of rows or of objects, an object of columns; as rows of cells with names."""
+"""JSON as people have it: an object a line, an array of samples, of rows or of objects, an object of columns; as rows of cells
+with names."""
 
 from __future__ import annotations
 

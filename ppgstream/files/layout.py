@@ -293,8 +293,8 @@ def _uneven(t: Float64) -> float:
 
 
 class LineReader(NamedTuple):
-    """How each line of a pipe is a sample, by its first lines: `cell` gives its text, None if the line is no sample; `stamp` the text of its time, for
-    `form`."""
+    """How each line of a pipe is a sample, by its first lines: `cell` gives its text, None if the line is no sample; `stamp` the
+    text of its time, for `form`."""
 
     cell: Callable[[str], str | None]
     stamp: Callable[[str], str]

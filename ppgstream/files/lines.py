@@ -16,7 +16,8 @@ def csv_lines(chunk: Chunk) -> list[str]:
 
 
 def ndjson_lines(chunk: Chunk) -> list[str]:
-    """A JSON object a sample, null for a value that is not finite; a GAP, an END, and every 2 s heart rate and beats are lines of their own."""
+    """A JSON object a sample, null for a value that is not finite; a GAP, an END, and every 2 s heart rate and beats are lines of
+    their own."""
     head = {"stream": chunk.stream, "session": f"{chunk.session:016x}"}
     if chunk.kind is Kind.GAP:
         return [json.dumps(head | {"index": chunk.index, "gap": chunk.missing})]
@@ -56,7 +57,8 @@ def rate_lines(chunk: Chunk) -> list[str]:
         return []
     bpm, confidence = _rate(chunk.beats).values()
     return [
-        f"{chunk.stream},{chunk.session:016x},{chunk.index},{chunk.t_ns},{'' if bpm is None else bpm},{'' if confidence is None else confidence}"
+        f"{chunk.stream},{chunk.session:016x},{chunk.index},{chunk.t_ns},"
+        f"{'' if bpm is None else bpm},{'' if confidence is None else confidence}"
     ]
 
 

@@ -1,7 +1,8 @@
 """Recordings of days: read and denoised in parts, so that of the input only a part is in memory at a time.
 
-At the checkpoint's rate one engine takes all parts, as it takes a stream: the output is the one that `offline.denoise` makes. At another rate blocks of
-half an hour are resampled and denoised one by one, each with a minute before it and half a minute after it that are not used.
+At the checkpoint's rate one engine takes all parts, as it takes a stream: the output is the one that `offline.denoise` makes. At
+another rate blocks of half an hour are resampled and denoised one by one, each with a minute before it and half a minute after it
+that are not used.
 """
 
 from __future__ import annotations
@@ -34,8 +35,9 @@ BLOCK_S, LEAD_S, TAIL_S = 1800.0, 60.0, 30.0  # of a recording that is resampled
 
 
 class Part(NamedTuple):
-    """Rows that follow those of the part before. samples (n,): laid out at an even rate, NaN where nothing was measured; rows (m,): where in them the
-    file's rows lie; times (m,): seconds since the recording's first row; starts: rows before which a new stretch begins; lines (m,): their lines."""
+    """Rows that follow those of the part before. samples (n,): laid out at an even rate, NaN where nothing was measured; rows
+    (m,): where in them the file's rows lie; times (m,): seconds since the recording's first row; starts: rows before which a new
+    stretch begins; lines (m,): their lines."""
 
     samples: Float64
     rows: Int64
@@ -55,7 +57,8 @@ def is_long(path: Path) -> bool:
 
 
 class LongRecording:
-    """A file of text in parts. `head`: what its first part tells, its rate included. What is counted is whole once `parts` has ended."""
+    """A file of text in parts. `head`: what its first part tells, its rate included. What is counted is whole once `parts` has
+    ended."""
 
     def __init__(
         self,
@@ -69,8 +72,15 @@ class LongRecording:
     ) -> None:
         self.where = str(path)
         self._tables = tables(
-            self.where, lines_in(path, seen), column=column, key=key, table=is_table(path), stream=stream, clocked=clocked, at_once=AT_ONCE
-        )  # fmt: skip
+            self.where,
+            lines_in(path, seen),
+            column=column,
+            key=key,
+            table=is_table(path),
+            stream=stream,
+            clocked=clocked,
+            at_once=AT_ONCE,
+        )
         self._first = next(self._tables)
         self.head = of_table(self.where, self._first)
         self.n = self.gaps = self.lost = self.repeats = self.moved = self.wraps = self.bad = self.text = 0
@@ -185,8 +195,8 @@ def _cut(t: Float64) -> int:
 
 
 class _Output:
-    """From samples in order to the file's rows. `_given` of the rows in `_rows` have been handed to `done`; some before them are kept, for beats that
-    are told seconds after their samples."""
+    """From samples in order to the file's rows. `_given` of the rows in `_rows` have been handed to `done`; some before them are
+    kept, for beats that are told seconds after their samples."""
 
     def __init__(self, fs: float, keep: tuple[int, int]) -> None:
         self.fs, self.keep = fs, keep
@@ -264,8 +274,8 @@ class _Output:
 
 
 class LongDenoised(NamedTuple):
-    """`result`: a sample for each row. times (n,): of the rows, s, or None where they follow each other evenly; starts: rows that begin a stretch;
-    raw: the rows `keep` as they came."""
+    """`result`: a sample for each row. times (n,): of the rows, s, or None where they follow each other evenly; starts: rows that
+    begin a stretch; raw: the rows `keep` as they came."""
 
     result: Denoised
     times: Float64 | None
@@ -274,9 +284,16 @@ class LongDenoised(NamedTuple):
 
 
 def denoise(
-    source: LongRecording, engine: Engine, *, fs: float, dtype: str = "f4", keep: tuple[int, int] = (0, 0), say: Callable[[str], None] = lambda _: None
-) -> LongDenoised:  # fmt: skip
-    """Denoise a long recording, whatever its rate, 20 to 1000 Hz. `keep`: rows whose input is wanted; `say` is told the engine's events as they come."""
+    source: LongRecording,
+    engine: Engine,
+    *,
+    fs: float,
+    dtype: str = "f4",
+    keep: tuple[int, int] = (0, 0),
+    say: Callable[[str], None] = lambda _: None,
+) -> LongDenoised:
+    """Denoise a long recording, whatever its rate, 20 to 1000 Hz. `keep`: rows whose input is wanted; `say` is told the engine's
+    events as they come."""
     target = engine.rules.plan.fs
     out = _Output(fs, keep)
     if fs == target:

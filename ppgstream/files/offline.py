@@ -28,8 +28,8 @@ _OUTLIER = -8.7654321e36  # stands for an outlier on its way through the engine 
 
 
 class Denoised(NamedTuple):
-    """What the daemon would publish: denoised f4 or f8, confidence f4, flags u2 (bits of `Flag`), all of the input's shape. `pulses`: of each row its
-    beats and heart rates; empty where the engine makes none."""
+    """What the daemon would publish: denoised f4 or f8, confidence f4, flags u2 (bits of `Flag`), all of the input's shape.
+    `pulses`: of each row its beats and heart rates; empty where the engine makes none."""
 
     denoised: NDArray[np.floating]
     confidence: NDArray[np.float32]
@@ -38,9 +38,9 @@ class Denoised(NamedTuple):
 
 
 class Pulse(NamedTuple):
-    """Beats and heart rates of one recording. `beats`: indexes of the samples nearest to their peaks (n,), `beat_interval_ms`, `beat_error_ms` and
-    `beat_confidence` as in `wire.message.Beats`. `hr_t_s`: the time of the last sample that a rate rests on, every 2 s (m,); `hr_bpm`, NaN where there is
-    none, and `hr_confidence`."""
+    """Beats and heart rates of one recording. `beats`: indexes of the samples nearest to their peaks (n,), `beat_interval_ms`,
+    `beat_error_ms` and `beat_confidence` as in `wire.message.Beats`. `hr_t_s`: the time of the last sample that a rate rests on,
+    every 2 s (m,); `hr_bpm`, NaN where there is none, and `hr_confidence`."""
 
     beats: NDArray[np.int64]
     beat_interval_ms: NDArray[np.float32]
@@ -67,7 +67,8 @@ def pulse_of(messages: Sequence[Chunk], n: int, fs: float) -> Pulse:
 
 
 def denoise(samples: NDArray[np.float64], engine: Engine, *, fs: float, dtype: str = "f4") -> Denoised:
-    """Denoise a recording (n,), or each row of (rows, n) by itself. Any `fs` from 20 to 1000 Hz: resampled to the engine's and back."""
+    """Denoise a recording (n,), or each row of (rows, n) by itself. Any `fs` from 20 to 1000 Hz: resampled to the engine's and
+    back."""
     target = engine.rules.plan.fs
     if not 20 <= fs <= 1000:
         raise UsageError(f"--fs {fs:g}: must be 20 to 1000 Hz")
@@ -87,8 +88,8 @@ def _first(parts: Denoised) -> Denoised:
 
 
 def _denoise_resampled(x: NDArray[np.float64], engine: Engine, fs: float) -> Denoised:
-    """A recording (n,) of another rate than the engine's. What is measured is decided at the recording's own rate, since an outlier
-    or a step would ring through the resampling."""
+    """A recording (n,) of another rate than the engine's. What is measured is decided at the recording's own rate, since an
+    outlier or a step would ring through the resampling."""
     rules, target, n = engine.rules.sensor, engine.rules.plan.fs, len(x)
     state, steps = states_of(x, fs, round(rules.max_fill * fs / target), rules.sentinels)
     y, there = at_rate(x, state, steps, fs, target)
@@ -221,7 +222,8 @@ WRITTEN_AT_ONCE = 100_000  # lines
 
 
 class Clocked(NamedTuple):
-    """Of a recording's rows: places (n,) among even samples, times (n,) in seconds from the first, and the rows at which a new stretch begins."""
+    """Of a recording's rows: places (n,) among even samples, times (n,) in seconds from the first, and the rows at which a new
+    stretch begins."""
 
     places: NDArray[np.int64]
     times: NDArray[np.float64]
@@ -234,8 +236,9 @@ def clocked(found: Recording, fs: float) -> Clocked | None:
 
 
 def write(file: IO[bytes], result: Denoised, suffix: str, *, fs: float, stream: str = "", clock: Clocked | None = None) -> None:
-    """Write a file for `suffix`: .npy the wave; .npz wave, confidence, flags, `fs`, of a recording with gaps `t_s`, and the fields of `Pulse`, of a 2-D
-    array with `beat_row`; .csv the columns of `tap`, time from 0, a session for each stretch; else one value a line."""
+    """Write a file for `suffix`: .npy the wave; .npz wave, confidence, flags, `fs`, of a recording with gaps `t_s`, and the
+    fields of `Pulse`, of a 2-D array with `beat_row`; .csv the columns of `tap`, time from 0, a session for each stretch; else
+    one value a line."""
     if suffix == ".npy":
         np.save(file, result.denoised, allow_pickle=False)
     elif suffix == ".npz":

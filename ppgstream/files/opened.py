@@ -49,8 +49,9 @@ BLOCK = 1 << 18  # bytes that are read at once
 
 
 def lines_in(path: Path, seen: Callable[[int], object] = lambda _: None) -> Iterator[list[str]]:
-    """The lines of a file or a pipe, in blocks. `seen` is told how many of the file's bytes have been read. Lines end with \\n, whatever \\r stands
-    before it; of an old Mac's file with \\r. Raises OSError, and DataError for what is no text, by its beginning, naming what it is."""
+    """The lines of a file or a pipe, in blocks. `seen` is told how many of the file's bytes have been read. Lines end with \\n,
+    whatever \\r stands before it; of an old Mac's file with \\r. Raises OSError, and DataError for what is no text, by its
+    beginning, naming what it is."""
     with path.open("rb") as file:
         head = file.read(HEAD)
         file_or_pipe = stat.S_ISREG(os.fstat(file.fileno()).st_mode)

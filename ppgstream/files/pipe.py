@@ -1,4 +1,5 @@
-"""Lines from a pipe, denoised as they come: `sensor | ppgstream denoise -`. The same rules as for files (`table`), by the pipe's first lines."""
+"""Lines from a pipe, denoised as they come: `sensor | ppgstream denoise -`. The same rules as for files (`table`), by the pipe's
+first lines."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ HEAD_LINES = 250  # of a pipe, by which it is known how its lines are samples
 
 
 def head_of(blocks: Iterator[list[str]], *, plain: bool) -> list[str]:
-    """The first lines of a pipe: enough to know its form. `plain`: its rate is known, so that a few lines of bare numbers are enough."""
+    """The first lines of a pipe: enough to know its form. `plain`: its rate is known, so that a few lines of bare numbers are
+    enough."""
     head: list[str] = []
     for block in blocks:
         head += block
@@ -32,8 +34,8 @@ def head_of(blocks: Iterator[list[str]], *, plain: bool) -> list[str]:
 
 
 class LineFilter:
-    """One sample's line in, one line out: `sensor | ppgstream denoise -`. `reader`: how lines are samples. Where its times jump, a gap of as many samples
-    is left; where they fall, a new session begins."""
+    """One sample's line in, one line out: `sensor | ppgstream denoise -`. `reader`: how lines are samples. Where its times jump,
+    a gap of as many samples is left; where they fall, a new session begins."""
 
     def __init__(self, engine: Engine, reader: LineReader, *, strict: bool = False, dtype: str = "f4") -> None:
         self.engine, self.reader, self.strict, self.dtype = engine, reader, strict, dtype
@@ -42,8 +44,8 @@ class LineFilter:
         self._shown = ""
 
     def run(self, blocks: Iterable[list[str]]) -> Iterator[list[str]]:
-        """Denoised lines for blocks of lines, as soon as they are final. Raises DataError under `strict` at a bad line, and after a second's
-        worth of lines without any number."""
+        """Denoised lines for blocks of lines, as soon as they are final. Raises DataError under `strict` at a bad line, and after
+        a second's worth of lines without any number."""
         for lines in blocks:
             yield self._out(self._feed(lines))
         yield self._out(self._end())

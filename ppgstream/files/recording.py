@@ -32,9 +32,10 @@ COURSE = {  # the external files of the 2019 course, sha256
 class Recording(NamedTuple):
     """samples: (n,) or (rows, n) float64, NaN where invalid.
 
-    bad: how many lines were no number; text: how many were text, and dropped. fs: the rate that the file tells, Hz, or None; `said`: by what.
-    rows: where the file's rows lie in `samples` (m,), if that has gaps between them or lacks repeated rows. clock: what its stamps say.
-    header_fs: the rate that its header states beside its clock, `header_said` in which words. lines: the line of each row. name: of the column.
+    bad: how many lines were no number; text: how many were text, and dropped. fs: the rate that the file tells, Hz, or None;
+    `said`: by what. rows: where the file's rows lie in `samples` (m,), if that has gaps between them or lacks repeated rows.
+    clock: what its stamps say. header_fs: the rate that its header states beside its clock, `header_said` in which words. lines:
+    the line of each row. name: of the column.
     """
 
     samples: Float64
@@ -61,8 +62,8 @@ class Recording(NamedTuple):
         return 0 if self.clock is None else self.clock.repeats
 
     def rate(self, path: str, asked: float | None = None, *, trusted: bool = False) -> float:
-        """The sampling rate, Hz: what the file tells, or `asked`. Raises UsageError if nobody says it, DataError if two witnesses contradict each other:
-        the file's clock, its header, and `asked`, which if `trusted` counts alone."""
+        """The sampling rate, Hz: what the file tells, or `asked`. Raises UsageError if nobody says it, DataError if two witnesses
+        contradict each other: the file's clock, its header, and `asked`, which if `trusted` counts alone."""
         if trusted:
             if asked is None:
                 raise UsageError("--trust-fs: say the rate with --fs")
@@ -132,7 +133,8 @@ class Recording(NamedTuple):
         return f"line {self.lines[index]} ({seconds})" if self.lines is not None and index < len(self.lines) else seconds
 
     def times(self, fs: float) -> Float64:
-        """The time of each row that is there, seconds since the first; it falls where a new stretch begins with a clock of its own."""
+        """The time of each row that is there, seconds since the first; it falls where a new stretch begins with a clock of its
+        own."""
         if self.clock is None:
             return np.arange(self.samples.shape[-1]) / fs
         return self.clock.times if np.isfinite(self.clock.times).all() else self.clock.places / fs
@@ -183,10 +185,11 @@ def read(
     stream: str | None = None,
     clocked: bool = True,
 ) -> Recording:
-    """A recording from .npy, an .npz that `denoise` wrote, or text (docs/formats.md). `column`: by name or number from 0; `key`: of lines like `IR=512`;
-    `stream`: of an output of several; `clocked` False: its times are not looked at.
+    """A recording from .npy, an .npz that `denoise` wrote, or text (docs/formats.md). `column`: by name or number from 0; `key`:
+    of lines like `IR=512`; `stream`: of an output of several; `clocked` False: its times are not looked at.
 
-    Raises SourceError if it cannot be opened, DataError if it holds no valid sample or a clock that cannot be read, UsageError if the column is not clear.
+    Raises SourceError if it cannot be opened, DataError if it holds no valid sample or a clock that cannot be read, UsageError if
+    the column is not clear.
     """
     if column is not None and key is not None:
         raise UsageError("--column and --field: give one of them")
@@ -222,8 +225,16 @@ def _of_arrays(path: Path, arrays: Arrays) -> Recording:
     return found._replace(samples=samples, rows=rows, clock=clock)
 
 
-def of_lines(where: str, blocks: Iterable[list[str]], *, column: str | None, key: str | None, table: bool, stream: str | None = None,
-             clocked: bool = True) -> Recording:  # fmt: skip
+def of_lines(
+    where: str,
+    blocks: Iterable[list[str]],
+    *,
+    column: str | None,
+    key: str | None,
+    table: bool,
+    stream: str | None = None,
+    clocked: bool = True,
+) -> Recording:
     """A recording from blocks of lines, laid out by its clock."""
     return of_table(where, read_lines(where, blocks, column=column, key=key, table=table, stream=stream, clocked=clocked))
 
@@ -281,7 +292,8 @@ def text_of(values: NDArray[np.floating]) -> list[str]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file so that it is there whole or not at all. A link is followed; a pipe or device is written into. Raises OutputError."""
+    """Write a file so that it is there whole or not at all. A link is followed; a pipe or device is written into. Raises
+    OutputError."""
     try:
         path = path.resolve()
         if path.exists() and not path.is_file():

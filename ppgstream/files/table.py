@@ -1,8 +1,10 @@
-"""Text files as people have them: which part is the table, which column is the PPG, which is its clock, and what the file says about its rate.
+"""Text files as people have them: which part is the table, which column is the PPG, which is its clock, and what the file says
+about its rate.
 
-Understood: comment lines (`#`, `%`, `//`), `sep=`, lines of names and units, `Key=value` lines (LabChart), quotes; tab, semicolon, comma or spaces between
-cells; a decimal comma; a delimiter at the end of each line; empty lines and cells in a regular pattern; `time -> value` of the Arduino serial monitor;
-`key=value` logs and prefixes like `S512` (by `field`); JSON by line, as an array or as an object; a rate in the header; Empatica's two header lines.
+Understood: comment lines (`#`, `%`, `//`), `sep=`, lines of names and units, `Key=value` lines (LabChart), quotes; tab,
+semicolon, comma or spaces between cells; a decimal comma; a delimiter at the end of each line; empty lines and cells in a regular
+pattern; `time -> value` of the Arduino serial monitor; `key=value` logs and prefixes like `S512` (by `field`); JSON by line, as
+an array or as an object; a rate in the header; Empatica's two header lines.
 
 A line that begins like a number and is none is an invalid sample in its place. A line of text is no sample: it is dropped and
 counted. Quotes are read by the standard `csv`, unusual dates by dateutil (why not pandas: docs/dependencies.md).
@@ -48,9 +50,9 @@ Float64 = NDArray[np.float64]
 
 
 class Table(NamedTuple):
-    """samples (n,), NaN where invalid. stamps (n,): of its clock, in seconds or counts by `form`, or None; `clock`: the column's name.
-    fs: the rate that the header states, Hz, or None; `said`: in which words. lines (n,): the number of each row's line. breaks: rows before which the file
-    begins anew. `form_said`: what layout was left out."""
+    """samples (n,), NaN where invalid. stamps (n,): of its clock, in seconds or counts by `form`, or None; `clock`: the column's
+    name. fs: the rate that the header states, Hz, or None; `said`: in which words. lines (n,): the number of each row's line.
+    breaks: rows before which the file begins anew. `form_said`: what layout was left out."""
 
     samples: Float64
     stamps: Float64 | None = None
@@ -140,10 +142,11 @@ def tables(
     clocked: bool = True,
     at_once: float = math.inf,
 ) -> Iterator[Table]:
-    """The PPG in a file's lines, which come in blocks. `column`: its name, or number from 0; `key`: a key of `key=value` lines, or a prefix; `table`: the
-    file's name says that it is one; `stream`: of an output of several streams, which; `clocked` False: its times are not looked at. `where` names the
-    file in what is told. Tables of about `at_once` rows, except of JSON and of lines with a key, which are read whole; the last may be empty.
-    Raises UsageError where the column is not clear, DataError for rows that cannot be read as samples."""
+    """The PPG in a file's lines, which come in blocks. `column`: its name, or number from 0; `key`: a key of `key=value` lines,
+    or a prefix; `table`: the file's name says that it is one; `stream`: of an output of several streams, which; `clocked` False:
+    its times are not looked at. `where` names the file in what is told. Tables of about `at_once` rows, except of JSON and of
+    lines with a key, which are read whole; the last may be empty. Raises UsageError where the column is not clear, DataError for
+    rows that cannot be read as samples."""
     head, rest = _first_lines(blocks)
     json_lines = json_of_lines(where, head, rest, stream)
     if json_lines is not None:
@@ -194,7 +197,8 @@ def refuse_marks(where: str, found: Found) -> None:
     """Raises DataError where values below 1000 are whole and values above have a dot before the last three digits."""
     if found.dotted and found.whole and not found.other:
         raise DataError(
-            f"{where}: {found.first_dotted}: a mark of thousands, or a decimal point? Other values are whole numbers below 1000: write all alike"
+            f"{where}: {found.first_dotted}: a mark of thousands, or a decimal point? Other values are whole numbers below "
+            f"1000: write all alike"
         )
 
 
@@ -407,8 +411,21 @@ def table_of(found: Found, header: Header, rows: Rows) -> Table:
         raise DataError(f"{found.where}: {error}") from None
     if fs is not None and rows.blank and rows.cells is not None:
         fs = None  # of the rows, of which this column has only some
-    table = Table(samples, stamps, rows.form, clock, fs, f"its header ({said!r})" if said else "", name, found.bad, found.first_bad, found.text,
-                  found.first_text, lines, tuple(sorted(set(found.breaks))))  # fmt: skip
+    table = Table(
+        samples,
+        stamps,
+        rows.form,
+        clock,
+        fs,
+        f"its header ({said!r})" if said else "",
+        name,
+        found.bad,
+        found.first_bad,
+        found.text,
+        found.first_text,
+        lines,
+        tuple(sorted(set(found.breaks))),
+    )
     if rows.blank:
         what = "cells" if rows.cells is not None else "lines"
         table = table._replace(layout=f"empty {what} left out: every {_ordinal(rows.blank)} or so belongs to the layout")

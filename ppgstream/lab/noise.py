@@ -1,9 +1,9 @@
 """Noise for training, the demo and the bench. Everything is vectorised over a batch and takes its own `rng`.
 
 N1 is the noise of Joonnyong Lee's 2019 course: white noise of a third of the pulse, a ramp, and a short run clipped to the
-rail, with a min-max rescaling after each. The order matters, since every rescaling shrinks what came before. `n1_stream` is the same on a whole
-record. N2 are the wrist artefacts of Paliakaite et al. 2021 (10.1016/j.bspc.2021.102421), N3 motion locked to a rhythm, N4 inputs
-without any pulse, N5 a sensor's faults.
+rail, with a min-max rescaling after each. The order matters, since every rescaling shrinks what came before. `n1_stream` is the
+same on a whole record. N2 are the wrist artefacts of Paliakaite et al. 2021 (10.1016/j.bspc.2021.102421), N3 motion locked to a
+rhythm, N4 inputs without any pulse, N5 a sensor's faults.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ N1_CLIP = 50  # samples; a clipped run is shorter (0.4 s at 125 Hz)
 class Noisy(NamedTuple, Generic[Real]):
     """A noisy batch and what a perfect denoiser would answer.
 
-    noisy: (n, window) in 0..1. clean: (n, window) the clean windows in their own 0..1. gain, level: (n, 1), the clean pulse as it lies inside
-    `noisy`, the ramp replaced by its mean, is `gain * clean + level`.
+    noisy: (n, window) in 0..1. clean: (n, window) the clean windows in their own 0..1. gain, level: (n, 1), the clean pulse as it
+    lies inside `noisy`, the ramp replaced by its mean, is `gain * clean + level`.
     """
 
     noisy: NDArray[Real]
@@ -59,7 +59,8 @@ def n1(
     ramp: Floats | float = N1_RAMP,
     clip: bool | NDArray[np.bool_] = True,
 ) -> Noisy[Real]:
-    """The course's noise on clean windows (n, window), in the precision that these have (float32 is three times as fast as float64).
+    """The course's noise on clean windows (n, window), in the precision that these have (float32 is three times as fast as
+    float64).
 
     `white_sd`, `ramp` and `clip` may be given per row, as (n, 1)."""
     n, window = clean.shape
@@ -94,8 +95,9 @@ def n1(
 
 
 def n1_stream(clean: Float64, rng: Generator, *, fs: float = 125.0) -> Float64:
-    """N1 on a whole record (m,), in its units: white noise of a third of its range; a baseline of `2 SD * running sum of U(-1, 1)` at knots 2 s apart,
-    straight between them; and in each 250 samples one clipped run, at the noisy record's lowest or highest value."""
+    """N1 on a whole record (m,), in its units: white noise of a third of its range; a baseline of `2 SD * running sum of U(-1,
+    1)` at knots 2 s apart, straight between them; and in each 250 samples one clipped run, at the noisy record's lowest or
+    highest value."""
     return clipped_runs(clean + np.ptp(clean) * N1_WHITE_SD * rng.standard_normal(len(clean)) + walk(clean, rng, fs=fs), rng)
 
 
@@ -121,8 +123,8 @@ def walk(clean: Float64, rng: Generator, *, fs: float = 125.0) -> Float64:
 
 
 class Wrist(NamedTuple):
-    """One type of wrist artefact: mean and SD of the slope of its spectrum above 1 Hz, dB a decade, and its strength, Gamma(shape, scale) times the SD of
-    the clean pulse."""
+    """One type of wrist artefact: mean and SD of the slope of its spectrum above 1 Hz, dB a decade, and its strength,
+    Gamma(shape, scale) times the SD of the clean pulse."""
 
     slope_mean: float
     slope_sd: float
@@ -140,7 +142,8 @@ ARTEFACT_S, FREE_S, FREE_DENSE_S, SHORTEST_S = 2.0, 15.0, 3.0, 1.0
 
 
 def coloured(m: int, slope_db: float, rng: Generator, *, fs: float = 125.0) -> Float64:
-    """Gaussian noise (m,) of mean 0 and SD 1, its power flat to 1 Hz and changing by `slope_db` dB a decade above, shaped in the frequency domain."""
+    """Gaussian noise (m,) of mean 0 and SD 1, its power flat to 1 Hz and changing by `slope_db` dB a decade above, shaped in the
+    frequency domain."""
     hz = np.maximum(np.fft.rfftfreq(m, 1 / fs), 1.0)
     x = np.fft.irfft(np.fft.rfft(rng.standard_normal(m)) * 10 ** (slope_db * np.log10(hz) / 20), m)
     x -= x.mean()
@@ -148,8 +151,8 @@ def coloured(m: int, slope_db: float, rng: Generator, *, fs: float = 125.0) -> F
 
 
 def wrist(clean: Float64, rng: Generator, kind: str, *, fs: float = 125.0, free_s: float = FREE_DENSE_S) -> Float64:
-    """N2 on a clean record (m,), in its units: free stretches and artefacts of `kind` alternate, their lengths exponential with means of `free_s` and
-    `ARTEFACT_S` seconds, at least `SHORTEST_S`."""
+    """N2 on a clean record (m,), in its units: free stretches and artefacts of `kind` alternate, their lengths exponential with
+    means of `free_s` and `ARTEFACT_S` seconds, at least `SHORTEST_S`."""
     law, x, unit = WRIST[kind], clean.copy(), float(clean.std()) or 1.0
     at, artefact = 0, False
     while at < len(clean):
@@ -175,8 +178,8 @@ def steps(
     harmonics: Sequence[float] = STEPS_HARMONICS,
     white: float = STEPS_WHITE,
 ) -> Float64:
-    """N3 on a clean record (m,), in its units: a rhythm with harmonics, `over_db` dB over the pulse, its rate +-3 % and its size +-30 % drifting with a
-    period of 20 s, and white noise of a tenth of the record's range, or `white` of it."""
+    """N3 on a clean record (m,), in its units: a rhythm with harmonics, `over_db` dB over the pulse, its rate +-3 % and its size
+    +-30 % drifting with a period of 20 s, and white noise of a tenth of the record's range, or `white` of it."""
     m = len(clean)
     t = np.arange(m) / fs
     slow = 2 * np.pi * t / STEPS_PERIOD_S
@@ -193,8 +196,8 @@ PULSE_S = 2.0  # a pulse's height is the median range of so much of the record
 
 
 def beside(clean: Float64, rng: Generator, hz: tuple[float, float], pulses: tuple[float, float], *, fs: float = 125.0) -> Float64:
-    """A clean record (m,) and a sine: breathing, or hum of a lamp or the mains. Its rate is drawn from `hz` (from, to), its height from trough to crest
-    from `pulses` heights of the pulse (from, to; uniform in the logarithm)."""
+    """A clean record (m,) and a sine: breathing, or hum of a lamp or the mains. Its rate is drawn from `hz` (from, to), its
+    height from trough to crest from `pulses` heights of the pulse (from, to; uniform in the logarithm)."""
     m, part = len(clean), min(int(PULSE_S * fs), len(clean))
     height = float(np.median(np.ptp(clean[: m // part * part].reshape(-1, part), axis=1)))
     high = height * np.exp(rng.uniform(np.log(pulses[0]), np.log(pulses[1])))
@@ -208,8 +211,9 @@ MAINS_HZ = 50.0
 def nothing(clean: Float64, rng: Generator, kind: str, *, fs: float = 125.0) -> Float64:
     """N4: a record (m,) without any pulse, of one of the kinds `NOTHING`, about as high as `clean` and at its level.
 
-    "baseline" is the white noise and the walk of `n1_stream`; "wrist" (the type "hand") and "steps" are N2 and N3 without the pulse; "disconnected" is a
-    constant with noise of a thousandth of the pulse's height; "clipped" is noise between two rails that it mostly lies on.
+    "baseline" is the white noise and the walk of `n1_stream`; "wrist" (the type "hand") and "steps" are N2 and N3 without the
+    pulse; "disconnected" is a constant with noise of a thousandth of the pulse's height; "clipped" is noise between two rails
+    that it mostly lies on.
     """
     m, sd, height = len(clean), float(clean.std()) or 1.0, float(np.ptp(clean)) or 1.0
     level, t = np.full(m, clean.mean()), np.arange(m) / fs
@@ -258,9 +262,10 @@ DROP_OUT_S, DROP_OUT_EVERY_S = (0.1, 2.0), 10.0
 def fault(clean: Float64, rng: Generator, kind: str, *, fs: float = 125.0) -> Faulty:
     """N5: a sensor's fault of one of the kinds `FAULTS` on a clean record (m,), in its units.
 
-    "clipped at 70 %": of the way from the record's lowest value to its highest. "drop-outs": about one in 10 s, 0.1 to 2 s long, in
-    which the last value is repeated or NaN comes. "lost": single samples, NaN. "gain": the pulse, not its level, times so much from the
-    middle of the record on, and the truth with it. "50 Hz": as strong as the pulse. "6 bit": so many levels over the record's range.
+    "clipped at 70 %": of the way from the record's lowest value to its highest. "drop-outs": about one in 10 s, 0.1 to 2 s long,
+    in which the last value is repeated or NaN comes. "lost": single samples, NaN. "gain": the pulse, not its level, times so much
+    from the middle of the record on, and the truth with it. "50 Hz": as strong as the pulse. "6 bit": so many levels over the
+    record's range.
     """
     m, low, height = len(clean), float(clean.min()), float(np.ptp(clean)) or 1.0
     x, name, value = clean.copy(), kind.split(" ", maxsplit=1)[0], kind.rsplit(" ", maxsplit=1)[-1]
@@ -296,8 +301,9 @@ IRREGULAR_EVERY_S, EARLY, EARLY_HEIGHT, PAUSE_S = 12.0, 0.65, 0.6, 3.0
 
 
 def irregular(clean: Float64, feet: NDArray[np.int64], kind: str, *, fs: float = 125.0) -> Float64:
-    """A clean record (m,) whose rhythm is broken about every 12 s, at its pulses' feet (indexes, in order): in place of a whole pulse the line from its
-    foot to the next; or a pulse that comes after 0.65 of the interval and is 0.6 as high, and a longer diastole after it; or 3 s of slow decay put in."""
+    """A clean record (m,) whose rhythm is broken about every 12 s, at its pulses' feet (indexes, in order): in place of a whole
+    pulse the line from its foot to the next; or a pulse that comes after 0.65 of the interval and is 0.6 as high, and a longer
+    diastole after it; or 3 s of slow decay put in."""
     if kind not in IRREGULAR:
         raise KeyError(kind)
     parts: list[Float64] = []

@@ -1,6 +1,8 @@
-"""Hearts that do not beat evenly, pulses with a second wave, and other rhythms beside them: what heart rates and beats are calibrated and judged on.
+"""Hearts that do not beat evenly, pulses with a second wave, and other rhythms beside them: what heart rates and beats are
+calibrated and judged on.
 
-Each takes a clean record of anyone's pulse and the places of its systolic peaks, and gives a record with the beats that are in it.
+Each takes a clean record of anyone's pulse and the places of its systolic peaks, and gives a record with the beats that are in
+it.
 """
 
 from __future__ import annotations
@@ -39,7 +41,8 @@ SHORTEST_S = 20.0  # of what is made, also of a shorter record
 
 
 class Beat(NamedTuple):
-    """One beat of a record: its samples from foot to foot without the line between them, and where its peak is, as a share of its length."""
+    """One beat of a record: its samples from foot to foot without the line between them, and where its peak is, as a share of its
+    length."""
 
     wave: Float64
     peak: float
@@ -51,8 +54,8 @@ def feet_of(clean: Float64, peaks: Float64) -> NDArray[np.int64]:
 
 
 def beats_of(clean: Float64, peaks: Float64) -> list[Beat]:
-    """The beats of a record that are about as long and as high as most: within a quarter and a third. At least one; those that are not are left out. A
-    record with fewer than three peaks counts as one beat."""
+    """The beats of a record that are about as long and as high as most: within a quarter and a third. At least one; those that
+    are not are left out. A record with fewer than three peaks counts as one beat."""
     feet, tops = feet_of(clean, peaks), peaks.astype(int)[1:-1]
     if len(feet) < 2:
         feet, tops = np.array([0, len(clean) - 1]), np.array([int(np.argmax(clean))])
@@ -66,8 +69,9 @@ def beats_of(clean: Float64, peaks: Float64) -> list[Beat]:
 
 
 def of_beats(beats: Sequence[Beat], intervals: Float64, heights: Float64, *, pressed: bool = False) -> tuple[Float64, Float64]:
-    """The beats in their order, over and over, with these intervals (k,), samples, and so high (k,): (m,), and its peaks. What follows a peak is stretched
-    or pressed; the rise to it only where the interval is shorter than the beat. With `pressed` all of a beat is."""
+    """The beats in their order, over and over, with these intervals (k,), samples, and so high (k,): (m,), and its peaks. What
+    follows a peak is stretched or pressed; the rise to it only where the interval is shorter than the beat. With `pressed` all of
+    a beat is."""
     parts, places, at = [], [], 0.0
     for k, (interval, height) in enumerate(zip(intervals, heights, strict=True)):
         beat = beats[k % len(beats)]

@@ -47,7 +47,8 @@ def snr_b_db(output: Float64, clean: Float64, fs: float) -> float:
 
 
 def seam_index(x: Float64, *, hop: int, offset: int = 0) -> float:
-    """RMS step between neighbouring samples across hop borders, over that elsewhere. 1: no seam. Borders lie at `offset + k * hop`."""
+    """RMS step between neighbouring samples across hop borders, over that elsewhere. 1: no seam. Borders lie at `offset + k *
+    hop`."""
     steps = np.diff(x) ** 2
     at_border = (np.arange(1, len(x)) - offset) % hop == 0
     return float(np.sqrt(steps[at_border].mean() / max(float(steps[~at_border].mean()), 1e-300)))
@@ -57,8 +58,8 @@ HR_WINDOW_S, HR_STEP_S, HR_HZ, HR_SIZE = 8.0, 2.0, (0.6, 3.7), 1 << 14
 
 
 def heart_rates(x: Float64, fs: float) -> Float64:
-    """Heart rate of a record (m,) in beats a minute, of 8 s every 2 s: where S(f) + S(2 f) / 2 is largest from 0.6 to 3.7 Hz, S the power spectrum of the
-    band-passed record, Hann-windowed and padded to 2^14 samples."""
+    """Heart rate of a record (m,) in beats a minute, of 8 s every 2 s: where S(f) + S(2 f) / 2 is largest from 0.6 to 3.7 Hz, S
+    the power spectrum of the band-passed record, Hann-windowed and padded to 2^14 samples."""
     length, step = int(HR_WINDOW_S * fs), int(HR_STEP_S * fs)
     if len(x) < length:
         return np.zeros(0)
@@ -94,7 +95,8 @@ def auroc(score: Float64, good: NDArray[np.bool_]) -> float:
 
 
 def calibration_error(confidence: Float64, good: NDArray[np.bool_], bins: int = 10) -> float:
-    """Expected calibration error: mean distance of confidence and share of good ones in `bins` equal bins, weighted by their counts."""
+    """Expected calibration error: mean distance of confidence and share of good ones in `bins` equal bins, weighted by their
+    counts."""
     which = np.minimum((confidence * bins).astype(int), bins - 1)
     count = np.bincount(which, minlength=bins)
     off = np.abs(np.bincount(which, confidence, bins) - np.bincount(which, good.astype(float), bins))
@@ -105,8 +107,9 @@ PEAK_NEAR_S = 0.15  # a peak further away is another one
 
 
 def peak_shift_ms(output: Float64, clean: Float64, fs: float) -> float:
-    """How far the systolic peaks of a clean record (m,) are shifted in the output, ms: the median distance to the nearest peak there, of the peaks that
-    have one within 150 ms. NaN without any. Peaks of the band-passed records, at least 0.25 s apart and half an SD prominent."""
+    """How far the systolic peaks of a clean record (m,) are shifted in the output, ms: the median distance to the nearest peak
+    there, of the peaks that have one within 150 ms. NaN without any. Peaks of the band-passed records, at least 0.25 s apart and
+    half an SD prominent."""
     from scipy.signal import find_peaks
 
     at = []
@@ -132,8 +135,8 @@ PERIODS_S, PERIOD_HZ, AS_GOOD = (0.25, 2.0), 62.5, 0.9
 
 
 def pulse_periods_s(clean: Float64, fs: float) -> Float64:
-    """The periods of a clean record (m,), of 8 s every 2 s, or of all of a shorter one: each the shortest at which the normalised autocorrelation of its
-    slope has a maximum of 0.6 of the best; NaN without any. In the slope breathing is small."""
+    """The periods of a clean record (m,), of 8 s every 2 s, or of all of a shorter one: each the shortest at which the normalised
+    autocorrelation of its slope has a maximum of 0.6 of the best; NaN without any. In the slope breathing is small."""
     factor = max(round(fs / PERIOD_HZ), 1)
     x, fs = np.diff(bandpass(clean, fs)[::factor]), fs / factor
     n = min(int(HR_WINDOW_S * fs), len(x))
@@ -155,8 +158,9 @@ def pulse_period_s(clean: Float64, fs: float) -> float:
 
 
 def pulse_peaks(clean: Float64, fs: float) -> Float64:
-    """The systolic peaks of a clean record (m,), as indexes: of the record below 12 Hz, as prominent as 0.3 SD of its band and at least 0.3 periods apart.
-    Of two peaks within 0.65 periods that share a period, the one that rises less is a second wave. A high-pass would ring where the heart pauses."""
+    """The systolic peaks of a clean record (m,), as indexes: of the record below 12 Hz, as prominent as 0.3 SD of its band and at
+    least 0.3 periods apart. Of two peaks within 0.65 periods that share a period, the one that rises less is a second wave. A
+    high-pass would ring where the heart pauses."""
     from scipy.signal import butter, find_peaks, sosfiltfilt
 
     period = pulse_period_s(clean, fs) * fs
@@ -183,7 +187,8 @@ def pulse_peaks(clean: Float64, fs: float) -> Float64:
 
 
 def true_rates(peaks: Float64, index: NDArray[np.int64], fs: float) -> Float64:
-    """The mean rate of a record's beats, whose systolic peaks these are, in the 8 s before each index, bpm; NaN with fewer than two there."""
+    """The mean rate of a record's beats, whose systolic peaks these are, in the 8 s before each index, bpm; NaN with fewer than
+    two there."""
     first, stop = (np.searchsorted(peaks, index - offset) for offset in (HR_WINDOW_S * fs, 0.0))
     rates = np.full(len(index), np.nan)
     some = stop - first >= 2
@@ -196,8 +201,8 @@ TWO_DIFFER, OF_A_RATE = 0.25, 0.08  # of a record's rates; by how much of the ra
 
 
 def rate_known(clean: Float64, fs: float) -> bool:
-    """Whether two estimates of a clean record's heart rate agree: that of its peaks and that of its autocorrelation, within 5 bpm or 8 % in three quarters
-    of the time. Where they do not, no one can tell what is right."""
+    """Whether two estimates of a clean record's heart rate agree: that of its peaks and that of its autocorrelation, within 5 bpm
+    or 8 % in three quarters of the time. Where they do not, no one can tell what is right."""
     if len(clean) < HR_WINDOW_S * fs:
         return False
     bpm = 60 / pulse_periods_s(clean, fs)
@@ -219,7 +224,8 @@ def beats_off_ms(at: Float64, peaks: Float64, fs: float) -> Float64:
 
 
 def intervals_off_ms(at: Float64, peaks: Float64, fs: float) -> Float64:
-    """How far the interval between each beat and the one before is from that of the true peaks nearest to them, ms; NaN where one of them is none."""
+    """How far the interval between each beat and the one before is from that of the true peaks nearest to them, ms; NaN where one
+    of them is none."""
     off = np.full(len(at), np.nan)
     if len(at) < 2 or not len(peaks):
         return off

@@ -4,8 +4,8 @@ Each beat is a systolic wave, a diastolic wave behind it and a dip between them 
 beat's own length. Beat lengths follow a mean rate with a respiratory and a slower (Mayer) oscillation and white jitter; breathing
 also moves the amplitude and the baseline. Nothing here was fitted to the recordings the networks are trained on.
 
-`Wave` and `rounded` make the pulses that such beats do not cover: from a sharp peak to a plain cosine, from a saw to a broad top with a deep foot, slow
-and fast, steady and irregular. Wrists, warm hands and smoothing sensors have them.
+`Wave` and `rounded` make the pulses that such beats do not cover: from a sharp peak to a plain cosine, from a saw to a broad top
+with a deep foot, slow and fast, steady and irregular. Wrists, warm hands and smoothing sensors have them.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ def pulse(n: int, who: Person, rng: Generator, *, fs: float = 125.0) -> tuple[Fl
 def noisy_pulse(clean: Float64, rng: Generator, *, block: int = 250) -> Float64:
     """The course's three noises on a whole clean record, drawn anew every `block` samples, in the clean record's units.
 
-    White noise of a third of the pulse; a baseline that wanders by up to the height the course's ramp has, joined at the blocks' borders;
-    and a run of up to 50 samples clipped to the highest or lowest value of its block.
+    White noise of a third of the pulse; a baseline that wanders by up to the height the course's ramp has, joined at the blocks'
+    borders; and a run of up to 50 samples clipped to the highest or lowest value of its block.
     """
     n = len(clean)
     blocks = -(-n // block)
@@ -107,10 +107,10 @@ def noisy_pulse(clean: Float64, rng: Generator, *, block: int = 250) -> Float64:
 class Wave:
     """One beat's shape. Where it is not symmetrical, its steep side goes up. Either eight harmonics or two Gaussians.
 
-    Harmonics, where `sd_s` is 0: the k-th is exp(-decay (k - 1)) high and `lag` (k - 1) + `bent` [k] radians early. decay 0.4: a sharp peak, 4: a cosine.
-    lag 0: symmetrical peaks, about 1.5: a saw, 2.5: a broad top and a deep foot, as wrist sensors give it.
-    Gaussians: SD `sd_s` seconds, the rise `rise` times as wide; a second one `second` times as high, `later` of a beat later and `wider` times as wide.
-    `reversed` turns them over and reverses them in time: again a broad top and a deep foot.
+    Harmonics, where `sd_s` is 0: the k-th is exp(-decay (k - 1)) high and `lag` (k - 1) + `bent` [k] radians early. decay 0.4: a
+    sharp peak, 4: a cosine. lag 0: symmetrical peaks, about 1.5: a saw, 2.5: a broad top and a deep foot, as wrist sensors give
+    it. Gaussians: SD `sd_s` seconds, the rise `rise` times as wide; a second one `second` times as high, `later` of a beat later
+    and `wider` times as wide. `reversed` turns them over and reverses them in time: again a broad top and a deep foot.
     """
 
     decay: float = 1.0
@@ -159,7 +159,8 @@ SHAPE_DECAYS, SHAPE_LAGS, SHAPE_SDS = (0.45, 0.8, 1.4, 2.2, 3.8), (0.0, 1.4, 2.5
 
 
 def shapes(seconds: float = 20.0, *, fs: float = 125.0) -> dict[str, Float64]:
-    """72 clean periodic pulses by name, their rates drifting by 2 %: what any clean pulse may look like, for tests of what a denoiser leaves of it."""
+    """72 clean periodic pulses by name, their rates drifting by 2 %: what any clean pulse may look like, for tests of what a
+    denoiser leaves of it."""
     waves = {f"decay {d:g} lag {lag:g}": Wave(d, lag) for d in SHAPE_DECAYS for lag in SHAPE_LAGS}
     waves |= {f"Gaussian {sd:g} s": Wave(sd_s=sd) for sd in SHAPE_SDS}
     return {
@@ -188,9 +189,9 @@ def random_wave(rng: Generator) -> Wave:
 
 
 def rounded(n: int, rng: Generator, *, fs: float = 125.0) -> Float64:
-    """`n` clean samples at `fs` Hz of a random wave at 35 to 220 bpm, its rate wandering by 6 % and drifting by up to 15 %, beats early or late by 1, 3 or
-    10 %, one in twelve as irregular as in atrial fibrillation (10 to 25 %), one in twenty with every second beat small; breathing moves height and
-    baseline."""
+    """`n` clean samples at `fs` Hz of a random wave at 35 to 220 bpm, its rate wandering by 6 % and drifting by up to 15 %, beats
+    early or late by 1, 3 or 10 %, one in twelve as irregular as in atrial fibrillation (10 to 25 %), one in twenty with every
+    second beat small; breathing moves height and baseline."""
     bpm = RATES_BPM[0] * (RATES_BPM[1] / RATES_BPM[0]) ** rng.random()
     jitter = rng.uniform(0.10, 0.25) if rng.random() < 1 / 12 else rng.choice((0.01, 0.03, 0.1), p=(0.4, 0.4, 0.2))
     wander_hz, breath_hz, phases = rng.uniform(0.05, 0.15), rng.uniform(0.12, 0.45), rng.uniform(0, 2 * np.pi, 2)

@@ -1,7 +1,7 @@
 """The daemon: sockets, clock and threads around the engine.
 
-One thread owns the sockets and the bookkeeping (`loop`): it reads, feeds the engine, hands full tiles of windows to the workers, publishes what comes
-back, and answers the monitor. The model alone runs on the workers (`workers`), as many as cores by default.
+One thread owns the sockets and the bookkeeping (`loop`): it reads, feeds the engine, hands full tiles of windows to the workers,
+publishes what comes back, and answers the monitor. The model alone runs on the workers (`workers`), as many as cores by default.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ FEW_WINDOWS = 16  # that are computed at once while fewer streams wait
 
 
 class Daemon:
-    """`open()` binds, `run()` works until `stop` is set and then drains, all by `drain_s` + `LEAVE_S` seconds after. One use only.
+    """`open()` binds, `run()` works until `stop` is set and then drains, all by `drain_s` + `LEAVE_S` seconds after. One use
+    only.
 
     Events go to `log`, the logger "ppgstream" by default, as warnings with the fields `event` and `stream`.
     """

@@ -1,8 +1,10 @@
-"""Listening sockets that can be shut for a while, so that a process that has hardly any descriptors left takes no new connections.
+"""Listening sockets that can be shut for a while, so that a process that has hardly any descriptors left takes no new
+connections.
 
-ZeroMQ cannot: its listener spins when there is no descriptor for a connection (tcp) or ends the process (ipc), and to unbind closes the connections
-that there are. So this is done beside it, on the listener's own descriptor: over tcp a filter drops the first packet of whoever connects, who tries
-again and again; over ipc the path gets another name for as long. Linux only; elsewhere a door stays open.
+ZeroMQ cannot: its listener spins when there is no descriptor for a connection (tcp) or ends the process (ipc), and to unbind
+closes the connections that there are. So this is done beside it, on the listener's own descriptor: over tcp a filter drops the
+first packet of whoever connects, who tries again and again; over ipc the path gets another name for as long. Linux only;
+elsewhere a door stays open.
 """
 
 from __future__ import annotations
@@ -59,7 +61,8 @@ def are_short() -> bool:
 
 
 def there_are_enough() -> bool:
-    """Whether so many are free again that new connections may be taken: more than it takes to be short, or it would come and go."""
+    """Whether so many are free again that new connections may be taken: more than it takes to be short, or it would come and
+    go."""
     try:
         used = sum(1 for _ in THERE.iterdir())
     except OSError:
@@ -126,7 +129,8 @@ class Door:
         self.turn_away()
 
     def turn_away(self) -> None:
-        """Close the connections that came before the door was shut, and wait to be taken: without a descriptor for them ZeroMQ would spin."""
+        """Close the connections that came before the door was shut, and wait to be taken: without a descriptor for them ZeroMQ
+        would spin."""
         with contextlib.suppress(OSError):
             for _ in range(BACKLOG):
                 if self._listener is not None:

@@ -23,8 +23,8 @@ DROPPED_A_CALL = 256  # parts of a message of too many
 
 
 def make(context: zmq.Context[Any], kind: int, *, most: int, **options: int) -> zmq.Socket[Any]:
-    """A socket that takes parts of `most` bytes at the most. options: those of ZeroMQ, by their names in lower case. Raises SourceError if
-    there is no room for one."""
+    """A socket that takes parts of `most` bytes at the most. options: those of ZeroMQ, by their names in lower case. Raises
+    SourceError if there is no room for one."""
     try:
         socket: zmq.Socket[Any] = context.socket(kind)
         for name, value in {"maxmsgsize": most, "linger": 0, **options}.items():
@@ -43,8 +43,8 @@ class Inbox:
         self._dropping = False  # the rest of a message of too many parts
 
     def take(self) -> list[bytes] | None:
-        """The parts of the next message; None if there is none. Of a message of more than `MOST_PARTS` parts, one more than these is given. Later calls
-        drop the others, a bounded number each, and give an empty list."""
+        """The parts of the next message; None if there is none. Of a message of more than `MOST_PARTS` parts, one more than these
+        is given. Later calls drop the others, a bounded number each, and give an empty list."""
         parts: list[bytes] = []
         try:
             if self._dropping:

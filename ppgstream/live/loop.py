@@ -1,7 +1,8 @@
-"""The daemon's loop: chunks from the source to the engine, windows to the workers, what they answer to the sink, and at the end the drain.
+"""The daemon's loop: chunks from the source to the engine, windows to the workers, what they answer to the sink, and at the end
+the drain.
 
-When more windows wait for the model than `queue_samples` allows, the source is read no further, ZeroMQ fills up behind it, and a sender that can wait,
-waits. Nothing that was read is dropped.
+When more windows wait for the model than `queue_samples` allows, the source is read no further, ZeroMQ fills up behind it, and a
+sender that can wait, waits. Nothing that was read is dropped.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ LAST_ANSWER_S = 1.0  # after `drain_s`, for answers of calls that are under way
 LEAVE_S = 3.2  # after `drain_s`, everything is given up: what is not published by then is counted
 ENDED_AT_ONCE = 256  # streams whose sessions are ended before looking up
 MOST_STRETCHES = 4096  # that wait for earlier ones of their streams before the source is read no further; 25 kB each
-# Beats and rates of so many messages are computed at once, unless the first of them has waited for so long, or there is nothing else to do.
+# Beats and rates of so many messages are computed at once, unless the first of them has waited for so long, or there is nothing
+# else to do.
 FILLED_AT_ONCE, FILL_S = 48, 0.02
 
 
@@ -103,7 +105,10 @@ class Loop:
             if self._round.look(time.monotonic()):
                 self._tick()
             if self._rooms.doors.watch(time.monotonic()):
-                text = f"of {most_descriptors()} descriptors hardly any is left (ulimit -n): no new connections until some are closed"
+                text = (
+                    f"of {most_descriptors()} descriptors hardly any is left (ulimit -n): no new connections until some "
+                    f"are closed"
+                )
                 self._rooms.events.tell(Event("descriptors", text))
             self._hand_over()
             self._take_back(self._workers.take_back())

@@ -23,7 +23,8 @@ STOPPED_S = 2.0  # the same, once stopped
 
 
 def change_of(parts: list[bytes]) -> int:
-    """By what a message up a publishing socket changes the number of subscriptions. Words are none: the socket is for listening."""
+    """By what a message up a publishing socket changes the number of subscriptions. Words are none: the socket is for
+    listening."""
     return {b"\x01": 1, b"\x00": -1}.get(parts[0][:1], 0) if parts else 0
 
 
@@ -38,7 +39,8 @@ def same_endpoint(one: str, other: str) -> bool:
 
 
 class Delivery(NamedTuple):
-    """left: samples that the daemon has not taken; None if that is not known. endpoint: where the daemon that answered last reads; empty if it did not."""
+    """left: samples that the daemon has not taken; None if that is not known. endpoint: where the daemon that answered last
+    reads; empty if it did not."""
 
     left: int | None
     endpoint: str
@@ -106,10 +108,11 @@ class Publisher:
         reads: str | None = None,
         patience_s: float = PATIENCE_S,
     ) -> Delivery:
-        """Wait until the daemon has taken everything that was sent: of each stream, session and next index. As long as it takes more, it is waited for.
-        reads: the endpoint that the daemon must read, if it is not sure that `client` asks the right one.
+        """Wait until the daemon has taken everything that was sent: of each stream, session and next index. As long as it takes
+        more, it is waited for. reads: the endpoint that the daemon must read, if it is not sure that `client` asks the right one.
 
-        Without it, what waits in an ipc socket is lost if this end closes while the daemon is behind: ZeroMQ drops what the kernel still holds.
+        Without it, what waits in an ipc socket is lost if this end closes while the daemon is behind: ZeroMQ drops what the
+        kernel still holds.
         """
         sessions = {name: session for name, (session, _) in sent.items()}
         reached: dict[str, int] = {}  # a stream that has ended may be forgotten afterwards

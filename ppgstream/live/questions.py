@@ -89,7 +89,8 @@ class Questions:
 
 
 def _taken(engine: Engine, sessions: dict[Any, Any]) -> dict[str, int | None]:
-    """Of streams and their sessions (16 hexadecimal digits), the index up to which the daemon has taken everything; None if it knows no such session."""
+    """Of streams and their sessions (16 hexadecimal digits), the index up to which the daemon has taken everything; None if it
+    knows no such session."""
     found: dict[str, int | None] = {}
     for name, session in sessions.items():
         stream = engine.streams.get(name)

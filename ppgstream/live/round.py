@@ -28,8 +28,8 @@ LAGS = 4096  # windows whose lag is remembered
 class Clock:
     """Running time and listening time, s. A sensor whose messages wait to be read is not silent.
 
-    `running`: without the time in which the process was suspended. `listened`: the part of it in which every message had been read, or which came after
-    `LONGEST_BACKLOG_S` of reading without end.
+    `running`: without the time in which the process was suspended. `listened`: the part of it in which every message had been
+    read, or which came after `LONGEST_BACKLOG_S` of reading without end.
     """
 
     def __init__(self) -> None:
@@ -92,7 +92,8 @@ class Pace:
 
 
 class Round:
-    """What each stream needs once a second: its end if it has been silent for `idle_s`, its status, its rate. A part at a time."""
+    """What each stream needs once a second: its end if it has been silent for `idle_s`, its status, its rate. A part at a
+    time."""
 
     def __init__(self, engine: Engine, sink: Sink, events: Events, pace: Pace, clock: Clock, idle_s: float) -> None:
         self._engine, self._sink, self._events, self._pace, self._clock = engine, sink, events, pace, clock

@@ -18,7 +18,8 @@ class Sink(Protocol):
     published: int  # messages
 
     def publish(self, chunks: Iterable[Chunk]) -> None:
-        """Send chunks, in order. Those whose beats and rates are not computed yet wait, and what follows of their streams waits behind them."""
+        """Send chunks, in order. Those whose beats and rates are not computed yet wait, and what follows of their streams waits
+        behind them."""
 
     def release(self) -> None:
         """All beats and rates are computed: send what waited."""

@@ -23,8 +23,8 @@ class Source(Protocol):
     malformed: int
 
     def take(self, now: float, listened: float) -> list[Chunk] | None:
-        """The chunks of the next message, without waiting: none if it is malformed, which is told. None if there is no message now. The times are the
-        clock's and the listening time, s."""
+        """The chunks of the next message, without waiting: none if it is malformed, which is told. None if there is no message
+        now. The times are the clock's and the listening time, s."""
 
     def close(self) -> None:
         """Take no more."""

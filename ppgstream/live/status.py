@@ -43,8 +43,8 @@ class StatusClient:
         return self._ask({"watch": list(watch)}, timeout_s)
 
     def taken(self, sessions: Mapping[str, int], timeout_s: float) -> tuple[str, dict[str, int | None]] | None:
-        """The daemon's input endpoint, and of streams and their sessions the index up to which it has taken everything, None where it knows no such
-        session. None if it does not answer in time, or does not know the question."""
+        """The daemon's input endpoint, and of streams and their sessions the index up to which it has taken everything, None
+        where it knows no such session. None if it does not answer in time, or does not know the question."""
         found: dict[str, int | None] = {}
         endpoint = ""
         for names in batched(sessions, SESSIONS_A_QUESTION):

@@ -1,4 +1,5 @@
-"""The model on threads of its own. Tiles come back in the order in which they were handed over: the output does not depend on the number of threads."""
+"""The model on threads of its own. Tiles come back in the order in which they were handed over: the output does not depend on the
+number of threads."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ Found = Answer | Exception | None  # what the model answered, or raised; None: i
 
 
 class Workers:
-    """`threads` threads that run the model. One thread hands over and takes back; `fileno` is readable once something may be taken back."""
+    """`threads` threads that run the model. One thread hands over and takes back; `fileno` is readable once something may be
+    taken back."""
 
     def __init__(self, denoiser: Denoiser, threads: int) -> None:
         self._denoiser = denoiser
@@ -73,7 +75,8 @@ class Workers:
             yield tile, future.result()
 
     def give_up(self) -> Iterator[tuple[Tile, Found]]:
-        """All tiles, in their turn, without waiting any longer: None for one that no worker has begun, an error for one that is being answered."""
+        """All tiles, in their turn, without waiting any longer: None for one that no worker has begun, an error for one that is
+        being answered."""
         while self._tiles:
             tile, future = self._tiles.popleft()
             if future.cancel():
@@ -84,8 +87,9 @@ class Workers:
                 yield tile, TimeoutError("the model has not answered in the time that the stop allows")
 
     def close(self) -> bool:
-        """End the threads, and tell whether they have ended. One that is in a model call is waited for no longer than `CLOSE_S`. If it has not ended, the
-        process must end by `os._exit`: ONNX Runtime aborts a process whose call returns while Python shuts down."""
+        """End the threads, and tell whether they have ended. One that is in a model call is waited for no longer than `CLOSE_S`.
+        If it has not ended, the process must end by `os._exit`: ONNX Runtime aborts a process whose call returns while Python
+        shuts down."""
         for _, future in self._tiles:
             future.cancel()
         for _ in self._threads:

@@ -93,7 +93,8 @@ class Architecture:
 
     @property
     def mflop(self) -> float:
-        """Multiplications and additions of one window, in millions (two for each product of a matrix; activations not counted)."""
+        """Multiplications and additions of one window, in millions (two for each product of a matrix; activations not
+        counted)."""
         n = self.window
         if "hidden" in self.sizes:
             hidden = self.sizes["hidden"]
@@ -194,7 +195,8 @@ def check(arch: Architecture) -> None:
         patch, width, heads, length = arch.size("patch"), arch.size("width"), arch.size("heads"), arch.context + arch.window
         if length % patch or width % heads:
             raise CheckpointError(
-                f"network family {family!r}: {length} samples must be whole patches of {patch}, width {width} whole heads of {heads}"
+                f"network family {family!r}: {length} samples must be whole patches of {patch}, width {width} whole heads of "
+                f"{heads}"
             )
     if "bands" in arch.sizes and arch.size("bands") not in BANDS:
         raise CheckpointError(

@@ -21,10 +21,11 @@ DEFAULT_TILE = 64  # windows computed at once; see docs/decisions.md
 class Checkpoint:
     """A restored checkpoint: the network's plan, its tensors by name, and where they came from.
 
-    `fs` is the sampling rate the network was trained for, Hz; `hop` and `lookahead` (None: all that help) are in samples and meant
-    for the daemon, whose settings may override them. `sha256` covers everything that decides the output (`folder.identity`), and its
-    first 8 bytes travel in the header of everything that was denoised with it. `calibration`: as `core.trust.calibration_for` takes it.
-    `graph`: the network as an ONNX graph, whose sha256 should be `graph_sha256`; None if there is none.
+    `fs` is the sampling rate the network was trained for, Hz; `hop` and `lookahead` (None: all that help) are in samples and
+    meant for the daemon, whose settings may override them. `sha256` covers everything that decides the output
+    (`folder.identity`), and its first 8 bytes travel in the header of everything that was denoised with it. `calibration`: as
+    `core.trust.calibration_for` takes it. `graph`: the network as an ONNX graph, whose sha256 should be `graph_sha256`; None if
+    there is none.
     """
 
     path: Path

@@ -1,7 +1,7 @@
 """TensorFlow 1 Saver checkpoints, as the scripts of the 2019 course write them.
 
-A prefix, its `.index` file, or the folder; recognised by the names and shapes of its tensors alone. Optimizer slots are passed over, and no `.meta`
-graph is read.
+A prefix, its `.index` file, or the folder; recognised by the names and shapes of its tensors alone. Optimizer slots are passed
+over, and no `.meta` graph is read.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ def saver_prefix(path: Path) -> Path:
     prefix = path.with_suffix("") if path.suffix == ".index" else path
     if not prefix.with_name(prefix.name + ".index").is_file():
         raise CheckpointError(
-            f"{path}: no checkpoint here: not a folder with {MANIFEST}, nor the prefix of a *.index file, nor one of {', '.join(shipped())}"
+            f"{path}: no checkpoint here: not a folder with {MANIFEST}, nor the prefix of a *.index file, nor one of "
+            f"{', '.join(shipped())}"
         )
     return prefix
 
@@ -163,8 +164,8 @@ def _dense(kernel: Tensor, bias: Tensor, name: str) -> dict[str, Tensor]:
 def _lstm(kernel: Tensor, bias: Tensor, name: str) -> dict[str, Tensor]:
     """A TF1 LSTMCell's tensors as Keras wants them.
 
-    TF1: one kernel over [input, hidden], gates i, j, f, o, and 1 is added to the forget gate when it runs. Keras: two kernels, gates i, f, c
-    (TF1's j), o, and the 1 belongs into the bias.
+    TF1: one kernel over [input, hidden], gates i, j, f, o, and 1 is added to the forget gate when it runs. Keras: two kernels,
+    gates i, f, c (TF1's j), o, and the 1 belongs into the bias.
     """
     i, j, f, o = np.split(np.vstack([kernel, bias]), 4, axis=1)
     f = f.copy()

@@ -1,4 +1,5 @@
-"""Our checkpoint format: a folder of `checkpoint.json` (readable), `weights.safetensors` and `model.onnx`, the graph. Writing and reading.
+"""Our checkpoint format: a folder of `checkpoint.json` (readable), `weights.safetensors` and `model.onnx`, the graph. Writing and
+reading.
 
 The manifest holds network, fs, hop, scaling, provenance, figures and id.
 Only tensors are read: nothing in a checkpoint can run.
@@ -46,8 +47,8 @@ def write(
     provenance: Mapping[str, Any] | None = None,
     figures: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write tensors by name as a checkpoint folder of format 2. The files are replaced whole, the manifest last. The graph is left out of a linear
-    estimate, and where the package onnx is missing."""
+    """Write tensors by name as a checkpoint folder of format 2. The files are replaced whole, the manifest last. The graph is
+    left out of a linear estimate, and where the package onnx is missing."""
     from safetensors.numpy import save as to_bytes
 
     blob = to_bytes(dict(tensors))
@@ -81,7 +82,8 @@ def write(
 
 
 def write_restored(folder: Path, found: Checkpoint, **stated: Any) -> None:
-    """Write a restored checkpoint as a folder of format 2. stated: what is to be another than the checkpoint's own, as `write` takes it."""
+    """Write a restored checkpoint as a folder of format 2. stated: what is to be another than the checkpoint's own, as `write`
+    takes it."""
     own = {key: getattr(found, key) for key in ("fs", "hop", "lookahead", "calibration", "provenance", "figures")}
     write(folder, found.tensors, found.arch, **(own | stated))
 
@@ -101,14 +103,15 @@ def _scaling(arch: Architecture) -> dict[str, str]:
 
 
 def hop_of(arch: Architecture) -> int:
-    """The hop for a new checkpoint: one that has no factor in common with the network's patch, or the patches' seams would lie on each other."""
+    """The hop for a new checkpoint: one that has no factor in common with the network's patch, or the patches' seams would lie on
+    each other."""
     patch = arch.size("patch") if "patch" in arch.sizes else 1
     return next(hop for hop in range(min(DEFAULT_HOP, arch.window), 0, -1) if math.gcd(hop, patch) == 1)
 
 
 def restore_folder(folder: Path) -> Checkpoint:
-    """Read a checkpoint folder. Raises CheckpointError for any that `write` cannot have made: names and shapes of its tensors are compared with what the
-    network needs before they are read."""
+    """Read a checkpoint folder. Raises CheckpointError for any that `write` cannot have made: names and shapes of its tensors are
+    compared with what the network needs before they are read."""
     manifest_path, weights_path = folder / MANIFEST, folder / WEIGHTS
     try:
         manifest = json_of(read_regular(manifest_path, MOST_TEXT))
@@ -172,7 +175,8 @@ def restore_folder(folder: Path) -> Checkpoint:
 
 
 def _tensors(blob: bytes, needed: Mapping[str, tuple[int, ...]], told: str) -> dict[str, Tensor]:
-    """The tensors of a safetensors file, which must be `needed`, all of type F32. Raises CheckpointError that begins with `told`."""
+    """The tensors of a safetensors file, which must be `needed`, all of type F32. Raises CheckpointError that begins with
+    `told`."""
     from safetensors import SafetensorError
     from safetensors.numpy import load
 

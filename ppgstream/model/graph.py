@@ -1,7 +1,8 @@
 """A network as an ONNX graph, written from the names and shapes of its tensors: no Keras, and nothing trained anew.
 
-The graph holds no weights. Its initializers point into `weights.safetensors` beside it, by name, offset and length, so that the weights are on disk
-once and a graph cannot be run with others than it was written for. What each family computes is stated in `networks`.
+The graph holds no weights. Its initializers point into `weights.safetensors` beside it, by name, offset and length, so that the
+weights are on disk once and a graph cannot be run with others than it was written for. What each family computes is stated in
+`networks`.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ ONNX_ACTIVATIONS = {
 
 
 def graph_of(arch: Architecture, blob: bytes) -> bytes:
-    """The ONNX graph of an architecture whose weights are the safetensors file `blob`. Inputs: x (n, context + window) and, for networks that take
-    the mask, valid, the same shape, both float32. Output: y, (n, outputs * window).
+    """The ONNX graph of an architecture whose weights are the safetensors file `blob`. Inputs: x (n, context + window) and, for
+    networks that take the mask, valid, the same shape, both float32. Output: y, (n, outputs * window).
 
     Raises CheckpointError for a family that has no network, and where the package onnx is missing.
     """
@@ -128,8 +129,8 @@ class _Writer:
         return self.reshape(self.op("Transpose", mixed, perm=[0, 2, 1, 3]), -1, tokens, heads * size)
 
     def lstm(self, sequence: str, name: str, units: int, activation: str, direction: str = "forward") -> str:
-        """The last output of an LSTM over (steps, n, numbers): (n, units); "reverse" reads from the last step to the first. Keras' gates are i, f, c, o;
-        ONNX has them as i, o, f, c."""
+        """The last output of an LSTM over (steps, n, numbers): (n, units); "reverse" reads from the last step to the first.
+        Keras' gates are i, f, c, o; ONNX has them as i, o, f, c."""
         own = f"{name}/lstm_cell"
         split = [
             self.op("Split", self.weight(f"{own}/{part}"), outputs=4, axis=-1, num_outputs=4)

@@ -1,4 +1,5 @@
-"""Checkpoints that have no graph, or are TensorFlow's, as folders of ours in the user's cache: imported once, and run without TensorFlow from then on."""
+"""Checkpoints that have no graph, or are TensorFlow's, as folders of ours in the user's cache: imported once, and run without
+TensorFlow from then on."""
 
 from __future__ import annotations
 
@@ -51,8 +52,8 @@ def with_graph(checkpoint: Checkpoint, say: Say = say_on_stderr) -> Checkpoint:
 
 
 def standalone(checkpoint: Checkpoint, say: Say = say_on_stderr) -> bytes:
-    """The network as an ONNX file that holds its weights. A graph that is missing or damaged is written anew from the tensors, and `say` is told.
-    Raises CheckpointError as `with_graph` does, and where there is no valid graph in the end."""
+    """The network as an ONNX file that holds its weights. A graph that is missing or damaged is written anew from the tensors,
+    and `say` is told. Raises CheckpointError as `with_graph` does, and where there is no valid graph in the end."""
     whole = with_graph(checkpoint, say)
     try:
         import onnx
@@ -75,8 +76,8 @@ def standalone(checkpoint: Checkpoint, say: Say = say_on_stderr) -> bytes:
 
 
 def saver(prefix: Path, files: Sequence[Path], say: Say = say_on_stderr) -> Checkpoint:
-    """A TensorFlow 1 Saver checkpoint that consists of `files`, as a folder of ours. A process of its own reads it, unless TensorFlow is in this
-    one already, so that it does not stay here.
+    """A TensorFlow 1 Saver checkpoint that consists of `files`, as a folder of ours. A process of its own reads it, unless
+    TensorFlow is in this one already, so that it does not stay here.
 
     Raises CheckpointError with the reason why it cannot be read.
     """
@@ -87,8 +88,8 @@ def saver(prefix: Path, files: Sequence[Path], say: Say = say_on_stderr) -> Chec
 
 
 def kept(key: str, make: Callable[[Path], None], say: Say = say_on_stderr) -> Checkpoint:
-    """What is in the cache under `key`, made first if it is not there or not whole. Where the cache cannot be written it is made for this process
-    alone, and `say` is told once."""
+    """What is in the cache under `key`, made first if it is not there or not whole. Where the cache cannot be written it is made
+    for this process alone, and `say` is told once."""
     folder = cache_folder() / f"{LAYOUT}-{key[:32]}"
     try:
         found = restore_folder(folder)
@@ -107,7 +108,8 @@ def kept(key: str, make: Callable[[Path], None], say: Say = say_on_stderr) -> Ch
     except OSError as error:
         if not _for_this_process:
             say(
-                f"{folder.parent}: cannot keep the imported checkpoint there: {error.strerror}; this process runs it, and the next start imports it again"
+                f"{folder.parent}: cannot keep the imported checkpoint there: {error.strerror}; this process runs it, and the "
+                f"next start imports it again"
             )
         own = tempfile.TemporaryDirectory(prefix="ppgstream-")
         _for_this_process.append(own)
@@ -144,7 +146,7 @@ def _import_apart(prefix: Path, folder: Path) -> None:
     script = "import sys; from ppgstream.model.course import import_saver; import_saver(sys.argv[1], sys.argv[2])"
     asked = [sys.executable, "-c", script, str(prefix), str(folder)]
     try:
-        done = subprocess.run(asked, capture_output=True, text=True, timeout=IMPORT_S, check=False)  # noqa: S603 (this Python, our own code)
+        done = subprocess.run(asked, capture_output=True, text=True, timeout=IMPORT_S, check=False)  # noqa: S603
     except subprocess.TimeoutExpired as error:
         raise CheckpointError(f"{prefix}: TensorFlow has not read it in {IMPORT_S:g} s") from error
     if done.returncode:

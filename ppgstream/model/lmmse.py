@@ -1,8 +1,10 @@
-"""The linear estimate with the least mean squared error (LMMSE): a denoiser without a neural network, explainable by its prior alone.
+"""The linear estimate with the least mean squared error (LMMSE): a denoiser without a neural network, explainable by its prior
+alone.
 
-Prior: a clean window, its height taken as 1, has the mean and the covariance of the training windows; under it lies a level of variance `LEVEL` and a ramp
-of variance `RAMP`; white noise comes on top. What was not measured is left out. Noise and height are estimated from each window. The answer is the
-conditional mean of the pulse at the window's mean level, and the conditional variance gives its confidence.
+Prior: a clean window, its height taken as 1, has the mean and the covariance of the training windows; under it lies a level of
+variance `LEVEL` and a ramp of variance `RAMP`; white noise comes on top. What was not measured is left out. Noise and height are
+estimated from each window. The answer is the conditional mean of the pulse at the window's mean level, and the conditional
+variance gives its confidence.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ LEAST_NOISE = 0.01  # of the height
 
 
 def prior_of(windows: NDArray[np.floating]) -> dict[str, Float32]:
-    """The prior of clean windows (n, window): `mean` (window,) and `components` (window, rank), whose product with its transpose is the covariance."""
+    """The prior of clean windows (n, window): `mean` (window,) and `components` (window, rank), whose product with its transpose
+    is the covariance."""
     x = minmax(windows.astype(np.float64))
     mean = x.mean(axis=0)
     values, vectors = np.linalg.eigh(np.cov(x, rowvar=False))

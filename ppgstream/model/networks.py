@@ -9,12 +9,14 @@ signal's own 0..1; the families of our own answer in the scale of their input.
     rae     x as a sequence -> LSTM(40), last output -> dropout -> Dense(window)
     brae    x as a sequence -> forward LSTM(40) over all of it, backward LSTM(40) over the LAST sample only
             -> concatenate -> dropout -> Dense(window)
-    brdae   brae done anew: standardised samples and what was measured, in patches -> an LSTM from the first to the last and another from the last
+    brdae   brae done anew: standardised samples and what was measured, in patches -> an LSTM from the first to the last and
+            another from the last
             to the first -> concatenate -> Dense, for each sample the same numbers as the transformer with bands
     transformer
-            patches of standardised samples (mean 0, SD 1 of what was measured), each patch's shape apart from its level -> transformer ->
-            per sample a gate on the input, a correction and the log variance of its error, in units of the clean pulse's variance.
-            With three bands (`_bands`) it has a gate for each: what lies far below or above the pulse's band is left out without drawing the pulse anew
+            patches of standardised samples (mean 0, SD 1 of what was measured), each patch's shape apart from its level ->
+            transformer -> per sample a gate on the input, a correction and the log variance of its error, in units of the clean
+            pulse's variance. With three bands (`_bands`) it has a gate for each: what lies far below or above the pulse's band is
+            left out without drawing the pulse anew
     lmmse   no network: a linear estimate from a prior (`lmmse`)
 
 The backward half of brae looks odd and is right: the course reads `outputs[-1]` of a static bidirectional RNN, and at the last
@@ -147,8 +149,8 @@ def _brdae(arch: Architecture, dropout: float) -> keras.Model:
 
 
 def _gated(parts: list[Any], bands: list[Any]) -> Any:
-    """The answer (n, 2 * window) from what a network gives for each sample: a gate for the first band, a correction, the log variance of the error, and a
-    gate for each other band; (n, window) each."""
+    """The answer (n, 2 * window) from what a network gives for each sample: a gate for the first band, a correction, the log
+    variance of the error, and a gate for each other band; (n, window) each."""
     from keras import ops
 
     gate, y, log_var, *gates = parts
@@ -158,8 +160,9 @@ def _gated(parts: list[Any], bands: list[Any]) -> Any:
 
 
 def _seen(x: Any, valid: Any, arch: Architecture) -> tuple[Any, list[Any]]:
-    """What a network sees of a standardised window (n, length), patch by patch, (n, patches, numbers): samples, their shape apart from their level, which
-    were not measured, and with several bands the pulse's band at its own height. And the bands that its gates act on, (n, length) each."""
+    """What a network sees of a standardised window (n, length), patch by patch, (n, patches, numbers): samples, their shape apart
+    from their level, which were not measured, and with several bands the pulse's band at its own height. And the bands that its
+    gates act on, (n, length) each."""
     from keras import ops
 
     patch = arch.size("patch")
@@ -181,8 +184,9 @@ def _seen(x: Any, valid: Any, arch: Architecture) -> tuple[Any, list[Any]]:
 
 
 def _bands(measured: Any, valid: Any) -> list[Any]:
-    """What was measured (n, length), 0 elsewhere, as the sum of three: the pulse's band, what is faster (hum), what is slower (breathing); each 0 where
-    nothing was measured. Slower is a polynomial over the window, faster what a short smoothing over the measured samples leaves."""
+    """What was measured (n, length), 0 elsewhere, as the sum of three: the pulse's band, what is faster (hum), what is slower
+    (breathing); each 0 where nothing was measured. Slower is a polynomial over the window, faster what a short smoothing over the
+    measured samples leaves."""
     from keras import ops
 
     n, half = measured.shape[1], len(SMOOTHING) // 2

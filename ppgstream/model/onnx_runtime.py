@@ -18,8 +18,9 @@ from ppgstream.storage import MOST_GRAPH, read_regular
 
 
 def in_onnx(checkpoint: Checkpoint) -> Compute:
-    """The network of a checkpoint in ONNX Runtime, one thread a call; calls may run at once. Raises CheckpointError where ONNX Runtime, or a graph
-    that is the checkpoint's own, is missing. So does a call where the graph does not run, or answers in a shape that is not the network's."""
+    """The network of a checkpoint in ONNX Runtime, one thread a call; calls may run at once. Raises CheckpointError where ONNX
+    Runtime, or a graph that is the checkpoint's own, is missing. So does a call where the graph does not run, or answers in a
+    shape that is not the network's."""
     path = checked_graph(checkpoint)
     arch = checkpoint.arch
     ort = import_onnxruntime()
@@ -36,7 +37,8 @@ def in_onnx(checkpoint: Checkpoint) -> Compute:
     needed, there = ["x", "valid"] if takes_mask else ["x"], [given.name for given in session.get_inputs()]
     if sorted(there) != sorted(needed):
         raise CheckpointError(
-            f"{path}: a graph of {arch.family!r} has the inputs {', '.join(needed)}, this one has {', '.join(there)}; {_anew(checkpoint)}"
+            f"{path}: a graph of {arch.family!r} has the inputs {', '.join(needed)}, this one has {', '.join(there)}; "
+            f"{_anew(checkpoint)}"
         )
 
     def compute(x: NDArray[np.float32], valid: NDArray[np.bool_]) -> NDArray[np.float32]:
@@ -57,7 +59,8 @@ def in_onnx(checkpoint: Checkpoint) -> Compute:
 
 
 def checked_graph(checkpoint: Checkpoint) -> Path:
-    """The file of a checkpoint's graph. Raises CheckpointError where it is missing, cannot be read, or is not the one that the manifest names."""
+    """The file of a checkpoint's graph. Raises CheckpointError where it is missing, cannot be read, or is not the one that the
+    manifest names."""
     path = checkpoint.graph
     if path is None:
         raise CheckpointError(f"{checkpoint.path}: has no {GRAPH}; {_anew(checkpoint)}")
@@ -80,8 +83,8 @@ def _anew(checkpoint: Checkpoint) -> str:
 def import_onnxruntime() -> Any:
     """ONNX Runtime, without its telemetry. Raises CheckpointError where it is missing.
 
-    Since 1.29 its official builds send events to their maker and keep an identifier of the machine on disk, unless one of these variables is set
-    before the import.
+    Since 1.29 its official builds send events to their maker and keep an identifier of the machine on disk, unless one of these
+    variables is set before the import.
     """
     os.environ["ORT_DISABLE_TELEMETRY"] = os.environ["ORT_TELEMETRY_DISABLED"] = "1"  # its name now, and in its first releases
     try:

@@ -19,7 +19,8 @@ from ppgstream.model.folder import identity, restore_folder
 
 
 def restore(path: Path) -> Checkpoint:
-    """Read a checkpoint of either kind, or one of `shipped` by its name where no such path exists. Reads the tensors and checks them; builds no network.
+    """Read a checkpoint of either kind, or one of `shipped` by its name where no such path exists. Reads the tensors and checks
+    them; builds no network.
 
     Raises CheckpointError when there is none, it cannot be read, its tensors are of no known network, or a value is
     NaN or infinite.
@@ -54,8 +55,9 @@ def _calibrations() -> dict[str, Any]:
 
 
 def calibrated(found: Checkpoint) -> Checkpoint:
-    """A checkpoint that states no calibration, with the one that comes along: for the course's own by their sha256, for any other network whose confidence
-    is the agreement of its windows a common one. It is under the id. One that tells its error stays as it is."""
+    """A checkpoint that states no calibration, with the one that comes along: for the course's own by their sha256, for any other
+    network whose confidence is the agreement of its windows a common one. It is under the id. One that tells its error stays as
+    it is."""
     known = _calibrations()
     stated = known["course"].get(found.sha256)
     if stated is None and "log_var" not in found.arch.outputs:

@@ -24,12 +24,12 @@ SMALLER_TILES = (1, 4, 16)  # windows
 def denoiser(
     checkpoint: Checkpoint, *, threads: int = 1, runtime: Runtime = "auto", say: Callable[[str], None] | None = None
 ) -> Denoiser:
-    """The `Denoiser` that runs a checkpoint, warmed up. `lmmse` runs in NumPy. "auto" is ONNX Runtime where it can run the checkpoint, else
-    TensorFlow, with the reason to `say` (by default a line on stderr).
+    """The `Denoiser` that runs a checkpoint, warmed up. `lmmse` runs in NumPy. "auto" is ONNX Runtime where it can run the
+    checkpoint, else TensorFlow, with the reason to `say` (by default a line on stderr).
 
-    Every call computes whole tiles, the last one padded: of `checkpoint.tile` windows, or of fewer where a smaller tile gives the same answers bit for bit
-    (ONNX Runtime; `tiles_of`). So a window's answer does not depend on what else is in the batch. `threads`: so many may call it at once, each
-    computing on its own; for TensorFlow that is settled once a process.
+    Every call computes whole tiles, the last one padded: of `checkpoint.tile` windows, or of fewer where a smaller tile gives the
+    same answers bit for bit (ONNX Runtime; `tiles_of`). So a window's answer does not depend on what else is in the batch.
+    `threads`: so many may call it at once, each computing on its own; for TensorFlow that is settled once a process.
 
     Raises CheckpointError if the runtime that is asked for cannot run it, or none can.
     """
@@ -70,8 +70,9 @@ class Tiled:
 
 
 def tiles_of(compute: Compute, tile: int, length: int) -> tuple[int, ...]:
-    """The tiles, in windows of (length,), in which a network may be computed, rising up to `tile`: of `SMALLER_TILES` those that answer as a whole tile
-    does, bit for bit, on this processor. Which of its matrix products a library uses depends on their shape, and the order of their sums with it."""
+    """The tiles, in windows of (length,), in which a network may be computed, rising up to `tile`: of `SMALLER_TILES` those that
+    answer as a whole tile does, bit for bit, on this processor. Which of its matrix products a library uses depends on their
+    shape, and the order of their sums with it."""
     rng = np.random.default_rng(0)
     x, valid = rng.standard_normal((tile, length), np.float32), rng.uniform(size=(tile, length)) < 0.9
     whole = compute(x, valid)

@@ -47,7 +47,8 @@ def network(checkpoint: Checkpoint) -> keras.Model:
 
 
 def load_into(model: keras.Model, checkpoint: Checkpoint) -> None:
-    """Put a checkpoint's weights into a network. Raises CheckpointError, and changes nothing, unless names and shapes match exactly."""
+    """Put a checkpoint's weights into a network. Raises CheckpointError, and changes nothing, unless names and shapes match
+    exactly."""
     names = names_of(model)
     if set(names) != set(checkpoint.tensors):
         odd = sorted(set(names) ^ set(checkpoint.tensors))
@@ -110,7 +111,8 @@ def import_tensorflow() -> Any:
 
 
 def import_keras() -> Any:
-    """Keras, on the backend that KERAS_BACKEND names: tensorflow (the default), torch or jax. Raises CheckpointError where it is missing."""
+    """Keras, on the backend that KERAS_BACKEND names: tensorflow (the default), torch or jax. Raises CheckpointError where it is
+    missing."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # Keras may import TensorFlow on its other backends too
     backend = os.environ.get("KERAS_BACKEND", "tensorflow")
     if backend == "tensorflow":

@@ -1,7 +1,8 @@
-"""`ppgstream bench`: how fast the network is, how many live streams the daemon carries, and other ways to run the same network, all in one run.
+"""`ppgstream bench`: how fast the network is, how many live streams the daemon carries, and other ways to run the same network,
+all in one run.
 
-Figures of different machines do not compare, and neither do those of a busy and a quiet one: so each run also measures this machine's own float32 matrix
-product, and what is quoted is a ratio of figures of one run. Definitions: docs/bench.md.
+Figures of different machines do not compare, and neither do those of a busy and a quiet one: so each run also measures this
+machine's own float32 matrix product, and what is quoted is a ratio of figures of one run. Definitions: docs/bench.md.
 """
 
 from __future__ import annotations
@@ -56,7 +57,8 @@ ROUND = 10  # streams
 
 
 class Plan(NamedTuple):
-    """How long each measurement takes, s. probe: of one number of streams; hold: of the largest that is carried; speed: of one tile or peer."""
+    """How long each measurement takes, s. probe: of one number of streams; hold: of the largest that is carried; speed: of one
+    tile or peer."""
 
     probe: float = 8.0
     hold: float = 60.0
@@ -132,9 +134,9 @@ def rate(call: Callable[[], object], seconds: float) -> float:
 def rates_by_turns(
     network: Callable[[], object], gemm: Callable[[], object], threads: int, seconds: float
 ) -> tuple[float, float]:
-    """Calls a second of a network and of a matrix product, each on so many threads at once: medians over `TURNS` in which one follows the other, so that
-    what else the machine does slows both. A turn counts all its time: a busy machine interrupts long calls more often than short ones. seconds: of the
-    network; the product gets half of it."""
+    """Calls a second of a network and of a matrix product, each on so many threads at once: medians over `TURNS` in which one
+    follows the other, so that what else the machine does slows both. A turn counts all its time: a busy machine interrupts long
+    calls more often than short ones. seconds: of the network; the product gets half of it."""
 
     def of_turn(call: Callable[[], object], seconds: float) -> float:
         calls, began = 0, time.perf_counter()
@@ -161,7 +163,8 @@ def batch_of(checkpoint: Checkpoint, n: int) -> Batch:
 
 
 def model_speeds(path: Path, threads: int, seconds: float) -> list[dict[str, Any]]:
-    """Windows/s of a checkpoint by tile, beside float32 matrix products on as many threads: the limit of a network that is nothing else."""
+    """Windows/s of a checkpoint by tile, beside float32 matrix products on as many threads: the limit of a network that is
+    nothing else."""
     from ppgstream.model.runtime import denoiser
 
     checkpoint = restore(path)
@@ -185,8 +188,8 @@ def model_speeds(path: Path, threads: int, seconds: float) -> list[dict[str, Any
 
 
 def peer_speeds(seconds: float) -> tuple[list[dict[str, Any]], str]:
-    """Windows/s of the recurrent network (the checkpoint `brae`), run as other programs run one, and of the linear estimate. And why the ways that
-    need TensorFlow are left out; empty where it is there."""
+    """Windows/s of the recurrent network (the checkpoint `brae`), run as other programs run one, and of the linear estimate. And
+    why the ways that need TensorFlow are left out; empty where it is there."""
     from ppgstream.model.runtime import denoiser
     from ppgstream.model.tensorflow_runtime import network
 
@@ -230,8 +233,8 @@ def peer_speeds(seconds: float) -> tuple[list[dict[str, Any]], str]:
 
 
 class Carried(NamedTuple):
-    """What came of a number of streams for some seconds. late_ms: of the sender, 99th percentile. cores: processor time a second. load: what sends and
-    receives."""
+    """What came of a number of streams for some seconds. late_ms: of the sender, 99th percentile. cores: processor time a second.
+    load: what sends and receives."""
 
     streams: int
     seconds: float
@@ -277,7 +280,7 @@ class Target:
         self._status: StatusClient | None = None
         began = time.monotonic()
         with self.log.open("w") as log:
-            self.process = subprocess.Popen(asked, stdout=log, stderr=log, cwd=folder)  # noqa: S603 (this Python, our own arguments)
+            self.process = subprocess.Popen(asked, stdout=log, stderr=log, cwd=folder)  # noqa: S603
         while "ready:" not in self.log.read_text():
             if self.process.poll() is not None or time.monotonic() - began > READY_S:
                 self.stop()
@@ -338,7 +341,8 @@ def carry(target: Target, streams: int, seconds: float, pool: ProcessPoolExecuto
 
 
 def system(path: Path, *, plan: Plan, say: Say, settings: Sequence[str]) -> dict[str, Any]:
-    """The largest number of live streams that a daemon carries with nothing lost or shed, and what each number of streams cost."""
+    """The largest number of live streams that a daemon carries with nothing lost or shed, and what each number of streams
+    cost."""
     probes: list[Carried] = []
     with _target(path, settings) as target, ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         start = target.snapshot()
@@ -349,7 +353,8 @@ def system(path: Path, *, plan: Plan, say: Say, settings: Sequence[str]) -> dict
             probes.append(found)
             fate = "live" if found.live else "carried" if found.whole else "too many"
             say(
-                f"system: {streams:,} streams: {fate}; lag p50 {found.lag_p50_ms:g}, p99 {found.lag_p99_ms:g} ms; {found.daemon_cores:.2f} cores"
+                f"system: {streams:,} streams: {fate}; lag p50 {found.lag_p50_ms:g}, p99 {found.lag_p99_ms:g} ms; "
+                f"{found.daemon_cores:.2f} cores"
             )
             return found.whole
 
@@ -373,8 +378,9 @@ def system(path: Path, *, plan: Plan, say: Say, settings: Sequence[str]) -> dict
 def beside_floods(
     path: Path, costs: list[dict[str, Any]], *, plan: Plan, say: Say, settings: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """The rows of `costs`, each with the lag of `OTHERS` live streams, on a connection of their own, while another sender sends that kind of message
-    without end, and with how many of these the daemon took a second. First a row of the same streams alone."""
+    """The rows of `costs`, each with the lag of `OTHERS` live streams, on a connection of their own, while another sender sends
+    that kind of message without end, and with how many of these the daemon took a second. First a row of the same streams alone.
+    """
     rows: list[dict[str, Any]] = []
     with ProcessPoolExecutor(3, multiprocessing.get_context("spawn")) as pool:
         for row in [{"message": "none", "us": None, "times": None}, *costs]:
@@ -390,7 +396,8 @@ def beside_floods(
             keys = ("lag_p50_ms", "lag_p99_ms", "lost", "shed")
             rows.append(row | {"taken_per_s": round(taken / plan.probe)} | {key: found[key] for key in keys})
             say(
-                f"messages: beside {row['message']} ({rows[-1]['taken_per_s']:,}/s): lag of the others p99 {found['lag_p99_ms']} ms"
+                f"messages: beside {row['message']} ({rows[-1]['taken_per_s']:,}/s): lag of the others p99 "
+                f"{found['lag_p99_ms']} ms"
             )
     return rows
 
@@ -489,7 +496,8 @@ def summary(result: dict[str, Any]) -> list[str]:
     if "model" in result:
         one = max((row for row in result["model"] if row["threads"] == 1), key=lambda row: row["windows_per_s"])
         lines.append(
-            f"model: {one['windows_per_s']:,} windows/s on one core (tile {one['tile']}), {one['of_gemm']:.0%} of the matrix product's speed"
+            f"model: {one['windows_per_s']:,} windows/s on one core (tile {one['tile']}), {one['of_gemm']:.0%} of the matrix "
+            f"product's speed"
         )
     if "messages" in result:
         dearest = max(result["messages"][1:], key=lambda row: row["times"])

@@ -1,4 +1,5 @@
-"""The whole system on one machine with nothing to supply: a noisy pulse of known truth, sent over loopback, denoised by the daemon, and compared."""
+"""The whole system on one machine with nothing to supply: a noisy pulse of known truth, sent over loopback, denoised by the
+daemon, and compared."""
 
 from __future__ import annotations
 
@@ -184,7 +185,8 @@ def _plain_line(snapshot: dict[str, object]) -> str:
     s = msgspec.convert(snapshot, dict)
     return (
         f"{s['uptime_s']:6.1f} s  {s['samples_per_s']:7,.0f} samples/s  {s['windows_per_s']:6.1f} windows/s  "
-        f"lag p99 {s['lag_ms']['p99'] or 0:5.1f} ms  denoised {s['ledger']['denoised']:,}  unaccounted {s['ledger']['unaccounted']}"
+        f"lag p99 {s['lag_ms']['p99'] or 0:5.1f} ms  denoised {s['ledger']['denoised']:,}  unaccounted "
+        f"{s['ledger']['unaccounted']}"
     )
 
 

@@ -1,6 +1,7 @@
 """Load on a daemon for the bench: a process that sends many streams at their real rate, and one that receives what is published.
 
-Each is cheap, so that the daemon has the machine: payloads are made before the start, and of what comes back the header alone is read.
+Each is cheap, so that the daemon has the machine: payloads are made before the start, and of what comes back the header alone is
+read.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ INDEX = struct.Struct("<16xQI")  # of a header: index and count
 
 
 class Load(NamedTuple):
-    """`streams` sensors of 125 Hz, messages of 25 samples, for `seconds` from `start` (monotonic seconds) on. `session`: of all of them. `wait`: samples
-    that must follow one before it is published."""
+    """`streams` sensors of 125 Hz, messages of 25 samples, for `seconds` from `start` (monotonic seconds) on. `session`: of all
+    of them. `wait`: samples that must follow one before it is published."""
 
     streams: int
     seconds: float
@@ -47,7 +48,8 @@ class Load(NamedTuple):
         return round(self.seconds * FS) // CHUNK
 
     def due(self, stream: int, chunk: int) -> float:
-        """When a message is to leave. The streams begin one after the other within a window's time, as people do not all begin at once."""
+        """When a message is to leave. The streams begin one after the other within a window's time, as people do not all begin at
+        once."""
         return self.start + (chunk + 1) * CHUNK_S + stream / self.streams * BEGIN_S
 
 
@@ -60,8 +62,8 @@ class Sent(NamedTuple):
 
 
 class Received(NamedTuple):
-    """lags_ms: of each published message, from when its last needed sample was to leave the sensor until it was here. at_s: when it was here, from the
-    start."""
+    """lags_ms: of each published message, from when its last needed sample was to leave the sensor until it was here. at_s: when
+    it was here, from the start."""
 
     samples: int
     ended: int

@@ -1,4 +1,5 @@
-"""The part `messages` of the bench: what each kind of message costs the daemon, and how long others wait while somebody sends it without end."""
+"""The part `messages` of the bench: what each kind of message costs the daemon, and how long others wait while somebody sends it
+without end."""
 
 from __future__ import annotations
 
@@ -57,11 +58,18 @@ SORTS = (
     Sort("two samples swapped", lambda k: _data(MAX_COUNT + (k ^ 1), _wave(k, 1)), _START),
     Sort("STATUS, index rises", lambda k: _data(MAX_COUNT + 100 + k, EMPTY, kind=Kind.STATUS), _START),
     Sort("GAP", lambda k: _data(MAX_COUNT + 10 * k, EMPTY, kind=Kind.GAP, missing=10), _START),
-    Sort("a session and its END", lambda k: _data(k % 2, EMPTY if k % 2 else _wave(k, 1), session=k // 2, kind=Kind.END if k % 2 else Kind.DATA)),
+    Sort(
+        "a session and its END",
+        lambda k: _data(k % 2, EMPTY if k % 2 else _wave(k, 1), session=k // 2, kind=Kind.END if k % 2 else Kind.DATA),
+    ),
     Sort("a second publisher", lambda k: _data(k, _wave(k, 1), session=2), _START),
     Sort("another rate", lambda k: _data(k, _wave(k, 1), fs=250.0), _START),
-    Sort("a new name, no room", lambda k: Chunk(f"{STREAM}{k}", 1, 0, _wave(k, 1)), tuple(Chunk(f"s{k}", 1, 0, _wave(k, 1)) for k in range(FEW))),
-)  # fmt: skip
+    Sort(
+        "a new name, no room",
+        lambda k: Chunk(f"{STREAM}{k}", 1, 0, _wave(k, 1)),
+        tuple(Chunk(f"s{k}", 1, 0, _wave(k, 1)) for k in range(FEW)),
+    ),
+)
 
 
 def _identity(batch: Batch) -> Answer:
@@ -69,7 +77,8 @@ def _identity(batch: Batch) -> Answer:
 
 
 def cost_us(sort: Sort) -> float:
-    """Microseconds of a message of this kind, after `BEFORE` of them: reading it, the bookkeeping, and publishing; the network apart."""
+    """Microseconds of a message of this kind, after `BEFORE` of them: reading it, the bookkeeping, and publishing; the network
+    apart."""
     engine = Engine(_identity, Rules(max_streams=FEW))
     size = max(len(sort.message(0).samples), 1)
     before, counted = min(BEFORE, LONGEST // size), min(COUNTED, max(LONGEST // size, 10))
@@ -105,7 +114,8 @@ def costs(say: Callable[[str], None]) -> list[dict[str, Any]]:
 
 
 def flood(endpoint: str, name: str, begins_at: float, seconds: float) -> None:
-    """Send messages of a kind without end, for so many seconds from `begins_at` on (monotonic). A daemon that is busy keeps this sender waiting."""
+    """Send messages of a kind without end, for so many seconds from `begins_at` on (monotonic). A daemon that is busy keeps this
+    sender waiting."""
     sort = next(s for s in SORTS if s.name == name)
     context: zmq.Context[Any] = zmq.Context()
     socket = make(context, zmq.XPUB, most=MOST_SUBSCRIPTION, xpub_nodrop=1, sndhwm=1000, sndtimeo=100)

@@ -1,4 +1,5 @@
-"""The terminal view: a status snapshot in, something rich can draw out. `render` is pure; only `ask` and `watch` touch the world."""
+"""The terminal view: a status snapshot in, something rich can draw out. `render` is pure; only `ask` and `watch` touch the
+world."""
 
 from __future__ import annotations
 

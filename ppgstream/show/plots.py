@@ -34,8 +34,9 @@ def before_after(
     suffix: str = ".png",
     pulse: Pulse | None = None,
 ) -> bytes:
-    """A picture (of `SUFFIXES`): the wave as it came and denoised (and the truth, where it is known), below it the confidence and the flags that
-    occur. All arrays (n,). `pulse`: of the whole recording; its beats are marked, and heart rates drawn where the stretch has any."""
+    """A picture (of `SUFFIXES`): the wave as it came and denoised (and the truth, where it is known), below it the confidence and
+    the flags that occur. All arrays (n,). `pulse`: of the whole recording; its beats are marked, and heart rates drawn where the
+    stretch has any."""
     import matplotlib
 
     matplotlib.use("agg")

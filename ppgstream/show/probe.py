@@ -1,4 +1,5 @@
-"""What a network answers to inputs without any pulse: constants, a ramp, white noise, sines. The 2019 course's exercise 7, and how much pulse is invented.
+"""What a network answers to inputs without any pulse: constants, a ramp, white noise, sines. The 2019 course's exercise 7, and
+how much pulse is invented.
 
 Windows go straight into the network, in the 0..1 that it was trained on; the daemon itself passes a flat line on as it came.
 """
@@ -23,8 +24,9 @@ PULSE_RMS = 0.28  # of a clean pulse in 0..1, in the pulse's band: the median of
 
 
 class Answered(NamedTuple):
-    """One kind of input. x, y: (n, window), what went in and came out. mean, sd: of the answer. pulse: RMS of the answer in the pulse's band over that of
-    a clean pulse in 0..1, so 1 is a whole pulse. share: of the answer's power in that band. follows: correlation of answer and input, NaN without one."""
+    """One kind of input. x, y: (n, window), what went in and came out. mean, sd: of the answer. pulse: RMS of the answer in the
+    pulse's band over that of a clean pulse in 0..1, so 1 is a whole pulse. share: of the answer's power in that band. follows:
+    correlation of answer and input, NaN without one."""
 
     name: str
     x: Float64

@@ -1,7 +1,7 @@
 """Messages of sensors that do not speak our format: JSON, and raw little-endian samples.
 
-Such a message says neither session nor index, so both are given on arrival: a session lasts until `silence_s` seconds pass without a
-message, and samples are numbered as they come. What was lost before it got here cannot be seen.
+Such a message says neither session nor index, so both are given on arrival: a session lasts until `silence_s` seconds pass
+without a message, and samples are numbered as they come. What was lost before it got here cannot be seen.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ class Adopter:
     """Gives foreign messages a session and an index. `format` is "json" or "raw".
 
     JSON: `[id, document]` or one part whose document names its stream. The document is a number, a list of numbers, or an object
-    that holds either under `samples_key`, and its stream's name under `stream_key`; null and NaN are samples that could not be measured.
-    Raw: `[id, samples]` or one part of samples, of `dtype` (f4, f8, i2, i4), little-endian. Without an id the stream is `default_id`.
+    that holds either under `samples_key`, and its stream's name under `stream_key`; null and NaN are samples that could not be
+    measured. Raw: `[id, samples]` or one part of samples, of `dtype` (f4, f8, i2, i4), little-endian. Without an id the stream is
+    `default_id`.
     """
 
     def __init__(
@@ -61,8 +62,8 @@ class Adopter:
         self.doubt = ""  # about the last message that was adopted
 
     def adopt(self, parts: Sequence[bytes], now: float, listened: float | None = None) -> list[Chunk]:
-        """Our chunks for one foreign message that came at `now` (monotonic seconds; `listened`: as in `Engine.feed`). Raises WireError, and nothing
-        else."""
+        """Our chunks for one foreign message that came at `now` (monotonic seconds; `listened`: as in `Engine.feed`). Raises
+        WireError, and nothing else."""
         self.doubt = ""
         self._listened = now if listened is None else listened
         if not 1 <= len(parts) <= 2:
@@ -85,7 +86,8 @@ class Adopter:
         return self._number(stream, samples, now)
 
     def _leave_gap(self, stream: str, now: float) -> None:
-        """A message of a known stream was refused: how many samples it held is unknown, so the time since the last one is left out."""
+        """A message of a known stream was refused: how many samples it held is unknown, so the time since the last one is left
+        out."""
         numbering = self._streams.get(stream)
         if numbering is not None and self._listened - numbering.seen <= self._silence_s:
             numbering.next += max(round((now - numbering.read_at) * self._fs), LEAST_GAP)
@@ -120,7 +122,10 @@ class Adopter:
         if self._dtype.kind == "f":
             size = np.abs(samples[samples != 0])
             if len(size) >= 4 and ((size < TINY) | ~(size < 1e30)).mean() > 0.5:
-                self.doubt = f"raw samples of about {np.median(size):.3g}: is raw_dtype {self._dtype.str[1:]!r} right? i2 and i4 are whole numbers"
+                self.doubt = (
+                    f"raw samples of about {np.median(size):.3g}: is raw_dtype {self._dtype.str[1:]!r} right? i2 and "
+                    f"i4 are whole numbers"
+                )
         return samples
 
     def _parse_json(self, body: bytes, named: str | None) -> tuple[str, NDArray[np.generic]]:
@@ -149,7 +154,8 @@ class Adopter:
 
 
 def _with_nan(body: bytes, error: Exception) -> object:
-    """A document that says NaN or Infinity, as Python writes them and JSON does not know. Raises WireError for what is no JSON otherwise."""
+    """A document that says NaN or Infinity, as Python writes them and JSON does not know. Raises WireError for what is no JSON
+    otherwise."""
     if b"NaN" in body or b"Infinity" in body:
         try:
             return json.loads(body)

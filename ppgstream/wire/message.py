@@ -21,8 +21,9 @@ A message has two parts, the stream id and a body. A body is a fixed header of 5
     56           samples: count x dtype
                  if annotated: confidence, count x f4 in 0..1; then flags, count x u2 (bits of `Flag`)
 
-BEATS has other contents: the heart rate in beats a minute (f4, NaN if there is none) and its confidence (f4), then of each beat, a column after the other,
-its index (u8), interval to the beat before in ms (f4, NaN if there is none), that interval's expected error in ms (f4), and confidence (f4).
+BEATS has other contents: the heart rate in beats a minute (f4, NaN if there is none) and its confidence (f4), then of each beat,
+a column after the other, its index (u8), interval to the beat before in ms (f4, NaN if there is none), that interval's expected
+error in ms (f4), and confidence (f4).
 """
 
 from __future__ import annotations
@@ -76,7 +77,8 @@ class Flag(enum.IntFlag):
     STEP = 512  # the first sample after a jump of level or gain that no pulse makes
     INTERFERENCE = 1024  # a steady line is in the signal that no pulse makes: a lamp's flicker, for one
     REPLACED = 2048  # confidence below the threshold, and the policy asks for NaN or the sensor's own value in the answer's place
-    WRONG_RATE = 4096  # samples come at another rate than the declared one, by more than 2 %: there is no heart rate, and its confidence is 0
+    # samples come at another rate than the declared one, by more than 2 %: there is no heart rate, and its confidence is 0
+    WRONG_RATE = 4096
     HUM = 8192  # a line above 15 Hz is in the signal, as strong as the strongest wave from 0.7 to 15 Hz: mains, for one
     BREATHING = 16384  # over 4 s the slow part of the signal, below 0.5 Hz, is as strong as the rest: breathing or drift
 
@@ -91,9 +93,9 @@ MAX_BODY = HEADER_SIZE + max(MAX_COUNT * (8 + 4 + 2), _RATE.size + MAX_BEATS * B
 
 
 class Beats(NamedTuple):
-    """A heart rate and the beats that were decided since the last message. `bpm`: NaN if there is none; `bpm_confidence`: P(it is within 5 bpm). Of each
-    beat, (n,): `at`, the index of the sample nearest to its peak (u8); `interval_ms` to the beat before, NaN if there is none, and its expected error,
-    `error_ms` (one SD); `confidence`, P(it is a beat)."""
+    """A heart rate and the beats that were decided since the last message. `bpm`: NaN if there is none; `bpm_confidence`: P(it is
+    within 5 bpm). Of each beat, (n,): `at`, the index of the sample nearest to its peak (u8); `interval_ms` to the beat before,
+    NaN if there is none, and its expected error, `error_ms` (one SD); `confidence`, P(it is a beat)."""
 
     bpm: float
     bpm_confidence: float
@@ -107,10 +109,10 @@ class Beats(NamedTuple):
 class Chunk:
     """Consecutive samples of one stream as they travel. Not to be changed once made.
 
-    `index` is the number of the first sample since the session began, `fs` in Hz, `t_ns` the sensor's time of the first sample in ns since
-    1970 (0: unknown). `samples` is 1-D, in the sensor's units. The daemon's output adds `confidence` (0..1) and `flags` a sample.
-    STATUS and END have no samples, and their `index` is the next one. A GAP has none either: `missing` samples
-    from `index` on never came. BEATS has `beats` instead, which rest on the samples before `index`.
+    `index` is the number of the first sample since the session began, `fs` in Hz, `t_ns` the sensor's time of the first sample in
+    ns since 1970 (0: unknown). `samples` is 1-D, in the sensor's units. The daemon's output adds `confidence` (0..1) and `flags`
+    a sample. STATUS and END have no samples, and their `index` is the next one. A GAP has none either: `missing` samples from
+    `index` on never came. BEATS has `beats` instead, which rest on the samples before `index`.
     """
 
     stream: str
@@ -229,8 +231,8 @@ def _beats_of(body: bytes, count: int) -> Beats:
 
 
 def decode(parts: Sequence[bytes]) -> Chunk:
-    """A chunk from the parts of a message. Raises WireError, and nothing else, for anything that `encode` cannot have made; of a whole message of a kind
-    that this version does not know, UnknownKindError, which a reader skips."""
+    """A chunk from the parts of a message. Raises WireError, and nothing else, for anything that `encode` cannot have made; of a
+    whole message of a kind that this version does not know, UnknownKindError, which a reader skips."""
     stream = stream_id(parts, expected=2)
     body = parts[1]
     if len(body) < HEADER_SIZE:
@@ -265,7 +267,8 @@ def decode(parts: Sequence[bytes]) -> Chunk:
     expected = _RATE.size + count * BEAT_SIZE if beats else samples * (dtype.itemsize + (6 if annotated else 0))
     if samples > MAX_COUNT or (beats and count > MAX_BEATS) or len(body) - HEADER_SIZE != expected:
         raise WireError(
-            f"{count if beats else samples} {'beats' if beats else 'samples'} need {expected} bytes, got {len(body) - HEADER_SIZE}"
+            f"{count if beats else samples} {'beats' if beats else 'samples'} need {expected} bytes, got "
+            f"{len(body) - HEADER_SIZE}"
         )
     end = HEADER_SIZE + samples * dtype.itemsize
     return Chunk(

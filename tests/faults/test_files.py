@@ -1,4 +1,5 @@
-"""Files that are damaged, endless or lie about themselves: each reader raises its own error, and nothing else, before it takes memory or time."""
+"""Files that are damaged, endless or lie about themselves: each reader raises its own error, and nothing else, before it takes
+memory or time."""
 
 from __future__ import annotations
 
@@ -108,7 +109,14 @@ def test_weights_that_do_not_fit_are_refused_in_a_line(what: str, folder: Path) 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"network": {"family": "transformer", "window": 250, "context": 0, "sizes": {"width": 4096, "heads": 4, "depth": 4096, "patch": 10}}},
+        {
+            "network": {
+                "family": "transformer",
+                "window": 250,
+                "context": 0,
+                "sizes": {"width": 4096, "heads": 4, "depth": 4096, "patch": 10},
+            }
+        },
         {"network": {"family": "transformer", "window": 250, "context": 0, "sizes": {"width": 10**9}}},
         {"network": {"family": "brae", "window": 250, "context": 0, "sizes": {"units": 4096}}},
         {"network": {"family": "ae3", "window": 10_000, "context": 0, "sizes": {"hidden": [4096] * 16}}},
@@ -130,15 +138,17 @@ def test_weights_that_do_not_fit_are_refused_in_a_line(what: str, folder: Path) 
         {"scaling": DEEP},
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_a_manifest_that_lies_is_refused_before_anything_is_built(changes: dict[str, Any], folder: Path) -> None:
     sealed(folder, **changes)
     assert str(folder) in refused(folder)
 
 
 @pytest.mark.parametrize(
-    "text", [DEEP, '{"a":' * 100_000, "9" * 5000, '{"format": ' + "9" * 5000 + "}", "\0", "", "null", '"x"', "[2]", "1e999"], ids=range(10)
-)  # fmt: skip
+    "text",
+    [DEEP, '{"a":' * 100_000, "9" * 5000, '{"format": ' + "9" * 5000 + "}", "\0", "", "null", '"x"', "[2]", "1e999"],
+    ids=range(10),
+)
 def test_a_manifest_that_is_none_is_refused(text: str, folder: Path) -> None:
     (folder / MANIFEST).write_text(text)
     assert len(refused(folder)) < 1000 + len(str(folder))
@@ -301,8 +311,10 @@ def test_an_npz_whose_rate_or_samples_are_none_is_a_data_error(content: bytes, t
 
 
 @pytest.mark.parametrize(
-    "clock", ["9" * 5000 + ":00:00.0", "9" * 400 + ":00:00.0", "1e-320", "00:00:" + "9" * 400], ids=["5,000 digits", "400 digits", "tiny", "seconds"]
-)  # fmt: skip
+    "clock",
+    ["9" * 5000 + ":00:00.0", "9" * 400 + ":00:00.0", "1e-320", "00:00:" + "9" * 400],
+    ids=["5,000 digits", "400 digits", "tiny", "seconds"],
+)
 def test_times_that_no_clock_tells_are_no_times(clock: str, tmp_path: Path) -> None:
     rows = "\n".join(f"{clock if k % 2 else k},{np.sin(k / 10):.4f}" for k in range(400))
     (tmp_path / "x.csv").write_text("time,ppg\n" + rows + "\n")

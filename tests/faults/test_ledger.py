@@ -1,4 +1,5 @@
-"""Every sample accounted for, while sensors lose, repeat, swap and restart, consumers stand still or go, and the daemon is stopped and goes on.
+"""Every sample accounted for, while sensors lose, repeat, swap and restart, consumers stand still or go, and the daemon is
+stopped and goes on.
 
 What is sent and what is published is compared here, with a codec that shares no line with the product's.
 """
@@ -44,7 +45,8 @@ class Published:
 
 
 class Sensor(threading.Thread):
-    """Sends `n` samples in messages of any size, and does what sensors should not: loses, repeats and swaps messages, sends NaN, leaves without an END."""
+    """Sends `n` samples in messages of any size, and does what sensors should not: loses, repeats and swaps messages, sends NaN,
+    leaves without an END."""
 
     def __init__(self, daemon: Daemon, stream: str, n: int, seed: int) -> None:
         super().__init__()
@@ -118,7 +120,8 @@ class Reader(threading.Thread):
 
 
 def check(sent: dict[Session, Sent], found: dict[Session, Published]) -> tuple[int, int]:
-    """Each index of each session is published once or lies in a gap, in order; what is published was sent. Returns samples published and in gaps."""
+    """Each index of each session is published once or lies in a gap, in order; what is published was sent. Returns samples
+    published and in gaps."""
     published = missing = 0
     assert set(found) == set(sent)
     for session, one in found.items():

@@ -1,4 +1,5 @@
-"""Peers that send without end, too much, or nothing at all: each turn is bounded, others go on, and every sample is accounted for."""
+"""Peers that send without end, too much, or nothing at all: each turn is bounded, others go on, and every sample is accounted
+for."""
 
 from __future__ import annotations
 
@@ -168,7 +169,8 @@ def test_the_clocks_leave_out_what_the_process_slept_and_what_was_not_listened()
 
 
 def test_the_stop_has_one_deadline_and_what_is_left_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A clock that each publication moves on by 1 s: 1,000 streams are to be ended, some at once, and the time allows for fewer."""
+    """A clock that each publication moves on by 1 s: 1,000 streams are to be ended, some at once, and the time allows for
+    fewer."""
     daemon = daemon_of(overload=Overload(drain_s=1.0), streams=Streams(beats=False))
     daemon.open()
     real, ahead = time.monotonic, [0.0]

@@ -1,4 +1,5 @@
-"""Commands whose standard streams, descriptors or files are not what they should be: one line and an exit code, never a traceback."""
+"""Commands whose standard streams, descriptors or files are not what they should be: one line and an exit code, never a
+traceback."""
 
 from __future__ import annotations
 

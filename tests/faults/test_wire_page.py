@@ -1,4 +1,5 @@
-"""docs/wire.md against the code: a decoder that was written from the page alone takes and refuses the same messages, and reads the same in them."""
+"""docs/wire.md against the code: a decoder that was written from the page alone takes and refuses the same messages, and reads
+the same in them."""
 
 from __future__ import annotations
 
