@@ -6,9 +6,9 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from ppgstream.config import Config
+from ppgstream.core.confidence import calibration_for
 from ppgstream.core.plan import Geometry, Plan, Rules, SensorRules
 from ppgstream.core.rate import rules_for
-from ppgstream.core.trust import calibration_for
 from ppgstream.errors import ConfigError
 from ppgstream.model.checkpoint import Checkpoint
 

@@ -23,12 +23,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ppgstream.core.confidence
 import ppgstream.core.engine
 import ppgstream.core.plan
 import ppgstream.core.rate
 import ppgstream.core.segments
 import ppgstream.core.stream
-import ppgstream.core.trust
 from ppgstream.core.denoiser import Answer, Batch
 from ppgstream.lab import synthetic
 from ppgstream.wire.message import EMPTY, Chunk, Kind, encode
@@ -96,10 +96,10 @@ class Run:
 
     def __init__(self, core: Any, s: Settings) -> None:
         lookahead = s.window - 1 if s.lookahead is None else s.lookahead
-        places = core.plan if core is ppgstream.core else core.segments
+        places, confidence = (core.plan, core.confidence) if core is ppgstream.core else (core.segments, core.trust)
         of_plan = {
             "geometry": places.Geometry(s.window, s.hop, s.context, s.lookahead, s.overlap),
-            "calibration": core.trust.calibration_for(STATED[s.stated], lookahead, s.window, 125.0),
+            "calibration": confidence.calibration_for(STATED[s.stated], lookahead, s.window, 125.0),
             "rate": core.rate.rules_for(STATED[s.stated], 125.0) if s.beats else None,
         }
         of_answer = {"answers": s.answers, "scaling": s.scaling, "output": s.output}
@@ -362,7 +362,7 @@ def test_any_script_gives_the_messages_of_the_frozen_path_byte_for_byte(s: Setti
 
 def own_size(stream: Any, state: bytes) -> int:
     """Bytes of a stream's state beside its samples: those of its segments, of the judge and those that wait for earlier ones."""
-    names = ("x", "state", "total", "weight", "trust", "flags")
+    names = ("x", "state", "total", "weight", "confidence", "flags")
     samples = sum(getattr(s, name).nbytes for s in stream.track.segments.values() for name in names)
     judge = stream.intake._judge
     samples += judge._recent._history.nbytes + sum(part.nbytes for part in judge._recent._fresh)

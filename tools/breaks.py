@@ -44,7 +44,11 @@ BREAKS = [
     ),
     Break("all samples of a row count as answered twice", ">= self._done_before", ">= self._done"),
     Break("the flag of a step is lost", "released.flags[0] |= np.uint16(self._first_flags)", "pass"),
-    Break("confidence is not weighted as the answers are", "self.trust[a:b] += weights * trust", "self.trust[a:b] += trust"),
+    Break(
+        "confidence is not weighted as the answers are",
+        "self.confidence[a:b] += weights * confidence",
+        "self.confidence[a:b] += confidence",
+    ),
     Break(
         "a tile of one stream is as large as one of many",
         "most = min(most, max(few, len(self._turns))) if few else most",

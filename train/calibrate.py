@@ -1,4 +1,4 @@
-"""How a checkpoint's confidence becomes a probability: the fit of what `ppgstream.core.trust` applies.
+"""How a checkpoint's confidence becomes a probability: the fit of what `ppgstream.core.confidence` applies.
 
 People under the noises of the bench's main table go through the engine; each row of features gets a label, whether the second
 around its samples is good; a logistic regression gives the coefficients, a set for each of three lookaheads. Judged by grouped
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.assemble import offline_rules
-from ppgstream.core import trust
+from ppgstream.core import confidence
 from ppgstream.core.denoiser import Denoiser
 from ppgstream.core.engine import Engine
 from ppgstream.files import offline
@@ -39,16 +39,16 @@ KINDS: dict[str, Kind] = {**MAIN, **OUTSIDE}
 
 
 @dataclass(frozen=True)
-class _Recorder(trust.Calibration):
+class _Recorder(confidence.Calibration):
     """In a calibration's place: keeps the rows, and leaves the confidence as it is."""
 
-    kept: list[trust.Seen] = field(default_factory=list)
+    kept: list[confidence.Seen] = field(default_factory=list)
 
     @property
     def plain(self) -> bool:
         return False
 
-    def of(self, seen: trust.Seen) -> Float64:
+    def of(self, seen: confidence.Seen) -> Float64:
         self.kept.append(seen)
         return np.asarray(seen.confidence.mean(axis=1), np.float64)
 
@@ -77,14 +77,17 @@ def rows_of(
                 step(kind)
                 if not recorder.kept:
                     continue
-                seen = trust.joined(recorder.kept)
+                seen = confidence.joined(recorder.kept)
                 middle = (seen.start + seen.stop) // 2
-                features.append(np.stack(list(trust.features(seen, checkpoint.fs).values()), axis=1))
+                features.append(np.stack(list(confidence.features(seen, checkpoint.fs).values()), axis=1))
                 good.append(_good(np.asarray(out, np.float64), truth, middle, checkpoint.fs))
                 person += [record.person] * len(middle)
-    none = np.zeros((0, len(trust.FEATURES)))
+    none = np.zeros((0, len(confidence.FEATURES)))
     return Rows(
-        tuple(trust.FEATURES), np.concatenate([none, *features]), np.concatenate([np.zeros(0, np.bool_), *good]), np.array(person)
+        tuple(confidence.FEATURES),
+        np.concatenate([none, *features]),
+        np.concatenate([np.zeros(0, np.bool_), *good]),
+        np.array(person),
     )
 
 
@@ -127,7 +130,7 @@ def calibrate(
             return {}, {}
         plain, every = judged(rows, ["confidence"]), judged(rows)
         worth = scores.auroc(every, rows.right) - scores.auroc(plain, rows.right) > WORTH
-        names, probability = (list(trust.FEATURES), every) if worth else (["confidence"], plain)
+        names, probability = (list(confidence.FEATURES), every) if worth else (["confidence"], plain)
         stated[str(lookahead)] = fit(rows, names)
         told: dict[str, Any] = {"people": len(people), "rows": len(rows.right), **_figures(probability, rows.right)}
         told["sets"] = {

@@ -143,8 +143,8 @@ def published(
                 told = offline.denoise(drawn.noisy, Engine(denoiser, rules), fs=checkpoint.fs)
                 step(kind)
                 noisy = np.nan_to_num(drawn.noisy).astype(np.float32)
-                out, sure = told.denoised.astype(np.float32), told.confidence
-                found.append(Published(noisy, out, sure, told.flags, drawn.beats, record.person, kind))
+                out = told.denoised.astype(np.float32)
+                found.append(Published(noisy, out, told.confidence, told.flags, drawn.beats, record.person, kind))
     return found
 
 

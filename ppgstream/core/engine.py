@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.core.confidence import joined
 from ppgstream.core.denoiser import Answer, Denoiser
 from ppgstream.core.follower import Due
 from ppgstream.core.ledger import Event, Ledger
@@ -30,9 +31,8 @@ from ppgstream.core.rate import fill
 from ppgstream.core.ready import Ready, ReadyQueue
 from ppgstream.core.segments import Window
 from ppgstream.core.sequence import Counts
-from ppgstream.core.stream import NONE_SURE, Stream
+from ppgstream.core.stream import NO_ROWS, Stream
 from ppgstream.core.tile import Tile, tile_of
-from ppgstream.core.trust import joined
 from ppgstream.core.turns import turns
 from ppgstream.wire.message import Chunk
 
@@ -192,16 +192,16 @@ class Engine:
         return chunks
 
     def _release(self, answered: list[Ready]) -> list[Chunk]:
-        """What became final with windows of different streams; how sure their samples are is computed at once."""
+        """What became final with windows of different streams; the confidence of their samples is computed at once."""
         seen = [ready.stream.track.seen(ready.window.segment) for ready in answered]
         rows = [s for s in seen if s is not None]
         calibration = self.rules.plan.calibration
-        sure = np.zeros(0) if calibration is None or not rows else calibration.of(joined(rows))
+        by_row = np.zeros(0) if calibration is None or not rows else calibration.of(joined(rows))
         chunks: list[Chunk] = []
         at = 0
         for ready, s in zip(answered, seen, strict=True):
             n = 0 if s is None else len(s.start)
-            chunks += ready.stream.release({ready.window.segment: sure[at : at + n]} if n else NONE_SURE)
+            chunks += ready.stream.release({ready.window.segment: by_row[at : at + n]} if n else NO_ROWS)
             self._collect(ready.stream)
             at += n
         return chunks

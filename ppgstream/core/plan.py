@@ -15,11 +15,11 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.core.confidence import Calibration
 from ppgstream.core.denoiser import Answers, Scaling
 from ppgstream.core.polarity import Polarity
 from ppgstream.core.rate import RateRules
 from ppgstream.core.sequence import HOLD, HOLD_S
-from ppgstream.core.trust import Calibration
 from ppgstream.wire.message import NO_CHECKPOINT, Flag
 
 Policy = Literal["mark", "mask", "raw"]  # below the threshold: the answer, flagged; NaN; the sensor's own value

@@ -152,7 +152,7 @@ def _fill(due: list[Due], rules: RateRules) -> None:
     rows, seen = rows_of(due)
     wave = wave_of(rows)
     full = np.flatnonzero((seen >= SPAN) & ~np.array([one.last for one in due]))
-    rate, sure_rate = np.full(len(due), math.nan), np.zeros(len(due))
+    rate, rate_confidence = np.full(len(due), math.nan), np.zeros(len(due))
     there = wave.of(full)
     belief = _believed([due[k] for k in full], there) if len(full) else np.zeros((0, len(RATES)))
     rate[full] = mode(belief)
@@ -160,25 +160,25 @@ def _fill(due: list[Due], rules: RateRules) -> None:
     peaks = peaks_of(wave.out, wave.confidence, about)
     of_row = of_the_rhythm(about, wave)
     of_alone = of_all_beats(peaks.only(peaks.alone), wave.out)
-    of_beat, sure_beat = _judged_beats(peaks, wave, about, of_row | of_alone, rules)
+    of_beat, beat_confidence = _judged_beats(peaks, wave, about, of_row | of_alone, rules)
     if len(full):
-        told = ~peaks.candidate | (sure_beat >= SURE)
-        kept, sure_kept = peaks.only(told), sure_beat[told] >= SURE
+        told = ~peaks.candidate | (beat_confidence >= SURE)
+        kept, sure_kept = peaks.only(told), beat_confidence[told] >= SURE
         every, sure = (Intervals(*(v[full] for v in intervals_of(kept, which))) for which in (None, sure_kept))
         of_beats = {name: v[full] for name, v in of_all_beats(kept, wave.out).items()}
-        of_beats["unsure"] = np.minimum(peaks.by_row(np.minimum(sure_beat, 1 - sure_beat)), 4.0)[full]
+        of_beats["unsure"] = np.minimum(peaks.by_row(np.minimum(beat_confidence, 1 - beat_confidence)), 4.0)[full]
         rhythm = {name: v[full] for name, v in of_row.items()}
         rated = [due[k] for k in full]
-        rate[full], sure_rate[full] = _judged(rated, rate[full], _Seen(there, belief, every, sure, of_beats), rhythm, rules)
+        rate[full], rate_confidence[full] = _judged(rated, rate[full], _Seen(there, belief, every, sure, of_beats), rhythm, rules)
         denoised = there.confidence.mean(axis=1) > 0
         own = np.where(denoised, rate_of_clean_input(there.raw, there.of_raw, rate[full]), math.nan)
         for k, at in zip(full[~np.isnan(own)], own[~np.isnan(own)], strict=True):
-            due[k].disagrees, rate[k], sure_rate[k] = float(rate[k]), at, min(float(sure_rate[k]), DOUBT)
+            due[k].disagrees, rate[k], rate_confidence[k] = float(rate[k]), at, min(float(rate_confidence[k]), DOUBT)
         nothing = full[~denoised]  # no sample of the 8 s was denoised
-        rate[nothing], sure_rate[nothing] = math.nan, 0.0
-        for k in full[sure_rate[full] >= SURE]:
+        rate[nothing], rate_confidence[nothing] = math.nan, 0.0
+        for k in full[rate_confidence[full] >= SURE]:
             due[k].follower.sure_bpm, due[k].follower.since_sure_s = float(rate[k]), 0.0
-    _tell(due, wave.confidence, seen, peaks, sure_beat, of_beat, rate, sure_rate, rules)
+    _tell(due, wave.confidence, seen, peaks, beat_confidence, of_beat, rate, rate_confidence, rules)
 
 
 def _believed(due: Sequence[Due], wave: Wave) -> Float64:
@@ -218,8 +218,8 @@ def _judged_beats(
     doubted = (peaks.confidence < LOST_WAVE) | (in_pairs(of_row)[peaks.row] & (found["over_before"] < 0))
     # No features: whoever fits them needs these.
     found |= {"doubted": doubted.astype(np.float64), "time": peaks.time, "row": peaks.row.astype(np.float64)}
-    sure = np.minimum(rules.beat.of(found), np.maximum(_at_beats(wave.confidence, peaks), 0.0))
-    return found, np.where(doubted, np.minimum(sure, DOUBT), sure)
+    confidence = np.minimum(rules.beat.of(found), np.maximum(_at_beats(wave.confidence, peaks), 0.0))
+    return found, np.where(doubted, np.minimum(confidence, DOUBT), confidence)
 
 
 def _at_beats(confidence: Float64, peaks: Peaks) -> Float64:
@@ -285,16 +285,16 @@ def _judged(
         one.rated, one.follower.bpm = True, float(rate[k])
         one.follower.counted = float(seen.sure.bpm[k]) if enough[k] else math.nan
     found["row"] = np.concatenate([np.arange(n), again]).astype(np.float64)  # no feature: whoever fits them needs it
-    sure = rules.rate.of(found)
-    sure = np.where(found["doubted"] > 0, np.minimum(sure, DOUBT), sure)
-    told, told_sure = rate.copy(), sure[:n].copy()
-    likelier = sure[n:] > told_sure[again]
+    confidence = rules.rate.of(found)
+    confidence = np.where(found["doubted"] > 0, np.minimum(confidence, DOUBT), confidence)
+    told, told_confidence = rate.copy(), confidence[:n].copy()
+    likelier = confidence[n:] > told_confidence[again]
     better = again[likelier]
-    told[better], told_sure[better] = seen.sure.bpm[better], sure[n:][likelier]
+    told[better], told_confidence[better] = seen.sure.bpm[better], confidence[n:][likelier]
     far = np.abs(np.log(told / np.array([one.sure_bpm for one in followers])))
     since = np.array([one.since_sure_s for one in followers])
-    told_sure = np.where(far > FAR_JUMP + FARTHER_A_S * since, np.minimum(told_sure, DOUBT), told_sure)
-    return np.where(_beyond(told), math.nan, told), np.where(_beyond(told), 0.0, told_sure)
+    told_confidence = np.where(far > FAR_JUMP + FARTHER_A_S * since, np.minimum(told_confidence, DOUBT), told_confidence)
+    return np.where(_beyond(told), math.nan, told), np.where(_beyond(told), 0.0, told_confidence)
 
 
 def _beyond(rate: Float64) -> NDArray[np.bool_]:
@@ -306,10 +306,10 @@ def _tell(
     confidence: Float64,
     seen: NDArray[np.int64],
     peaks: Peaks,
-    sure_beat: Float64,
+    beat_confidence: Float64,
     found: Mapping[str, Float64],
     rate: Float64,
-    sure_rate: Float64,
+    rate_confidence: Float64,
     rules: RateRules,
 ) -> None:
     """The messages: rates, and the beats that are decided now."""
@@ -325,9 +325,9 @@ def _tell(
     index = base[row] + at * factor
     new = (index > told[row]) & (index <= limit[row]) & ready[row]
     new &= confidence[row, at] > 0  # where nothing was denoised there are no beats
-    new &= ~peaks.candidate | (sure_beat >= SURE)
+    new &= ~peaks.candidate | (beat_confidence >= SURE)
     row, at, where = row[new], at[new], base[row[new]] + peaks.time[new] * factor
-    sure = np.where(short[row], np.minimum(sure_beat[new], DOUBT), sure_beat[new])
+    told_confidence = np.where(short[row], np.minimum(beat_confidence[new], DOUBT), beat_confidence[new])
     error = np.exp(np.clip(rules.interval.linear({name: v[new] for name, v in found.items()}), *LOG_MS))
     bounds = np.searchsorted(row, np.arange(len(due) + 1))
     empty = np.cumsum(confidence <= 0, axis=1)  # points of which no sample was denoised
@@ -341,11 +341,11 @@ def _tell(
             before = np.where(unknown, math.nan, before)
         one.chunk.beats = Beats(
             float(rate[k]),
-            float(sure_rate[k]),
+            float(rate_confidence[k]),
             np.maximum(np.rint(times), 0).astype(np.uint64),
             ((times - before) * 1000 / rules.fs).astype(np.float32),
             error[part].astype(np.float32),
-            sure[part].astype(np.float32),
+            told_confidence[part].astype(np.float32),
         )
         if len(times):
             one.follower.beat = float(times[-1])

@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.core.confidence import Calibration, Seen
 from ppgstream.core.measured import HELD, INVALID, LOST, MEASURED
 from ppgstream.core.plan import Plan
 from ppgstream.core.polarity import UPRIGHT, Watcher
-from ppgstream.core.trust import Calibration, Seen
 
 Float64 = NDArray[np.float64]
 FIRST_AGREEMENT = 0.3  # confidence of a window with no earlier one to compare with: below the threshold, so it is flagged
@@ -54,7 +54,7 @@ _BUFFERS = {
     "state": np.uint8,
     "total": np.float64,
     "weight": np.float64,
-    "trust": np.float64,
+    "confidence": np.float64,
     "flags": np.uint16,
 }
 
@@ -69,6 +69,7 @@ class Segment:
         "_first_flags",
         "calibration",
         "closed",
+        "confidence",
         "flags",
         "geometry",
         "next_window",
@@ -80,7 +81,6 @@ class Segment:
         "state",
         "stop",
         "total",
-        "trust",
         "weight",
         "x",
     )
@@ -99,7 +99,7 @@ class Segment:
         self.state = np.zeros(size, np.uint8)
         self.total = np.zeros(size)
         self.weight = np.zeros(size)
-        self.trust = np.zeros(size)
+        self.confidence = np.zeros(size)
         self.flags = np.zeros(size, np.uint16)
         self._first_flags = first_flags
 
@@ -153,7 +153,7 @@ class Segment:
             return []
         return [self._window(self.stop - g.window)]
 
-    def add(self, start: int, y: Float64 | None, flags: NDArray[np.uint16], confidence: Float64 | None = None) -> None:
+    def add(self, start: int, y: Float64 | None, flags: NDArray[np.uint16], confidence: Float64 | float | None = None) -> None:
         """The answer to the window at `start`, or None if it was shed. Windows come back in the order they were cut. confidence:
         (window,), the network's own; without it, how well the answer agrees with those before it."""
         g = self.geometry
@@ -163,10 +163,11 @@ class Segment:
             weights = g.weights
             if start == self.start:
                 y = self._levelled(y)
-            trust = self._agreement(a, self._done - self._base, y) if confidence is None else confidence
+            if confidence is None:
+                confidence = self._agreement(a, self._done - self._base, y)
             self.total[a:b] += weights * y
             self.weight[a:b] += weights
-            self.trust[a:b] += weights * trust
+            self.confidence[a:b] += weights * confidence
         self._done_before, self._done = self._done, start + g.window
 
     def _levelled(self, y: Float64) -> Float64:
@@ -213,7 +214,7 @@ class Segment:
         answered = weight > 0
         safe = np.where(answered, weight, 1.0)
         y = np.where(answered, self.total[part] / safe, self.x[part])
-        confidence = np.where(answered, self.trust[part] / safe, 0.0)
+        confidence = np.where(answered, self.confidence[part] / safe, 0.0)
         alone = np.arange(low, self._done) >= self._done_before
         missing = self.calibration.row - (self._done - low)
         start = np.arange(self.released, settled, self.geometry.hop)
@@ -233,9 +234,9 @@ class Segment:
             np.full(len(start), self._done),
         )
 
-    def release(self, sure: Float64 | None = None) -> Released | None:
-        """The samples that have become final since the last call. sure: P(good) of each row of `seen`, if it was computed
-        already."""
+    def release(self, by_row: Float64 | None = None) -> Released | None:
+        """The samples that have become final since the last call. by_row: the confidence of each row of `seen`, if it was
+        computed already."""
         settled = max(self.settled, self.released)
         if settled == self.released:
             return None
@@ -244,17 +245,17 @@ class Segment:
         bare = weight == 0
         if np.count_nonzero(bare):
             safe = np.where(bare, 1.0, weight)
-            values, confidence = np.where(bare, raw, self.total[part] / safe), np.where(bare, 0.0, self.trust[part] / safe)
+            values, confidence = np.where(bare, raw, self.total[part] / safe), np.where(bare, 0.0, self.confidence[part] / safe)
         else:
-            values, confidence = self.total[part] / weight, self.trust[part] / weight
+            values, confidence = self.total[part] / weight, self.confidence[part] / weight
         if self.calibration is not None and self.calibration.plain and not self.short:
             confidence = np.where(bare, 0.0, self._plainly(self.calibration, settled))
         elif self.calibration is not None and not self.short:
-            if sure is None:
+            if by_row is None:
                 seen = self.seen()
                 assert seen is not None
-                sure = self.calibration.of(seen)
-            confidence = np.where(bare, 0.0, np.repeat(sure, self.geometry.hop)[: settled - self.released])
+                by_row = self.calibration.of(seen)
+            confidence = np.where(bare, 0.0, np.repeat(by_row, self.geometry.hop)[: settled - self.released])
         released = Released(
             self.released,
             raw,
@@ -277,8 +278,8 @@ class Segment:
         for start in range(self.released, settled, hop):
             stop = min(start + hop, settled)
             part = slice(start - self._base, min((start + stop) // 2 + calibration.beyond, self._done) - self._base)
-            weight, trust = self.weight[part], self.trust[part]
-            mean = float((trust / np.where(weight > 0, weight, 1.0)).sum()) / len(weight)
+            weight, total = self.weight[part], self.confidence[part]
+            mean = float((total / np.where(weight > 0, weight, 1.0)).sum()) / len(weight)
             parts.append(np.full(stop - start, calibration.of_confidence(mean)))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -298,7 +299,7 @@ class Segment:
         centred = y - y.sum() / len(y)
         power = float((centred * centred).sum()) / len(y)
         if not power > 0:
-            return 0.0  # a flat answer: no pulse in it to be sure of
+            return 0.0  # a flat answer: there is no pulse in it
         return min(max(1.0 - float((error * error).sum()) / (b - a) / power, 0.0), 1.0)
 
     def _window(self, start: int) -> Window:

@@ -30,7 +30,7 @@ from ppgstream.core.timeline import Timeline
 from ppgstream.core.track import Track
 from ppgstream.wire.message import Chunk
 
-NONE_SURE: Mapping[int, NDArray[np.float64]] = {}
+NO_ROWS: Mapping[int, NDArray[np.float64]] = {}
 
 
 class Stream:
@@ -76,11 +76,11 @@ class Stream:
         self.out -= 1
         self.track.answer(window, y, flags, confidence)
 
-    def release(self, sure: Mapping[int, NDArray[np.float64]] = NONE_SURE) -> list[Chunk]:
-        """Everything that is final and not yet published, in index order. sure: what `Segment.release` takes, by the segment's
+    def release(self, by_row: Mapping[int, NDArray[np.float64]] = NO_ROWS) -> list[Chunk]:
+        """Everything that is final and not yet published, in index order. by_row: what `Segment.release` takes, by the segment's
         number."""
         self.track.moved = False
-        return self.timeline.release(self.track, sure)
+        return self.timeline.release(self.track, by_row)
 
     @property
     def moved(self) -> bool:

@@ -134,14 +134,14 @@ class Timeline:
 
     # ---- out -----------------------------------------------------------------------------------------------------
 
-    def release(self, track: Track, sure: Mapping[int, NDArray[np.float64]]) -> list[Chunk]:
-        """Everything that is final and not yet published, in index order. sure: what `Segment.release` takes, by the segment's
+    def release(self, track: Track, by_row: Mapping[int, NDArray[np.float64]]) -> list[Chunk]:
+        """Everything that is final and not yet published, in index order. by_row: what `Segment.release` takes, by the segment's
         number."""
         chunks: list[Chunk] = []
         published = 0
         for item in self._items:
             if isinstance(item, Denoised):
-                released, over = track.release(item.segment, sure.get(item.segment))
+                released, over = track.release(item.segment, by_row.get(item.segment))
                 if released is not None:
                     chunks += self._publish(released)
                 if not over:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ppgstream.core import saved
 from ppgstream.core.beside import NOTHING_BESIDE, Beside
+from ppgstream.core.confidence import Seen
 from ppgstream.core.intake import Anchor, Began, Ended, First, Part, WrongFrom
 from ppgstream.core.ledger import Event
 from ppgstream.core.measured import Judged
@@ -23,7 +24,6 @@ from ppgstream.core.plan import Plan, SensorRules
 from ppgstream.core.polarity import Watcher
 from ppgstream.core.segments import Released, Segment, Window
 from ppgstream.core.session import Opened
-from ppgstream.core.trust import Seen
 from ppgstream.wire.message import Flag
 
 LOOKED_AT = 5  # once the polarity is decided, every so many windows are looked at: a sensor that is worn does not turn over
@@ -294,11 +294,11 @@ class Track:
         """What is known of the samples of a segment that have become final, as `Segment.seen`."""
         return self.segments[segment].seen()
 
-    def release(self, segment: int, sure: NDArray[np.float64] | None) -> tuple[Released | None, bool]:
-        """The samples of a segment that have become final, and whether they were its last. sure: as `Segment.release` takes
+    def release(self, segment: int, by_row: NDArray[np.float64] | None) -> tuple[Released | None, bool]:
+        """The samples of a segment that have become final, and whether they were its last. by_row: as `Segment.release` takes
         it."""
         found = self.segments[segment]
-        released = found.release(sure)
+        released = found.release(by_row)
         over = found.closed and found.released >= found.stop
         if over:
             del self.segments[segment]

@@ -62,8 +62,8 @@ def pulse_of(messages: Sequence[Chunk], n: int, fs: float) -> Pulse:
         if not np.isnan(beats.bpm):
             bpm[index // step - 1], confidence[index // step - 1] = beats.bpm, beats.bpm_confidence
     times = (step * np.arange(1, steps + 1) - 1) / fs
-    interval, error, sure = (column.astype(np.float32) for column in columns[1:])
-    return Pulse(columns[0].astype(np.int64), interval, error, sure, times, bpm, confidence)
+    interval, error, beat_confidence = (column.astype(np.float32) for column in columns[1:])
+    return Pulse(columns[0].astype(np.int64), interval, error, beat_confidence, times, bpm, confidence)
 
 
 def denoise(samples: NDArray[np.float64], engine: Engine, *, fs: float, dtype: str = "f4") -> Denoised:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ppgstream.core.denoiser import Answers, Scaling
 from ppgstream.errors import CheckpointError
@@ -93,29 +94,17 @@ class Architecture:
 
     @property
     def mflop(self) -> float:
-        """Multiplications and additions of one window, in millions (two for each product of a matrix; activations not
-        counted)."""
+        """Multiplications and additions of one window, in millions: two for each product of a matrix. Activations are not
+        counted."""
         n = self.window
-        if "hidden" in self.sizes:
-            hidden = self.sizes["hidden"]
-            assert isinstance(hidden, tuple)
-            widths = [n, *hidden, n]
-            return 2e-6 * sum(a * b for a, b in pairwise(widths))
-        if self.family == "brdae":
-            (into, out), patch, units = _values(self), self.size("patch"), self.size("units")
-            return 2e-6 * (n // patch * 2 * 4 * units * (units + into * patch) + 2 * units * out * n)
-        if "units" in self.sizes:
-            units = self.size("units")
-            steps = n + (self.family == "brae")
-            return 2e-6 * (steps * 4 * units * (units + 1) + n * units * (2 if self.family == "brae" else 1))
         if self.family == "lmmse":
-            size = self.size("rank") + 2
-            return 2e-6 * (n * size * size + size**3 + n * self.size("rank") ** 2)
-        patch, width, depth = self.size("patch"), self.size("width"), self.size("depth")
-        tokens = (n + self.context) // patch
-        block = 4 * width * width + 2 * 2 * width * width + 2 * tokens * width
-        into, out = _values(self)
-        return 2e-6 * tokens * ((into + out) * patch * width + depth * block)
+            rank = self.size("rank")
+            return 2e-6 * (n * (rank + 2) ** 2 + (rank + 2) ** 3 + n * rank**2)
+        products = sum(layer.times * math.prod(layer.shape) for layer in layers_of(self))
+        if self.family == "transformer":
+            tokens = (n + self.context) // self.size("patch")
+            products += self.size("depth") * 2 * tokens * tokens * self.size("width")  # of the attention
+        return 2e-6 * products
 
     def to_json(self) -> dict[str, Any]:
         """As manifests state it. One band is not stated: the id covers this, and there was one before there were bands."""
@@ -131,44 +120,66 @@ def _values(arch: Architecture) -> tuple[int, int]:
     return 3 + (bands > 1), 2 + bands
 
 
-def tensors_of(arch: Architecture) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of a network's tensors, of an architecture that `check` has passed."""
-    needed: dict[str, tuple[int, ...]] = {}
+class Layer(NamedTuple):
+    """A layer with weights. shape: of its kernel, (in, out), or of what it adds. times: how often its kernel is multiplied for a
+    window. kind: "dense" has a kernel and a bias, "norm" a factor and a bias, "table" one tensor of this name."""
 
-    def dense(name: str, *shape: int) -> None:
-        needed[f"{name}/kernel"], needed[f"{name}/bias"] = shape, shape[1:]
+    name: str
+    shape: tuple[int, ...]
+    times: int = 1
+    kind: Literal["dense", "norm", "table"] = "dense"
 
+
+def layers_of(arch: Architecture) -> list[Layer]:
+    """The layers of a network, of an architecture that `check` has passed. What connects them is in `networks`, and for ONNX in
+    `graph`."""
     n = arch.window
-    if arch.family == "lmmse":
-        return {"mean": (n,), "components": (n, min(arch.size("rank"), n))}
     if arch.family in DENSE:
         hidden = arch.sizes["hidden"]
         assert isinstance(hidden, tuple)
-        for number, (before, after) in enumerate(pairwise((n, *hidden)), start=1):
-            dense(f"hidden{number}", before, after)
-        dense("output", hidden[-1], n)
-        return needed
+        steps = [Layer(f"hidden{k}", shape) for k, shape in enumerate(pairwise((n, *hidden)), start=1)]
+        return [*steps, Layer("output", (hidden[-1], n))]
     if "units" in arch.sizes:
         units, own = arch.size("units"), arch.family == "brdae"
         into, out = _values(arch) if own else (1, 1)
-        ways = ("forward",) if arch.family == "rae" else ("forward", "backward")
-        for way in ways:
-            dense(f"{way}/lstm_cell", into * arch.size("patch") if own else 1, 4 * units)
-            needed[f"{way}/lstm_cell/recurrent_kernel"] = (units, 4 * units)
-        dense("output", len(ways) * units, out * n)
-        return needed
-    patch, width, length = arch.size("patch"), arch.size("width"), n + arch.context
+        patch = arch.size("patch") if own else 1
+        # The course's backward LSTM reads the last sample only.
+        ways = {"rae": {"forward": n}, "brae": {"forward": n, "backward": 1}}.get(arch.family)
+        ways = ways or {"forward": n // patch, "backward": n // patch}
+        lstms = [Layer(f"{way}/lstm_cell", (into * patch, 4 * units), steps) for way, steps in ways.items()]
+        recurrent = [
+            Layer(f"{way}/lstm_cell/recurrent_kernel", (units, 4 * units), steps, "table") for way, steps in ways.items()
+        ]
+        return [*lstms, *recurrent, Layer("output", (len(ways) * units, out * n))]
+    patch, width, depth = arch.size("patch"), arch.size("width"), arch.size("depth")
     into, out = _values(arch)
-    dense("embed", into * patch, width)
-    needed["position/table"] = (length // patch, width)
-    for block in range(arch.size("depth")):
-        dense(f"qkv{block}", width, 3 * width)
-        dense(f"mix{block}", width, width)
-        dense(f"up{block}", width, 2 * width)
-        dense(f"down{block}", 2 * width, width)
-    for norm in ("norm_out", *(f"norm_{part}{block}" for block in range(arch.size("depth")) for part in "am")):
-        needed[f"{norm}/gamma"] = needed[f"{norm}/beta"] = (width,)
-    dense("head", width, out * patch)
+    tokens = (n + arch.context) // patch
+    found = [Layer("embed", (into * patch, width), tokens), Layer("position/table", (tokens, width), 0, "table")]
+    for block in range(depth):
+        found += [
+            Layer(f"norm_a{block}", (width,), 0, "norm"),
+            Layer(f"qkv{block}", (width, 3 * width), tokens),
+            Layer(f"mix{block}", (width, width), tokens),
+            Layer(f"norm_m{block}", (width,), 0, "norm"),
+            Layer(f"up{block}", (width, 2 * width), tokens),
+            Layer(f"down{block}", (2 * width, width), tokens),
+        ]
+    return [*found, Layer("norm_out", (width,), 0, "norm"), Layer("head", (width, out * patch), tokens)]
+
+
+def tensors_of(arch: Architecture) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of a checkpoint's tensors, of an architecture that `check` has passed."""
+    n = arch.window
+    if arch.family == "lmmse":
+        return {"mean": (n,), "components": (n, min(arch.size("rank"), n))}
+    needed: dict[str, tuple[int, ...]] = {}
+    for name, shape, _, kind in layers_of(arch):
+        if kind == "table":
+            needed[name] = shape
+        elif kind == "norm":
+            needed[f"{name}/gamma"] = needed[f"{name}/beta"] = shape
+        else:
+            needed[f"{name}/kernel"], needed[f"{name}/bias"] = shape, shape[1:]
     return needed
 
 

@@ -24,8 +24,8 @@ class Checkpoint:
     `fs` is the sampling rate the network was trained for, Hz; `hop` and `lookahead` (None: all that help) are in samples and
     meant for the daemon, whose settings may override them. `sha256` covers everything that decides the output
     (`folder.identity`), and its first 8 bytes travel in the header of everything that was denoised with it. `calibration`: as
-    `core.trust.calibration_for` takes it. `graph`: the network as an ONNX graph, whose sha256 should be `graph_sha256`; None if
-    there is none.
+    `core.confidence.calibration_for` takes it. `graph`: the network as an ONNX graph, whose sha256 should be `graph_sha256`; None
+    if there is none.
     """
 
     path: Path

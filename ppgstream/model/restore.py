@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from ppgstream.core.confidence import calibration_for
 from ppgstream.core.rate import FITTED, rules_for
-from ppgstream.core.trust import calibration_for
 from ppgstream.errors import CheckpointError
 from ppgstream.model.checkpoint import CALIBRATIONS, MANIFEST, SHIPPED, Checkpoint, shipped
 from ppgstream.model.course import restore_saver, saver_prefix

@@ -47,7 +47,7 @@ def before_after(
     heights = [4, 1, 1] if rated else [4, 1]
     size = (10, 4.2 + 1.1 * rated)
     figure, panels = plt.subplots(len(heights), 1, figsize=size, sharex=True, height_ratios=heights, layout="constrained")
-    wave, trust = panels[:2]
+    wave, below = panels[:2]
     values = raw.astype(np.float64)
     outlier = (flags & Flag.OUTLIER) != 0
     wave.plot(t, np.where(outlier, np.nan, values), color="0.75", lw=0.8, label="as the sensor sent it")
@@ -82,12 +82,12 @@ def before_after(
     wave.legend(loc="upper right", ncols=3 + len(occurring), frameon=False, fontsize="small")
     wave.set(ylabel="PPG, the sensor's units", title=title)
     wave.margins(x=0)
-    trust.fill_between(t, confidence, color="C0", alpha=0.35, step="mid")
+    below.fill_between(t, confidence, color="C0", alpha=0.35, step="mid")
     unsure = (flags & Flag.LOW_CONFIDENCE) != 0
     if unsure.any():
-        trust.fill_between(t, 0, 1, where=unsure.tolist(), color="C3", alpha=0.15, lw=0, step="mid", label="low confidence")
-        trust.legend(loc="lower right", frameon=False, fontsize="small")
-    trust.set(ylim=(0, 1.02), ylabel="confidence\n(0 to 1)")
+        below.fill_between(t, 0, 1, where=unsure.tolist(), color="C3", alpha=0.15, lw=0, step="mid", label="low confidence")
+        below.legend(loc="lower right", frameon=False, fontsize="small")
+    below.set(ylim=(0, 1.02), ylabel="confidence\n(0 to 1)")
     if pulse is not None and rated:
         _draw_rates(panels[2], pulse, t[0], t[-1])
     panels[-1].set_xlabel("time, s")

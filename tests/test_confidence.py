@@ -18,10 +18,10 @@ from typer.testing import CliRunner
 from ppgstream.assemble import rules_of
 from ppgstream.cli.app import app
 from ppgstream.config import Config, Windows
+from ppgstream.core.confidence import FEATURES, ROW_S, Calibration, Seen, calibration_for, features, joined
 from ppgstream.core.denoiser import Answer, Batch, Denoiser
 from ppgstream.core.engine import Engine
 from ppgstream.core.plan import Geometry, Rules
-from ppgstream.core.trust import FEATURES, ROW_S, Calibration, Seen, calibration_for, features, joined
 from ppgstream.errors import CheckpointError
 from ppgstream.files import offline
 from ppgstream.lab import noise, scores, synthetic
