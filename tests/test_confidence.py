@@ -390,6 +390,7 @@ def test_nothing_to_fit_on_gives_no_calibration(monkeypatch: pytest.MonkeyPatch)
     assert calibrate.calibrate(restore(Path("default")), agreeing, people(2), seeds=[1]) == ({}, {})
 
 
+@pytest.mark.timeout(600)  # it fits trees, which takes minutes beside other work
 def test_the_command_writes_a_calibrated_checkpoint_and_its_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = {k: streamed.MAIN[k] for k in ("white", "nothing there")}
     monkeypatch.setattr(calibrate, "KINDS", few)

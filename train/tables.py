@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -167,39 +167,49 @@ def _by_kind(rows: list[dict[str, Any]], kind: str, columns: Mapping[str, tuple[
 
 
 def _summary(rows: list[dict[str, Any]], title: str) -> Shown:
-    """A row a kind, a column a method. A clean input has no gain: SNR_B of the output instead. Without a pulse, and over all
-    kinds: the confidence."""
-    methods_there = list(dict.fromkeys(row["method"] for row in rows))
-    lines = []
-    for kind in dict.fromkeys(row["kind"] for row in rows):
-        of = {row["method"]: row for row in rows if row["kind"] == kind}
-        any_row = next(iter(of.values()))
-        what, digits = f"{kind}: gain; HR", 1
-        keys: tuple[str, ...] = ("gain_db", "hr_mae_out_bpm")
+    """A row a kind and figure, a column a method. A clean input has no gain: SNR_B of the output instead. Without a pulse, and
+    over all kinds: the confidence."""
+
+    def figures(kind: str, row: Mapping[str, Any]) -> list[tuple[str, str, int]]:
         if kind == "all kinds":
-            what, digits, keys = "all kinds: AUROC; ECE", 3, ("auroc", "ece")
-        elif "snr_b_in_db" not in any_row:
-            what, digits, keys = f"{kind}: bad called good", 2, ("bad_kept",)
-        elif any_row["snr_b_in_db"] > streamed.CLEAN_DB:
-            what, keys = f"{kind}: SNR_B; HR", ("snr_b_out_db", "hr_mae_out_bpm")
-        cells = ["; ".join(filter(None, (_cell(of[m].get(key), digits) for key in keys))) for m in methods_there]
-        lines.append([what, *cells])
-    return Shown(f"summary ({title}), dB, bpm", ["kind", *methods_there], lines)
+            return [("AUROC", "auroc", 3), ("ECE", "ece", 3)]
+        if "snr_b_in_db" not in row:
+            return [("bad called good", "bad_kept", 2)]
+        clean = row["snr_b_in_db"] > streamed.CLEAN_DB
+        first = ("SNR_B, dB", "snr_b_out_db", 1) if clean else ("gain, dB", "gain_db", 1)
+        return [first, ("HR error, bpm", "hr_mae_out_bpm", 1)]
+
+    return _by_figure(rows, f"summary ({title})", figures)
 
 
 def _trust_summary(rows: list[dict[str, Any]], title: str) -> Shown:
-    """A row a kind, a column a method: heart rate error of all rates, share that is confident, share of those that are right;
-    without a pulse the share of confident rates and confident beats a minute."""
+    """A row a kind and figure, a column a method: heart rate error of all rates, share that is confident, share of those that are
+    right; without a pulse the share of confident rates and confident beats a minute."""
+    with_pulse = {row["kind"] for row in rows if "live_hr_mae_bpm" in row}
+
+    def figures(kind: str, _: Mapping[str, Any]) -> list[tuple[str, str, int]]:
+        if kind not in with_pulse:
+            return [("sure, share", "live_hr_coverage", 2), ("false beats a minute", "false_beats_per_min", 1)]
+        return [
+            ("HR error, bpm", "live_hr_mae_bpm", 1),
+            ("sure, share", "live_hr_coverage", 2),
+            ("right of these, share", "live_hr_sure_right", 2),
+        ]
+
+    return _by_figure(rows, f"heart rates ({title})", figures)
+
+
+def _by_figure(
+    rows: list[dict[str, Any]], title: str, figures: Callable[[str, Mapping[str, Any]], list[tuple[str, str, int]]]
+) -> Shown:
+    """A row a kind and figure, a column a method. figures: the words, key and digits of those of a kind, by one of its rows."""
     methods_there = list(dict.fromkeys(row["method"] for row in rows))
     lines = []
     for kind in dict.fromkeys(row["kind"] for row in rows):
         of = {row["method"]: row for row in rows if row["kind"] == kind}
-        pulse = any("live_hr_mae_bpm" in row for row in of.values())
-        what = "error; sure; right" if pulse else "sure; false beats a minute"
-        last = ("live_hr_sure_right", 2) if pulse else ("false_beats_per_min", 1)
-        keys = [*([("live_hr_mae_bpm", 1)] if pulse else []), ("live_hr_coverage", 2), last]
-        lines.append([f"{kind}: {what}", *("; ".join(_cell(of[m].get(key), d) for key, d in keys) for m in methods_there)])
-    return Shown(f"heart rates ({title})", ["kind", *methods_there], lines)
+        for words, key, digits in figures(kind, next(iter(of.values()))):
+            lines.append([f"{kind}: {words}", *(_cell(of[m].get(key), digits) for m in methods_there)])
+    return Shown(title, ["kind", *methods_there], lines)
 
 
 def _cell(value: Any, digits: int) -> str:
