@@ -233,7 +233,7 @@ class Stop:
 
     def _on_signal(self, number: int, _: Any) -> None:
         if self.event.is_set() and number == signal.SIGINT:
-            os._exit(EX_SIGINT)  # asked twice: now
+            os._exit(EX_SIGINT)  # the second signal: end now
         self.signal = number
         self.event.set()
         if self._at_once:

@@ -119,7 +119,7 @@ def fit_to_input(y: NDArray[np.floating], x: Float64, usable: Bool) -> Float64:
     if whole.all():
         return _fit(answer, x, None)
     w = usable.astype(np.float64)
-    # A row with too little to fit on uses all its samples: some answer, later flagged by the caller.
+    # A row with too few measured samples for a fit uses all its samples.
     w[w.sum(axis=1) < 8] = 1.0
     return _fit(answer, x, w)
 

@@ -318,7 +318,7 @@ class Segment:
         at = self.stop - self._base
         size = len(self.x)
         if at + n > size:
-            # The next answer belongs a hop after the last one's window; a right-aligned last window starts later still.
+            # No later answer covers a sample before this: the next window begins a hop after the last one, or later.
             keep = max(self._done - self._kept, self._base)
             drop, used = keep - self._base, self.stop - keep
             larger = used + n > size

@@ -107,7 +107,7 @@ class Track:
         self._beside_told: dict[Flag, int] = {}  # the index at which each was last told as an event
         self._stepped = False  # a step ended the last segment
         self._lead_off = False  # the long held run that goes on was told as an event
-        self._taken_back = 0  # 1: its first sample was taken back from the segment, and is no item yet
+        self._taken_back = 0  # 1 while the first sample of a held run has left its segment and waits for the rest of the run
 
     # ---- in ------------------------------------------------------------------------------------------------------
 

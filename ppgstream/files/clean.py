@@ -1,9 +1,8 @@
-"""Which stretches of a recording are clean, where nobody has judged them: by rule, in windows of 8 s, one every 2 s. A window is
-clean if
+"""Clean stretches of a recording, found by a rule. It looks at windows of 8 s, one every 2 s. A window is clean if
 
 - at most 1 % of its samples were not measured (`measured`: lost, held, outliers), and no step lies in it;
-- band-passed 0.5 to 12 Hz, it repeats itself: the highest peak of its autocorrelation at 40 to 220 beats a minute is at least
-0.8;
+- band-passed 0.5 to 12 Hz, it repeats itself: the highest peak of its autocorrelation at 40 to 220 beats a minute is
+  at least 0.8;
 - of its power from 0.5 to 12 Hz at least 90 % lies below 6 Hz, and what lies above 12 Hz is at most 5 % of it.
 
 On BIDMC's training patients 97 % of the windows chosen so were called clean by its judges, and 94 % of those that they called

@@ -120,7 +120,8 @@ class Daemon:
         workers = Workers(denoiser, self.config.model.threads or cores())
         self.import_all()
         loop = self.loop_of(engine, workers)
-        self.source.open()  # only now: who waits for a subscriber, waits until the model is ready
+        # A sensor that waits for a subscriber begins to send now, when the model is ready.
+        self.source.open()
         self.state = "running"
         linger_ms = 0  # of what a failure leaves behind
         try:

@@ -115,7 +115,7 @@ class Door:
         self._shut = False
 
     def shut(self) -> None:
-        """Let nobody in, and send away who waits to be."""
+        """Take no new connections, and close those that wait to be taken."""
         if self._listener is None or self._shut:
             return
         self._shut = True
@@ -137,7 +137,7 @@ class Door:
                     self._listener.accept()[0].close()
 
     def open(self) -> None:
-        """Let everybody in again."""
+        """Take new connections again."""
         if self._listener is None or not self._shut:
             return
         self._shut = False

@@ -23,8 +23,8 @@ STOPPED_S = 2.0  # the same, once stopped
 
 
 def change_of(parts: list[bytes]) -> int:
-    """By what a message up a publishing socket changes the number of subscriptions. Words are none: the socket is for
-    listening."""
+    """How a message that a subscriber sends changes the number of subscriptions: by 1, by -1, or by 0 if it is neither a
+    subscription nor its end."""
     return {b"\x01": 1, b"\x00": -1}.get(parts[0][:1], 0) if parts else 0
 
 

@@ -76,7 +76,7 @@ class Questions:
         try:
             self.socket.send_multipart([*envelope, answer], zmq.NOBLOCK)
         except zmq.ZMQError:
-            self._events.counts["monitor_slow"] += 1  # a monitor is the first to do without
+            self._events.counts["monitor_slow"] += 1  # a monitor that does not read gets no answer
 
     def _current(self) -> bytes:
         """The snapshot as sent, made anew once it is `KEPT_FOR` times as old as the processor time that it took."""
