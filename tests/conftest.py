@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
-import pytest
-from hypothesis import Phase, settings
+# Before NumPy is imported: pytest-xdist keeps all cores busy, and threads of linear algebra that wait for each other there made the
+# suite take half as long again.
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
+
+import pytest  # noqa: E402
+from hypothesis import Phase, settings  # noqa: E402
 
 # `--hypothesis-profile no_shrink`: that it fails is enough, the smallest example is not wanted.
 settings.register_profile("no_shrink", phases=[Phase.explicit, Phase.generate], database=None)

@@ -216,6 +216,7 @@ class Loop:
         """Compute beats and rates, once it is worth it, and send what waits for them."""
         waiting = self._engine.unfilled
         if not waiting:
+            self._sink.release()
             return
         idle = not self._workers and not self._engine.ready
         if at_once or idle or waiting >= FILLED_AT_ONCE or time.monotonic() > self._unfilled_since + FILL_S:

@@ -45,6 +45,8 @@ class ZmqSink:
                 self._send(chunk)
 
     def release(self) -> None:
+        if not self._waiting:
+            return
         waiting, self._waiting = self._waiting, []
         self._blocked.clear()
         for chunk in waiting:
