@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-# Before NumPy is imported: pytest-xdist keeps all cores busy, and threads of linear algebra that wait for each other there made the
-# suite take half as long again.
+# Before NumPy is imported. pytest-xdist keeps all cores busy: threads of linear algebra that wait for each other there made tests
+# take half as long again.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 

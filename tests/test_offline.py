@@ -61,6 +61,14 @@ def test_rows_go_side_by_side_and_each_comes_out_as_it_does_alone() -> None:
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("fs", [125.0, 100.0])
+def test_each_row_has_a_policy_of_its_own_and_no_row_is_no_error(fs: float) -> None:
+    rows = np.tile(pulse(1500), (3, 1)) + 50 * RNG.standard_normal((3, 1500))
+    out = offline.denoise(rows, engine(policies={"row1": "mask"}, threshold=1.1), fs=fs)
+    assert np.isnan(out.denoised).all(axis=1).tolist() == [False, True, False]
+    assert offline.denoise(np.zeros((0, 100)), engine(), fs=fs).denoised.shape == (0, 100)
+
+
 def test_every_sample_comes_back_in_the_dtype_asked_for() -> None:
     for n in (1, 249, 250, 251, offline.CHUNK + 3):
         for dtype in ("f4", "f8"):

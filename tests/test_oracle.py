@@ -151,13 +151,13 @@ class Run:
             self.take()
             self.answer("answered")
 
-    def move(self) -> None:
+    def move(self, now: float) -> None:
         """Each live stream goes on from its own state as bytes."""
         for name in [name for name, stream in self.engine.streams.items() if stream.session is not None]:
-            state = self.engine.save(name)
+            state = self.engine.save(name, now)
             self.sizes.append(own_size(self.engine.streams[name], state))
             self.engine.remove(name)
-            self.engine.load(name, state)
+            self.engine.load(name, state, now)
 
     def do(
         self, script: list[Step], signals: dict[str, np.ndarray], *, eager: bool, rests: bool = False, moves: bool = False
@@ -191,7 +191,7 @@ class Run:
             if rests and verb in ("wait", "answer", "swap"):
                 self.settle()
                 if moves:
-                    self.move()
+                    self.move(now)
         self.keep(self.engine.flush(now))
         self.settle()
         self.fill()
@@ -393,15 +393,35 @@ def test_what_is_no_state_is_refused_and_a_stream_with_the_model_cannot_be_saved
     x = np.sin(np.arange(600) / 15)
     run.keep(run.engine.feed(Chunk("a", 1, 0, x), 0.0))
     with pytest.raises(ValueError, match="8 windows of it are not answered yet"):
-        run.engine.save("a")
+        run.engine.save("a", 0.0)
+    with pytest.raises(ValueError, match="8 windows of it are not answered yet"):
+        run.engine.remove("a")
     run.settle()
-    state = run.engine.save("a")
+    state = run.engine.save("a", 0.0)
     for wrong in (b"", state[:-3], state.replace(b"Intake", b"Intoke"), encode(Chunk("a", 1, 0, x))[1]):
         with pytest.raises(ValueError, match=r"state of a|this program loads version"):
-            run.engine.load("b", wrong)
+            run.engine.load("b", wrong, 0.0)
     with pytest.raises(ValueError, match="there is a stream of this name"):
-        run.engine.load("a", state)
+        run.engine.load("a", state, 0.0)
     assert set(run.engine.streams) == {"a"}
+
+
+def test_a_stream_that_moves_goes_by_the_clock_of_its_new_engine() -> None:
+    there, here = Run(ppgstream.core, Settings()).engine, Run(ppgstream.core, Settings()).engine
+    x = np.sin(np.arange(40) / 15)
+    there.feed(Chunk("a", 1, 0, x), 100_000.0)
+    there.feed(Chunk("a", 1, 60, x[:10]), 100_000.0)  # waits for the 20 samples before it
+    state = there.save("a", 100_000.2)
+    there.remove("a")
+    assert not there.streams
+    here.load("a", state, 50.0)
+    here.feed(Chunk("a", 2, 0, x), 51.0)
+    assert [event.name for event in here.events] == ["second_publisher"]
+    here.expire(50.4)
+    assert here.streams["a"].counts.gap == 20
+    here.feed(Chunk("a", 2, 0, x), 52.5)
+    assert here.streams["a"].session == 2
+    assert here.unaccounted == 0
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -402,20 +402,25 @@ def _read_state(out: Path) -> dict[str, Any]:
 def alone(out: Path) -> Iterator[None]:
     """While this lasts, no other process trains in the folder `out`. The lock is on the folder itself and ends with its process.
     Raises UsageError if another process has it, OutputError if there can be no such folder."""
-    new = not out.exists()
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        try:
+            out.mkdir(parents=True)
+            new = True
+        except FileExistsError:
+            new = False
         folder = os.open(out, os.O_RDONLY)
     except OSError as error:
         raise OutputError(f"{out}: cannot write: {error}") from error
     try:
         _lock(folder, out)
-        yield
+        try:
+            yield
+        finally:
+            if new:
+                with suppress(OSError):
+                    out.rmdir()  # if nothing came of it
     finally:
         os.close(folder)
-        if new:
-            with suppress(OSError):
-                out.rmdir()  # if nothing came of it
 
 
 def _lock(folder: int, out: Path) -> None:

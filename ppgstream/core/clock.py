@@ -39,6 +39,10 @@ class ArrivalClock:
         self._least = min(self._least, offset)
         return min(sent_s + min(self._least, self._before), now)
 
+    def shift(self, seconds: float) -> None:
+        """Our clock is another one, ahead by so many seconds."""
+        self._least, self._before, self._since = self._least + seconds, self._before + seconds, self._since + seconds
+
 
 class RateFound(NamedTuple):
     """Samples come at `fs` Hz, as measured up to some message. changed: whether heart rates can be told is another than before.
@@ -71,6 +75,12 @@ class RateClock:
         )
         self._last: tuple[int, int] | None = None
         self._arrived = (-1.0, 0, 0.0)  # when the measuring by arrival began, samples since, and the longest wait
+
+    def shift(self, seconds: float) -> None:
+        """The clock of arrivals is another one, ahead by so many seconds."""
+        since, n, longest = self._arrived
+        self._arrived = (since if since < 0 else since + seconds, n, longest)
+        self._last_arrival_s += seconds
 
     def by_its_clock(self, chunk: Chunk) -> RateFound | None:
         """By the sensor's own clock, over `FS_SPAN_S`, once so much is complete."""

@@ -271,33 +271,40 @@ class Engine:
             self.events += stream.events
             stream.events.clear()
 
-    def save(self, name: str) -> bytes:
-        """The state of a stream, for `load` by another engine with the same rules. Raises KeyError if there is none of this name,
-        ValueError while the model has windows of it: finish them first."""
-        stream = self.streams[name]
-        if stream.out:
-            raise ValueError(f"{name}: {stream.out} windows of it are not answered yet")
+    def save(self, name: str, now: float, *, read_at: float | None = None, listened: float | None = None) -> bytes:
+        """The state of a stream, for `load` by another engine with the same rules, whose clocks may be others. The times are
+        those of `feed`. Raises KeyError if there is none of this name, ValueError while the model has windows of it: finish them
+        first."""
+        stream = self._resting(name)
         self.fill()
-        return stream.save()
+        return stream.save((now, now if listened is None else listened, now if read_at is None else read_at))
 
-    def load(self, name: str, data: bytes) -> None:
-        """Go on with a stream where another engine left it. Raises ValueError if there is one of this name, or for anything but
-        what `save` gave."""
+    def load(self, name: str, data: bytes, now: float, *, read_at: float | None = None, listened: float | None = None) -> None:
+        """Go on with a stream where another engine left it. The times are those of `feed`. Raises ValueError if there is one of
+        this name, and for bytes that are not of the form that `save` gives. They are checked for that alone: load those of a
+        process that you trust."""
         if name in self.streams:
             raise ValueError(f"{name}: there is a stream of this name")
         stream = Stream(name, self.rules.plan, self.rules.sensor)
-        stream.load(data)
+        stream.load(data, (now, now if listened is None else listened, now if read_at is None else read_at))
         self.streams[name] = stream
         self._watch(stream)
         self._collect(stream)
 
     def remove(self, name: str) -> None:
-        """Forget a stream that goes on elsewhere, with its account. Raises KeyError if there is none of this name."""
-        stream = self.streams.pop(name)
+        """Forget a stream that goes on elsewhere, with its account. Raises as `save`."""
+        self._resting(name)
+        self.fill()
+        del self.streams[name]
         self.crowd -= self._crowds.pop(name, 0)
         self._over.pop(name, None)
         self._expires.pop(name, None)
-        stream.timeline.due.clear()
+
+    def _resting(self, name: str) -> Stream:
+        stream = self.streams[name]
+        if stream.out:
+            raise ValueError(f"{name}: {stream.out} windows of it are not answered yet")
+        return stream
 
     def forget_ended(self) -> None:
         """Forget every stream that has ended, keeping its sums."""

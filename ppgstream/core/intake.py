@@ -159,9 +159,14 @@ class Intake:
         """Its state, for `load` of another one under the same name and rules."""
         return saved.pack(self)
 
-    def load(self, data: bytes) -> None:
-        """Go on where another one was. Raises ValueError for anything but what `save` gave."""
+    def load(self, data: bytes, now: float = 0.0, listened: float = 0.0, read_at: float = 0.0) -> None:
+        """Go on where another one was, whose clocks were so many seconds behind those of here. Raises ValueError as
+        `saved.unpack`."""
         saved.unpack(self, data)
+        self.sessions.shift(now, listened)
+        self.rate.shift(read_at)
+        self._arrival.shift(read_at)
+        self.arrived_at += read_at
 
     # ---- what is done with a message, as `LIFE` says -------------------------------------------------------------
 

@@ -35,7 +35,8 @@ def pack(room: Any) -> bytes:
 
 
 def unpack(room: Any, data: bytes) -> None:
-    """Put into a fresh object what `pack` wrote of another one of its class. Raises ValueError for anything else."""
+    """Put into a fresh object what `pack` wrote of another one of its class. Raises ValueError for bytes of another form. The
+    values themselves are not checked: they must come from a process that is trusted."""
     try:
         version, name, values = msgspec.msgpack.decode(data, type=tuple[int, str, list[Any]])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -47,7 +48,7 @@ def unpack(room: Any, data: bytes) -> None:
     try:
         for attribute, value in zip(names, values, strict=True):
             setattr(room, attribute, _unpacked(value, made))
-    except (TypeError, KeyError, IndexError, AttributeError) as error:
+    except (TypeError, KeyError, IndexError, AttributeError, OverflowError, MemoryError, RecursionError) as error:
         raise ValueError(f"not the state of a {name}: {error}") from error
 
 
@@ -108,6 +109,8 @@ def _unpacked(value: Any, made: list[Any]) -> Any:
         return int(rest[0])
     if tag == _RECORD:
         make: Callable[..., Any] = _CLASSES[rest[0]]
+        if not issubclass(_CLASSES[rest[0]], tuple):
+            raise TypeError(f"a {rest[0]} is no record")
         return make(*(_unpacked(v, made) for v in rest[1:]))
     parts = [_unpacked(v, made) for v in rest]
     if tag == _DICT:

@@ -183,6 +183,10 @@ class Sequencer:
             runs += self._give_up()
         return runs
 
+    def shift(self, seconds: float) -> None:
+        """The caller's clock is another one, ahead by so many seconds."""
+        self._held = [Early(one.index, one.samples, one.since + seconds) for one in self._held]
+
     def is_lost(self, start: int, stop: int) -> bool:
         """Whether these indexes were given up: what comes for them is late, and no repeat."""
         assert self.first is not None

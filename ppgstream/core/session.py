@@ -137,6 +137,12 @@ class Sessions:
             self.retired = self.retired.plus(self.known.pop(next(iter(self.known))).sequencer.counts)
         return Opened(session, self.generation, known.birth, resumed_at)
 
+    def shift(self, now: float, listened: float) -> None:
+        """The clocks `now` and `listened` are others, ahead by so many seconds."""
+        self.seen_at, self.fed_at = self.seen_at + listened, self.fed_at + now
+        for known in self.known.values():
+            known.sequencer.shift(now)
+
     def rename(self, session: int) -> int:
         """The number under which an open session goes on that begins anew."""
         original = self.renamed[0] if session == self.renamed[1] and self.renamed[0] is not None else session

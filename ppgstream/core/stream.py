@@ -117,19 +117,23 @@ class Stream:
         sessions = self.intake.sessions
         return sessions.unaccounted + abs(sessions.accepted - self.ledger.published - self.in_flight)
 
-    def save(self) -> bytes:
-        """All of its state, for `load`. Nothing of it may be with the model."""
+    def save(self, times: tuple[float, float, float]) -> bytes:
+        """All of its state, for `load`. Nothing of it may be with the model. times: `now`, `listened` and `read_at` of
+        `Engine.feed`."""
         parts = [saved.pack(self.ledger), self.intake.save(), self.track.save(), self.timeline.save()]
-        return msgspec.msgpack.encode(parts)
+        return msgspec.msgpack.encode([times, *parts])
 
-    def load(self, data: bytes) -> None:
-        """Go on where another stream was, under the same rules. Raises ValueError for anything but what `save` gave."""
+    def load(self, data: bytes, times: tuple[float, float, float]) -> None:
+        """Go on where another stream was, under the same rules. times: as in `save`, by the clocks of here. Raises ValueError as
+        `saved.unpack`."""
         try:
-            ledger, intake, track, timeline = msgspec.msgpack.decode(data, type=tuple[bytes, bytes, bytes, bytes])
+            then, ledger, intake, track, timeline = msgspec.msgpack.decode(
+                data, type=tuple[tuple[float, float, float], bytes, bytes, bytes, bytes]
+            )
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"not the state of a stream: {error}") from error
         saved.unpack(self.ledger, ledger)
-        self.intake.load(intake)
+        self.intake.load(intake, *(here - there for here, there in zip(times, then, strict=True)))
         self.track.load(track)
         self.timeline.load(timeline)
 

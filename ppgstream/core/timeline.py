@@ -129,7 +129,7 @@ class Timeline:
         return saved.pack(self)
 
     def load(self, data: bytes) -> None:
-        """Go on where another one was. Raises ValueError for anything but what `save` gave."""
+        """Go on where another one was. Raises ValueError as `saved.unpack`."""
         saved.unpack(self, data)
 
     # ---- out -----------------------------------------------------------------------------------------------------

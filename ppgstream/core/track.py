@@ -253,7 +253,7 @@ class Track:
         return saved.pack(self)
 
     def load(self, data: bytes) -> None:
-        """Go on where another one was. Raises ValueError for anything but what `save` gave."""
+        """Go on where another one was. Raises ValueError as `saved.unpack`."""
         saved.unpack(self, data)
         for segment in self.segments.values():
             segment.follow(self.plan)

@@ -73,7 +73,10 @@ def denoise(samples: NDArray[np.float64], engine: Engine, *, fs: float, dtype: s
     if not 20 <= fs <= 1000:
         raise UsageError(f"--fs {fs:g}: must be 20 to 1000 Hz")
     rows = np.atleast_2d(samples)
-    parts = _denoise_rows(rows, engine) if fs == target else _stack([_denoise_resampled(row, engine, fs) for row in rows])
+    if fs == target or not len(rows):
+        parts = _denoise_rows(rows, engine)
+    else:
+        parts = _stack([_denoise_resampled(row, engine, fs, f"row{k}") for k, row in enumerate(rows)])
     parts = parts._replace(denoised=parts.denoised.astype(dtype))
     return parts if samples.ndim == 2 else _first(parts)
 
@@ -87,8 +90,8 @@ def _first(parts: Denoised) -> Denoised:
     return Denoised(parts.denoised[0], parts.confidence[0], parts.flags[0], parts.pulses)
 
 
-def _denoise_resampled(x: NDArray[np.float64], engine: Engine, fs: float) -> Denoised:
-    """A recording (n,) of another rate than the engine's. What is measured is decided at the recording's own rate, since an
+def _denoise_resampled(x: NDArray[np.float64], engine: Engine, fs: float, name: str) -> Denoised:
+    """A recording (n,), the stream `name`, of another rate than the engine's. What is measured is decided at the recording's own rate, since an
     outlier or a step would ring through the resampling."""
     rules, target, n = engine.rules.sensor, engine.rules.plan.fs, len(x)
     state, steps = states_of(x, fs, round(rules.max_fill * fs / target), rules.sentinels)
@@ -96,7 +99,7 @@ def _denoise_resampled(x: NDArray[np.float64], engine: Engine, fs: float) -> Den
     back = np.minimum(np.round(np.arange(n) * target / fs).astype(int), len(there) - 1)
     at, stretches = np.arange(n), stretches_of(state < INVALID, steps)
     y[state[there] == OUTLIER] = _OUTLIER
-    policy = rules.policies.get("row0", rules.policy)
+    policy = rules.policies.get(name, rules.policy)
     rules = dataclasses.replace(rules, sentinels=(*rules.sentinels, _OUTLIER), policy="mark", policies={})
     machine = dataclasses.replace(engine, rules=dataclasses.replace(engine.rules, sensor=rules), streams={}, ready=ReadyQueue())
     parts = _first(_denoise_rows(y[None, :], machine))

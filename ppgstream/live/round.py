@@ -86,9 +86,9 @@ class Pace:
 
     def forget(self, engine: Engine) -> None:
         """Streams that the engine has forgotten."""
-        for name in [n for n in self.stream_rates if n not in engine.streams]:
-            del self.stream_rates[name]
-            self.stream_lags.pop(name, None)
+        for known in (self.stream_rates, self.stream_lags):
+            for name in [n for n in known if n not in engine.streams]:
+                del known[name]
 
 
 class Round:
