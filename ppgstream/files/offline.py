@@ -91,8 +91,8 @@ def _first(parts: Denoised) -> Denoised:
 
 
 def _denoise_resampled(x: NDArray[np.float64], engine: Engine, fs: float, name: str) -> Denoised:
-    """A recording (n,), the stream `name`, of another rate than the engine's. What is measured is decided at the recording's own rate, since an
-    outlier or a step would ring through the resampling."""
+    """A recording (n,), the stream `name`, of another rate than the engine's. What is measured is decided at the recording's own
+    rate, since an outlier or a step would ring through the resampling."""
     rules, target, n = engine.rules.sensor, engine.rules.plan.fs, len(x)
     state, steps = states_of(x, fs, round(rules.max_fill * fs / target), rules.sentinels)
     y, there = at_rate(x, state, steps, fs, target)
