@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ppgstream.core.stamps import DAY_S, ClockError, Form, clock_of, even, form_of, laid_out, stated_unit
 from ppgstream.errors import DataError, UsageError
 from ppgstream.files import arrays, recording
+from ppgstream.files.clocks import ClockError, clock_of, even, laid_out
 from ppgstream.files.header import stated_rate
+from ppgstream.files.stamps import DAY_S, Form, form_of, stated_unit
 from ppgstream.wire.message import Flag
 
 RATES = [25.0, 50.0, 64.0, 100.0, 125.0, 128.0, 200.0, 250.0, 500.0]

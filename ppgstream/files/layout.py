@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.core.stamps import MOST_FS, Form, form_of, rows_a_second, stated_unit
 from ppgstream.errors import UsageError
 from ppgstream.files.cells import (
     ARROW,
@@ -26,6 +25,7 @@ from ppgstream.files.cells import (
     is_text,
 )
 from ppgstream.files.header import Header
+from ppgstream.files.stamps import MOST_FS, Form, form_of, rows_a_second, stated_unit
 
 Float64 = NDArray[np.float64]
 UNIT_CELLS = {"v", "mv", "uv", "µv", "nu", "raw", "cal", "counts", "adc", "a.u.", "au", "no units", "us", "na", "ms", "s", "-"}

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 
 from ppgstream.core.engine import Engine
 from ppgstream.core.follower import step_of
-from ppgstream.core.stamps import LATE_S, ClockError, Form, clock_of, laid_out
 from ppgstream.files import offline
+from ppgstream.files.clocks import LATE_S, ClockError, clock_of, laid_out
 from ppgstream.files.offline import Denoised, Pulse
 from ppgstream.files.opened import lines_in
 from ppgstream.files.recording import counted, is_table, lasting, of_clock, of_table
+from ppgstream.files.stamps import Form
 from ppgstream.files.table import Table, tables
 from ppgstream.wire.message import EMPTY, Chunk, Kind
 

@@ -12,10 +12,11 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.core.stamps import Clock, ClockError, Form, clock_of, laid_out
 from ppgstream.errors import DataError, OutputError, SourceError, UsageError
 from ppgstream.files.arrays import Arrays, read_arrays
+from ppgstream.files.clocks import Clock, ClockError, clock_of, laid_out
 from ppgstream.files.opened import lines_in
+from ppgstream.files.stamps import Form
 from ppgstream.files.table import Table, read_lines
 from ppgstream.storage import check_folder, replace_file_by, replace_files
 

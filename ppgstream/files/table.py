@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.core.stamps import Form, form_of, numbers_of
 from ppgstream.errors import DataError, UsageError
 from ppgstream.files.cells import (
     ARROW,
@@ -45,6 +44,7 @@ from ppgstream.files.cells import (
 from ppgstream.files.header import KEY_LINE, Header, is_header, stated_rate
 from ppgstream.files.json_rows import json_of_lines
 from ppgstream.files.layout import Rows, chosen_column, clock_column, is_time, rows_of
+from ppgstream.files.stamps import Form, form_of, numbers_of
 
 Float64 = NDArray[np.float64]
 
