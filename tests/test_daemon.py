@@ -1036,6 +1036,7 @@ def test_a_model_that_hangs_does_not_keep_a_stopped_daemon() -> None:
             for at in range(0, 1000, 100):
                 sensor.send("a", DATA, 1, at, wave(100))
             until(lambda: served.daemon.source.received == 10, "all to be read")
+            until(lambda: served.ask()["queues"]["model_windows"], "a window to be in the model")
             served.daemon.stop.set()
             final = account(served.stop())
             assert (final["accepted"], final["shed"], final["unaccounted"]) == (1000, 1000, 0)
