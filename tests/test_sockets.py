@@ -14,7 +14,8 @@ from ppgstream.errors import ConfigError, SourceError
 from ppgstream.live.endpoints import attach
 from ppgstream.live.publisher import Publisher
 from ppgstream.live.receiver import Account, Receiver
-from ppgstream.wire.message import EMPTY, Chunk, Kind, encode
+from ppgstream.live.sink import ZmqSink
+from ppgstream.wire.message import EMPTY, Beats, Chunk, Kind, decode, encode
 
 
 @pytest.fixture
@@ -153,3 +154,31 @@ def test_a_receiver_counts_what_it_lost_what_never_was_and_what_was_damaged(
     assert receiver.accounts == {("a", 7): Account(next=165, received=100, lost=50, gap=40)}
     assert (receiver.lost, receiver.damaged) == (50, 1)
     receiver.close()
+
+
+def test_beats_that_are_not_computed_yet_hold_back_their_own_stream_alone() -> None:
+    sent: list[tuple[bytes, int]] = []
+
+    class Socket:
+        def send(self, part: bytes, flags: int = 0) -> None:
+            sent.append((part, flags))
+
+    def kinds() -> list[tuple[str, str]]:
+        chunks = [decode([stream, body]) for (stream, _), (body, _) in zip(sent[::2], sent[1::2], strict=True)]
+        return [(chunk.stream, chunk.kind.name) for chunk in chunks]
+
+    def chunk(stream: str, kind: Kind, samples: np.ndarray = EMPTY) -> Chunk:
+        return Chunk(stream, 1, 0, samples, kind)
+
+    sink = ZmqSink(Socket(), "f4")  # type: ignore[arg-type]
+    late = chunk("a", Kind.BEATS)
+    sink.publish([chunk("a", Kind.DATA, np.arange(5.0)), late, chunk("a", Kind.END)])
+    sink.publish([chunk("b", Kind.DATA, np.arange(5.0)), chunk("a", Kind.STATUS)])
+    assert kinds() == [("a", "DATA"), ("b", "DATA")]
+    none = np.zeros(0, np.float32)
+    late.beats = Beats(72.0, 0.9, np.zeros(0, np.uint64), none, none, none)
+    sink.release()
+    sink.release()
+    assert kinds()[2:] == [("a", "BEATS"), ("a", "END"), ("a", "STATUS")]
+    sink.publish([chunk("a", Kind.DATA, np.arange(5.0))])
+    assert (kinds()[-1], sink.published) == (("a", "DATA"), 6)

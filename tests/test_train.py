@@ -172,7 +172,7 @@ def test_other_processes_draw_the_same_batches_and_their_end_is_told(sets: list[
     recipe = small(epochs=30)
     source, pool = batches.Source(sets, recipe), batches.Pool(sets, recipe, 1, recipe.steps)
     try:
-        for epoch, number in [(1, 3), (2, 0), (2, 1), (2, 2), (2, 3)]:  # as a resumed run asks
+        for epoch, number in [(1, 3), (2, 0), (2, 1), (2, 0), (2, 1), (2, 2), (2, 3)]:  # as a resumed run and Keras ask
             np.testing.assert_array_equal(pool.batch(epoch, number).packed, source.batch(epoch, number).packed)
         for process in multiprocessing.active_children():
             process.kill()
@@ -180,6 +180,14 @@ def test_other_processes_draw_the_same_batches_and_their_end_is_told(sets: list[
             [pool.batch(epoch, number) for epoch in range(3, 30) for number in range(4)]
     finally:
         pool.close()
+
+
+@pytest.mark.usefixtures("no_pictures")
+def test_a_run_whose_batches_other_processes_draw_leaves_the_same_weights(sets: list[data.Set], tmp_path: Path) -> None:
+    for name, processes in (("alone", 0), ("helped", 1)):
+        assert fit.fit(small(epochs=2), sets, tmp_path / name, threads=1, processes=processes)
+    alone, helped = (contents(tmp_path / name)["weights.safetensors"] for name in ("alone", "helped"))
+    assert alone == helped
 
 
 def test_one_pass_shows_every_training_window_once_and_in_another_order_each_epoch(sets: list[data.Set]) -> None:

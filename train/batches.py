@@ -297,14 +297,15 @@ class Pool:
         self._next: int | None = None
 
     def batch(self, epoch: int, number: int) -> Drawn:
-        """Batches are asked for in order. Raises ConfigError if a process was ended, as it is where memory is short."""
+        """Batches are asked for in order, but for those that were given already: Keras asks for the first ones twice, where
+        TensorFlow wants to know their shapes. Raises ConfigError if a process was ended, as it is where memory is short."""
         wanted = epoch * self._steps + number
         first = wanted if self._next is None else self._next
         self._next = max(first, min(wanted + self._ahead, self._last))
         try:
             for n in range(first, self._next):
                 self._waiting[n] = self._executor.submit(_batch, *divmod(n, self._steps))
-            return self._waiting.pop(wanted).result()
+            return (self._waiting.pop(wanted, None) or self._executor.submit(_batch, epoch, number)).result()
         except BrokenProcessPool:
             raise ConfigError("a process that draws batches has ended; is there memory for as many --processes?") from None
 

@@ -150,12 +150,9 @@ class Engine:
 
     def take(self) -> Tile:
         """The next windows, at most a tile, made ready for the model."""
-        return self._take(self.ready.take(self.rules.tile, self.rules.few))
-
-    def _take(self, ready: list[Ready]) -> Tile:
-        tile = tile_of(ready, self.rules.plan)
-        for one in ready:
-            self._hear(one.stream)
+        tile = tile_of(self.ready.take(self.rules.tile, self.rules.few), self.rules.plan)
+        for ready in tile.ready:
+            self._hear(ready.stream)
         return tile
 
     def finish(self, tile: Tile, answer: Answer | Exception | None) -> list[Chunk]:

@@ -19,7 +19,7 @@ from ppgstream.core.ledger import Ledger
 from ppgstream.core.measured import LARGEST, Judged
 from ppgstream.core.plan import SensorRules
 from ppgstream.core.sequence import Counter, Counts, Early, Gaps, Sequencer, Stretch
-from ppgstream.core.session import LIFE, Event, Opened, Remembered, Sessions, Step
+from ppgstream.core.session import LIFE, Event, Opened, Remembered, Sessions, Standing, Step
 from ppgstream.core.statistics import Recent, Statistics
 from ppgstream.wire.message import EMPTY, Chunk, Kind
 
@@ -142,12 +142,10 @@ class Intake:
     def end(self) -> list[Part]:
         """Nothing more comes: end the session that is open, if there is one, as one that did not say END."""
         out: list[Part] = []
-        sequencer = self.sessions.sequencer
-        if sequencer is not None:
-            assert LIFE[self.sessions.standing(self.sessions.current or 0, 0.0, 0.0)][Event.SILENCE] == (Step.CUT_OFF,)
-            self._give_up_waiting(self.sessions.fed_at, out)
-            self._accept(sequencer.close(), out)
-            self._end(out, unclean=True)
+        if self.sessions.current is not None:
+            for step in LIFE[Standing.LIVE][Event.SILENCE]:
+                if step is Step.CUT_OFF:
+                    self._cut_off(out)
         return out
 
     @property
@@ -221,16 +219,12 @@ class Intake:
     def _restart(self, session: int, index: int, out: list[Part]) -> Sequencer:
         """The index fell back to `index` with new samples: the sensor counts anew, under the same number. The sequencer of the
         session that begins."""
-        sessions = self.sessions
-        sequencer = sessions.sequencer
-        assert sequencer is not None
-        for step in LIFE[sessions.standing(session, 0.0, 0.0)][Event.RESTART]:
+        fell_from = self.sessions.known[session].sequencer.next
+        for step in LIFE[Standing.LIVE][Event.RESTART]:
             if step is Step.CUT_OFF:
-                fell_from = sequencer.next
-                self._accept(sequencer.close(), out)
-                self._end(out, unclean=True)
+                self._cut_off(out)
             elif step is Step.RENAME:
-                session = sessions.rename(session)
+                session = self.sessions.rename(session)
                 text = (
                     f"the index fell from {fell_from} to {index} with new samples: the sensor restarted; session "
                     f"{session:016x} begins"
@@ -238,7 +232,7 @@ class Intake:
                 self._event("restart", text)
             else:
                 self._open(session, out)
-        return sessions.known[session].sequencer
+        return self.sessions.known[session].sequencer
 
     def _late(self, chunk: Chunk, now: float, out: list[Part]) -> None:
         """Samples of a session that is over: late ones are accounted for, newer ones refused."""
@@ -255,6 +249,13 @@ class Intake:
         if len(chunk.samples):
             self.ledger.refused += len(chunk.samples)
             self._event(name, f"refused {len(chunk.samples)} samples: {why}")
+
+    def _cut_off(self, out: list[Part]) -> None:
+        """End the session that is open as one that did not say END."""
+        known = self.sessions.known[self.sessions.current or 0]
+        self._give_up_waiting(self.sessions.fed_at, out)
+        self._accept(known.sequencer.close(), out)
+        self._end(out, unclean=True)
 
     def _end(self, out: list[Part], *, unclean: bool) -> None:
         known = self.sessions.known[self.sessions.current or 0]

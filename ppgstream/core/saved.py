@@ -17,7 +17,7 @@ import numpy as np
 VERSION = 1
 _CLASSES: dict[str, type] = {}
 _LIST, _TUPLE, _DICT, _ARRAY, _INTEGER, _OBJECT, _AGAIN, _RECORD, _SET, _NUMBERS = range(10)  # what a list of ours stands for
-_NAMED = 2**62  # integers beyond it are written as text
+LARGEST_INTEGER = 2**62  # one beyond it is written as text
 
 
 def known(*classes: type) -> None:
@@ -62,7 +62,7 @@ def _packed(value: Any, again: dict[int, int]) -> Any:
     if value is None or kind in (bool, float, str, bytes):
         return value
     if isinstance(value, int):
-        return int(value) if abs(value) < _NAMED else [_INTEGER, str(int(value))]
+        return int(value) if abs(value) < LARGEST_INTEGER else [_INTEGER, str(int(value))]
     if isinstance(value, np.generic):
         return value.item()
     if kind is np.ndarray:
@@ -108,10 +108,10 @@ def _unpacked(value: Any, made: list[Any]) -> Any:
     if tag == _INTEGER:
         return int(rest[0])
     if tag == _RECORD:
-        make: Callable[..., Any] = _CLASSES[rest[0]]
+        record: Callable[..., Any] = _CLASSES[rest[0]]
         if not issubclass(_CLASSES[rest[0]], tuple):
             raise TypeError(f"a {rest[0]} is no record")
-        return make(*(_unpacked(v, made) for v in rest[1:]))
+        return record(*(_unpacked(v, made) for v in rest[1:]))
     parts = [_unpacked(v, made) for v in rest]
     if tag == _DICT:
         return dict(zip(parts[::2], parts[1::2], strict=True))

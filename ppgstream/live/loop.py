@@ -17,7 +17,6 @@ import zmq
 from ppgstream.config import Config
 from ppgstream.core.engine import Engine
 from ppgstream.core.ledger import Event
-from ppgstream.core.stream import Stream
 from ppgstream.core.tile import Tile
 from ppgstream.live.door import FEW, Doors, most_descriptors
 from ppgstream.live.events import Events
@@ -130,7 +129,7 @@ class Loop:
         # The cheap ones first: what is too short for a window is published at once.
         streams = sorted(self._engine.streams.values(), key=lambda stream: stream.in_flight)
         for at in range(0, len(streams), ENDED_AT_ONCE):
-            self._end(streams[at : at + ENDED_AT_ONCE])
+            self._publish(self._engine.flush(time.monotonic(), streams[at : at + ENDED_AT_ONCE]))
             self._hand_over()
             self._take_back(self._workers.take_back())
             if self._stop.since(drain_s + LEAVE_S):
@@ -223,9 +222,6 @@ class Loop:
             self._engine.fill()
             self._unfilled_since = 0.0
             self._sink.release()
-
-    def _end(self, streams: list[Stream]) -> None:
-        self._publish(self._engine.flush(time.monotonic(), streams))
 
     def _tell(self) -> None:
         """Tell what the engine has to tell."""
