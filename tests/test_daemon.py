@@ -238,7 +238,7 @@ class Served:
 
     def ask(self, watch: tuple[str, ...] = ()) -> dict[str, Any]:
         """A snapshot of now: what had been asked before and is answered late does not count."""
-        return until(lambda: self.status.ask(1.0, watch), "an answer of the status socket")  # type: ignore[no-any-return]
+        return msgspec.to_builtins(until(lambda: self.status.ask(1.0, watch), "an answer"))  # type: ignore[no-any-return]
 
     def row(self, stream: str) -> dict[str, Any] | None:
         return next((r for r in self.ask()["streams"] if r["name"] == stream), None)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 from rich.console import Console
 
+from ppgstream.live.snapshot import Snapshot
 from ppgstream.show.monitor import render, wave
 
 ROW: dict[str, Any] = {
@@ -40,13 +42,20 @@ ROW: dict[str, Any] = {
 SNAPSHOT: dict[str, Any] = {
     "version": "0.1.0",
     "state": "running",
+    "pid": 77,
     "uptime_s": 3725.2,
+    "cpu_s": 12.5,
+    "max_rss_kb": 300_000,
+    "endpoints": {"in": "x", "out": "y", "status": "z"},
     "checkpoint": {"path": "x", "family": "brae", "id": "a88d3e5788f9f8db"},
     "fs": 125.0,
+    "window": 250,
+    "hop": 49,
     "delay_s": {"least": 1.6, "most": 1.992},
     "samples_per_s": 125.0,
     "windows_per_s": 2.5,
     "lag_ms": {"p50": 20.1, "p99": 31.9, "max": 40.0},
+    "read_lag_ms": {"p50": None, "p99": None, "max": None},
     "ledger": {
         k: ROW[k]
         for k in (
@@ -67,8 +76,10 @@ SNAPSHOT: dict[str, Any] = {
     | {"refused": 0, "unaccounted": 0},
     "unclean_sessions": 0,
     "messages": {"received": 201, "malformed": 0, "published": 99},
+    "log_lost": 0,
     "subscribers": 1,
     "queues": {"ready_windows": 0, "ready_limit": 5242, "model_windows": 0},
+    "events": {},
     "last_events": [],
     "streams_total": 1,
     "streams": [ROW],
@@ -78,7 +89,9 @@ SNAPSHOT: dict[str, Any] = {
 
 def text(snapshot: dict[str, Any] | None, *, gone_s: float | None = None) -> str:
     console = Console(width=110, file=io.StringIO(), force_terminal=False)
-    console.print(render(snapshot, endpoint="tcp://127.0.0.1:5602", gone_s=gone_s, width=110))
+    console.print(
+        render(snapshot and msgspec.convert(snapshot, Snapshot), endpoint="tcp://127.0.0.1:5602", gone_s=gone_s, width=110)
+    )
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
@@ -158,7 +171,7 @@ def test_a_stream_s_name_is_readable_at_any_usual_width(width: int) -> None:
     console = Console(width=width, record=True, file=io.StringIO())
     name = "wrist-left-042"
     busy = ROW | {"name": name, "denoised": 12_345_678, "bpm": 104.0, "bpm_confidence": 0.97}
-    console.print(render(SNAPSHOT | {"streams": [busy]}, endpoint="x", width=width))
+    console.print(render(msgspec.convert(SNAPSHOT | {"streams": [busy]}, Snapshot), endpoint="x", width=width))
     line = next(line for line in console.export_text().splitlines() if "12,345,678" in line)
     assert name in line
     assert "104 bpm, 97%" in line

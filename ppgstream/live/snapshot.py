@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import msgspec
 import numpy as np
 
-from ppgstream.core.engine import Engine
-from ppgstream.core.ledger import Ledger
-from ppgstream.core.sequence import Counts
-from ppgstream.core.stream import Stream
-from ppgstream.live.round import Clock, Pace
+if TYPE_CHECKING:  # a client needs the fields alone
+    from ppgstream.core.engine import Engine
+    from ppgstream.core.ledger import Ledger
+    from ppgstream.core.sequence import Counts
+    from ppgstream.core.stream import Stream
+    from ppgstream.live.round import Clock, Pace
 
 
 class CheckpointStatus(msgspec.Struct):

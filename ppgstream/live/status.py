@@ -5,15 +5,16 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import zmq
 
 from ppgstream.errors import PpgStreamError, SourceError
 from ppgstream.live.endpoints import MOST_ANSWER, attach, make
+from ppgstream.live.snapshot import Snapshot
 
-Snapshot = dict[str, Any]
+T = TypeVar("T")
 ANSWERS_A_LOOK = 64
 SESSIONS_A_QUESTION = 64  # the daemon takes questions of 4,096 bytes
 
@@ -23,6 +24,13 @@ def batched(names: Iterable[str], most: int) -> Iterator[list[str]]:
     rest = iter(names)
     while part := list(itertools.islice(rest, most)):
         yield part
+
+
+class Taken(msgspec.Struct):
+    """The answer to `taken`; without its fields, that of a daemon that does not know the question."""
+
+    in_: str = msgspec.field(name="in", default="")
+    taken: dict[str, int | None] = {}
 
 
 class StatusClient:
@@ -40,7 +48,7 @@ class StatusClient:
 
     def ask(self, timeout_s: float, watch: Sequence[str] = ()) -> Snapshot | None:
         """The daemon's snapshot, or None if it does not answer in time."""
-        return self._ask({"watch": list(watch)}, timeout_s)
+        return self._ask({"watch": list(watch)}, timeout_s, Snapshot)
 
     def taken(self, sessions: Mapping[str, int], timeout_s: float) -> tuple[str, dict[str, int | None]] | None:
         """The daemon's input endpoint, and of streams and their sessions the index up to which it has taken everything, None
@@ -48,13 +56,13 @@ class StatusClient:
         found: dict[str, int | None] = {}
         endpoint = ""
         for names in batched(sessions, SESSIONS_A_QUESTION):
-            answer = self._ask({"taken": {name: f"{sessions[name]:016x}" for name in names}}, timeout_s)
-            if answer is None or not isinstance(there := answer.get("taken"), dict) or set(there) != set(names):
+            answer = self._ask({"taken": {name: f"{sessions[name]:016x}" for name in names}}, timeout_s, Taken)
+            if answer is None or set(answer.taken) != set(names):
                 return None
-            endpoint, found = str(answer.get("in", "")), found | there
+            endpoint, found = answer.in_, found | answer.taken
         return endpoint, found
 
-    def _ask(self, question: dict[str, Any], timeout_s: float) -> Snapshot | None:
+    def _ask(self, question: dict[str, Any], timeout_s: float, form: type[T]) -> T | None:
         with contextlib.suppress(zmq.Again):  # the last request still waits for a daemon to come
             self._socket.send(msgspec.json.encode(question), zmq.NOBLOCK)
         answer = None
@@ -64,7 +72,7 @@ class StatusClient:
                 if not self._socket.poll(0):
                     break
         try:
-            return None if answer is None else msgspec.json.decode(answer, type=dict)
+            return None if answer is None else msgspec.json.decode(answer, type=form)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise SourceError(f"{self.endpoint}: not a ppgstream status socket: {error}") from error
 

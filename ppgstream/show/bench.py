@@ -34,7 +34,8 @@ from ppgstream.config import Runtime
 from ppgstream.core.denoiser import Batch
 from ppgstream.errors import CheckpointError, OutputError, SourceError
 from ppgstream.live.daemon import cores
-from ppgstream.live.status import Snapshot, StatusClient
+from ppgstream.live.snapshot import Snapshot
+from ppgstream.live.status import StatusClient
 from ppgstream.model.checkpoint import SHIPPED, Checkpoint
 from ppgstream.model.restore import restore
 from ppgstream.show import messages
@@ -310,14 +311,14 @@ class Target:
 def carry(target: Target, streams: int, seconds: float, pool: ProcessPoolExecutor) -> Carried:
     """Send `streams` streams for `seconds` through the daemon, and see what comes out."""
     before = target.snapshot()
-    wait = round(before["delay_s"]["least"] * before["fs"])
+    wait = round(before.delay_s.least * before.fs)
     prepared_s = 2 * HEAR_S + streams * seconds / 60_000
     load = Load(streams, seconds, time.monotonic() + prepared_s, secrets.randbits(63), wait)
     receiving, sending = pool.submit(receive, target.ends["out"], load), pool.submit(send, target.ends["in"], load)
     sent: Sent = sending.result()
     received: Received = receiving.result()
     after = target.snapshot()
-    ledger = {key: after["ledger"][key] - before["ledger"][key] for key in ("shed", "accepted", "refused")}
+    ledger = {key: getattr(after.ledger, key) - getattr(before.ledger, key) for key in ("shed", "accepted", "refused")}
     lags, at = np.array(received.lags_ms or [np.inf]), np.array(received.at_s or [0.0])
     end = lags[at >= seconds * 0.75]
     p50, p99, p999 = (float(np.percentile(lags, q)) for q in (50, 99, 99.9))
@@ -327,16 +328,16 @@ def carry(target: Target, streams: int, seconds: float, pool: ProcessPoolExecuto
         sent=sent.samples,
         lost=sent.samples - received.samples,
         shed=ledger["shed"],
-        unaccounted=after["ledger"]["unaccounted"],
+        unaccounted=after.ledger.unaccounted,
         lag_p50_ms=round(p50, 1),
         lag_p99_ms=round(p99, 1),
         lag_p999_ms=round(p999, 1),
         lag_end_ms=round(float(np.median(end)), 1) if len(end) else float("inf"),
         late_ms=round(sent.late_ms, 1),
-        windows_per_s=round(len(lags) / max(seconds - wait / before["fs"], 0.1), 1),
-        daemon_cores=round((after["cpu_s"] - before["cpu_s"]) / seconds, 3),
+        windows_per_s=round(len(lags) / max(seconds - wait / before.fs, 0.1), 1),
+        daemon_cores=round((after.cpu_s - before.cpu_s) / seconds, 3),
         load_cores=round((sent.cpu_s + received.cpu_s) / seconds, 3),
-        daemon_mb=round(after["max_rss_kb"] / 1024, 1),
+        daemon_mb=round(after.max_rss_kb / 1024, 1),
     )
 
 
@@ -367,7 +368,7 @@ def system(path: Path, *, plan: Plan, say: Say, settings: Sequence[str]) -> dict
     live = [p.streams for p in probes if p.live and (held is None or p.streams <= held.streams)]
     return {
         "ready_s": round(target.ready_s, 2),
-        "start_mb": round(start["max_rss_kb"] / 1024, 1),
+        "start_mb": round(start.max_rss_kb / 1024, 1),
         "streams": held.streams if held else 0,
         "live_streams": max(live, default=0),
         "held": held.row() if held else None,
@@ -390,7 +391,7 @@ def beside_floods(
                     begins_at = time.monotonic() + 4 * HEAR_S + 1.0
                     flooding = pool.submit(messages.flood, target.ends["in"], row["message"], begins_at, plan.probe)
                 found = carry(target, OTHERS, plan.probe, pool).row()
-                taken = target.snapshot()["messages"]["received"] - OTHERS * (found["sent"] // OTHERS // CHUNK + 1)
+                taken = target.snapshot().messages.received - OTHERS * (found["sent"] // OTHERS // CHUNK + 1)
                 if row["us"] is not None:
                     flooding.result()
             keys = ("lag_p50_ms", "lag_p99_ms", "lost", "shed")

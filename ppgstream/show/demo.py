@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
@@ -30,6 +29,7 @@ from ppgstream.lab.scores import snr_b_db
 from ppgstream.live.daemon import Daemon
 from ppgstream.live.publisher import Publisher
 from ppgstream.live.receiver import Receiver
+from ppgstream.live.snapshot import Snapshot
 from ppgstream.live.status import StatusClient
 from ppgstream.model.checkpoint import Checkpoint
 from ppgstream.show import plots
@@ -181,12 +181,11 @@ def _keep(sensors: list[_Person], chunk: Chunk) -> None:
         p.confidence[at], p.flags[at] = chunk.confidence, chunk.flags
 
 
-def _plain_line(snapshot: dict[str, object]) -> str:
-    s = msgspec.convert(snapshot, dict)
+def _plain_line(s: Snapshot) -> str:
     return (
-        f"{s['uptime_s']:6.1f} s  {s['samples_per_s']:7,.0f} samples/s  {s['windows_per_s']:6.1f} windows/s  "
-        f"lag p99 {s['lag_ms']['p99'] or 0:5.1f} ms  denoised {s['ledger']['denoised']:,}  unaccounted "
-        f"{s['ledger']['unaccounted']}"
+        f"{s.uptime_s:6.1f} s  {s.samples_per_s:7,.0f} samples/s  {s.windows_per_s:6.1f} windows/s  "
+        f"lag p99 {s.lag_ms.p99 or 0:5.1f} ms  denoised {s.ledger.denoised:,}  unaccounted "
+        f"{s.ledger.unaccounted}"
     )
 
 

@@ -4,8 +4,7 @@ world."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -13,7 +12,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ppgstream.live.status import Snapshot, StatusClient
+from ppgstream.live.snapshot import Snapshot, StreamStatus
+from ppgstream.live.status import StatusClient
 
 ROWS_SHOWN = 12
 WIDE = 100  # columns of a terminal that have room for everything
@@ -33,7 +33,7 @@ def snapshots(client: StatusClient, stream: str | None, interval_s: float) -> It
         started = time.monotonic()
         snapshot = client.ask(1.0, watch)
         if snapshot is not None and not stream:
-            live = [row["name"] for row in snapshot["streams"] if row["live"]]
+            live = [row.name for row in snapshot.streams if row.live]
             if not watch or (watch[0] not in live and live):
                 watch = live[:1]
         yield snapshot
@@ -68,40 +68,32 @@ def render(snapshot: Snapshot | None, *, endpoint: str, gone_s: float | None = N
             Text(f"DAEMON GONE: no answer from {endpoint} for {gone_s:.0f} s; what follows is the last it said", style="bold red")
         )
     parts += [_summary(snapshot), _ledger(snapshot)]
-    for name, trace in snapshot["traces"].items():
-        if len(trace["clean"]) > 1:
-            parts.append(wave(name, trace["raw"], trace["clean"], fs=snapshot["fs"], width=width - 4))
+    for name, trace in snapshot.traces.items():
+        if len(trace.clean) > 1:
+            parts.append(wave(name, trace.raw, trace.clean, fs=snapshot.fs, width=width - 4))
     parts.append(_streams(snapshot, width))
-    if snapshot["last_events"]:
+    if snapshot.last_events:
         parts.append(
-            Text(
-                "\n".join(f"! {text}" for text in snapshot["last_events"][-3:]), style="yellow", no_wrap=True, overflow="ellipsis"
-            )
+            Text("\n".join(f"! {text}" for text in snapshot.last_events[-3:]), style="yellow", no_wrap=True, overflow="ellipsis")
         )
-    style = (
-        "red"
-        if gone_s is not None or snapshot["ledger"]["unaccounted"]
-        else "green"
-        if snapshot["state"] == "running"
-        else "yellow"
-    )
-    return Panel(Group(*parts), title=f"ppgstream {snapshot['version']}: {snapshot['state']}", border_style=style)
+    style = "red" if gone_s is not None or snapshot.ledger.unaccounted else "green" if snapshot.state == "running" else "yellow"
+    return Panel(Group(*parts), title=f"ppgstream {snapshot.version}: {snapshot.state}", border_style=style)
 
 
 def _summary(s: Snapshot) -> Text:
-    lag, queues = s["lag_ms"], s["queues"]
-    delay = s["delay_s"]
+    lag, queues = s.lag_ms, s.queues
+    delay = s.delay_s
     return Text(
-        f"{s['samples_per_s']:,.0f} samples/s   {s['windows_per_s']:,.1f} windows/s   {s['streams_total']} streams   "
-        f"{s['subscribers']} subscriptions   up {_clock(s['uptime_s'])}\n"
-        f"lag p50 {_ms(lag['p50'])}  p99 {_ms(lag['p99'])}   look-ahead {delay['least']:.2f}..{delay['most']:.2f} s   "
-        f"waiting {queues['ready_windows']:,} windows, {queues['model_windows']} in the model   "
-        f"{s['checkpoint']['family']} {s['checkpoint']['id'][:8]}"
+        f"{s.samples_per_s:,.0f} samples/s   {s.windows_per_s:,.1f} windows/s   {s.streams_total} streams   "
+        f"{s.subscribers} subscriptions   up {_clock(s.uptime_s)}\n"
+        f"lag p50 {_ms(lag.p50)}  p99 {_ms(lag.p99)}   look-ahead {delay.least:.2f}..{delay.most:.2f} s   "
+        f"waiting {queues.ready_windows:,} windows, {queues.model_windows} in the model   "
+        f"{s.checkpoint.family} {s.checkpoint.id[:8]}"
     )
 
 
 def _ledger(s: Snapshot) -> Text:
-    ledger = s["ledger"]
+    ledger = s.ledger
     text = Text()
     for name in (
         "seen",
@@ -118,50 +110,48 @@ def _ledger(s: Snapshot) -> Text:
         "in_flight",
         "refused",
     ):
-        bad = name in ("gap", "rejected", "shed", "refused") and ledger[name]
-        text.append(f"{name} {ledger[name]:,}  ", style="yellow" if bad else "")
-    text.append(f"unaccounted {ledger['unaccounted']:,}", style="bold red" if ledger["unaccounted"] else "bold green")
-    if s["messages"]["malformed"]:
-        text.append(f"  malformed messages {s['messages']['malformed']:,}", style="yellow")
-    if s["unclean_sessions"]:
-        text.append(f"  unclean sessions {s['unclean_sessions']:,}", style="yellow")
+        bad = name in ("gap", "rejected", "shed", "refused") and getattr(ledger, name)
+        text.append(f"{name} {getattr(ledger, name):,}  ", style="yellow" if bad else "")
+    text.append(f"unaccounted {ledger.unaccounted:,}", style="bold red" if ledger.unaccounted else "bold green")
+    if s.messages.malformed:
+        text.append(f"  malformed messages {s.messages.malformed:,}", style="yellow")
+    if s.unclean_sessions:
+        text.append(f"  unclean sessions {s.unclean_sessions:,}", style="yellow")
     return text
 
 
 def _streams(s: Snapshot, width: int) -> Table:
     """A row a stream. In a narrow view the columns that are hardly ever anything but 0 give way to the names."""
-    columns: dict[str, Callable[[Mapping[str, Any]], Text | str]] = {
-        "rate/s": lambda row: f"{row['samples_per_s']:.0f}",
-        "lag ms": lambda row: f"{row['lag_ms']:.1f}",
-        "confidence": lambda row: f"{row['confidence']:.2f}",
+    columns: dict[str, Callable[[StreamStatus], Text | str]] = {
+        "rate/s": lambda row: f"{row.samples_per_s:.0f}",
+        "lag ms": lambda row: f"{row.lag_ms:.1f}",
+        "confidence": lambda row: f"{row.confidence:.2f}",
         "heart rate": _heart_rate,
-        "denoised": lambda row: f"{row['denoised']:,}",
-        "gap": lambda row: f"{row['gap']:,}",
+        "denoised": lambda row: f"{row.denoised:,}",
+        "gap": lambda row: f"{row.gap:,}",
     }
     if width >= WIDE:
-        columns["invalid"] = lambda row: f"{row['invalid']:,}"
-        columns["in flight"] = lambda row: f"{row['in_flight']:,}"
+        columns["invalid"] = lambda row: f"{row.invalid:,}"
+        columns["in flight"] = lambda row: f"{row.in_flight:,}"
     table = Table(box=None, pad_edge=False, expand=True)
     table.add_column("stream", ratio=1, no_wrap=True)
     for column in columns:
         table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
-    shown = sorted(s["streams"], key=lambda row: not row["live"])[:ROWS_SHOWN]
+    shown = sorted(s.streams, key=lambda row: not row.live)[:ROWS_SHOWN]
     for row in shown:
-        name = Text(row["name"] + ("" if row["live"] else " (ended)"))
-        table.add_row(name, *(text(row) for text in columns.values()), style="" if row["live"] else "dim")
-    if s["streams_total"] > len(shown):
-        table.add_row(f"... and {s['streams_total'] - len(shown):,} more", style="dim")
+        name = Text(row.name + ("" if row.live else " (ended)"))
+        table.add_row(name, *(text(row) for text in columns.values()), style="" if row.live else "dim")
+    if s.streams_total > len(shown):
+        table.add_row(f"... and {s.streams_total - len(shown):,} more", style="dim")
     return table
 
 
-def _heart_rate(row: Mapping[str, Any]) -> Text:
+def _heart_rate(row: StreamStatus) -> Text:
     """Beats a minute, dim where it is not known; the probability that it is within 5 bpm."""
-    if row["bpm"] is None:
+    if row.bpm is None or row.bpm_confidence is None:
         return Text("-", style="dim")
-    known = row["bpm_confidence"] >= KNOWN
-    return Text(
-        f"{row['bpm']:.0f} bpm, {row['bpm_confidence']:.0%}" if known else f"? ({row['bpm']:.0f})", style="" if known else "dim"
-    )
+    known = row.bpm_confidence >= KNOWN
+    return Text(f"{row.bpm:.0f} bpm, {row.bpm_confidence:.0%}" if known else f"? ({row.bpm:.0f})", style="" if known else "dim")
 
 
 def wave(

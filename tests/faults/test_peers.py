@@ -131,13 +131,13 @@ def test_a_poll_of_the_tap_and_of_a_publisher_is_bounded(tmp_path: Path) -> None
     asks = status.StatusClient(f"ipc://{tmp_path}/status")
     sockets = [(tap, tap._socket), (sender, sender._socket), (asks, asks._socket)]
     try:
-        endless = [Endless(b"x"), Endless(b"\1"), Endless(b"{}")]
+        endless = [Endless(b"x"), Endless(b"\1"), Endless(b'{"in": "x"}')]
         tap._socket = tap._inbox._socket = endless[0]  # type: ignore[assignment]
         sender._inbox._socket = endless[1]  # type: ignore[assignment]
         asks._socket = endless[2]  # type: ignore[assignment]
         assert list(tap.poll(0.0)) == []
         sender._hear()
-        assert asks.ask(0.0) == {}
+        assert asks._ask({}, 0.0, status.Taken) == status.Taken("x")
         most = (receiver.MESSAGES_A_POLL, publisher.SUBSCRIPTIONS_A_TURN, status.ANSWERS_A_LOOK)
         assert tuple(e.taken for e in endless) == most
     finally:
