@@ -798,10 +798,10 @@ def test_one_stream_more_than_allowed_is_refused_by_name_until_another_has_ended
 def test_a_stream_of_another_rate_is_refused_by_name() -> None:
     with serving() as served:
         sensor = served.sensor()
-        sensor.send("fast", DATA, 1, 0, wave(30), fs=250.0)
+        sensor.send("fast", DATA, 1, 0, wave(30), fs=2500.0)
         sensor.send("good", DATA, 2, 0, wave(30))
         until(lambda: served.ledger()["refused"] == 30 and served.ledger()["accepted"] == 30, "both")
-        told = until(lambda: [t for t in served.said if "250 Hz" in t], "the event")
+        told = until(lambda: [t for t in served.said if "2500 Hz" in t], "the event")
         assert told[0].startswith("fast: ")
 
 

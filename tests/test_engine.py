@@ -334,14 +334,6 @@ def test_a_session_ended_for_its_silence_goes_on_where_it_was() -> None:
     assert e.unaccounted == 0
 
 
-def test_a_stream_of_another_rate_is_refused_by_name() -> None:
-    e = engine()
-    e.feed(Chunk("fast", 1, 0, np.zeros(100), fs=250.0), 0.0)
-    assert e.ledger.refused == 100
-    assert "250 Hz" in e.events[0].text
-    assert "fast" in e.events[0].text
-
-
 def test_a_rate_that_is_not_what_it_says_is_an_event() -> None:
     e = engine()
     for k in range(0, 3000, 25):

@@ -11,6 +11,7 @@ from rules import rules
 
 from ppgstream.core.denoiser import identity
 from ppgstream.core.engine import Engine
+from ppgstream.core.rate import RateRules
 from ppgstream.errors import DataError
 from ppgstream.files import long, offline, recording
 from ppgstream.files.long import LongRecording
@@ -115,16 +116,25 @@ def test_parts_give_what_the_whole_gives(kind: str, fs: float, tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("in_parts")
-@pytest.mark.parametrize("fs", [125.0, 100.0])
-def test_a_long_recording_has_no_seam_between_blocks(fs: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long, "BLOCK_S", 20.0)
-    monkeypatch.setattr(long, "LEAD_S", 10.0)
-    monkeypatch.setattr(long, "TAIL_S", 5.0)
+@pytest.mark.parametrize("fs", [125.0, 100.0, 27.97, 250.0])
+def test_a_long_recording_gives_what_the_whole_gives_at_any_rate(fs: float, tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("\n".join(timed(fs)) + "\n")
     found = long.denoise(LongRecording(tmp_path / "x.csv"), engine(), fs=fs)
     expected = offline.of_recording(recording.read(tmp_path / "x.csv"), engine(), fs=fs)
-    np.testing.assert_allclose(found.result.denoised, expected.denoised, atol=1.0)
-    assert (found.result.flags == expected.flags).mean() > 0.99
+    for a, b in zip(found.result[:3], expected[:3], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.usefixtures("in_parts")
+@pytest.mark.parametrize("fs", [64.0, 250.0])
+def test_beats_and_rates_of_a_long_recording_are_those_of_the_whole(fs: float, tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("\n".join(timed(fs)) + "\n")
+    machines = [Engine(engine().denoiser, rules(rate=RateRules(), answers="input")) for _ in range(2)]
+    found = long.denoise(LongRecording(tmp_path / "x.csv"), machines[0], fs=fs).result.pulses
+    expected = offline.of_recording(recording.read(tmp_path / "x.csv"), machines[1], fs=fs).pulses
+    assert len(expected[0].beats)
+    for name, a, b in zip(offline.Pulse._fields, found[0], expected[0], strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5, err_msg=name)  # stamps of five decimals
 
 
 @pytest.mark.usefixtures("in_parts")

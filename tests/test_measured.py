@@ -133,7 +133,7 @@ def test_a_sensor_that_freezes_ends_the_stretch_and_shows_the_last_measured_valu
 def through(e: Engine, x: np.ndarray) -> offline.Denoised:
     """As `offline.denoise`, and the engine keeps its ledger."""
     out = offline.Denoised(np.zeros(len(x)), np.zeros(len(x), np.float32), np.zeros(len(x), np.uint16), [])
-    for chunk in offline.denoised_chunks(x, e, stream="a"):
+    for chunk in offline.denoised_chunks(x, e, stream="a", fs=125.0):
         if chunk.kind is not Kind.DATA:
             continue
         at = slice(chunk.index, chunk.stop)

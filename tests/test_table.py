@@ -182,7 +182,7 @@ def test_a_pipe_follows_the_rules_of_files(options: dict[str, str], head: str, l
     x = 500 + np.round(np.cumsum(np.random.default_rng(1).standard_normal(600)) * 10)
     lines = [head, *(text for v in x for text in (line.format(int(v)), "B72"))]
     engine = Engine(identity(250), rules(answers="input"))
-    pipe = LineFilter(engine, line_reader("stdin", lines[:250], **options))  # type: ignore[arg-type]
+    pipe = LineFilter(engine, line_reader("stdin", lines[:250], **options), fs=125.0)  # type: ignore[arg-type]
     out = [text for block in pipe.run([lines[:100], lines[100:101], lines[101:]]) for text in block]
     np.testing.assert_allclose(np.array(out, float), x, rtol=1e-5)
     assert (pipe.text, pipe.bad, pipe.valid) == (600 + (head != "red,ir"), 0, 600), "a row of names is no text"

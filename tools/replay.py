@@ -28,10 +28,11 @@ Float64 = NDArray[np.float64]
 
 
 class Track(NamedTuple):
-    """A recording on its way out as one stream."""
+    """A recording on its way out as one stream, at its own rate."""
 
     stream: str
     samples: Float64
+    fs: float = 125.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +86,6 @@ class Replay:
 
     tracks: list[Track]
     publisher: Publisher
-    fs: float = 125.0
     speed: float | None = 1.0
     chunk: int = 25
     loop: bool = False
@@ -112,7 +112,7 @@ class Replay:
         self.report.stopped = self.stopped() and len(ended) < len(self.tracks)
         for track, session in zip(self.tracks, sessions, strict=True):
             if session not in ended:
-                self.publisher.send_last(Chunk(track.stream, session, reached[session], EMPTY, Kind.END, self.fs))
+                self.publisher.send_last(Chunk(track.stream, session, reached[session], EMPTY, Kind.END, track.fs))
         self.report.seconds = self.clock() - started
         self.report.sent = {t.stream: (session, reached[session]) for t, session in zip(self.tracks, sessions, strict=True)}
         return self.report
@@ -145,7 +145,7 @@ class Replay:
 
     def _in_order(self, sessions: list[int], wall: int) -> Iterator[_Due]:
         """Chunks in the order in which they leave."""
-        period = self.chunk / self.fs
+        period = max(self.chunk / track.fs for track in self.tracks)
         queue: list[_Due] = []
         for order, due in enumerate(self._faulty(sessions, wall)):
             heapq.heappush(queue, due._replace(order=order))
@@ -157,14 +157,14 @@ class Replay:
 
     def _faulty(self, sessions: list[int], wall: int) -> Iterator[_Due]:
         f, rng = self.faults, np.random.default_rng(self.faults.seed)
-        period = self.chunk / self.fs
         for due in self._planned(sessions, wall):
             chunk, at = due.chunk, due.at
+            period = self.chunk / chunk.fs
             if chunk.kind is Kind.END:
                 yield due._replace(at=at + 2 * period + f.jitter_ms / 1000)  # behind everything of its stream
                 continue
             chance = rng.uniform(0, 1, 4)
-            begin = chunk.index / self.fs
+            begin = chunk.index / chunk.fs
             if chance[0] < f.drop or any(start <= begin < start + length for start, length in f.outages):
                 yield due._replace(withheld=True)
                 continue
@@ -174,29 +174,25 @@ class Replay:
                 yield due._replace(at=at, again=True)
 
     def _planned(self, sessions: list[int], wall: int) -> Iterator[_Due]:
-        """Chunks as a faultless sensor sends them: each when its last sample has been measured."""
-        n, period = len(self.tracks), self.chunk / self.fs
-        position = [0] * n
-        live = set(range(n))
-        step = 0
-        while live:
+        """Chunks as faultless sensors send them: each when its last sample has been measured."""
+        of_tracks = (self._of_track(k, session, wall) for k, session in enumerate(sessions))
+        return heapq.merge(*of_tracks, key=lambda due: due.at)
+
+    def _of_track(self, k: int, session: int, wall: int) -> Iterator[_Due]:
+        track = self.tracks[k]
+        length, period = len(track.samples), self.chunk / track.fs
+        late, start, step = k / len(self.tracks) * period, 0, 0
+        while not self.stopped():
             step += 1
-            for k in sorted(live):
-                track, session = self.tracks[k], sessions[k]
-                length, start = len(track.samples), position[k]
-                at = step * period + k / n * period
-                if not self.loop and start >= length:
-                    live.discard(k)
-                    yield _Due(at, 0, Chunk(track.stream, session, start, EMPTY, Kind.END, self.fs))
-                    continue
-                at_most = np.arange(start, start + self.chunk)
-                samples = track.samples[at_most % length if self.loop else at_most[at_most < length]]
-                t_ns = wall + round((start / self.fs + k / n * period) * 1e9)
-                yield _Due(at, 0, Chunk(track.stream, session, start, samples, fs=self.fs, t_ns=t_ns))
-                position[k] += len(samples)
-                if self.stopped():
-                    live.clear()
-                    break
+            at = step * period + late
+            if not self.loop and start >= length:
+                yield _Due(at, 0, Chunk(track.stream, session, start, EMPTY, Kind.END, track.fs))
+                return
+            at_most = np.arange(start, start + self.chunk)
+            samples = track.samples[at_most % length if self.loop else at_most[at_most < length]]
+            t_ns = wall + round((start / track.fs + late) * 1e9)
+            yield _Due(at, 0, Chunk(track.stream, session, start, samples, fs=track.fs, t_ns=t_ns))
+            start += len(samples)
 
 
 def pipe(

@@ -129,7 +129,7 @@ def _followed(x: Float64) -> offline.Pulse:
     """Beats and heart rates of a record (m,), by the rules for every checkpoint."""
     due = due_of(x, x, np.full(len(x), UNKNOWN), np.zeros(len(x), np.uint16), data.FS)
     fill(due, RateRules(data.FS))
-    return offline.pulse_of([one.chunk for one in due], len(x), data.FS)
+    return offline.pulse_of([one.chunk for one in due], len(x), data.FS, data.FS)
 
 
 def _baseline(x: Float64) -> Streamed:

@@ -29,8 +29,6 @@ from ppgstream.cli.shared import (
 )
 from ppgstream.errors import EX_SIGINT, DataError, OutputError, UsageError
 
-SAME_CLOCK = 0.005  # a pipe whose rate differs by less from the checkpoint's is taken line by line
-
 SHOWN_EVERY_S = 10.0  # without a terminal
 
 if TYPE_CHECKING:
@@ -118,8 +116,8 @@ def denoise(
         raise UsageError("--plot-from and --plot-seconds: nothing is drawn without --plot")
     if plot is not None and plot.suffix.lower() not in plots.SUFFIXES:
         raise UsageError(f"--plot {plot}: must end in {', '.join(plots.SUFFIXES)}")
-    if fs is not None and not 20 <= fs <= 1000:
-        raise UsageError(f"--fs {fs:g}: must be 20 to 1000 Hz")
+    if fs is not None:
+        offline.check_rate(fs)
     for target in filter(None, (None if output == "-" else Path(output), plot)):
         recording.check_writable(target)
 
@@ -173,7 +171,7 @@ def denoise(
             say(told)
         result = offline.of_recording(found, machine, fs=rate, dtype=dtype)
         for event in machine.events:
-            say(offline.placed(event.text, found, rate, target_fs))
+            say(offline.placed(event.text, found, rate))
         clock, shown = offline.clocked(found, rate), part
         samples = found.samples if found.rows is None else found.samples[found.rows]
         of_all = samples.shape[-1]
@@ -269,8 +267,7 @@ def _denoise_pipe(
     trusted: bool,
     chosen: Callable[[], Checkpoint],
 ) -> None:
-    """Line by line at the checkpoint's rate with an even clock or none; else the pipe is read to its end first, by the rules of
-    files."""
+    """Line by line with an even clock or none; else the pipe is read to its end first, by the rules of files."""
     from ppgstream.files import offline, opened, pipe, recording
 
     interrupted = False
@@ -288,21 +285,20 @@ def _denoise_pipe(
         raise DataError("stdin: no valid sample")
     found = recording.of_lines("stdin", [head], column=column, key=key, table=False, clocked=not trusted)
     rate = found.rate("stdin", fs, trusted=trusted)
-    checkpoint = chosen()
+    machine = engine(chosen())
     clock = found.clock
     uneven = clock is not None and (
         clock.jitter or clock.packets or clock.moved > 0 or clock.repeats > 0 or len(clock.starts) > 1
     )
-    machine = engine(checkpoint)
     try:
         out = sys.stdout if output == "-" else Path(output).open("w")  # noqa: SIM115 (stdout must stay open)
     except OSError as error:
         raise OutputError(f"{output}: cannot write: {error.strerror}") from error
-    live = abs(rate / checkpoint.fs - 1) < SAME_CLOCK and not uneven
+    live = not uneven
     say(found.named("stdin", rate) + ("" if live else ": the pipe is read to its end before anything is written"))
     if live:
         reader = pipe.line_reader("stdin", head, column=column, key=key, clocked=not trusted)
-        lines = pipe.LineFilter(machine, reader, strict=strict, dtype=dtype)
+        lines = pipe.LineFilter(machine, reader, fs=rate, strict=strict, dtype=dtype)
         parts: Iterator[list[str]] = lines.run(itertools.chain([head], blocks))
     else:
         found = recording.of_lines(
@@ -330,7 +326,7 @@ def _denoise_pipe(
         say(text)
     for event in machine.events:
         said = re.sub(r"index (\d+)", lambda m: f"{int(m[1]) / rate:.2f} s", event.text.removeprefix("stdin: "))
-        say(said if live else offline.placed(event.text, found, rate, checkpoint.fs))
+        say(said if live else offline.placed(event.text, found, rate))
     if interrupted:
         raise typer.Exit(EX_SIGINT)
     if live and not lines.valid:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from ppgstream.live.publisher import Publisher
     from ppgstream.live.status import StatusClient
 
-WIRE_FS = 125.0  # Hz, of what `replay` sends: it does not know which checkpoint listens
 STATUS = "tcp://127.0.0.1:5602"  # where a daemon is asked
 GONE_S = 10.0  # a daemon publishes a STATUS a second for each live stream
 
@@ -187,13 +186,14 @@ def replay(
 ) -> None:
     """Stream recordings to a daemon as sensors would: paced, many at once, with seeded faults. `replay -` is a live pipe."""
     from ppgstream.config import check_endpoint
+    from ppgstream.files.offline import check_rate
     from ppgstream.live.publisher import Publisher
     from ppgstream.live.status import StatusClient
     from ppgstream.tools import replay as tool
 
     speed_value = _speed(speed)
-    if fs is not None and not 20 <= fs <= 1000:
-        raise UsageError(f"--fs {fs:g}: must be 20 to 1000 Hz")
+    if fs is not None:
+        check_rate(fs)
     if not (0 <= from_ < math.inf and (until is None or 0 <= until < math.inf)):
         raise UsageError(f"--from {from_:g}, --until {until}: must be seconds from 0 on")
     outages = tuple(_outage(text) for text in outage or [])
@@ -208,15 +208,11 @@ def replay(
                 "go with it"
             )
         if fs is None:
-            raise UsageError(f"replay -: a pipe states no sampling rate: say --fs {WIRE_FS:g}")
-        if fs != WIRE_FS:
-            raise UsageError(
-                f"replay -: a live stream must come at {WIRE_FS:g} Hz, not {fs:g}; a file of another rate is resampled"
-            )
+            raise UsageError("replay -: a pipe states no sampling rate: say --fs HZ")
         publisher = Publisher(to, bind=bind, stopped=stop)
         publisher.wait_for_subscriber(wait)
         report = tool.pipe(
-            sys.stdin.fileno(), publisher, stream=stream_name(stream or "stdin"), fs=WIRE_FS, chunk=chunk, stopped=stop, say=say
+            sys.stdin.fileno(), publisher, stream=stream_name(stream or "stdin"), fs=fs, chunk=chunk, stopped=stop, say=say
         )
     else:
         named: dict[str, Any] = {"column": column, "key": field, "fs": fs, "trusted": trust_fs}
@@ -309,7 +305,6 @@ def _tracks(
     copies: int,
 ) -> tuple[list[Any], list[str]]:
     """What to send, and what was understood of the files."""
-    from ppgstream.core.resampling import resample
     from ppgstream.files import recording
     from ppgstream.tools.replay import Track
 
@@ -326,9 +321,8 @@ def _tracks(
             if not len(cut):
                 end = "" if part[1] is None else f" until {part[1]:g} s"
                 raise DataError(f"{path}: nothing from {part[0]:g} s on{end}: it is {len(row) / rate:g} s long")
-            samples = cut if rate == WIRE_FS else resample(cut, rate, WIRE_FS)
             base = stream_name(stream or path.stem) + (f"-{number}" if len(rows) > 1 else "")
-            tracks += [Track(base if copies == 1 else f"{base[:26]}-{copy}", samples) for copy in range(copies)]
+            tracks += [Track(base if copies == 1 else f"{base[:26]}-{copy}", cut, rate) for copy in range(copies)]
     names = [t.stream for t in tracks]
     if len(set(names)) != len(names) or any(len(n) > 32 for n in names):
         tracks = [t._replace(stream=f"{t.stream[:25]}.{i}") for i, t in enumerate(tracks)]

@@ -66,6 +66,11 @@ class RateClock:
         self._last_arrival_s = 0.0
         self.begin()
 
+    def declare(self, fs: float) -> None:
+        """The sensor says another rate, Hz."""
+        self._fs = fs
+        self.begin()
+
     def begin(self) -> None:
         """Another session begins."""
         self.measured: float | None = None

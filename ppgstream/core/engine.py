@@ -173,7 +173,7 @@ class Engine:
             fine = np.all(np.abs(y) <= LARGEST_ANSWER, axis=1)
             if not fine.all():
                 odd = tile.ready[int(np.argmin(fine))]
-                text = f"{odd.stream.name}: the model's answer at index {odd.window.start} is not finite: shed"
+                text = f"{odd.stream.name}: the model's answer at index {odd.stream.track.place(odd.window)} is not finite: shed"
                 self.events.append(Event("bad_answer", text, odd.stream.name))
             rows = [row if ok else None for row, ok in zip(y, fine, strict=True)]
             if answer.log_var is not None:

@@ -27,15 +27,17 @@ LARGEST = 1e30  # of what is squared
 
 @dataclass(slots=True, eq=False)
 class Due:
-    """What a follower gives every 2 s: a block (3, samples) of output, input and confidence, and the message that `fill` fills.
-    index: after its last sample. gap_s: where the stretch ends here, the seconds until the next begins, infinite where it is of
-    another session."""
+    """What a follower gives every 2 s: a block (3, samples) of output, input and confidence at the model's rate, and the
+    message that `fill` fills. index: after its last sample. gap_s: where the stretch ends here, the seconds until the next
+    begins, infinite where it is of another session."""
 
     follower: Follower
     index: int
     block: Float32
     gap_s: float | None
     chunk: Chunk
+    each: float = 1.0  # samples of the sensor to one of the model; `index` counts the model's
+    slower: float = 1.0  # the sensor's time to the model's, where the ratio of their rates was rounded
     disagrees: float = math.nan  # the output's rate, bpm, where the input is clean by itself and has another, which is told
     rated: bool = False  # there were 8 s for a rate
     untimed: bool = False  # the samples came at another rate than the declared one

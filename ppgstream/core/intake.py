@@ -6,6 +6,7 @@ the sensor's clock. They go to the `Track`, and from there, so far as they are t
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -53,6 +54,12 @@ class WrongFrom(NamedTuple):
     wrong: bool
 
 
+class Rated(NamedTuple):
+    """From here on samples come at `fs` Hz."""
+
+    fs: float
+
+
 class First(NamedTuple):
     """The first index of a session, as far as it is known now: a late sample may make it lower. `birth` is as in `Opened`."""
 
@@ -60,7 +67,10 @@ class First(NamedTuple):
     at: int
 
 
-Part = Opened | Began | Judged | Ended | Anchor | WrongFrom | First
+Part = Opened | Began | Judged | Ended | Rated | Anchor | WrongFrom | First
+RATES_HZ = (10.0, 1000.0)  # that sensors may have
+SAME_RATE = 0.005  # a sender may tell its rate as it measures it: so small a change is none
+FEW_HZ = 25.0  # below, a pulse's own shape is not in the samples
 
 
 saved.known(Sessions, Remembered, Counts, Sequencer, Early, Gaps, Counter, RateClock, ArrivalClock)
@@ -74,27 +84,29 @@ class Intake:
         "_arrival",
         "_counter",
         "_expected",
-        "_fs",
         "_judge",
         "_name",
         "_rules",
+        "_target",
         "arrived_at",
         "events",
+        "fs",
         "ledger",
         "rate",
         "sessions",
     )
-    UNSAVED = frozenset({"_fs", "_name", "_rules", "events", "ledger"})
+    UNSAVED = frozenset({"_name", "_rules", "_target", "events", "ledger"})
 
-    def __init__(self, name: str, fs: float, rules: SensorRules, ledger: Ledger, events: list[ledger.Event]) -> None:
-        self._name, self._fs, self._rules = name, fs, rules
+    def __init__(self, name: str, target: float, rules: SensorRules, ledger: Ledger, events: list[ledger.Event]) -> None:
+        self._name, self._target, self._rules = name, target, rules
+        self.fs = target  # the sensor's rate, Hz; until it is known, the model's
         self.ledger, self.events = ledger, events
         self.sessions = Sessions()
-        self.rate = RateClock(fs)
+        self.rate = RateClock(target)
         self.arrived_at = 0.0  # when the chunk last fed came in, as far as the sensor's clock tells
         self._arrival = ArrivalClock()
         self._counter = Counter()
-        self._judge = Judge(fs, rules.max_fill, rules.sentinels)
+        self._judge = self._judged_anew()
         self._expected = 0  # index after the last sample, measured or not, of the open session; -1: none came yet
 
     def feed(self, chunk: Chunk, now: float, read_at: float, listened: float) -> list[Part]:
@@ -104,8 +116,8 @@ class Intake:
         self.arrived_at = read_at
         if chunk.t_ns:
             self.arrived_at = self._arrival.arrived(chunk.t_ns / 1e9 + len(chunk.samples) / chunk.fs, read_at)
-        if chunk.fs != self._fs and abs(chunk.fs / self._fs - 1) > 0.01:
-            self._refuse(chunk, "wrong_fs", f"it says {chunk.fs:g} Hz, this checkpoint takes {self._fs:g} Hz")
+        if not RATES_HZ[0] <= chunk.fs <= RATES_HZ[1]:
+            self._refuse(chunk, "bad_rate", f"it says {chunk.fs:g} Hz: must be {RATES_HZ[0]:g} to {RATES_HZ[1]:g} Hz")
             return out
         if chunk.session == self.sessions.renamed[0]:
             chunk = replace(chunk, session=self.sessions.renamed[1])
@@ -168,8 +180,30 @@ class Intake:
 
     # ---- what is done with a message, as `LIFE` says -------------------------------------------------------------
 
+    def _judged_anew(self) -> Judge:
+        return Judge(self.fs, self._rules.most_filled(self.fs, self._target), self._rules.sentinels)
+
+    def _set_rate(self, fs: float, index: int, now: float, out: list[Part]) -> None:
+        """Samples come at another rate from `index` on: a new stretch."""
+        if self._expected >= 0:
+            self._give_up_waiting(now, out)
+            if self.sessions.sequencer is not None:
+                self._accept(self.sessions.sequencer.expire(math.inf), out)
+            out += self._judge.finish()
+            self._event("rate_changed", f"{fs:g} Hz from index {index} on, {self.fs:g} Hz before: a new stretch")
+        elif fs < FEW_HZ:
+            self._event(
+                "low_rate", f"{fs:g} Hz: nothing above {fs / 2:g} Hz is in the signal, so the answer has no finer shape either"
+            )
+        self.fs = fs
+        self.rate.declare(fs)
+        self._judge = self._judged_anew()
+        out.append(Rated(fs))
+
     def _take(self, chunk: Chunk, now: float, read_at: float, out: list[Part]) -> None:
         """A DATA chunk of the open session, whose index may have fallen back."""
+        if chunk.fs != self.fs and (self._expected < 0 or abs(chunk.fs / self.fs - 1) > SAME_RATE):
+            self._set_rate(chunk.fs, chunk.index, now, out)
         self._watch_rate(chunk, read_at, out)
         sequencer = self.sessions.sequencer
         assert sequencer is not None
@@ -211,7 +245,7 @@ class Intake:
         opened = self.sessions.open(session, self._rules.hold, self._rules.hold_s)
         self._counter = Counter()
         self.rate.begin()
-        self._judge = Judge(self._fs, self._rules.max_fill, self._rules.sentinels)
+        self._judge = self._judged_anew()
         # One that was ended here goes on where it was; a new one's first run says where it begins.
         self._expected = -1 if opened.resumed_at is None else opened.resumed_at
         out.append(opened)

@@ -74,7 +74,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class SensorRules:
-    """What is done with a sensor. `max_fill` and `hold` in samples."""
+    """What is done with a sensor. `hold` in samples; `max_fill` in samples at the model's rate."""
 
     max_fill: int = 50
     hold: int = HOLD
@@ -86,6 +86,10 @@ class SensorRules:
     clocked_by_arrival: bool = False  # the senders say no time
     policy: Policy = "mark"
     policies: Mapping[str, Policy] = field(default_factory=dict)  # of streams that have one of their own
+
+    def most_filled(self, fs: float, target: float) -> int:
+        """`max_fill` in samples at `fs` Hz, where the model's are at `target` Hz."""
+        return self.max_fill if fs == target else round(self.max_fill * fs / target)
 
 
 @dataclass(frozen=True, slots=True)

@@ -340,10 +340,10 @@ def _tell(
             unknown = (empty[k, at[part]] - empty[k, since] >= EMPTY_POINTS) | (before < base[k])
             before = np.where(unknown, math.nan, before)
         one.chunk.beats = Beats(
-            float(rate[k]),
+            float(rate[k]) / one.slower,
             float(rate_confidence[k]),
-            np.maximum(np.rint(times), 0).astype(np.uint64),
-            ((times - before) * 1000 / rules.fs).astype(np.float32),
+            np.clip(np.rint(times * one.each), 0, max(one.chunk.index - 1, 0)).astype(np.uint64),
+            ((times - before) * 1000 / rules.fs * one.slower).astype(np.float32),
             error[part].astype(np.float32),
             told_confidence[part].astype(np.float32),
         )

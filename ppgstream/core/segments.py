@@ -33,10 +33,18 @@ class Window(NamedTuple):
     state: NDArray[np.uint8]
 
 
+class InModel(NamedTuple):
+    """Final samples at the model's rate, of a sensor that has another: values and the model's input, (n,), from `first` on."""
+
+    first: int
+    values: Float64
+    raw: Float64
+
+
 @dataclass(slots=True)
 class Released:
     """Final samples, and the state of each as in `measured`. `bare`: no window was denoised over it. `raw` and `state` are views,
-    until the segment is given more."""
+    until the segment is given more. in_model: the same at the model's rate, where the sensor has another."""
 
     index: int
     raw: Float64
@@ -47,6 +55,7 @@ class Released:
     bare: NDArray[np.bool_]
     checkpoint: bytes
     short: bool  # of a stretch too short for a window: published as it came
+    in_model: InModel | None = None
 
 
 _BUFFERS = {
@@ -193,6 +202,20 @@ class Segment:
     def short(self) -> bool:
         """Too short for a window: it is published as it came."""
         return self.closed and self.stop - self.start < self.geometry.window
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more comes of it."""
+        return self.closed and self.released >= self.stop
+
+    @property
+    def first_window(self) -> int:
+        """The model's index of the first window."""
+        return self.start
+
+    def place(self, index: int) -> int:
+        """The sensor's index of one of the model's."""
+        return index
 
     @property
     def settled(self) -> int:

@@ -62,11 +62,14 @@ def _signs(ready: list[Ready], x: NDArray[np.float64], state: NDArray[np.uint8],
     """(n, 1): -1 for each window of `x` (n, context + window) that is upside down, as far as its session's windows up to it
     tell."""
     tracks = [(r.stream.track, r.window) for r in ready]
-    sign = np.array([[track.sign(window.segment)] for track, window in tracks])
     open_ = [k for k, (track, window) in enumerate(tracks) if track.looks(window)]
-    if open_:
-        skewness = skewness_of(x[open_], state[open_], fs).tolist()
-        for k, skew in zip(open_, skewness, strict=True):
-            track, window = tracks[k]
-            sign[k] = track.look(window, skew)
-    return sign
+    if not open_:
+        return np.array([[track.sign(window.segment)] for track, window in tracks])
+    skewness = dict(zip(open_, skewness_of(x[open_], state[open_], fs).tolist(), strict=True))
+    # One after the other: what a window tells counts for those behind it, and whether it is looked at, for them too.
+    return np.array(
+        [
+            [track.look(window, skewness[k]) if k in skewness and track.looks(window) else track.sign(window.segment)]
+            for k, (track, window) in enumerate(tracks)
+        ]
+    )

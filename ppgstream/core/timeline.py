@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from ppgstream.core import saved
 from ppgstream.core.follower import Due, Follower
-from ppgstream.core.intake import Anchor, Ended, First, WrongFrom
+from ppgstream.core.intake import Anchor, Ended, First, Rated, WrongFrom
 from ppgstream.core.ledger import Event, Ledger
 from ppgstream.core.measured import HELD, INVALID, LOST, OUTLIER
 from ppgstream.core.plan import Plan, SensorRules, under_policy
 from ppgstream.core.quality import HELD_CONFIDENCE, INTERFERENCE_CONFIDENCE, input_flags
-from ppgstream.core.segments import Released
+from ppgstream.core.resample import ONE, ratio_of
+from ppgstream.core.segments import InModel, Released
 from ppgstream.core.session import Opened
 from ppgstream.core.track import Denoised, Held, Item, Missing, Track
 from ppgstream.wire.message import EMPTY, Beats, Chunk, Flag, Kind
@@ -33,7 +34,7 @@ MAX_T_NS = 2**62
 _CHANGES = 8  # of whether the rate is the declared one, that are remembered
 
 
-saved.known(Opened, Ended, Denoised, Held, Missing, Anchor, WrongFrom, Follower, Beats)
+saved.known(Opened, Ended, Rated, Denoised, Held, Missing, Anchor, WrongFrom, Follower, Beats)
 
 
 @dataclass(slots=True)
@@ -51,6 +52,7 @@ class Timeline:
         "_anchors",
         "_firsts",
         "_follower",
+        "_fs",
         "_items",
         "_last_finite",
         "_name",
@@ -59,6 +61,7 @@ class Timeline:
         "_opened",
         "_plan",
         "_policy",
+        "_ratio",
         "_threshold",
         "_wrong",
         "beats",
@@ -78,7 +81,10 @@ class Timeline:
         self.confidence = 0.0  # mean over what was published last
         self.trace: Trace | None = None
         self._follower = None if plan.rate is None else Follower(plan.fs)
-        self._items: list[Denoised | Held | Missing | Opened | Ended] = []  # short: a deque would take 0.7 kB even when empty
+        self._fs, self._ratio = plan.fs, ONE  # of what is published
+        self._items: list[
+            Denoised | Held | Missing | Opened | Ended | Rated
+        ] = []  # short: a deque would take 0.7 kB even when empty
         self._opened = Opened(0, 0, 0, None)  # the session that is being published
         self._firsts: dict[int, int] = {}  # the first index of sessions, by their birth
         self._next_out: int | None = None
@@ -155,6 +161,9 @@ class Timeline:
                 self._next_out, self._last_finite = item.resumed_at, 0.0
                 if item.resumed_at is None:
                     self._firsts = {birth: first for birth, first in self._firsts.items() if birth >= item.birth}
+            elif isinstance(item, Rated):
+                chunks += self._stop_following(0.0)
+                self._fs, self._ratio = item.fs, ratio_of(item.fs, self._plan.fs)
             else:
                 gap = self._gap_before(item.at)
                 chunks += self._stop_following(math.inf) + gap
@@ -189,8 +198,8 @@ class Timeline:
         if math.isnan(due.disagrees):
             return None
         text = (
-            f"{self._name}: the input is a clean pulse of {beats.bpm:.0f} bpm up to index {due.index}, and the denoised wave "
-            f"has {due.disagrees:.0f}: the input's rate is told, as unsure"
+            f"{self._name}: the input is a clean pulse of {beats.bpm:.0f} bpm up to index {due.chunk.index}, and the denoised "
+            f"wave has {due.disagrees:.0f}: the input's rate is told, as unsure"
         )
         return Event("disagreement", text, self._name)
 
@@ -218,7 +227,7 @@ class Timeline:
                 lined = (flags & Flag.INTERFERENCE) != 0
                 confidence[lined] = np.minimum(confidence[lined], INTERFERENCE_CONFIDENCE)
             self.ledger.denoised += len(values)
-            return self._emit(r.index, values, r.raw, confidence, flags, r.checkpoint)
+            return self._emit(r.index, values, r.raw, confidence, flags, r.checkpoint, r.in_model)
         lost, invalid, held, outlier = state == LOST, state == INVALID, state == HELD, state == OUTLIER
         if r.short:
             flags |= input_flags(r.raw[None, :], state[None, :])[0]
@@ -251,12 +260,15 @@ class Timeline:
         else:
             self.ledger.shed += bare
         if kept.all():
-            return self._emit(r.index, values, r.raw, confidence, flags, r.checkpoint)
+            return self._emit(r.index, values, r.raw, confidence, flags, r.checkpoint, r.in_model)
         chunks: list[Chunk] = []
         edges = np.flatnonzero(kept[1:] != kept[:-1]) + 1
         for a, b in zip([0, *edges], [*edges, len(kept)], strict=True):
             if kept[a]:
-                chunks += self._emit(r.index + int(a), values[a:b], r.raw[a:b], confidence[a:b], flags[a:b], r.checkpoint)
+                part = slice(int(a), int(b))
+                chunks += self._emit(
+                    r.index + int(a), values[part], r.raw[part], confidence[part], flags[part], r.checkpoint, r.in_model
+                )
         return chunks
 
     def _emit(
@@ -267,11 +279,12 @@ class Timeline:
         confidence: NDArray[np.float64],
         flags: NDArray[np.uint16],
         checkpoint: bytes | None = None,
+        in_model: InModel | None = None,
     ) -> list[Chunk]:
         chunks = self._gap_before(index)
         if chunks:
             flags[0] |= np.uint16(Flag.GAP)
-            chunks = self._stop_following(chunks[0].missing / self._plan.fs) + chunks
+            chunks = self._stop_following(chunks[0].missing / self._fs) + chunks
         answer = values
         if self._wrong:
             flags[self.wrong_rate(index, len(flags))] |= np.uint16(Flag.WRONG_RATE)
@@ -288,21 +301,50 @@ class Timeline:
         data = self._chunk(index, values, Kind.DATA, confidence=confidence.astype(np.float32), flags=flags, checkpoint=checkpoint)
         chunks.append(data)
         if self._follower is not None:
-            for at, block in self._follower.append(index, answer, raw, confidence, flags):
+            if self._ratio.is_one:
+                complete = self._follower.append(index, answer, raw, confidence, flags)
+            else:
+                complete = self._follow(self._follower, index, answer, raw, confidence, flags, in_model)
+            for at, block in complete:
                 chunks.append(self._beats_of(self._follower, at, block))
         return chunks
+
+    def _follow(
+        self,
+        follower: Follower,
+        index: int,
+        values: NDArray[np.float64],
+        raw: NDArray[np.float64],
+        confidence: NDArray[np.float64],
+        flags: NDArray[np.uint16],
+        in_model: InModel | None,
+    ) -> list[tuple[int, NDArray[np.float32]]]:
+        """As `Follower.append`, of samples that have another rate than the model: it takes those of the model's rate."""
+        first, stop = self._ratio.to_model(index), self._ratio.to_model(index + len(values))
+        if stop == first:
+            return []
+        at = self._ratio.last_of_sensor(first, stop - first, index)  # none of them is in another part
+        own = flags[at]
+        own[0] |= flags[0] & np.uint16(Flag.STEP)
+        if in_model is None:
+            return follower.append(first, values[at], raw[at], confidence[at], own)
+        part = slice(first - in_model.first, stop - in_model.first)
+        return follower.append(first, in_model.values[part], in_model.raw[part], confidence[at], own)
 
     def _stop_following(self, seconds: float) -> list[Chunk]:
         """The stretch ends, and another begins `seconds` later, if ever: the beats that are not decided yet."""
         if self._follower is None or self._next_out is None or (rest := self._follower.stop()) is None:
             return []
-        return [self._beats_of(self._follower, self._next_out, rest, gap_s=seconds)]
+        return [self._beats_of(self._follower, self._ratio.to_model(self._next_out), rest, gap_s=seconds)]
 
     def _beats_of(self, follower: Follower, index: int, block: NDArray[np.float32], *, gap_s: float | None = None) -> Chunk:
-        """A message of beats and rates, which the engine fills, with those of other streams at once, before it is sent."""
-        chunk = self._chunk(index, EMPTY, Kind.BEATS)
-        wrong = bool(self._wrong) and bool(self.wrong_rate(index - 1, 1)[0])
-        self.due.append(Due(follower, index, block, gap_s, chunk, untimed=wrong))
+        """A message of beats and rates up to the model's index `index`, which the engine fills, with those of other streams at
+        once, before it is sent."""
+        there = self._ratio.after(index)
+        chunk = self._chunk(there, EMPTY, Kind.BEATS)
+        wrong = bool(self._wrong) and bool(self.wrong_rate(there - 1, 1)[0])
+        each = self._ratio.down / self._ratio.up
+        self.due.append(Due(follower, index, block, gap_s, chunk, each, each * self._plan.fs / self._fs, untimed=wrong))
         return chunk
 
     def _gap_before(self, index: int) -> list[Chunk]:
@@ -325,14 +367,13 @@ class Timeline:
         unclean: bool = False,
         checkpoint: bytes | None = None,
     ) -> Chunk:
-        fs = self._plan.fs
         return Chunk(
             self._name,
             self._opened.session,
             index,
             samples,
             kind,
-            fs,
+            self._fs,
             self._sensor_time(index),
             confidence,
             flags,
@@ -354,5 +395,5 @@ class Timeline:
             del anchors[:passed]
         if not anchors or anchors[0].generation != generation:
             return 0
-        t_ns = anchors[0].t_ns + round((index - anchors[0].at) * 1e9 / self._plan.fs)
+        t_ns = anchors[0].t_ns + round((index - anchors[0].at) * 1e9 / self._fs)
         return t_ns if abs(t_ns) < MAX_T_NS else 0

@@ -17,11 +17,13 @@ from numpy.typing import NDArray
 from ppgstream.core import saved
 from ppgstream.core.beside import NOTHING_BESIDE, Beside
 from ppgstream.core.confidence import Seen
-from ppgstream.core.intake import Anchor, Began, Ended, First, Part, WrongFrom
+from ppgstream.core.intake import Anchor, Began, Ended, First, Part, Rated, WrongFrom
 from ppgstream.core.ledger import Event
 from ppgstream.core.measured import Judged
 from ppgstream.core.plan import Plan, SensorRules
 from ppgstream.core.polarity import Watcher
+from ppgstream.core.resample import ONE, ratio_of
+from ppgstream.core.resampled import ResampledSegment
 from ppgstream.core.segments import Released, Segment, Window
 from ppgstream.core.session import Opened
 from ppgstream.wire.message import Flag
@@ -63,7 +65,7 @@ class Missing:
     sent: bool
 
 
-Item = Denoised | Held | Missing | Opened | Ended | Anchor | WrongFrom | First
+Item = Denoised | Held | Missing | Opened | Ended | Rated | Anchor | WrongFrom | First
 
 
 saved.known(Segment, Watcher, Beside)
@@ -76,12 +78,15 @@ class Track:
         "_beside",
         "_beside_flags",
         "_beside_told",
+        "_fs",
         "_judged",
         "_lead_off",
+        "_max_fill",
         "_name",
         "_number",
         "_open",
         "_polarity",
+        "_ratio",
         "_rules",
         "_run",
         "_stepped",
@@ -96,10 +101,11 @@ class Track:
     def __init__(self, name: str, plan: Plan, rules: SensorRules, events: list[Event]) -> None:
         self._name, self._rules, self.events = name, rules, events
         self.plan = plan  # of the next stretch
-        self.segments: dict[int, Segment] = {}  # by number, those that are not published to their end
+        self._fs, self._ratio, self._max_fill = plan.fs, ONE, rules.max_fill  # of the samples that come
+        self.segments: dict[int, Segment | ResampledSegment] = {}  # by number, those that are not published to their end
         self.moved = False  # something may have become final without an answer of the model
         self._number = 0  # of the newest segment
-        self._open: Segment | None = None  # the newest segment, while it grows
+        self._open: Segment | ResampledSegment | None = None  # the newest segment, while it grows
         self._run: list[tuple[bool, int]] = []  # missing samples not decided yet: (sent, count)
         self._judged = 0  # index after the last sample that came
         self._polarity = Watcher(rules.polarity)
@@ -128,6 +134,11 @@ class Track:
                 items.append(part)
             elif isinstance(part, Began):
                 self._judged = part.at
+            elif isinstance(part, Rated):
+                self._break(windows, items)
+                self._fs, self._ratio = part.fs, ratio_of(part.fs, self.plan.fs)
+                self._max_fill = self._rules.most_filled(part.fs, self.plan.fs)
+                items.append(part)
             else:
                 if isinstance(part, Opened):
                     self._begin(part)
@@ -158,7 +169,7 @@ class Track:
         elif part.kind == "missing":
             self._run.append((part.sent, part.number))
             self._judged += part.number
-            if self._open is None or sum(n for _, n in self._run) > self._rules.max_fill:
+            if self._open is None or sum(n for _, n in self._run) > self._max_fill:
                 self._break(windows, items)
         elif part.kind == "end":
             self._cut(windows)
@@ -188,8 +199,12 @@ class Track:
             self._put_run(items)
             first = Flag.STEP if self._stepped else 0
             self._number += 1
-            segment = self._open = Segment(self._number, self._judged, self.plan, first, self._polarity)
-            self.segments[self._number] = segment
+            where = self._number, self._judged, self.plan
+            if self._ratio.is_one:
+                segment = Segment(*where, first, self._polarity)
+            else:
+                segment = ResampledSegment(*where, self._ratio, first, self._polarity)
+            self.segments[self._number] = self._open = segment
             self._stepped = False
             self.moved = True
             items.append(Denoised(self._number))
@@ -215,7 +230,7 @@ class Track:
                 continue
             self._beside_flags |= int(flag)
             since_told = self._judged - self._beside_told.get(flag, math.inf)
-            if not was and not 0 <= since_told < BESIDE_TOLD_S * self.plan.fs:
+            if not was and not 0 <= since_told < BESIDE_TOLD_S * self._fs:
                 self._beside_told[flag] = self._judged
                 self._event(str(flag.name).lower(), text.format(hz=there, index=self._judged))
 
@@ -270,18 +285,18 @@ class Track:
         polarity = segment.polarity
         if not polarity.decided:
             return True
-        return not polarity.final and (window.start - segment.start) // segment.geometry.hop % LOOKED_AT == 0
+        return not polarity.final and (window.start - segment.first_window) // segment.plan.geometry.hop % LOOKED_AT == 0
 
     def look(self, window: Window, skewness: float) -> float:
         """Take a window's skewness into account; the sign of the window."""
         segment = self.segments[window.segment]
         polarity = segment.polarity
         length, decided = len(window.x), polarity.decided
-        new, window_s = segment.geometry.hop * (LOOKED_AT if decided else 1) / length, length / segment.plan.fs
-        if polarity.look(skewness, new, window_s, segment.start) and (decided or polarity.sign < 0):
+        new, window_s = segment.plan.geometry.hop * (LOOKED_AT if decided else 1) / length, length / segment.plan.fs
+        if polarity.look(skewness, new, window_s, segment.first_window) and (decided or polarity.sign < 0):
             down = "points down (an inverted sensor): the model sees it turned over"
             way = down if polarity.sign < 0 else "points up after all"
-            self._event("polarity", f"the pulse at index {window.start} {way}")
+            self._event("polarity", f"the pulse at index {segment.place(window.start)} {way}")
         return polarity.sign
 
     def answer(
@@ -299,7 +314,10 @@ class Track:
         it."""
         found = self.segments[segment]
         released = found.release(by_row)
-        over = found.closed and found.released >= found.stop
-        if over:
+        if found.is_over:
             del self.segments[segment]
-        return released, over
+        return released, found.is_over
+
+    def place(self, window: Window) -> int:
+        """The sensor's index at which a window begins."""
+        return self.segments[window.segment].place(window.start)

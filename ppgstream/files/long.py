@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.core.engine import Engine
-from ppgstream.core.follower import step_of
 from ppgstream.files import offline
 from ppgstream.files.clocks import LATE_S, ClockError, clock_of, laid_out
 from ppgstream.files.offline import Denoised, Pulse
@@ -32,7 +31,6 @@ Int64 = NDArray[np.int64]
 LONG = 20_000_000  # bytes: larger files are taken in parts
 LONG_PACKED = 4_000_000  # if they are packed
 AT_ONCE = 200_000  # rows
-BLOCK_S, LEAD_S, TAIL_S = 1800.0, 60.0, 30.0  # of a recording that is resampled
 
 
 class Part(NamedTuple):
@@ -293,14 +291,11 @@ def denoise(
     keep: tuple[int, int] = (0, 0),
     say: Callable[[str], None] = lambda _: None,
 ) -> LongDenoised:
-    """Denoise a long recording, whatever its rate, 20 to 1000 Hz. `keep`: rows whose input is wanted; `say` is told the engine's
+    """Denoise a long recording, whatever its rate, 10 to 1000 Hz. `keep`: rows whose input is wanted; `say` is told the engine's
     events as they come."""
-    target = engine.rules.plan.fs
+    offline.check_rate(fs)
     out = _Output(fs, keep)
-    if fs == target:
-        _as_a_stream(source, engine, out, say)
-    else:
-        _block_by_block(source, engine, out, say)
+    _as_a_stream(source, engine, out, say)
     columns = []
     for done in out.done:  # one after the other: so only one is there twice
         columns.append(np.concatenate(done))
@@ -323,16 +318,15 @@ def denoise(
 
 def _as_a_stream(source: LongRecording, engine: Engine, out: _Output, say: Callable[[str], None]) -> None:
     at, said = 0, 0
-    step = step_of(out.fs)
 
     def take(chunks: list[Chunk]) -> None:
         nonlocal said
         for chunk in chunks:
             if chunk.beats is not None:
                 columns = [np.asarray(column, np.float64) for column in chunk.beats[3:6]]
-                at_ = np.array([chunk.index // step * step - 1])
+                at_ = offline.steps_of(np.array([chunk.index]), out.fs, engine.rules.plan.fs)[1] - 1
                 bpm, sure = np.array([chunk.beats.bpm]), np.array([chunk.beats.bpm_confidence])
-                due = slice(None) if chunk.index % step == 0 or not np.isnan(bpm[0]) else slice(0)
+                due = slice(None) if at_[0] == chunk.index - 1 or not np.isnan(bpm[0]) else slice(0)
                 out.tell(np.asarray(chunk.beats[2]), columns, at_[due], bpm[due], np.where(np.isnan(bpm), 0, sure)[due])
             elif chunk.kind is Kind.DATA:
                 assert chunk.confidence is not None
@@ -356,43 +350,3 @@ def _as_a_stream(source: LongRecording, engine: Engine, out: _Output, say: Calla
         take(engine.step())
     engine.forget_ended()
     out.give()
-
-
-def _block_by_block(source: LongRecording, engine: Engine, out: _Output, say: Callable[[str], None]) -> None:
-    fs = out.fs
-    block, lead, tail = (round(s * fs) for s in (BLOCK_S, LEAD_S, TAIL_S))
-    x, first, a, at = np.zeros(0), 0, 0, 0  # samples from index `first` on; `a`: the next that is to come out
-
-    def work(b: int) -> None:
-        """The samples from `a` to `b` come out."""
-        nonlocal x, first, a
-        said, begin = len(engine.events), max(a - lead, 0)
-        found = offline.denoise(x[begin - first : b + tail - first], engine, fs=fs)
-        part = slice(a - begin, b - begin)
-        out.put(found.denoised[part], found.confidence[part], found.flags[part])
-        for pulse in found.pulses:
-            mine = (pulse.beats + begin >= a) & (pulse.beats + begin < b)
-            told = np.rint(pulse.hr_t_s * fs).astype(np.int64) + begin
-            due = (told >= a) & (told < b)
-            columns = [pulse.beat_interval_ms[mine], pulse.beat_error_ms[mine], pulse.beat_confidence[mine]]
-            out.tell(pulse.beats[mine] + begin, columns, told[due], pulse.hr_bpm[due], pulse.hr_confidence[due])
-        target = engine.rules.plan.fs
-        for event in engine.events[said:]:
-            say(
-                re.sub(
-                    r"index (\d+)", lambda m: out.place(begin + round(int(m[1]) * fs / target)), event.text.removeprefix("row0: ")
-                )
-            )
-        out.give()
-        a = b
-        drop = max(a - lead - first, 0)
-        x, first = x[drop:], first + drop
-
-    for part in source.parts(fs):
-        out.expect(part, at)
-        x = np.concatenate([x, part.samples])
-        at += len(part.samples)
-        while at - a >= block + tail:
-            work(a + block)
-    if at > a:
-        work(at)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -13,18 +12,14 @@ from numpy.typing import NDArray
 
 from ppgstream.core.engine import Engine
 from ppgstream.core.follower import step_of
-from ppgstream.core.measured import HELD, INVALID, OUTLIER
-from ppgstream.core.plan import under_policy
-from ppgstream.core.quality import HELD_CONFIDENCE
-from ppgstream.core.ready import ReadyQueue
-from ppgstream.core.resampling import at_rate, resampled, states_of, stretches_of
+from ppgstream.core.intake import RATES_HZ
+from ppgstream.core.resample import ratio_of
 from ppgstream.errors import UsageError
 from ppgstream.files.recording import CSV_HEAD, Recording, text_of
-from ppgstream.wire.message import EMPTY, Chunk, Flag, Kind
+from ppgstream.wire.message import EMPTY, Chunk, Kind
 
 CHUNK = 10_000  # samples fed at once
 AT_ONCE = 1_000_000  # samples of rows that go through the engine side by side
-_OUTLIER = -8.7654321e36  # stands for an outlier on its way through the engine at another rate
 
 
 class Denoised(NamedTuple):
@@ -51,94 +46,54 @@ class Pulse(NamedTuple):
     hr_confidence: NDArray[np.float32]
 
 
-def pulse_of(messages: Sequence[Chunk], n: int, fs: float) -> Pulse:
-    """The BEATS messages of one recording of `n` samples at `fs` Hz."""
-    step = step_of(fs)
+def steps_of(index: NDArray[np.int64], fs: float, target: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Of BEATS messages up to these indexes (n,), of samples at `fs` Hz, the number of the last complete step of 2 s, and the
+    index after its last sample. `target`: the model's rate, Hz."""
+    ratio, step = ratio_of(fs, target), step_of(target)
+    number = -(-index * ratio.up // ratio.down) // step
+    return number, (number * step - 1) * ratio.down // ratio.up + 1
+
+
+def pulse_of(messages: Sequence[Chunk], n: int, fs: float, target: float) -> Pulse:
+    """The BEATS messages of one recording of `n` samples at `fs` Hz; `target`: the model's rate, Hz."""
     found = [(c.index, c.beats) for c in messages if c.beats is not None]
     columns = [np.concatenate([np.zeros(0), *(beats[k] for _, beats in found)]) for k in range(2, 6)]
-    steps = n // step
+    steps = int(steps_of(np.array([n]), fs, target)[0][0])
+    ratio, step = ratio_of(fs, target), step_of(target)
     bpm, confidence = np.full(steps, np.nan, np.float32), np.zeros(steps, np.float32)
-    for index, beats in found:
+    numbers, _ = steps_of(np.array([index for index, _ in found], np.int64), fs, target)
+    for number, (_, beats) in zip(numbers.tolist(), found, strict=True):
         if not np.isnan(beats.bpm):
-            bpm[index // step - 1], confidence[index // step - 1] = beats.bpm, beats.bpm_confidence
-    times = (step * np.arange(1, steps + 1) - 1) / fs
+            bpm[number - 1], confidence[number - 1] = beats.bpm, beats.bpm_confidence
+    ends = (np.arange(1, steps + 1) * step - 1) * ratio.down // ratio.up + 1
     interval, error, beat_confidence = (column.astype(np.float32) for column in columns[1:])
-    return Pulse(columns[0].astype(np.int64), interval, error, beat_confidence, times, bpm, confidence)
+    return Pulse(columns[0].astype(np.int64), interval, error, beat_confidence, (ends - 1) / fs, bpm, confidence)
 
 
 def denoise(samples: NDArray[np.float64], engine: Engine, *, fs: float, dtype: str = "f4") -> Denoised:
-    """Denoise a recording (n,), or each row of (rows, n) by itself. Any `fs` from 20 to 1000 Hz: resampled to the engine's and
-    back."""
-    target = engine.rules.plan.fs
-    if not 20 <= fs <= 1000:
-        raise UsageError(f"--fs {fs:g}: must be 20 to 1000 Hz")
-    rows = np.atleast_2d(samples)
-    if fs == target or not len(rows):
-        parts = _denoise_rows(rows, engine)
-    else:
-        parts = _stack([_denoise_resampled(row, engine, fs, f"row{k}") for k, row in enumerate(rows)])
+    """Denoise a recording (n,), or each row of (rows, n) by itself. Any `fs` from 10 to 1000 Hz."""
+    check_rate(fs)
+    parts = _denoise_rows(np.atleast_2d(samples), engine, fs)
     parts = parts._replace(denoised=parts.denoised.astype(dtype))
-    return parts if samples.ndim == 2 else _first(parts)
+    return parts if samples.ndim == 2 else Denoised(parts.denoised[0], parts.confidence[0], parts.flags[0], parts.pulses)
 
 
-def _stack(rows: list[Denoised]) -> Denoised:
-    denoised, confidence, flags = (np.stack([row[k] for row in rows]) for k in range(3))
-    return Denoised(denoised, confidence, flags, [row.pulses[0] for row in rows if row.pulses])
+def check_rate(fs: float) -> None:
+    """Raises UsageError for a rate that no sensor may have."""
+    if not RATES_HZ[0] <= fs <= RATES_HZ[1]:
+        raise UsageError(f"--fs {fs:g}: must be {RATES_HZ[0]:g} to {RATES_HZ[1]:g} Hz")
 
 
-def _first(parts: Denoised) -> Denoised:
-    return Denoised(parts.denoised[0], parts.confidence[0], parts.flags[0], parts.pulses)
-
-
-def _denoise_resampled(x: NDArray[np.float64], engine: Engine, fs: float, name: str) -> Denoised:
-    """A recording (n,), the stream `name`, of another rate than the engine's. What is measured is decided at the recording's own
-    rate, since an outlier or a step would ring through the resampling."""
-    rules, target, n = engine.rules.sensor, engine.rules.plan.fs, len(x)
-    state, steps = states_of(x, fs, round(rules.max_fill * fs / target), rules.sentinels)
-    y, there = at_rate(x, state, steps, fs, target)
-    back = np.minimum(np.round(np.arange(n) * target / fs).astype(int), len(there) - 1)
-    at, stretches = np.arange(n), stretches_of(state < INVALID, steps)
-    y[state[there] == OUTLIER] = _OUTLIER
-    policy = rules.policies.get(name, rules.policy)
-    rules = dataclasses.replace(rules, sentinels=(*rules.sentinels, _OUTLIER), policy="mark", policies={})
-    machine = dataclasses.replace(engine, rules=dataclasses.replace(engine.rules, sensor=rules), streams={}, ready=ReadyQueue())
-    parts = _first(_denoise_rows(y[None, :], machine))
-    engine.departed, engine.departed_ledger = machine.departed, machine.departed_ledger
-    out = np.full(n, np.nan)
-    for a, b in stretches:
-        new = np.arange(*np.searchsorted(there, [a, b]))
-        if len(new):
-            out[a:b] = resampled(parts.denoised[new].astype(np.float64), int(new[0]), at[a:b], target, fs)
-        else:
-            out[a:b] = x[a:b]
-    confidence, flags = (
-        parts.confidence[back],
-        parts.flags[back] & ~np.uint16(Flag.NONFINITE | Flag.OUTLIER | Flag.GAP | Flag.STEP),
-    )
-    low = np.uint16(Flag.LOW_CONFIDENCE)
-    confidence[state >= HELD] = np.minimum(confidence[state >= HELD], np.float32(HELD_CONFIDENCE))
-    flags[confidence < rules.threshold] |= low
-    flags[state == OUTLIER] |= np.uint16(Flag.OUTLIER)
-    flags[[s for s in steps if s < n]] |= np.uint16(Flag.STEP)
-    invalid = state == INVALID
-    last = np.maximum.accumulate(np.where(invalid, -1, at))
-    pulses = [p._replace(beats=np.minimum(np.rint(p.beats * fs / target).astype(np.int64), n - 1)) for p in parts.pulses]
-    wave = np.where(invalid, np.where(last >= 0, out[np.maximum(last, 0)], 0.0), out)
-    flags = np.where(invalid, np.uint16(Flag.NONFINITE) | low, flags)
-    wave, flags = under_policy(policy, (flags & low) != 0, wave, x, flags)
-    return Denoised(wave, np.where(invalid, np.float32(0), confidence), flags, pulses)
-
-
-def _denoise_rows(rows: NDArray[np.float64], engine: Engine) -> Denoised:
-    """Rows (n, m) at the engine's rate, some of them side by side."""
+def _denoise_rows(rows: NDArray[np.float64], engine: Engine, fs: float) -> Denoised:
+    """Rows (n, m), some of them side by side."""
     out = Denoised(np.zeros(rows.shape), np.zeros(rows.shape, np.float32), np.zeros(rows.shape, np.uint16), [])
     together = max(min(engine.rules.tile, engine.rules.max_streams, AT_ONCE // max(rows.shape[1], 1)), 1)
     for first in range(0, len(rows), together):
         names = {f"row{first + k}": row for k, row in enumerate(rows[first : first + together])}
-        found = _chunks_of(names, engine)
+        found = _chunks_of(names, engine, fs)
         for number_, name in enumerate(names, first):
             if engine.rules.plan.rate is not None:
-                out.pulses.append(pulse_of(found[name], rows.shape[1], engine.rules.plan.fs))
+                out.pulses.append(pulse_of(found[name], rows.shape[1], fs, engine.rules.plan.fs))
             for chunk in found[name]:
                 if chunk.kind is not Kind.DATA:
                     continue
@@ -151,15 +106,15 @@ def _denoise_rows(rows: NDArray[np.float64], engine: Engine) -> Denoised:
     return out
 
 
-def denoised_chunks(samples: NDArray[np.float64], engine: Engine, *, stream: str) -> list[Chunk]:
+def denoised_chunks(samples: NDArray[np.float64], engine: Engine, *, stream: str, fs: float) -> list[Chunk]:
     """All that is published of one recording, in order."""
-    return _chunks_of({stream: samples}, engine)[stream]
+    return _chunks_of({stream: samples}, engine, fs)[stream]
 
 
-def _chunks_of(rows: Mapping[str, NDArray[np.float64]], engine: Engine) -> dict[str, list[Chunk]]:
+def _chunks_of(rows: Mapping[str, NDArray[np.float64]], engine: Engine, fs: float) -> dict[str, list[Chunk]]:
     """All that is published of recordings of one length, each a stream: windows of all of them fill the tiles."""
     found: dict[str, list[Chunk]] = {name: [] for name in rows}
-    fs, length = engine.rules.plan.fs, max(len(row) for row in rows.values())
+    length = max(len(row) for row in rows.values())
 
     def keep(chunks: list[Chunk]) -> None:
         for chunk in chunks:
@@ -196,11 +151,11 @@ def of_recording(found: Recording, engine: Engine, *, fs: float, dtype: str = "f
     return Denoised(result.denoised[rows], result.confidence[rows], result.flags[rows], pulses)
 
 
-def placed(text: str, found: Recording, fs: float, target: float) -> str:
+def placed(text: str, found: Recording, fs: float) -> str:
     """What an event says, with the places in the file in place of the engine's indexes."""
     if found.samples.ndim != 1:
         return text
-    return re.sub(r"index (\d+)", lambda m: found.place(round(int(m[1]) * fs / target), fs), text.removeprefix("row0: "))
+    return re.sub(r"index (\d+)", lambda m: found.place(int(m[1]), fs), text.removeprefix("row0: "))
 
 
 def _arrays(result: Denoised) -> dict[str, NDArray[Any]]:

@@ -37,8 +37,8 @@ class LineFilter:
     """One sample's line in, one line out: `sensor | ppgstream denoise -`. `reader`: how lines are samples. Where its times jump,
     a gap of as many samples is left; where they fall, a new session begins."""
 
-    def __init__(self, engine: Engine, reader: LineReader, *, strict: bool = False, dtype: str = "f4") -> None:
-        self.engine, self.reader, self.strict, self.dtype = engine, reader, strict, dtype
+    def __init__(self, engine: Engine, reader: LineReader, *, fs: float, strict: bool = False, dtype: str = "f4") -> None:
+        self.engine, self.reader, self.fs, self.strict, self.dtype = engine, reader, fs, strict, dtype
         self.bad = self.text = self.lines = self.index = self.valid = self.samples = self.session = self.gaps = self.late = 0
         self._last: float | None = None
         self._shown = ""
@@ -51,7 +51,7 @@ class LineFilter:
         yield self._out(self._end())
 
     def _end(self) -> list[Chunk]:
-        return self.engine.feed(Chunk("stdin", self.session, self.index, EMPTY, Kind.END, self.engine.rules.plan.fs), 0.0)
+        return self.engine.feed(Chunk("stdin", self.session, self.index, EMPTY, Kind.END, self.fs), 0.0)
 
     def _feed(self, lines: list[str]) -> list[Chunk]:
         chunks: list[Chunk] = []
@@ -82,7 +82,7 @@ class LineFilter:
                 self.bad += 1
                 self._say(line, "is no number", "kept as an invalid sample", self.bad)
         chunks += self._send(values)
-        if not self.valid and self.lines >= self.engine.rules.plan.fs and self._shown:
+        if not self.valid and self.lines >= self.fs and self._shown:
             raise DataError(
                 f"stdin: no number in {self.lines} lines, of which one is {self._shown[:SHOWN]!r}: --column or --field?"
             )
@@ -98,8 +98,8 @@ class LineFilter:
         form = self.reader.form
         if t < last:  # a wrap goes on
             t += next((w for w in form.wraps if 0 < t + w - last < (1000 if form.counter else 1.0)), 0.0)
-        step = (t - last) * (1 if form.counter else self.engine.rules.plan.fs)
-        if -LATE_S * self.engine.rules.plan.fs < step < 0:
+        step = (t - last) * (1 if form.counter else self.fs)
+        if -LATE_S * self.fs < step < 0:
             self.late, self._last = self.late + 1, last
             return 0
         return -1 if step < 0 else round(step) - 1 if step > 1.75 else 0
@@ -119,7 +119,7 @@ class LineFilter:
             return []
         samples = np.array(values, np.float64)
         self.valid += int(np.isfinite(samples).sum())
-        chunks = self.engine.feed(Chunk("stdin", self.session, self.index, samples, fs=self.engine.rules.plan.fs), 0.0)
+        chunks = self.engine.feed(Chunk("stdin", self.session, self.index, samples, fs=self.fs), 0.0)
         self.index += len(samples)
         self.samples += len(samples)
         return chunks

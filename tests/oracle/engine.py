@@ -256,10 +256,15 @@ class Engine:
             return sign
         new, window_s = self.rules.stream.geometry.hop / x.shape[1], x.shape[1] / self.rules.stream.fs
         skewness = skewness_of(x[open_], state[open_], self.rules.stream.fs).tolist()
-        for k, skew in zip(open_, skewness, strict=True):
+        told = dict(zip(open_, skewness, strict=True))
+        for k in range(len(ready)):
             stream, window = ready[k].stream, ready[k].window
-            polarity = window.segment.polarity
+            polarity, number = window.segment.polarity, (window.start - window.segment.start) // hop
             decided = polarity.decided
+            sign[k] = polarity.sign
+            if k not in told or not (not decided or (not polarity.final and number % 5 == 0)):
+                continue
+            skew = told[k]
             if polarity.look(skew, new * (5 if decided else 1), window_s, window.segment.start) and (
                 decided or polarity.sign < 0
             ):
