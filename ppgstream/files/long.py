@@ -317,16 +317,20 @@ def denoise(
 
 
 def _as_a_stream(source: LongRecording, engine: Engine, out: _Output, say: Callable[[str], None]) -> None:
-    at, said = 0, 0
+    at, said, told = 0, 0, 0
 
     def take(chunks: list[Chunk]) -> None:
-        nonlocal said
+        nonlocal said, told
         for chunk in chunks:
             if chunk.beats is not None:
                 columns = [np.asarray(column, np.float64) for column in chunk.beats[3:6]]
                 at_ = offline.steps_of(np.array([chunk.index]), out.fs, engine.rules.plan.fs)[1] - 1
                 bpm, sure = np.array([chunk.beats.bpm]), np.array([chunk.beats.bpm_confidence])
-                due = slice(None) if at_[0] == chunk.index - 1 or not np.isnan(bpm[0]) else slice(0)
+                new = (
+                    at_[0] == chunk.index - 1 and at_[0] > told
+                )  # a stretch's last message may repeat the time of the one before
+                due = slice(None) if new or not np.isnan(bpm[0]) else slice(0)
+                told = int(at_[0])
                 out.tell(np.asarray(chunk.beats[2]), columns, at_[due], bpm[due], np.where(np.isnan(bpm), 0, sure)[due])
             elif chunk.kind is Kind.DATA:
                 assert chunk.confidence is not None
