@@ -49,11 +49,6 @@ def plan_of(
 def rules_of(config: Config, checkpoint: Checkpoint, *, output: Literal["input", "model"] = "input", few: int = 0) -> Rules:
     """An engine's rules for a configuration and a checkpoint. Raises ConfigError where the two do not fit."""
     w, s = config.windows, config.streams
-    native = config.in_.format == "ppgstream"
-    if not native and abs(config.in_.fs / checkpoint.fs - 1) > 0.01:
-        raise ConfigError(
-            f"in.fs: {config.in_.fs:g} Hz, but this checkpoint takes {checkpoint.fs:g} Hz: streams are not resampled"
-        )
     lookahead = None if w.lookahead < 0 else w.lookahead
     plan = plan_of(checkpoint, hop=w.hop or None, lookahead=lookahead, overlap=w.overlap, beats=s.beats, output=output)
     sensor = SensorRules(
@@ -65,7 +60,8 @@ def rules_of(config: Config, checkpoint: Checkpoint, *, output: Literal["input",
         sentinels=tuple(config.in_.sentinels),
         # The network's own answer is asked for as it is: turned over only by request.
         polarity="up" if s.polarity == "auto" and output == "model" else s.polarity,
-        clocked_by_arrival=not native,
+        stated_fs=config.in_.fs,
+        rates={name: own.fs for name, own in s.by_name.items() if own.fs},
         policy=s.policy,
         policies={name: own.policy for name, own in s.by_name.items() if own.policy is not None},
     )

@@ -14,20 +14,28 @@ from msgspec import Meta
 from ppgstream.errors import ConfigError
 from ppgstream.storage import MOST_TEXT, read_regular, shown, toml_of
 
-STREAM_ID = "[A-Za-z0-9._-]{1,32}"
+STREAM_ID = "[A-Za-z0-9._:-]{1,64}"
 Runtime = Literal["auto", "onnx", "tensorflow"]  # what runs a network
 Policy = Literal["mark", "mask", "raw"]  # what is published below the threshold
+Rate = Annotated[float, Meta(ge=0, le=1000)] | Literal["measure"]  # Hz; 0: not stated
 Seconds = Annotated[float, Meta(ge=0, le=86_400)]
 
 
 class In(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     endpoint: str = "tcp://127.0.0.1:5600"
     bind: bool = True
-    format: Literal["ppgstream", "json", "raw"] = "ppgstream"
-    fs: Annotated[float, Meta(ge=20, le=1000)] = 125.0
-    raw_dtype: Literal["f4", "f8", "i2", "i4"] = "f4"
-    json_samples: str = "samples"
-    json_stream: str = "stream"
+    format: Literal["auto", "ppgstream", "json", "raw"] = "auto"
+    fs: Rate = 0.0
+    raw_dtype: Literal["f4", "f8", "i2", "i4", "u2", "u4", ">f4", ">f8", ">i2", ">i4", ">u2", ">u4"] = "f4"
+    json_samples: str = ""
+    json_stream: str = ""
+    json_fs: str = ""
+    json_time: str = ""
+    json_time_unit: Literal["auto", "s", "ms", "us", "ns"] = "auto"
+    json_time_of: Literal["first", "last"] = "first"
+    json_index: str = ""
+    json_end: str = ""
+    json_units: str = ""
     sentinels: Annotated[list[float], Meta(max_length=16)] = []
     default_stream: Annotated[str, Meta(pattern=rf"\A{STREAM_ID}\Z")] = "sensor"
     high_water_mark: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
@@ -62,6 +70,7 @@ class Windows(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class OneStream(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: Policy | None = None
+    fs: Rate = 0.0
 
 
 class Streams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -121,6 +130,9 @@ def load(path: Path | None = None, **overrides: str | None) -> Config:
         config = msgspec.convert(tree, Config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{chosen or 'settings'}: {_explain(str(error), tree)}") from None
+    for name, rate in (("in.fs", config.in_.fs), *((f"streams.{k}.fs", one.fs) for k, one in config.streams.by_name.items())):
+        if rate != "measure" and 0 < rate < 10:
+            raise ConfigError(f'{chosen or "settings"}: {name}: must be 10 to 1000 Hz, 0 or "measure", got {rate:g}')
     for section, endpoint in (("in", config.in_.endpoint), ("out", config.out.endpoint), ("status", config.status.endpoint)):
         given = overrides.get(f"{section}__endpoint") is not None or chosen is None
         check_endpoint(endpoint, f"{section}.endpoint" if given else f"{chosen}: {section}.endpoint")
@@ -134,13 +146,14 @@ def _of_streams(streams: dict[str, object], where: str) -> dict[str, OneStream]:
         raise ConfigError(f"{where}: unknown setting by_name; a stream's own are in a table [streams.NAME]")
     for name in [name for name, value in streams.items() if isinstance(value, dict)]:
         if not re.fullmatch(STREAM_ID, name):
-            raise ConfigError(f"{where}.{shown(name)}: a stream id is 1 to 32 of A-Z a-z 0-9 . _ -")
+            raise ConfigError(f"{where}.{shown(name)}: a stream id is 1 to 64 of A-Z a-z 0-9 . _ : -")
         value = streams.pop(name)
         try:
             found[name] = msgspec.convert(value, OneStream)
         except msgspec.ValidationError:
             raise ConfigError(
-                f"{where}.{name}: got {shown(value)}: a stream's own settings are: policy, one of {', '.join(get_args(Policy))}"
+                f"{where}.{name}: got {shown(value)}: a stream's own settings are: policy, one of {', '.join(get_args(Policy))}; "
+                f'fs, 10 to 1000 Hz, 0 or "measure"'
             ) from None
     return found
 

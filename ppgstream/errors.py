@@ -39,9 +39,10 @@ class CheckpointError(PpgStreamError):
 
 
 class WireError(PpgStreamError):
-    """Bytes that are not a message of ours. The only error `wire.decode` raises."""
+    """Bytes that are not a message of ours. The only error `wire.decode` raises. `stream`: whose they are, where it is known."""
 
     exit_code = EX_DATAERR
+    stream = ""
 
 
 class UnknownKindError(WireError):

@@ -484,7 +484,7 @@ def garbage(rng: random.Random) -> list[bytes]:
             [b"", good],
             [b"a", good, b"more"],
             [b"a\x1b[2J", good],
-            [b"a" * 33, good],
+            [b"a" * 65, good],
             [b"a\n", good],
             [b"a", bytes(flipped)],
             [b"a", good[:-1]],
@@ -493,7 +493,7 @@ def garbage(rng: random.Random) -> list[bytes]:
             [b"ab", body(9, 7, 0)],
             [b"ab", body(STATUS, 7, 0, missing=3)],
             [b"ab", body(DATA, 7, 2**63, [1.0])],
-            [b"ab", body(DATA, 7, 0, [1.0], fs=0.0)],
+            [b"ab", body(GAP, 7, 2**63 - 1, missing=3)],
         ]
     )
 
@@ -828,7 +828,7 @@ MALFORMED = {
     "an id that clears the screen": [b"\x1b[2J\x1b]0;owned\x07", GOOD],
     "an id with a newline": [b"a\n", GOOD],
     "an id of all bytes": [bytes(range(256)), GOOD],
-    "a long id": [b"a" * 33, GOOD],
+    "a long id": [b"a" * 65, GOOD],
     "a cut body": [b"a", GOOD[:-1]],
     "a header alone": [b"a", GOOD[:56]],
     "a damaged body": [b"a", GOOD[:-1] + b"\x01"],
@@ -862,7 +862,7 @@ def test_garbage_is_counted_and_said_in_printable_words_and_others_go_on(what: s
         assert served.said == snapshot["last_events"]
         assert served.said[0].isprintable()
         size = "at least 5" if len(MALFORMED[what]) > 5 else sum(map(len, MALFORMED[what]))
-        assert served.said[0].startswith(f"malformed message of {size} bytes: ")
+        assert served.said[0].removeprefix("a: ").startswith(f"malformed message of {size} bytes: ")
         assert len(served.said[0]) < 400
         assert account(served.stop())["accepted"] == 400
 
@@ -1325,12 +1325,6 @@ def test_two_daemons_in_one_process_do_not_meet() -> None:
         until(lambda: one.ledger()["accepted"] == 30, "the samples")
         assert other.ledger()["seen"] == 0
         assert one.ask()["pid"] == os.getpid()
-
-
-@pytest.mark.parametrize("format", ["json", "raw"])
-def test_a_rate_that_the_checkpoint_cannot_take_is_a_configuration_error(format: str) -> None:
-    with pytest.raises(ConfigError, match=r"in\.fs: 64 Hz.*125 Hz"):
-        Daemon(config(in_=In(endpoint=ANY_PORT, format=format, fs=64.0)), checkpoint())  # type: ignore[arg-type]
 
 
 def test_the_second_broken_sensor_is_named_too() -> None:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ppgstream.errors import WireError
-from ppgstream.wire.foreign import Adopter
+from ppgstream.wire.foreign import RAW_DTYPES, Adopter
+from ppgstream.wire.json_messages import Keys
 from ppgstream.wire.message import MAX_BODY, MAX_COUNT, Chunk, Kind, decode, encode
 
 relaxed = settings(deadline=None, max_examples=200)
@@ -52,12 +53,19 @@ def values(chunk: Chunk) -> list[float | None]:
         (b'{"samples": [1, null]}', [1.0, None]),
         (b'{"samples": null, "t": "ignored"}', [None]),
         (b"18446744073709551616", [2.0**64]),
+        (b'"512"', [512.0]),
+        (b'["1", 2, " 3.5 "]', [1.0, 2.0, 3.5]),
+        (b"[[1], [2], [null]]", [1.0, 2.0, None]),
+        (b'{"ir": 512}', [512.0]),
+        (b'{"IR": "512"}', [512.0]),
+        (b'{"time": 3, "value": [7]}', [7.0]),
+        (b'[{"ir": 1}, {"ir": 2}, {"ir": [3, 4]}]', [1.0, 2.0, 3.0, 4.0]),
     ],
 )
 def test_json_is_a_number_a_list_or_an_object_that_holds_either(document: bytes, expected: list[float | None]) -> None:
-    chunk = only(Adopter("json", fs=250.0), document)
+    chunk = only(Adopter("json"), document)
     assert values(chunk) == expected
-    assert (chunk.stream, chunk.index, chunk.kind, chunk.fs, chunk.t_ns) == ("sensor", 0, Kind.DATA, 250.0, 0)
+    assert (chunk.stream, chunk.index, chunk.kind, chunk.fs, chunk.t_ns) == ("sensor", 0, Kind.DATA, 0.0, 0)
 
 
 @relaxed
@@ -69,10 +77,10 @@ def test_json_samples_come_through_bit_for_bit(samples: list[float | None]) -> N
 
 
 def test_json_keys_are_those_of_the_settings() -> None:
-    adopter = Adopter("json", samples_key="ppg", stream_key="who")
+    adopter = Adopter("json", keys=Keys(samples="ppg", stream="who"))
     chunk = only(adopter, b'{"ppg": [1, 2], "who": "left", "samples": [9], "stream": "no"}')
     assert (chunk.stream, values(chunk)) == ("left", [1.0, 2.0])
-    with pytest.raises(WireError, match="'ppg'"):
+    with pytest.raises(WireError, match="looked for 'ppg'; its keys are 'samples'"):
         adopter.adopt([b'{"samples": [9]}'], 0.0)
 
 
@@ -94,28 +102,28 @@ def test_the_id_part_names_the_stream_before_the_document_and_the_default_come()
         b"1" * 400,
         b"1" * 5000,
         b"\xff\xfe",
-        b'"1"',
         b"true",
         b"[true]",
-        b'["1"]',
-        b"[[1]]",
+        b"[[1, 2]]",
+        b'["x"]',
         b"[{}]",
         b"{}",
-        b'{"values": 1}',
+        b'{"heart": 1}',
         b'{"samples": {"samples": 1}}',
-        b'{"samples": "1"}',
+        b'{"samples": "one"}',
+        b'{"samples": 1, "fs": "fast"}',
+        b'{"samples": 1, "fs": -5}',
         b'{"samples": 1, "stream": ""}',
         b'{"samples": 1, "stream": "a b"}',
         b'{"samples": 1, "stream": "\xc3\xa9"}',
         b'{"samples": 1, "stream": "\\n"}',
         b'{"samples": 1, "stream": "\\ud800"}',
         b'{"samples": 1, "stream": {"a": 1}}',
-        b'{"samples": 1, "stream": ' + b"9" * 33 + b"}",
+        b'{"samples": 1, "stream": ' + b"9" * 65 + b"}",
         b'{"samples": 1, "stream": ' + b"9" * 5000 + b"}",
         b"[" * 100_000,
         b"[" * 100_000 + b"]" * 100_000,
         b'{"samples":' * 50_000 + b"1" + b"}" * 50_000,
-        b"[" + b"0," * MAX_COUNT + b"0]",
         b" " * MAX_BODY + b"1",
     ],
     ids=lambda body: repr(body[:30]),
@@ -132,6 +140,15 @@ def test_json_that_is_no_name_never_becomes_the_name_of_a_stream(name: bytes) ->
     except WireError:
         return
     assert stream == "default"
+
+
+@pytest.mark.parametrize("dtype", ["u2", "u4", ">f4", ">f8", ">i2", ">i4", ">u2"])
+def test_raw_of_other_types_becomes_numbers(dtype: str) -> None:
+    sent = np.array([1, 2, 300], RAW_DTYPES[dtype])
+    assert sent.dtype.str == (dtype if dtype[0] == ">" else "<" + dtype)
+    chunk = only(Adopter("raw", dtype=dtype), sent.tobytes())
+    assert (chunk.samples.dtype.str, chunk.samples.tolist()) == ("<f8", [1, 2, 300])
+    assert only(Adopter("raw", dtype="u2"), b"\xff\xff").samples.tolist() == [65_535]
 
 
 @pytest.mark.parametrize("dtype", ["f4", "f8", "i2", "i4"])
@@ -161,7 +178,7 @@ def test_a_message_with_more_samples_than_ours_may_have_is_refused() -> None:
 
 
 @pytest.mark.parametrize("format", ["json", "raw"])
-@pytest.mark.parametrize("parts", [[], [b"a", b"1234", b"1234"], [b"", b"1234"], [b"a b", b"1234"], [b"x" * 33, b"1234"]])
+@pytest.mark.parametrize("parts", [[], [b"a", b"1234", b"1234"], [b"", b"1234"], [b"a b", b"1234"], [b"x" * 65, b"1234"]])
 def test_another_number_of_parts_or_a_bad_id_is_refused(format: str, parts: list[bytes]) -> None:
     with pytest.raises(WireError):
         Adopter(format).adopt(parts, 0.0)
@@ -227,13 +244,13 @@ def test_streams_are_numbered_each_for_itself() -> None:
 
 
 def test_a_refused_message_leaves_a_gap_as_long_as_the_time_since_the_last_and_breaks_no_session() -> None:
-    adopter = Adopter("raw", dtype="f4")
+    adopter = Adopter("raw", dtype="f4", fs=125.0)
     before = only(adopter, b"a", bytes(8))
     for now in (0.1, 1.1):
         with pytest.raises(WireError):
             adopter.adopt([b"a", bytes(5)], now)
     after = only(adopter, b"a", bytes(8), now=1.2)
-    assert (after.session, after.index) == (before.session, 2 + 51 + 125)
+    assert (after.session, after.index) == (before.session, 2 + 51 + 125)  # at the 125 Hz of the settings
     with pytest.raises(WireError):
         adopter.adopt([b"unknown", bytes(5)], 1.2)
     assert only(adopter, b"unknown", bytes(8), now=1.3).index == 0
@@ -257,20 +274,33 @@ def test_after_silence_the_session_ends_and_a_new_one_begins_at_0() -> None:
     before = only(adopter, b"a", b"[1,2,3]", now=10.0)
     end, after = adopter.adopt([b"a", b"[4,5]"], 12.5)
     assert (end.kind, end.stream, end.session, end.index, end.unclean) == (Kind.END, "a", before.session, 3, False)
-    assert (len(end.samples), end.fs) == (0, 50.0)
+    assert (len(end.samples), end.fs) == (0, 0.0)
     assert (after.kind, after.stream, after.index, values(after)) == (Kind.DATA, "a", 0, [4.0, 5.0])
     assert after.session != before.session
 
 
 def test_silence_is_counted_from_the_last_message_and_not_from_the_first() -> None:
     adopter = Adopter("json", silence_s=2.0)
-    sessions = {only(adopter, b"1", now=now).session for now in (0.0, 2.0, 4.0, 5.9)}  # 2.0 s apart is not more than 2.0 s
+    sessions = {only(adopter, b"1", now=now).session for now in (0.0, 2.0, 2.2, 2.4, 2.6)}  # 2.0 s apart is not more than 2.0 s
     assert len(sessions) == 1
-    assert len(adopter.adopt([b"1"], 8.0)) == 2
+    assert len(adopter.adopt([b"1"], 4.7)) == 2
+
+
+def test_who_sends_in_batches_is_not_silent_between_them() -> None:
+    """A watch: 3 s at once, then 12 s at once, with a pause of a minute in between."""
+    adopter = Adopter("json", silence_s=2.0)
+    batch = json.dumps([1.0] * 75).encode()
+    first = {only(adopter, batch, now=3.0 * k).session for k in range(12)}
+    assert len(first) == 1
+    assert [c.kind for c in adopter.adopt([batch], 100.0)] == [Kind.END, Kind.DATA]
+    long = json.dumps({"fs": 25, "ppg": [1.0] * 300}).encode()
+    sessions = {only(adopter, long, now=101.0 + 12.0 * k).session for k in range(6)}
+    assert len(sessions) == 1
+    assert [c.kind for c in adopter.adopt([long], 101.0 + 60.0 + 61.0)] == [Kind.END, Kind.DATA]
 
 
 @relaxed
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.sampled_from([0.0, 0.5, 1.0, 2.0, 2.5])), max_size=40))
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 5), st.sampled_from([0.0, 0.1, 0.5, 30.0])), max_size=40))
 def test_each_session_is_numbered_without_a_hole_and_each_but_the_last_of_a_stream_has_its_end(
     messages: list[tuple[str, int, float]],
 ) -> None:
@@ -313,3 +343,113 @@ def test_a_session_that_is_over_makes_room_for_another_stream() -> None:
     adopter = Adopter("json", max_streams=1, silence_s=2.0)
     adopter.adopt([b"a", b"1"], 0.0)
     assert adopter.adopt([b"b", b"1"], 1000.0)[-1].stream == "b"
+
+
+# ---- what a document says beside its samples -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("document", "t_ns"),
+    [
+        ({"t_ns": 1_764_000_000_123_456_789}, 1_764_000_000_123_456_789),
+        ({"timestamp": 1_764_000_000_123_456_789}, 1_764_000_000_123_456_789),
+        ({"timestamp": 1_764_000_000_123_456}, 1_764_000_000_123_456_000),
+        ({"ts": 1_764_000_000_123}, 1_764_000_000_123_000_000),
+        ({"time": 1_764_000_000.5}, 1_764_000_000_500_000_000),
+        ({"time_ms": 12_345}, 12_345_000_000),
+        ({"t_us": "12345"}, 12_345_000),
+        ({"millis": 12_345}, 12_345_000_000),
+        ({"t_s": 12.5}, 12_500_000_000),
+        ({"timestamp": "2026-11-29T22:21:32.5Z"}, 1_795_990_892_500_000_000),
+        ({"timestamp": "yesterday"}, 0),
+        ({"t": 12.5}, 0),  # of what, nothing says yet
+        ({"t": True}, 0),
+        ({"t": 1e300}, 0),
+        ({}, 0),
+    ],
+    ids=str,
+)
+def test_a_time_is_read_by_its_key_s_name_or_by_its_size(document: dict[str, Any], t_ns: int) -> None:
+    assert only(Adopter("json"), json.dumps({"ir": [1, 2], **document}).encode()).t_ns == pytest.approx(t_ns, abs=300)
+
+
+@pytest.mark.parametrize(("unit", "size"), [("s", 1.0), ("ms", 1e-3), ("us", 1e-6), ("ns", 1e-9)])
+def test_the_unit_of_a_clock_that_began_at_start_is_found_while_messages_arrive(unit: str, size: float) -> None:
+    adopter = Adopter("json")
+    came = [only(adopter, json.dumps({"ir": 1, "t": (5 + 0.1 * k) / size}).encode(), now=7 + 0.1 * k) for k in range(30)]
+    assert came[0].t_ns == 0
+    assert came[-1].t_ns == pytest.approx((5 + 2.9) * 1e9)
+    named = Adopter("json", keys=Keys(time_unit=unit))  # type: ignore[arg-type]
+    assert only(named, json.dumps({"ir": 1, "t": 5 / size}).encode()).t_ns == pytest.approx(5e9)
+
+
+def test_a_time_of_the_last_sample_is_taken_back_to_the_first() -> None:
+    adopter = Adopter("json", keys=Keys(time_of="last"))
+    assert only(adopter, b'{"fs": 50, "ir": [1,2,3,4,5], "t_s": 10}').t_ns == 9_920_000_000
+    unknown = Adopter("json", keys=Keys(time_of="last"))
+    assert [only(unknown, b'{"ir": [1,2,3,4,5], "t_s": %d}' % t, now=t).t_ns for t in (10, 11)] == [0, 10_200_000_000]
+
+
+def test_fs_index_end_and_units_are_read() -> None:
+    adopter = Adopter("json")
+    first = only(adopter, b'{"stream": "w", "fs": "64", "index": 640, "ir": [1, 2], "units": "counts"}')
+    assert (first.fs, first.index, first.units) == (64.0, 640, "counts")
+    data, end = adopter.adopt([b'{"stream": "w", "index": 700, "ir": [1], "end": true}'], 0.1)
+    assert (data.index, end.kind, end.index, end.session) == (700, Kind.END, 701, first.session)
+    (last,) = adopter.adopt([b'{"stream": "w", "ir": 1}'], 0.2)
+    assert last.session != first.session
+    assert [c.kind for c in adopter.adopt([b'{"stream": "w", "end": true}'], 0.3)] == [Kind.DATA, Kind.END]
+
+
+def test_a_message_longer_than_ours_comes_in_parts() -> None:
+    chunks = Adopter("json").adopt([b"[" + b"0," * MAX_COUNT + b"0]"], 0.0)
+    assert [(c.index, len(c.samples)) for c in chunks] == [(0, MAX_COUNT), (MAX_COUNT, 1)]
+
+
+def test_objects_of_several_streams_in_one_message_go_to_each() -> None:
+    chunks = Adopter("json").adopt([b'[{"stream": "a", "ir": 1}, {"stream": "b", "ir": 2}, {"stream": "a", "ir": 3}]'], 0.0)
+    assert [(c.stream, c.index, values(c)) for c in chunks] == [("a", 0, [1.0]), ("b", 0, [2.0]), ("a", 1, [3.0])]
+
+
+def test_of_two_colours_one_is_taken_and_it_is_told() -> None:
+    adopter = Adopter("json")
+    assert values(only(adopter, b'{"red": 5, "ir": 7}')) == [7.0]
+    assert adopter.doubt == "sensor: JSON holds red too, which are not taken: [in] json_samples"
+
+
+def test_an_error_names_the_stream_and_the_keys_that_were_there() -> None:
+    with pytest.raises(
+        WireError, match=r"left: JSON object without samples: looked for .*; its keys are 'stream', 'heart'"
+    ) as info:
+        Adopter("json").adopt([b'{"stream": "left", "heart": 1}'], 0.0)
+    with pytest.raises(WireError) as info:
+        Adopter("json").adopt([b"left", b'{"ir": "x"}'], 0.0)
+    assert info.value.stream == "left"
+
+
+def test_auto_takes_json_and_ours_by_message() -> None:
+    adopter = Adopter("auto")
+    ours = Chunk("a", 7, 5, np.array([1.0, 2.0]))
+    assert adopter.adopt(encode(ours), 0.0)[0].session == 7
+    assert values(only(adopter, b"b", b"[3]")) == [3.0]
+    assert values(only(adopter, b'{"C8:AA:01": 0, "stream": "C8:AA", "ir": 1}')) == [1.0]
+    with pytest.raises(WireError, match="not JSON") as info:
+        adopter.adopt([b"b", b"\x01\x02"], 0.0)  # a stream that has sent JSON
+    assert info.value.stream == "b"
+    with pytest.raises(WireError, match=r'neither JSON nor .* need .in. format = "raw"'):
+        adopter.adopt([b"c", b"\x01\x02"], 0.0)
+    damaged = bytearray(encode(ours)[1])
+    damaged[60] ^= 1
+    with pytest.raises(WireError, match="CRC"):
+        adopter.adopt([b"a", bytes(damaged)], 0.0)
+
+
+def test_what_another_format_expects_says_which_one_it_looks_like() -> None:
+    ours = encode(Chunk("a", 7, 5, np.array([1.0, 2.0])))
+    for format in ("json", "raw"):
+        with pytest.raises(WireError, match=rf"a message of docs/wire.md: .in. format is '{format}'"):
+            Adopter(format).adopt(ours, 0.0)
+    with pytest.raises(WireError, match="this looks like JSON"):
+        Adopter("raw", dtype="i2").adopt([b'{"ir": 12}'], 0.0)
+    with pytest.raises(WireError, match=r'this looks like JSON: .in. format = "json" or "auto"'):
+        Adopter("ppgstream").adopt([b"a", b'{"ir": 12}'], 0.0)

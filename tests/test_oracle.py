@@ -196,7 +196,7 @@ class Run:
         self.settle()
         self.fill()
         self.out = {stream: [encode(c, dtype="f8")[1] for c in chunks] for stream, chunks in self.chunks.items()}
-        self.events = [tuple(event) for event in self.engine.events]
+        self.events = [tuple(event)[:3] for event in self.engine.events]
         return self
 
     @property

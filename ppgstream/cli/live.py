@@ -322,10 +322,10 @@ def _tracks(
                 end = "" if part[1] is None else f" until {part[1]:g} s"
                 raise DataError(f"{path}: nothing from {part[0]:g} s on{end}: it is {len(row) / rate:g} s long")
             base = stream_name(stream or path.stem) + (f"-{number}" if len(rows) > 1 else "")
-            tracks += [Track(base if copies == 1 else f"{base[:26]}-{copy}", cut, rate) for copy in range(copies)]
+            tracks += [Track(base if copies == 1 else f"{base[:58]}-{copy}", cut, rate) for copy in range(copies)]
     names = [t.stream for t in tracks]
-    if len(set(names)) != len(names) or any(len(n) > 32 for n in names):
-        tracks = [t._replace(stream=f"{t.stream[:25]}.{i}") for i, t in enumerate(tracks)]
+    if len(set(names)) != len(names) or any(len(n) > 64 for n in names):
+        tracks = [t._replace(stream=f"{t.stream[:57]}.{i}") for i, t in enumerate(tracks)]
     return tracks, told
 
 

@@ -280,5 +280,5 @@ def loaded(config_path: Path | None, **overrides: str | None) -> Config:
 def stream_name(text: str) -> str:
     import re
 
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", text)[:32]
+    name = re.sub(r"[^A-Za-z0-9._:-]", "-", text)[:64]
     return name or "replay"

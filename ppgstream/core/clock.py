@@ -15,6 +15,7 @@ FS_OFF, FS_WRONG = 0.01, 0.02  # a rate off by so much is an event; by so much, 
 FS_TOLD_S = 60.0  # an event no more often than that
 # A rate by arrival rests on so many times the longest wait between messages: its standard error is then 0.5 %.
 ARRIVAL_SPAN = 80.0
+DRIFT_S = 60.0  # over how much time the drift of a clock is told at least
 CLOCK_STEP_S = 1.0  # between two chunks the sensor's clock and its count differ by more: the clock was set
 
 
@@ -58,7 +59,7 @@ class RateClock:
     """The rate at which a sensor's samples come, by its own clock, or by the arrival of its messages where it says no time. `fs`:
     the declared one, Hz."""
 
-    __slots__ = ("_arrived", "_from", "_fs", "_last", "_last_arrival_s", "_told", "_wrong", "measured")
+    __slots__ = ("_arrived", "_from", "_fs", "_last", "_last_arrival_s", "_origin", "_told", "_wrong", "measured")
 
     def __init__(self, fs: float) -> None:
         self._fs = fs
@@ -79,6 +80,7 @@ class RateClock:
             None  # index and time of the message from which the rate is measured, and of the last one
         )
         self._last: tuple[int, int] | None = None
+        self._origin: tuple[int, int] | None = None  # index and time of the first message since the clock was last set
         self._arrived = (-1.0, 0, 0.0)  # when the measuring by arrival began, samples since, and the longest wait
 
     def shift(self, seconds: float) -> None:
@@ -92,13 +94,21 @@ class RateClock:
         before, self._last = self._last, (chunk.index, chunk.t_ns)
         step = (chunk.t_ns - before[1]) / 1e9 - (chunk.index - before[0]) / self._fs if before else 0.0
         if self._from is None or chunk.index < self._from[0] or abs(step) > CLOCK_STEP_S:
-            self._from = (chunk.index, chunk.t_ns)  # a clock that was set says nothing about the rate
+            self._from = self._origin = (chunk.index, chunk.t_ns)  # a clock that was set says nothing about the rate
         elapsed = (chunk.t_ns - self._from[1]) / 1e9
         if elapsed < (FS_FIRST_S if self.measured is None else FS_SPAN_S):
             return None
         fs = (chunk.index - self._from[0]) / elapsed
         self._from = (chunk.index, chunk.t_ns)
         return self._found(fs, chunk.t_ns / 1e9, "come", FS_OFF)
+
+    @property
+    def drift_ppm(self) -> float | None:
+        """By how much faster than declared samples come by the sensor's own clock, in millionths; None before a minute."""
+        if self._origin is None or self._last is None or self._last[1] - self._origin[1] < DRIFT_S * 1e9:
+            return None
+        fs = (self._last[0] - self._origin[0]) * 1e9 / (self._last[1] - self._origin[1])
+        return (fs / self._fs - 1) * 1e6
 
     def by_arrival(self, chunk: Chunk, now: float) -> RateFound | None:
         """By the arrival of samples, over so long a time that it is known to 0.5 %, once so much is complete."""

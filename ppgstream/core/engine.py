@@ -36,6 +36,7 @@ from ppgstream.core.tile import Tile, tile_of
 from ppgstream.core.turns import turns
 from ppgstream.wire.message import Chunk
 
+MOST_WAITING = 5_000_000  # samples of all streams that wait for their rate to be known
 LARGEST_ANSWER = 3e38  # float32's limit: what is published must fit it
 
 
@@ -69,6 +70,7 @@ class Engine:
         default_factory=list
     )  # the same as a heap; an entry that `_expires` lacks is outdated
     fills_itself: bool = True  # before it gives messages of beats and rates; if not, the caller asks for `fill`
+    _waiting: int = 0  # samples that wait for their rate, or more
     _due: list[Due] = field(default_factory=list)  # messages of beats and rates that are to be filled
 
     def feed(self, chunk: Chunk, now: float, *, read_at: float | None = None, listened: float | None = None) -> list[Chunk]:
@@ -91,12 +93,21 @@ class Engine:
             stream = self.streams[chunk.stream] = Stream(chunk.stream, self.rules.plan, self.rules.sensor)
         read_at, listened = now if read_at is None else read_at, now if listened is None else listened
         windows = stream.feed(chunk, now, read_at, listened)
+        if stream.intake.waiting and self._waiting_too_many(len(chunk.samples)):
+            windows += stream.settle()
         if stream.session is None:
             if stream.is_over:
                 self._over.setdefault(stream.name)
         elif self._over:
             self._over.pop(stream.name, None)
         return self._queue(stream, windows, read_at, stream.intake.arrived_at)
+
+    def _waiting_too_many(self, more: int) -> bool:
+        """Whether too many samples of all streams wait for their rate to be known, now that `more` came."""
+        self._waiting += more
+        if self._waiting > MOST_WAITING:
+            self._waiting = sum(stream.intake.waiting for stream in self.streams.values())
+        return self._waiting > MOST_WAITING
 
     def expire(self, now: float, *, read_at: float | None = None) -> list[Chunk]:
         """Time passed: streams give up samples they waited for long enough."""

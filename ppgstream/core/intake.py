@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
@@ -17,58 +16,15 @@ from ppgstream.core.beside import Beside, Surroundings, Watched
 from ppgstream.core.clock import ArrivalClock, RateClock, RateFound
 from ppgstream.core.judge import Judge
 from ppgstream.core.ledger import Ledger
-from ppgstream.core.measured import LARGEST, Judged
+from ppgstream.core.measured import LARGEST
+from ppgstream.core.measuring import RATES_HZ, Measuring
+from ppgstream.core.parts import Anchor, Began, Ended, First, Part, Rated, WrongFrom
 from ppgstream.core.plan import SensorRules
 from ppgstream.core.sequence import Counter, Counts, Early, Gaps, Sequencer, Stretch
-from ppgstream.core.session import LIFE, Event, Opened, Remembered, Sessions, Standing, Step
+from ppgstream.core.session import LIFE, Event, Remembered, Sessions, Standing, Step
 from ppgstream.core.statistics import Recent, Statistics
 from ppgstream.wire.message import EMPTY, Chunk, Kind
 
-
-class Began(NamedTuple):
-    """Where the session that is open begins: the index of its first sample, or of the first one that is missing."""
-
-    at: int
-
-
-class Ended(NamedTuple):
-    """The session that is open ends before the index `at`."""
-
-    at: int
-    unclean: bool
-
-
-class Anchor(NamedTuple):
-    """The sensor's time, ns, of the sample with the index `at`."""
-
-    generation: int
-    at: int
-    t_ns: int
-
-
-class WrongFrom(NamedTuple):
-    """From the index `at` on the measured rate contradicts the declared one, or (not `wrong`) does no more."""
-
-    generation: int
-    at: int
-    wrong: bool
-
-
-class Rated(NamedTuple):
-    """From here on samples come at `fs` Hz."""
-
-    fs: float
-
-
-class First(NamedTuple):
-    """The first index of a session, as far as it is known now: a late sample may make it lower. `birth` is as in `Opened`."""
-
-    birth: int
-    at: int
-
-
-Part = Opened | Began | Judged | Ended | Rated | Anchor | WrongFrom | First
-RATES_HZ = (10.0, 1000.0)  # that sensors may have
 SAME_RATE = 0.005  # a sender may tell its rate as it measures it: so small a change is none
 FEW_HZ = 25.0  # below, a pulse's own shape is not in the samples
 
@@ -85,7 +41,10 @@ class Intake:
         "_counter",
         "_expected",
         "_judge",
+        "_measured",
+        "_measuring",
         "_name",
+        "_own_fs",
         "_rules",
         "_target",
         "arrived_at",
@@ -94,12 +53,17 @@ class Intake:
         "ledger",
         "rate",
         "sessions",
+        "units",
     )
-    UNSAVED = frozenset({"_name", "_rules", "_target", "events", "ledger"})
+    UNSAVED = frozenset({"_name", "_own_fs", "_rules", "_target", "events", "ledger"})
 
     def __init__(self, name: str, target: float, rules: SensorRules, ledger: Ledger, events: list[ledger.Event]) -> None:
         self._name, self._target, self._rules = name, target, rules
         self.fs = target  # the sensor's rate, Hz; until it is known, the model's
+        self.units = ""  # of the samples, as the sensor says
+        self._own_fs = rules.rates.get(name, rules.stated_fs)  # as the configuration says
+        self._measured = False  # `fs` was measured: no message said it
+        self._measuring: Measuring | None = None  # with the messages that wait for it
         self.ledger, self.events = ledger, events
         self.sessions = Sessions()
         self.rate = RateClock(target)
@@ -115,14 +79,17 @@ class Intake:
         out: list[Part] = []
         self.arrived_at = read_at
         if chunk.t_ns:
-            self.arrived_at = self._arrival.arrived(chunk.t_ns / 1e9 + len(chunk.samples) / chunk.fs, read_at)
-        if not RATES_HZ[0] <= chunk.fs <= RATES_HZ[1]:
+            self.arrived_at = self._arrival.arrived(chunk.t_ns / 1e9 + len(chunk.samples) / (chunk.fs or self.fs), read_at)
+        if chunk.fs and not RATES_HZ[0] <= chunk.fs <= RATES_HZ[1]:
             self._refuse(chunk, "bad_rate", f"it says {chunk.fs:g} Hz: must be {RATES_HZ[0]:g} to {RATES_HZ[1]:g} Hz")
             return out
         if chunk.session == self.sessions.renamed[0]:
             chunk = replace(chunk, session=self.sessions.renamed[1])
+        if chunk.units:
+            self.units = chunk.units
         if chunk.session == self.sessions.current and chunk.kind is Kind.DATA:  # as below, for nearly every chunk
             self.sessions.seen_at, self.sessions.fed_at = listened, now
+            self.sessions.batch_s = len(chunk.samples) / (chunk.fs or self.fs)
             self._take(chunk, now, read_at, out)
             return out
         for step in LIFE[self.sessions.standing(chunk.session, listened, self._rules.silence_s)].get(chunk.kind, ()):
@@ -175,7 +142,8 @@ class Intake:
         saved.unpack(self, data)
         self.sessions.shift(now, listened)
         self.rate.shift(read_at)
-        self._arrival.shift(read_at)
+        if self._measuring is not None:
+            self._measuring.shift(now, read_at)
         self.arrived_at += read_at
 
     # ---- what is done with a message, as `LIFE` says -------------------------------------------------------------
@@ -202,8 +170,52 @@ class Intake:
 
     def _take(self, chunk: Chunk, now: float, read_at: float, out: list[Part]) -> None:
         """A DATA chunk of the open session, whose index may have fallen back."""
-        if chunk.fs != self.fs and (self._expected < 0 or abs(chunk.fs / self.fs - 1) > SAME_RATE):
-            self._set_rate(chunk.fs, chunk.index, now, out)
+        if chunk.fs != self.fs or self._own_fs:
+            fs = 0.0 if self._own_fs == "measure" else chunk.fs or self._own_fs
+            if not fs and not self._measured:
+                self._wait(chunk, now, read_at, out)
+                return
+            if fs and (self._expected < 0 or self._measured or abs(fs / self.fs - 1) > SAME_RATE):
+                self._measured = False
+                if fs != self.fs:
+                    self._set_rate(fs, chunk.index, now, out)
+        self._take_in(chunk, now, read_at, out)
+
+    def _wait(self, chunk: Chunk, now: float, read_at: float, out: list[Part]) -> None:
+        """Samples of a rate that nobody has said: they wait until it is measured."""
+        if self._measuring is None:
+            self._measuring = Measuring(by_stamps=bool(chunk.t_ns))
+            how = "the sensor's stamps" if chunk.t_ns else "their arrival"
+            self._event("no_rate", f"no rate is stated: it is measured by {how}, and samples wait for it")
+        if self._measuring.add(chunk, now, read_at):
+            self.settle(out)
+
+    def settle(self, out: list[Part]) -> None:
+        """Take in the samples that wait for their rate: by what is known of it now."""
+        measuring, self._measuring = self._measuring, None
+        if measuring is None:
+            return
+        self._measured, first = True, measuring.messages[0]
+        fs, text = measuring.result()
+        if fs is None:
+            self._event("rate_unknown", f"no rate is stated, and {text}: taken as {self.fs:g} Hz, without heart rates: [in] fs")
+            out.append(WrongFrom(self.sessions.generation, first.first, True))
+        else:
+            self._event("measured_rate", text)
+            if fs != self.fs:
+                self._set_rate(fs, first.first, first.now, out)
+        session = self.sessions.current or 0
+        for index, samples, t_ns, now, read_at in measuring.messages:
+            chunk = Chunk(self._name, session, index, samples, fs=self.fs, t_ns=t_ns, adopted=not t_ns)
+            self._take_in(chunk, now, read_at, out)
+
+    @property
+    def waiting(self) -> int:
+        """Samples that wait for their rate."""
+        return 0 if self._measuring is None else self._measuring.samples
+
+    def _take_in(self, chunk: Chunk, now: float, read_at: float, out: list[Part]) -> None:
+        """A DATA chunk of the open session at the rate `fs`."""
         self._watch_rate(chunk, read_at, out)
         sequencer = self.sessions.sequencer
         assert sequencer is not None
@@ -229,12 +241,17 @@ class Intake:
         """A STATUS, GAP or END of the open session."""
         sequencer = self.sessions.sequencer
         assert sequencer is not None
+        if self._measuring is not None and step in (Step.NOTICE, Step.LOSE):
+            return  # the samples before it are not taken yet
         if step is Step.NOTICE:
             sequencer.notice(chunk.index, now)
         elif step is Step.LOSE:  # a relay that knows of a loss: no reason to wait for it
             sequencer.notice(chunk.index + chunk.missing, now - self._rules.hold_s)
             self._accept(sequencer.expire(now), out)
         else:
+            self.settle(out)
+            sequencer = self.sessions.sequencer  # of a counter that began anew meanwhile, another one
+            assert sequencer is not None
             self._give_up_waiting(now, out)
             self._accept(sequencer.close(chunk.index), out)
             self._end(out, unclean=False)
@@ -286,6 +303,7 @@ class Intake:
 
     def _cut_off(self, out: list[Part]) -> None:
         """End the session that is open as one that did not say END."""
+        self.settle(out)
         known = self.sessions.known[self.sessions.current or 0]
         self._give_up_waiting(self.sessions.fed_at, out)
         self._accept(known.sequencer.close(), out)
@@ -338,9 +356,12 @@ class Intake:
         if chunk.t_ns and len(chunk.samples):
             out.append(Anchor(self.sessions.generation, chunk.index, chunk.t_ns))
             found = self.rate.by_its_clock(chunk)
-        elif not chunk.t_ns and self._rules.clocked_by_arrival:
+        elif not chunk.t_ns and (chunk.adopted or self._rules.clocked_by_arrival):
             found = self.rate.by_arrival(chunk, now)
         if found is None:
+            return
+        if self._measured and found.wrong and RATES_HZ[0] <= found.fs <= RATES_HZ[1]:
+            self._set_rate(float(f"{found.fs:.4g}"), chunk.index, now, out)  # nobody said the one before
             return
         if found.changed:
             out.append(WrongFrom(self.sessions.generation, chunk.index, found.wrong))

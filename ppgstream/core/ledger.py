@@ -7,11 +7,13 @@ from typing import NamedTuple
 
 
 class Event(NamedTuple):
-    """Something a person should hear of. `name` is stable and counted; `text` says what, where and the offending value."""
+    """Something a person should hear of. `name` is stable and counted; `text` says what, where and the offending value; `reason`
+    tells events of one name apart."""
 
     name: str
     text: str
     stream: str = ""
+    reason: str = ""
 
 
 @dataclass(slots=True)

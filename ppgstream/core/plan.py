@@ -22,6 +22,7 @@ from ppgstream.core.rate import RateRules
 from ppgstream.core.sequence import HOLD, HOLD_S
 from ppgstream.wire.message import NO_CHECKPOINT, Flag
 
+Stated = float | Literal["measure"]
 Policy = Literal["mark", "mask", "raw"]  # below the threshold: the answer, flagged; NaN; the sensor's own value
 
 
@@ -84,6 +85,8 @@ class SensorRules:
     sentinels: tuple[float, ...] = ()  # values that mean "no value"
     polarity: Polarity = "auto"
     clocked_by_arrival: bool = False  # the senders say no time
+    stated_fs: Stated = 0.0  # of sensors that say no rate, Hz; 0: it is measured; "measure": it is, whatever they say
+    rates: Mapping[str, Stated] = field(default_factory=dict)  # the same of streams that have one of their own
     policy: Policy = "mark"
     policies: Mapping[str, Policy] = field(default_factory=dict)  # of streams that have one of their own
 

@@ -13,6 +13,7 @@ from ppgstream.core.sequence import Counts, Sequencer
 from ppgstream.wire.message import Kind
 
 REMEMBERED_SESSIONS = 4
+BATCH_PAUSE = 1.5  # of the time that a message's samples took: who sends in batches is not silent for so long
 
 
 class Standing(Enum):
@@ -98,7 +99,7 @@ class Remembered:
 class Sessions:
     """Those of one stream: the one that is open, and the last few. Times are those of `Engine.feed`."""
 
-    __slots__ = ("current", "fed_at", "generation", "known", "renamed", "retired", "seen_at", "unclean")
+    __slots__ = ("batch_s", "current", "fed_at", "generation", "known", "renamed", "retired", "seen_at", "unclean")
 
     def __init__(self) -> None:
         self.current: int | None = None
@@ -109,6 +110,7 @@ class Sessions:
         self.renamed: tuple[int | None, int] = (None, 0)
         self.seen_at = self.fed_at = 0.0  # when the stream was last fed, by the clocks `listened` and `now`
         self.generation = 0
+        self.batch_s = 0.0  # the time that the samples of the last message took: a pause as long as that is no silence
 
     def named(self, session: int) -> int:
         """The number under which a sensor's session goes on."""
@@ -122,7 +124,7 @@ class Sessions:
         known = self.known.get(session)
         if known is not None and known.sequencer.ended:
             return Standing.ENDED
-        if self.current is not None and listened - self.seen_at < silence_s:
+        if self.current is not None and listened - self.seen_at < max(silence_s, BATCH_PAUSE * self.batch_s):
             return Standing.SECOND
         return Standing.NEW if known is None else Standing.RESUMED
 

@@ -21,8 +21,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.core import saved
-from ppgstream.core.intake import Intake, Part
+from ppgstream.core.intake import Intake
 from ppgstream.core.ledger import Event, Ledger
+from ppgstream.core.parts import Part
 from ppgstream.core.plan import Plan, SensorRules
 from ppgstream.core.segments import Window
 from ppgstream.core.sequence import Counts
@@ -55,6 +56,12 @@ class Stream:
     def expire(self, now: float) -> list[Window]:
         """Time passed: give up samples that were waited for long enough."""
         return self._pass_on(self.intake.expire(now))
+
+    def settle(self) -> list[Window]:
+        """Samples that wait for their rate to be known wait no longer."""
+        parts: list[Part] = []
+        self.intake.settle(parts)
+        return self._pass_on(parts)
 
     def flush(self) -> list[Window]:
         """Nothing more comes: end the current session, unclean since it did not end itself. Gives back the last windows."""

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 
 from ppgstream.core import saved
 from ppgstream.core.follower import Due, Follower
-from ppgstream.core.intake import Anchor, Ended, First, Rated, WrongFrom
 from ppgstream.core.ledger import Event, Ledger
 from ppgstream.core.measured import HELD, INVALID, LOST, OUTLIER
+from ppgstream.core.parts import Anchor, Ended, First, Rated, WrongFrom
 from ppgstream.core.plan import Plan, SensorRules, under_policy
 from ppgstream.core.quality import HELD_CONFIDENCE, INTERFERENCE_CONFIDENCE, input_flags
 from ppgstream.core.resample import ONE, ratio_of

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from ppgstream.core import saved
 from ppgstream.core.beside import NOTHING_BESIDE, Beside
 from ppgstream.core.confidence import Seen
-from ppgstream.core.intake import Anchor, Began, Ended, First, Part, Rated, WrongFrom
 from ppgstream.core.ledger import Event
 from ppgstream.core.measured import Judged
+from ppgstream.core.parts import Anchor, Began, Ended, First, Part, Rated, WrongFrom
 from ppgstream.core.plan import Plan, SensorRules
 from ppgstream.core.polarity import Watcher
 from ppgstream.core.resample import ONE, ratio_of

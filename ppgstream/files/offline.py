@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ppgstream.core.engine import Engine
 from ppgstream.core.follower import step_of
-from ppgstream.core.intake import RATES_HZ
+from ppgstream.core.measuring import RATES_HZ
 from ppgstream.core.resample import ratio_of
 from ppgstream.errors import UsageError
 from ppgstream.files.recording import CSV_HEAD, Recording, text_of

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter, deque
 from collections.abc import Iterable
 
 from ppgstream.core.ledger import Event
 
 LINES_A_TICK = 20  # of events that are logged a second; the others are counted
+_NUMBERS = re.compile(r"[0-9]+|'[^']*'|\"[^\"]*\"")  # what differs from one message to the next of the same fault
 MOST_COUNTED = 50_000  # of events by stream that are counted; then the counts begin anew
 LAST_EVENTS = 20  # events kept for the monitor
 
@@ -20,17 +22,18 @@ class Events:
         self.counts: Counter[str] = Counter()
         self.last: deque[str] = deque(maxlen=LAST_EVENTS)
         self._log = log
-        self._by_stream: Counter[tuple[str, str]] = Counter()  # by kind and stream
+        self._by_stream: Counter[tuple[str, str, str]] = Counter()  # by kind, stream and reason
         self._logged = 0  # lines since the last tick
         self._unlogged: Counter[str] = Counter()  # events since then that were one line too many
 
     def tell(self, event: Event) -> None:
-        """Log an event of a kind and stream the first three times, then the 10th, the 100th and so on."""
+        """Log an event of a kind, stream and reason the first three times, then the 10th, the 100th and so on."""
         self.counts[event.name] += 1
         if len(self._by_stream) > MOST_COUNTED:
             self._by_stream.clear()
-        self._by_stream[event.name, event.stream] += 1
-        times = self._by_stream[event.name, event.stream]
+        key = event.name, event.stream, _NUMBERS.sub("", event.reason)[:60]
+        self._by_stream[key] += 1
+        times = self._by_stream[key]
         self.last.append(event.text)
         if times > 3 and str(times).strip("0") != "1":
             return

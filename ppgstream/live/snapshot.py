@@ -79,6 +79,7 @@ class Queues(msgspec.Struct):
 class TraceStatus(msgspec.Struct):
     """A watched stream's wave."""
 
+    fs: float
     raw: list[float | None]
     clean: list[float]
 
@@ -91,7 +92,10 @@ class StreamStatus(msgspec.Struct):
     live: bool
     silent_s: float
     samples_per_s: float
+    fs: float
     fs_measured: float | None
+    drift_ppm: float | None
+    units: str
     lag_ms: float
     confidence: float
     bpm: float | None
@@ -168,7 +172,10 @@ def row_of(stream: Stream, pace: Pace, clock: Clock) -> StreamStatus:
         stream.session is not None,
         round(clock.listened - sessions.seen_at, 3),
         round(rates.now()[0], 1) if rates else 0.0,
+        stream.intake.fs,
         None if fs is None else round(fs, 3),
+        None if (ppm := stream.intake.rate.drift_ppm) is None else round(ppm, 1),
+        stream.intake.units,
         round(pace.stream_lags.get(stream.name, 0.0), 3),
         round(stream.timeline.confidence, 4),
         None if beats is None or math.isnan(beats.bpm) else round(beats.bpm, 1),
@@ -187,7 +194,7 @@ def traces_of(engine: Engine, watched: Iterable[str]) -> dict[str, TraceStatus]:
     for name in watched:
         stream = engine.streams.get(name)
         if stream is not None and (trace := stream.timeline.trace) is not None:
-            found[name] = TraceStatus([None if math.isnan(v) else v for v in trace.raw], list(trace.clean))
+            found[name] = TraceStatus(stream.intake.fs, [None if math.isnan(v) else v for v in trace.raw], list(trace.clean))
     return found
 
 

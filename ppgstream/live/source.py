@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import zmq
@@ -12,7 +14,8 @@ from ppgstream.errors import WireError
 from ppgstream.live.endpoints import Inbox
 from ppgstream.live.events import Events
 from ppgstream.wire.foreign import Adopter
-from ppgstream.wire.message import MOST_PARTS, Chunk, Kind, decode
+from ppgstream.wire.json_messages import Keys
+from ppgstream.wire.message import MAGIC, MOST_PARTS, Chunk, Kind, decode, stream_id
 
 
 class Source(Protocol):
@@ -31,7 +34,7 @@ class Source(Protocol):
 
 
 class ZmqSource:
-    """A SUB socket, with messages of ours or, by an `Adopter`, of another format."""
+    """A SUB socket, with messages of ours or, by an `Adopter`, of other formats."""
 
     def __init__(self, socket: zmq.Socket[bytes], config: Config, events: Events) -> None:
         self.socket = socket
@@ -39,6 +42,7 @@ class ZmqSource:
         self._inbox = Inbox(socket)
         self._events = events
         self._foreign = _adopter(config)
+        self._takes_ours = config.in_.format in ("auto", "ppgstream")
 
     def open(self) -> None:
         """Subscribe. A sender that waits for a subscriber begins now."""
@@ -50,35 +54,48 @@ class ZmqSource:
             return parts if parts is None else []
         self.received += 1
         try:
-            chunks = [decode(parts)] if self._foreign is None else self._foreign.adopt(parts, now, listened)
+            if self._takes_ours and len(parts) == 2 and parts[1][:3] == MAGIC:  # nearly always
+                chunks = [decode(parts)]
+            else:
+                chunks = self._foreign.adopt(parts, now, listened)
         except WireError as error:
             least = "at least " * (len(parts) > MOST_PARTS)
-            return self._refuse(f"malformed message of {least}{sum(len(p) for p in parts)} bytes: {error}")
+            stream = error.stream or named(parts)
+            who = f"{stream}: " if stream and not str(error).startswith(f"{stream}: ") else ""
+            size = f"malformed message of {least}{sum(len(p) for p in parts)} bytes"
+            return self._refuse(f"{who}{size}: {str(error).removeprefix(f'{stream}: ')}", stream, str(error))
         if chunks and chunks[0].kind is Kind.BEATS:
             return self._refuse(f"{chunks[0].stream}: a BEATS message: only this daemon makes them", chunks[0].stream)
-        if self._foreign is not None and self._foreign.doubt:
-            self._events.tell(Event("doubtful", self._foreign.doubt, chunks[-1].stream))
+        if self._foreign.doubt:
+            self._events.tell(Event("doubtful", self._foreign.doubt, chunks[-1].stream if chunks else ""))
+            self._foreign.doubt = ""
         return chunks
 
     def close(self) -> None:
         self.socket.close(linger=0)
 
-    def _refuse(self, why: str, stream: str = "") -> list[Chunk]:
+    def _refuse(self, why: str, stream: str = "", reason: str = "") -> list[Chunk]:
         self.malformed += 1
-        self._events.tell(Event("malformed", why, stream))
+        self._events.tell(Event("malformed", why, stream, reason))
         return []
 
 
-def _adopter(config: Config) -> Adopter | None:
+def named(parts: Sequence[bytes]) -> str:
+    """The stream that a refused message says it is of, if it can be one."""
+    try:
+        return stream_id(parts, expected=2)
+    except WireError:
+        return ""
+
+
+def _adopter(config: Config) -> Adopter:
     c = config.in_
-    if c.format == "ppgstream":
-        return None
+    keys = Keys(c.json_samples, c.json_stream, c.json_fs, c.json_time, c.json_index, c.json_end, c.json_units)
     return Adopter(
         c.format,
-        fs=c.fs,
+        fs=0.0 if c.fs == "measure" else c.fs,
         dtype=c.raw_dtype,
-        samples_key=c.json_samples,
-        stream_key=c.json_stream,
+        keys=replace(keys, time_unit=c.json_time_unit, time_of=c.json_time_of),
         default_id=c.default_stream,
         silence_s=config.streams.silence_s,
         max_streams=config.streams.max_streams,

@@ -70,7 +70,7 @@ def render(snapshot: Snapshot | None, *, endpoint: str, gone_s: float | None = N
     parts += [_summary(snapshot), _ledger(snapshot)]
     for name, trace in snapshot.traces.items():
         if len(trace.clean) > 1:
-            parts.append(wave(name, trace.raw, trace.clean, fs=snapshot.fs, width=width - 4))
+            parts.append(wave(name, trace.raw, trace.clean, fs=trace.fs, width=width - 4))
     parts.append(_streams(snapshot, width))
     if snapshot.last_events:
         parts.append(

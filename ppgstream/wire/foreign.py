@@ -1,164 +1,249 @@
-"""Messages of sensors that do not speak our format: JSON, and raw little-endian samples.
+"""Messages of sensors that do not speak our format: JSON (`json_messages`), and raw samples.
 
-Such a message says neither session nor index, so both are given on arrival: a session lasts until `silence_s` seconds pass
-without a message, and samples are numbered as they come. What was lost before it got here cannot be seen.
+Such a message says no session, and often no index, so they are given on arrival: a session lasts until nothing has come for
+longer than the stream's own rhythm allows, and samples are numbered as they come. What was lost before it got here can be seen
+only where a message says its index.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.errors import WireError
-from ppgstream.wire.message import DTYPES, EMPTY, MAX_BODY, MAX_COUNT, Chunk, Kind, count_of, stream_id
+from ppgstream.wire.json_messages import SECONDS, Keys, Record, TimeUnit, likely_unit, looks_like_json, records_of
+from ppgstream.wire.message import DTYPES, EMPTY, MAGIC, MAX_BODY, MAX_COUNT, Chunk, Kind, count_of, decode, stream_id
 
-LEAST_GAP = 51  # samples: more than are bridged, so that no window lies across what is unknown
+LEAST_GAP_S = 0.41  # more than is bridged, so that no window lies across what is unknown
+LEAST_GAP = 51  # samples: the same where the rate is not known
 TINY = 1e-6  # most values of a message of f4 or f8 are smaller: they are whole numbers of another type
-RAW_DTYPES = {dtype.str[1:]: dtype for dtype in DTYPES.values()}  # f4, f8, i2, i4
+_KINDS = [dtype.str[1:] for dtype in DTYPES.values()] + ["u2", "u4"]  # f4, f8, i2, i4, ...
+RAW_DTYPES = {order.strip("<") + kind: np.dtype(order + kind) for order in ("<", ">") for kind in _KINDS}
+PAUSE = 1.5  # of the time that a batch took to measure: after it, so long a pause is no end
+RHYTHM = 2.5  # of the usual wait between messages: the same
+LONGEST_PAUSE_S = 60.0
+SLOW_HZ = 25.0  # the rate by which the time of a batch is guessed while none is known
+UNIT_S = 1.0  # over how much time the unit of a time is found by the arrival of messages
 
 
 @dataclass(slots=True)
 class _Numbering:
+    """A stream that is numbered here. `wait_s`: the usual one between messages; `batch_s`: how long the last message's samples
+    took to measure. `first`: time and arrival of the first message whose time has no unit; `last`: index and time, s, of the
+    last sample that had a time."""
+
     session: int
     next: int
     seen: float  # by the clock that tells how long a stream is silent
     read_at: float  # by the real one
+    fs: float = 0.0
+    wait_s: float = 0.0
+    batch_s: float = 0.0
+    unit: TimeUnit = "auto"
+    first: tuple[float, float] | None = None
+    last: tuple[int, float] | None = None
 
 
 class Adopter:
-    """Gives foreign messages a session and an index. `format` is "json" or "raw".
+    """Gives foreign messages a session and an index. `format` is "json", "raw", "ppgstream", or "auto": JSON or ours, by message.
 
-    JSON: `[id, document]` or one part whose document names its stream. The document is a number, a list of numbers, or an object
-    that holds either under `samples_key`, and its stream's name under `stream_key`; null and NaN are samples that could not be
-    measured. Raw: `[id, samples]` or one part of samples, of `dtype` (f4, f8, i2, i4), little-endian. Without an id the stream is
-    `default_id`.
+    JSON: `[id, document]`, or one part whose document names its stream. Raw: `[id, samples]` or one part of samples, of `dtype`
+    ("f4", "f8", "i2", "i4", "u2", "u4", little-endian, or with ">" big-endian). Without an id the stream is `default_id`. `fs`:
+    of streams that say none, Hz, 0 if it is not known; it is used for the length of gaps here.
     """
 
     def __init__(
         self,
         format: str,
         *,
-        fs: float = 125.0,
+        fs: float = 0.0,
         dtype: str = "f4",
-        samples_key: str = "samples",
-        stream_key: str = "stream",
+        keys: Keys | None = None,
         default_id: str = "sensor",
         silence_s: float = 2.0,
         max_streams: int = 10_000,
     ) -> None:
-        self._json = format == "json"
-        self._fs, self._dtype = fs, RAW_DTYPES[dtype]
-        self._samples_key, self._stream_key, self._default_id = samples_key, stream_key, default_id
+        self._format = format
+        self._fs, self._dtype, self._keys, self._default_id = fs, RAW_DTYPES[dtype], keys or Keys(), default_id
         self._silence_s, self._max_streams = silence_s, max_streams
         self._streams: dict[str, _Numbering] = {}  # the one that was silent for longest first
-        self._named: str | None = None
         self._listened = 0.0  # when the message that is read came, by the clock that tells how long a stream is silent
         self.doubt = ""  # about the last message that was adopted
 
     def adopt(self, parts: Sequence[bytes], now: float, listened: float | None = None) -> list[Chunk]:
-        """Our chunks for one foreign message that came at `now` (monotonic seconds; `listened`: as in `Engine.feed`). Raises
-        WireError, and nothing else."""
+        """Our chunks for one message that came at `now` (monotonic seconds; `listened`: as in `Engine.feed`). Raises WireError,
+        whose `stream` names the stream where it is known, and nothing else."""
         self.doubt = ""
+        body = parts[-1] if parts else b""
+        ours = body[: len(MAGIC)] == MAGIC
+        if self._format == "ppgstream" or (self._format == "auto" and (ours or not self._is_json(parts))):
+            try:
+                return [decode(parts)]
+            except WireError as error:
+                raise self._hinted(error, parts, body) from None
         self._listened = now if listened is None else listened
-        if not 1 <= len(parts) <= 2:
-            raise WireError(f"a message of {count_of(parts)} parts: must be 1 or 2")
-        if len(parts[-1]) > MAX_BODY:
-            raise WireError(f"body of {len(parts[-1])} bytes: at most {MAX_BODY}")
-        named = stream_id(parts, expected=2) if len(parts) == 2 else None
-        body, stream = parts[-1], named or self._default_id
-        self._named = None  # by the document
+        named = None
         try:
-            if self._json:
-                stream, samples = self._parse_json(body, named)
-            else:
-                samples = self._parse_raw(body)
-            if len(samples) > MAX_COUNT:
-                raise WireError(f"{len(samples)} samples in a message: at most {MAX_COUNT}")
-        except WireError:
-            self._leave_gap(self._named or stream, now)
+            if not 1 <= len(parts) <= 2:
+                raise WireError(f"a message of {count_of(parts)} parts: must be 1 or 2")
+            if len(body) > MAX_BODY:
+                raise WireError(f"body of {len(body)} bytes: at most {MAX_BODY}")
+            named = stream_id(parts, expected=2) if len(parts) == 2 else None
+            if ours:
+                raise WireError(f"this looks like a message of docs/wire.md: [in] format is {self._format!r}")
+            records = (
+                records_of(body, self._keys, named=named is not None)
+                if self._format != "raw"
+                else [Record(None, self._raw(body))]
+            )
+        except WireError as error:
+            error.stream = named or error.stream or (self._default_id if len(parts) == 1 else "")
+            self._leave_gap(error.stream, now)
             raise
-        return self._number(stream, samples, now)
+        return [chunk for record in self._joined(records) for chunk in self._number(named, record, now)]
+
+    def _is_json(self, parts: Sequence[bytes]) -> bool:
+        """Whether a message that is not ours is to be read as JSON: it looks like it, or its stream has sent JSON."""
+        if not 1 <= len(parts) <= 2:
+            return False
+        known = len(parts) == 2 and parts[0].decode("ascii", "replace") in self._streams
+        return known or looks_like_json(parts[-1])
+
+    def _hinted(self, error: WireError, parts: Sequence[bytes], body: bytes) -> WireError:
+        """The error of our own format, and which one the message looks like."""
+        if len(parts) == 2 and not error.stream:
+            with contextlib.suppress(WireError):
+                error.stream = stream_id(parts, expected=2)
+        hint = ""
+        if self._format == "ppgstream" and looks_like_json(body):
+            hint = ': this looks like JSON: [in] format = "json" or "auto"'
+        elif self._format == "auto" and body[: len(MAGIC)] != MAGIC:
+            hint = ': neither JSON nor a message of docs/wire.md: raw samples need [in] format = "raw"'
+        found = WireError(f"{error}{hint}")
+        found.stream = error.stream
+        return found
 
     def _leave_gap(self, stream: str, now: float) -> None:
         """A message of a known stream was refused: how many samples it held is unknown, so the time since the last one is left
         out."""
         numbering = self._streams.get(stream)
-        if numbering is not None and self._listened - numbering.seen <= self._silence_s:
-            numbering.next += max(round((now - numbering.read_at) * self._fs), LEAST_GAP)
+        if numbering is not None and self._listened - numbering.seen <= self._silent_s(numbering):
+            fs = numbering.fs or self._fs
+            numbering.next += max(round((now - numbering.read_at) * fs), round(LEAST_GAP_S * fs), LEAST_GAP)
             self._heard(stream, numbering, now)
 
-    def _number(self, stream: str, samples: NDArray[np.generic], now: float) -> list[Chunk]:
+    def _silent_s(self, numbering: _Numbering) -> float:
+        """After how long without a message a session is over: longer for a stream that sends in batches."""
+        own = max(PAUSE * numbering.batch_s, RHYTHM * numbering.wait_s)
+        return max(self._silence_s, min(own, LONGEST_PAUSE_S))
+
+    @staticmethod
+    def _joined(records: list[Record]) -> list[Record]:
+        """Records of one stream that follow each other in a message, and say nothing but samples, as one."""
+        found: list[Record] = []
+        for record in records:
+            last = found[-1] if found else None
+            more = record.first is None and not record.end and last is not None and not last.end
+            if more and last is not None and record.stream == last.stream and record.fs in (0.0, last.fs):
+                found[-1] = last._replace(samples=np.concatenate([last.samples, record.samples]))
+            else:
+                found.append(record)
+        return found
+
+    def _number(self, named: str | None, record: Record, now: float) -> list[Chunk]:
+        stream = named or record.stream or self._default_id
         numbering, chunks = self._streams.get(stream), []
-        if numbering is not None and self._listened - numbering.seen > self._silence_s:
-            chunks.append(Chunk(stream, numbering.session, numbering.next, EMPTY, Kind.END, self._fs))
+        if numbering is not None and self._listened - numbering.seen > self._silent_s(numbering):
+            chunks.append(Chunk(stream, numbering.session, numbering.next, EMPTY, Kind.END, numbering.fs, adopted=True))
             numbering = None
         if numbering is None:
             if stream not in self._streams and len(self._streams) >= self._max_streams:
                 longest = next(iter(self._streams))
-                if self._listened - self._streams[longest].seen <= self._silence_s:
-                    raise WireError(f"stream {stream!r} is one more than max_streams = {self._max_streams}")
+                if self._listened - self._streams[longest].seen <= self._silent_s(self._streams[longest]):
+                    error = WireError(f"stream {stream!r} is one more than max_streams = {self._max_streams}")
+                    error.stream = stream
+                    raise error
                 del self._streams[longest]  # silent: its next message would begin a session anyway
             numbering = _Numbering(secrets.randbits(64), 0, self._listened, now)
-        chunks.append(Chunk(stream, numbering.session, numbering.next, samples, fs=self._fs))
-        numbering.next += len(samples)
+        else:
+            numbering.wait_s += (self._listened - numbering.seen - numbering.wait_s) / 4
+        if record.first is not None:
+            numbering.next = record.first
+        numbering.fs = record.fs or numbering.fs
+        if record.others:
+            self.doubt = f"{stream}: JSON holds {', '.join(record.others)} too, which are not taken: [in] json_samples"
+        n = len(record.samples)
+        numbering.batch_s = n / (numbering.fs or self._fs or SLOW_HZ)
+        base = Chunk(stream, numbering.session, numbering.next, record.samples, fs=record.fs, adopted=True, units=record.units)
+        base.t_ns = self._t_ns(numbering, record, now)
+        for a in range(0, max(n, 1), MAX_COUNT):
+            part = record.samples[a : a + MAX_COUNT]
+            chunks.append(replace(base, index=numbering.next + a, samples=part, t_ns=base.t_ns if a == 0 else 0))
+        numbering.next += n
         self._heard(stream, numbering, now)
+        if record.end:
+            chunks.append(Chunk(stream, numbering.session, numbering.next, EMPTY, Kind.END, numbering.fs, adopted=True))
+            del self._streams[stream]
         return chunks
+
+    def _t_ns(self, numbering: _Numbering, record: Record, now: float) -> int:
+        """The time of a record's first sample, ns; 0: not known."""
+        if record.time is None:
+            return 0
+        unit = record.unit if record.unit != "auto" else self._unit_of(numbering, record.time, now)
+        if unit == "auto":
+            return 0
+        seconds, n = record.time * SECONDS[unit], len(record.samples)
+        if self._keys.time_of == "last" and n:
+            last, numbering.last = numbering.last, (numbering.next + n - 1, seconds)
+            fs = record.fs or numbering.fs or self._fs
+            if fs:
+                seconds -= (n - 1) / fs
+            elif last is not None and numbering.last[0] > last[0]:
+                seconds -= (n - 1) * (seconds - last[1]) / (numbering.last[0] - last[0])
+            else:
+                return 0
+        t_ns = round(seconds * 1e9)
+        return (t_ns or 1) if abs(t_ns) < 2**62 else 0
+
+    @staticmethod
+    def _unit_of(numbering: _Numbering, time: float, now: float) -> TimeUnit:
+        """The unit of a time that no key's name says: by how far it goes while messages arrive, which tells that of a clock that
+        began when its sensor was switched on too. Until then, if it is a time of this century, by its size."""
+        if numbering.unit == "auto":
+            if numbering.first is None or time < numbering.first[0]:
+                numbering.first = (time, now)
+            elif now - numbering.first[1] >= UNIT_S:
+                a_second = (time - numbering.first[0]) / (now - numbering.first[1])
+                near: list[TimeUnit] = [unit for unit, size in SECONDS.items() if 0.1 < a_second * size < 10]
+                numbering.unit = near[0] if near else likely_unit(time)
+        return numbering.unit if numbering.unit != "auto" else likely_unit(time)
 
     def _heard(self, stream: str, numbering: _Numbering, now: float) -> None:
         self._streams.pop(stream, None)
         self._streams[stream] = numbering
         numbering.seen, numbering.read_at = self._listened, now
 
-    def _parse_raw(self, body: bytes) -> NDArray[np.generic]:
+    def _raw(self, body: bytes) -> NDArray[np.float64]:
         if len(body) % self._dtype.itemsize:
-            raise WireError(f"raw body of {len(body)} bytes: not a whole number of {self._dtype.str[1:]} samples")
+            hint = ": this looks like JSON" if body[:1] in (b"{", b"[") else ""
+            raise WireError(f"raw body of {len(body)} bytes: not a whole number of {self._dtype.str} samples{hint}")
+        if body[:1] in (b"{", b"[") and body.rstrip()[-1:] in (b"}", b"]"):
+            raise WireError('this looks like JSON: [in] format is "raw"')
         samples = np.frombuffer(body, self._dtype)
+        if len(samples) > MAX_COUNT:
+            raise WireError(f"{len(samples)} samples in a message: at most {MAX_COUNT}")
         if self._dtype.kind == "f":
             size = np.abs(samples[samples != 0])
             if len(size) >= 4 and ((size < TINY) | ~(size < 1e30)).mean() > 0.5:
                 self.doubt = (
-                    f"raw samples of about {np.median(size):.3g}: is raw_dtype {self._dtype.str[1:]!r} right? i2 and "
-                    f"i4 are whole numbers"
+                    f"raw samples of about {np.median(size):.3g}: is raw_dtype {self._dtype.str[1:]!r} right? i2, i4 and u2 are "
+                    f"whole numbers, and a > in front means big-endian"
                 )
-        return samples
-
-    def _parse_json(self, body: bytes, named: str | None) -> tuple[str, NDArray[np.generic]]:
-        try:
-            document = msgspec.json.decode(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            document = _with_nan(body, error)
-        stream = named
-        if isinstance(document, dict):
-            if stream is None and self._stream_key in document:
-                name = document[self._stream_key]
-                if not isinstance(name, str):
-                    raise WireError(f"JSON {self._stream_key!r} must be text, got {name!r:.40}")
-                stream = self._named = stream_id([name.encode("ascii", "replace"), b""], expected=2)
-            if self._samples_key not in document:
-                raise WireError(f"JSON object without {self._samples_key!r}")
-            document = document[self._samples_key]
-        values = document if isinstance(document, list) else [document]
-        if not all(v is None or (isinstance(v, int | float) and not isinstance(v, bool)) for v in values):
-            raise WireError("JSON samples must be numbers or null")
-        try:
-            samples = np.array([np.nan if v is None else float(v) for v in values], np.float64)
-        except OverflowError as error:
-            raise WireError(f"a JSON sample is too large: {error}") from error
-        return stream or self._default_id, samples
-
-
-def _with_nan(body: bytes, error: Exception) -> object:
-    """A document that says NaN or Infinity, as Python writes them and JSON does not know. Raises WireError for what is no JSON
-    otherwise."""
-    if b"NaN" in body or b"Infinity" in body:
-        try:
-            return json.loads(body)
-        except (ValueError, RecursionError):
-            pass
-    raise WireError(f"not JSON: {error}") from error
+        native = samples.dtype.newbyteorder("<") in DTYPES.values() and self._dtype.str[0] != ">"
+        return samples if native else samples.astype(np.float64)

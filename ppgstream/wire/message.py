@@ -12,7 +12,7 @@ A message has two parts, the stream id and a body. A body is a fixed header of 5
          8     8  session, unsigned: random, one for each run of a publisher
         16     8  index of the first sample, unsigned (STATUS, END and BEATS: the next index)
         24     4  count, unsigned (GAP: how many samples never came; STATUS and END: 0; BEATS: how many beats)
-        28     4  fs in mHz, unsigned
+        28     4  fs in mHz, unsigned; from sensors 0: not stated
         32     8  sensor time of the first sample, signed ns since 1970, 0 if unknown
         40     8  checkpoint id: the first 8 bytes of the weights' sha256, 0 from sensors
         48     4  reserved, 0
@@ -51,7 +51,8 @@ MOST_PARTS = 4  # of a message, in any format that is read; of more, the number 
 MAX_BEATS = 4096  # in a message, of which there is one every 2 s
 MAX_INDEX = 2**63 - 1  # leaves room for index + count in 64 bits
 NO_CHECKPOINT = bytes(8)
-STREAM_ID = re.compile(rb"[A-Za-z0-9._-]{1,32}")
+STREAM_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
+STREAM_IDS = "1 to 64 of A-Z a-z 0-9 . _ : -"
 
 
 class Kind(enum.IntEnum):
@@ -109,10 +110,11 @@ class Beats(NamedTuple):
 class Chunk:
     """Consecutive samples of one stream as they travel. Not to be changed once made.
 
-    `index` is the number of the first sample since the session began, `fs` in Hz, `t_ns` the sensor's time of the first sample in
-    ns since 1970 (0: unknown). `samples` is 1-D, in the sensor's units. The daemon's output adds `confidence` (0..1) and `flags`
-    a sample. STATUS and END have no samples, and their `index` is the next one. A GAP has none either: `missing` samples from
-    `index` on never came. BEATS has `beats` instead, which rest on the samples before `index`.
+    `index` is the number of the first sample since the session began, `fs` in Hz (0: the sensor does not say), `t_ns` the
+    sensor's time of the first sample in ns since 1970 (0: unknown). `samples` is 1-D, in the sensor's units. `adopted`: session
+    and index were given here, on arrival. The daemon's output adds `confidence` (0..1) and `flags` a sample. STATUS and END have
+    no samples, and their `index` is the next one. A GAP has none either: `missing` samples from `index` on never came. BEATS has
+    `beats` instead, which rest on the samples before `index`.
     """
 
     stream: str
@@ -128,6 +130,8 @@ class Chunk:
     missing: int = 0
     unclean: bool = False
     beats: Beats | None = None
+    adopted: bool = False
+    units: str = ""
 
     @property
     def stop(self) -> int:
@@ -145,7 +149,7 @@ def encode(chunk: Chunk, *, dtype: str | None = None) -> tuple[bytes, bytes]:
     """
     stream = chunk.stream.encode("ascii", "replace")
     if not STREAM_ID.fullmatch(stream):
-        raise WireError(f"stream id {chunk.stream!r}: must be 1 to 32 of A-Z a-z 0-9 . _ -")
+        raise WireError(f"stream id {chunk.stream!r}: must be {STREAM_IDS}")
     samples = chunk.samples if dtype is None else chunk.samples.astype(dtype)
     code = DTYPE_CODES.get(samples.dtype.newbyteorder("<"))
     if code is None:
@@ -204,8 +208,8 @@ def _unsayable(chunk: Chunk) -> str | None:
         return f"{chunk.kind.name} with missing {chunk.missing}, unclean {chunk.unclean}"
     if not 0 <= chunk.index <= MAX_INDEX - n - chunk.missing:
         return f"index {chunk.index} and what follows: must be from 0 to {MAX_INDEX}"
-    if not 0.001 <= chunk.fs <= (2**32 - 1) / 1000:  # NaN too
-        return f"fs {chunk.fs} Hz: must be from 0.001 to 4294967.295"
+    if chunk.fs and not 0.001 <= chunk.fs <= (2**32 - 1) / 1000:  # NaN too
+        return f"fs {chunk.fs} Hz: must be from 0.001 to 4294967.295, or 0"
     if len(chunk.checkpoint) != len(NO_CHECKPOINT):
         return f"checkpoint id of {len(chunk.checkpoint)} bytes: must be {len(NO_CHECKPOINT)}"
     return None
@@ -255,8 +259,8 @@ def decode(parts: Sequence[bytes]) -> Chunk:
         raise WireError(
             f"header field out of range: kind {kind}, dtype {code}, annotated {annotated}, unclean {unclean}, reserved {reserved}"
         )
-    if index + (0 if kind == Kind.BEATS else count) > MAX_INDEX or fs_mhz == 0:
-        raise WireError(f"header field out of range: index {index}, count {count}, fs {fs_mhz} mHz")
+    if index + (0 if kind == Kind.BEATS else count) > MAX_INDEX:
+        raise WireError(f"header field out of range: index {index}, count {count}")
     data, beats = kind == Kind.DATA, kind == Kind.BEATS
     if unclean and kind != Kind.END:
         raise WireError("only an END can be unclean")
@@ -301,5 +305,5 @@ def stream_id(parts: Sequence[bytes], *, expected: int) -> str:
     if len(parts) != expected:
         raise WireError(f"a message of {count_of(parts)} parts: must be {expected}")
     if not STREAM_ID.fullmatch(parts[0]):
-        raise WireError(f"stream id {bytes(parts[0][:40])!r}: must be 1 to 32 of A-Z a-z 0-9 . _ -")
+        raise WireError(f"stream id {bytes(parts[0][:72])!r}: must be {STREAM_IDS}")
     return bytes(parts[0]).decode("ascii")

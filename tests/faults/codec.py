@@ -14,7 +14,7 @@ DTYPES = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<i2"), 4: np.dtyp
 MAX_COUNT = {DATA: 2_048, STATUS: 0, END: 0, GAP: 2**32 - 1, BEATS: 4_096}
 MAX_INDEX = 2**63 - 1
 MAX_BODY = 81_984
-STREAM_ID = re.compile(rb"[A-Za-z0-9._-]{1,32}")
+STREAM_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 # magic, version, kind, dtype, annotated, unclean, session, index, count, fs, time, checkpoint, reserved
 HEADER = struct.Struct("<3sBBBBBQQIIq8sI")  # 52 bytes; the CRC-32 follows
 CRC = struct.Struct("<I")
@@ -103,7 +103,6 @@ def decode(parts: list[bytes]) -> Message:
     _need(unclean == 0 or (unclean == 1 and kind == END), "unclean out of range, or not in an END")
     _need(count <= MAX_COUNT[kind], "count out of range")
     _need(index + (count if kind in (DATA, GAP) else 0) <= MAX_INDEX, "index out of range")
-    _need(fs > 0, "a rate of 0")
     _need(reserved == 0, "reserved is not 0")
 
     sample_size = DTYPES[dtype].itemsize + (6 if annotated else 0)

@@ -128,7 +128,9 @@ def test_a_log_that_nobody_reads_keeps_nobody_waiting(daemons: Callable[..., Dae
     os.close(write)
     daemon.wait_until_running()
     names = [f"s{k}".encode() for k in range(3000)]
-    publish(daemon, [codec.encode(codec.Message(n.decode(), codec.DATA, 1, 0, fs_mhz=99_000, samples=np.ones(5))) for n in names])
+    publish(
+        daemon, [codec.encode(codec.Message(n.decode(), codec.DATA, 1, 0, fs_mhz=5_000_000, samples=np.ones(5))) for n in names]
+    )
     until(lambda: (daemon.ask() or {"ledger": {"refused": 0}})["ledger"]["refused"] == 15_000, "the refusals")
     assert daemon.stop() == 0
     os.close(read)
@@ -137,14 +139,14 @@ def test_a_log_that_nobody_reads_keeps_nobody_waiting(daemons: Callable[..., Dae
 def test_the_log_is_json_on_request(daemons: Callable[..., Daemon]) -> None:
     daemon = daemons(*TINY, "--log-format", "json", stderr=subprocess.PIPE, text=True)
     daemon.wait_until_running()
-    publish(daemon, [codec.encode(codec.Message("s", codec.DATA, 1, 0, fs_mhz=99_000, samples=np.ones(5)))])
+    publish(daemon, [codec.encode(codec.Message("s", codec.DATA, 1, 0, fs_mhz=5_000_000, samples=np.ones(5)))])
     until(lambda: (daemon.ask() or {"ledger": {"refused": 0}})["ledger"]["refused"] == 5, "the refusal")
     daemon.process.send_signal(signal.SIGINT)
     assert daemon.process.stderr is not None
     lines = [json.loads(line) for line in daemon.process.communicate(timeout=PATIENCE_S)[1].splitlines()]
     assert daemon.process.returncode == 130
     assert [line["level"] for line in lines] == ["INFO", "WARNING", "INFO"]
-    assert [lines[1][key] for key in ("event", "stream")] == ["wrong_fs", "s"]
+    assert [lines[1][key] for key in ("event", "stream")] == ["bad_rate", "s"]
     assert lines[0]["message"].startswith("ready: ")
     assert lines[2]["message"].startswith("final: seen 0 ")
     assert all(line["time"].endswith("Z") for line in lines)

@@ -80,7 +80,9 @@ def message(rng: np.random.Generator) -> list[bytes]:
         fields["magic"] = rng.bytes(3)
     head = codec.HEADER.pack(*(fields[name] for name in FIELDS))
     crc = zlib.crc32(payload, zlib.crc32(head)) ^ int(rng.uniform() < 0.02)
-    name = rng.choice([b"a", b"wrist-1_.x", b"x" * 32] if rng.uniform() < 0.95 else [b"", b"x" * 33, b"a b", b"\xff"])
+    name = rng.choice(
+        [b"a", b"wrist-1_.x", b"C8:AA" * 12, b"x" * 64] if rng.uniform() < 0.95 else [b"", b"x" * 65, b"a b", b"\xff"]
+    )
     body = head + struct.pack("<I", crc) + bytes(payload)
     if rng.uniform() < 0.02:
         body = body[: int(rng.integers(0, len(body) + 1))]
