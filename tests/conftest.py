@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from typing import Any
 
 # Before NumPy is imported. pytest-xdist keeps all cores busy: threads of linear algebra that wait for each other there made tests
 # take half as long again.
@@ -36,3 +37,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         ]
         if shared:
             item.add_marker(pytest.mark.xdist_group(f"{item.nodeid.partition('::')[0]}"))
+
+
+# By the beginnings of their names: tests that share a fixture that takes seconds, or TensorFlow, whose import does.
+TOGETHER = {
+    "tests/test_data.py::": "wearers",
+    "tests/test_doubts.py::": "doubts",
+    "tests/test_train.py::": "TensorFlow",
+    "tests/test_docs.py::test_the_walk_through_training": "TensorFlow",
+    "tests/faults/test_files.py::test_the_shapes_that_are_asked_for": "TensorFlow",
+}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Groups by name: pytest-xdist 3.8.0 writes an item's group into `_nodeid`, which pytest 9.2 no longer reads."""
+    if config.getvalue("dist") != "loadgroup":
+        return None
+    from xdist.scheduler import LoadGroupScheduling
+
+    class Scheduling(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            group = next((group for begins, group in TOGETHER.items() if nodeid.startswith(begins)), None)
+            return super()._split_scope(nodeid) if group is None else group
+
+    return Scheduling(config, log)

@@ -396,6 +396,7 @@ def test_the_command_writes_a_calibrated_checkpoint_and_its_card(tmp_path: Path,
     monkeypatch.setattr(calibrate, "KINDS", few)
     monkeypatch.setattr(pulse, "KINDS", {"white": few["white"], "steps": streamed.MAIN["steps"], **pulse.MOTION})
     monkeypatch.setattr(pulse, "LEAST_ROWS", 50)
+    monkeypatch.setattr(regression, "FOLDS", 2)
     monkeypatch.setattr(data, "SYNTHETIC_PEOPLE", {"train": 4, "validation": 1, "test": 1})
     out = tmp_path / "calibrated"
 

@@ -567,7 +567,7 @@ def test_every_sample_that_was_sent_is_published_once_or_in_a_gap_or_invalid_in_
 
 
 def test_nothing_is_lost_at_full_speed_when_the_queue_is_small_and_the_model_stands_still(tmp_path: Path) -> None:
-    n, gate, same = 200_000, threading.Event(), identity(WINDOW)
+    n, gate, same = 80_000, threading.Event(), identity(WINDOW)
 
     def denoiser(batch: Batch) -> Answer:
         assert gate.wait(2 * PATIENCE_S)

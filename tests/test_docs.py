@@ -1,4 +1,4 @@
-"""The commands of the docs run as they stand there, with training cut to three steps."""
+"""The commands of the docs run as they stand there, with training cut to one step."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ppgstream.model.restore import restore
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("PPGSTREAM_DATA", ROOT.parent / "shared" / "data"))
-CUT = ["--epochs", "1", "--steps", "3", "--batch", "16", "--no-calibrate"]  # of options given twice the last counts
+CUT = ["--epochs", "1", "--steps", "1", "--batch", "8", "--no-calibrate"]  # of options given twice the last counts
 
 
 def commands(page: str) -> list[str]:
@@ -67,6 +67,7 @@ def test_the_walk_through_training_goes_from_a_folder_of_files_to_a_daemon(at: P
     ran, asked = 0, []
     some = [data.synthetic_set(1)]
     monkeypatch.setattr(data, "public_sets", lambda _: some)
+    monkeypatch.setattr(fit, "MEASURED_BATCHES", 1)
     real = fit.fit
     for line in commands("training.md"):
         arguments = shlex.split(line)[1:]

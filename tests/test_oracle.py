@@ -345,7 +345,7 @@ choices = st.builds(
 LONG = os.environ.get("PPGSTREAM_FAULTS") == "long"
 
 
-@settings(max_examples=1000 if LONG else 70, deadline=None, derandomize=not LONG)
+@settings(max_examples=1000 if LONG else 42, deadline=None, derandomize=not LONG)
 @given(choices, st.integers(0, 2**32 - 1), st.booleans())
 def test_any_script_gives_the_messages_of_the_frozen_path_byte_for_byte(s: Settings, seed: int, eager: bool) -> None:
     rng = np.random.default_rng(seed)

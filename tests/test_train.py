@@ -683,7 +683,7 @@ def test_the_course_s_brae_is_restored_with_its_figure_and_trains_on(tmp_path: P
     row = evaluate.window_row(methods.Method("course BRAE", denoise), test, parts=["N1"])
     assert row["g_n1_db"] == pytest.approx(8.07, abs=0.01)
     sides = {side: data.course(SHARED, side) for side in data.SIDES}
-    options = {"steps": 6, "epochs": 3, "batch": 128, "learning_rate": 1e-3, "dropout": 0.0, "noise": ["white"]}
+    options = {"steps": 6, "epochs": 2, "batch": 64, "learning_rate": 1e-3, "dropout": 0.0, "noise": ["white"]}
     recipe = fit.architecture_from(found, make("brae", None, options), "BRAE")
     fit.fit(recipe, [data.Set("course", sides)], tmp_path, start=found)
     falling = [float(row["loss"]) for row in log(tmp_path)]

@@ -6,9 +6,10 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -306,7 +307,9 @@ FLOODS: dict[str, tuple[int, str, Callable[[int], list[bytes]]]] = {
 
 @pytest.mark.parametrize("kind", FLOODS)
 def test_others_go_on_beside_a_flood_and_a_stop_is_heard(kind: str, daemons: Callable[..., Daemon], tmp_path: Path) -> None:
-    (tmp_path / "config.toml").write_text("[streams]\nmax_streams = 500\n")
+    # Of the longest messages a full queue is drained for seconds after the stop: a quarter of the usual one is full as well.
+    queue = "[in]\nqueue_samples = 65536\n" if kind == "the longest messages" else ""
+    (tmp_path / "config.toml").write_text(f"[streams]\nmax_streams = 500\n{queue}")
     daemon = daemons(*TINY, stderr=subprocess.PIPE, text=True)
     daemon.wait_until_running()
     sensor = other(daemon)
@@ -383,9 +386,15 @@ def recording(tmp_path: Path) -> Path:
     return tmp_path / "long.npy"
 
 
-def replay(daemon: Daemon, recording: Path, *options: str) -> subprocess.Popen[str]:
+def with_patience(seconds: float) -> list[str]:
+    """`ppgstream` as a process that waits so long without progress, in place of 10 s."""
+    patience = f"from ppgstream.live.publisher import Publisher; Publisher.confirm.__kwdefaults__['patience_s'] = {seconds}"
+    return [sys.executable, "-c", f"{patience}; from ppgstream.cli.app import main; main()"]
+
+
+def replay(daemon: Daemon, recording: Path, *options: str, program: Sequence[str] = PPGSTREAM) -> subprocess.Popen[str]:
     asked = [
-        *PPGSTREAM,
+        *program,
         "replay",
         str(recording),
         "--fs",
@@ -434,7 +443,8 @@ def test_a_replay_that_was_not_taken_says_how_much(
     thread = threading.Thread(target=hold)
     thread.start()
     try:
-        refused = replay(daemon, recording, "--until", "4", "--status", f"ipc://{daemon.folder}/status")
+        asked = ("--until", "4", "--status", f"ipc://{daemon.folder}/status")
+        refused = replay(daemon, recording, *asked, program=with_patience(3.0))
         until(lambda: row(daemon, "long").get("refused") == 500, "the refusals")
         if dies:
             time.sleep(1.0)  # so that the daemon has answered once
