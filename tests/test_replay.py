@@ -19,6 +19,7 @@ from ppgstream.tools import replay as tool
 from ppgstream.tools.replay import Faults, Replay, Report, Track
 
 from ppgstream.errors import DataError
+from ppgstream.live import bridge
 from ppgstream.wire.message import Chunk, Kind
 
 
@@ -501,6 +502,7 @@ def test_no_sample_off_a_slow_pipe_waits_for_longer_than_a_chunk_lasts(monkeypat
     monkeypatch.setattr(tool, "select", SimpleNamespace(select=select))
     clock = SimpleNamespace(monotonic=lambda: sink.now, time_ns=lambda: int(sink.now * 1e9), time=lambda: sink.now)
     monkeypatch.setattr(tool, "time", clock)
+    monkeypatch.setattr(bridge, "time", clock)
     piped(read, sink)
     os.close(read)
     waits = [at - came[c.index] for c, at in zip(sink.chunks, sink.times, strict=False) if c.kind is Kind.DATA]

@@ -13,14 +13,12 @@ import select
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.errors import DataError
-from ppgstream.files.cells import SHOWN, is_number, is_text, number
-from ppgstream.files.opened import MAX_LINE
+from ppgstream.live.bridge import send_lines
 from ppgstream.live.publisher import Publisher
 from ppgstream.wire.message import EMPTY, Chunk, Kind
 
@@ -195,64 +193,15 @@ class Replay:
             start += len(samples)
 
 
-def pipe(
-    fd: int,
-    publisher: Publisher,
-    *,
-    stream: str,
-    fs: float,
-    chunk: int = 25,
-    stopped: Callable[[], bool],
-    say: Callable[[str], None],
-) -> Report:
-    """Lines from a live pipe, sent as they come: when `chunk` samples are there, or the oldest has waited a chunk's time."""
-    report, session, started = Report(streams=1), secrets.randbits(64), time.monotonic()
-    pending: list[float] = []
-    oldest, oldest_ns, rest, bad, text = 0.0, 0, b"", 0, 0
+def pipe(fd: int, publisher: Publisher, *, stream: str, fs: float = 0.0, **options: Any) -> Report:
+    """Lines from a live pipe, sent as they come, as `live.bridge.send_lines` does."""
+    started, stopped = time.monotonic(), options["stopped"]
 
-    def send() -> bool:
-        if pending and publisher.send(Chunk(stream, session, report.samples, np.array(pending), fs=fs, t_ns=oldest_ns)):
-            report.samples += len(pending)
-            report.valid += int(np.isfinite(pending).sum())
-            report.messages += 1
-            pending.clear()
-        return not pending
+    def read(timeout_s: float) -> bytes | None:
+        return os.read(fd, 65_536) if select.select([fd], [], [], timeout_s)[0] else None
 
-    try:
-        going = True
-        while going and not stopped():
-            patience = oldest + chunk / fs - time.monotonic() if pending else chunk / fs
-            if patience <= 0 or not select.select([fd], [], [], patience)[0]:
-                going = send()
-                continue
-            block = os.read(fd, 65_536)
-            going = bool(block)
-            *lines, rest = (rest + block).split(b"\n")
-            if len(rest) > MAX_LINE:
-                raise DataError(f"input line of more than {MAX_LINE} bytes: {rest[:SHOWN]!r}")
-            if not block and rest:
-                lines.append(rest)
-            for line in (raw.decode("utf-8", "replace").strip() for raw in lines):
-                if not is_number(line) and is_text(line):
-                    text += 1
-                    if text <= 3:
-                        say(f"line of text dropped: {line[:SHOWN]!r}")
-                    continue
-                if not is_number(line):
-                    bad += 1
-                    if bad <= 3:
-                        say(f"line {report.samples + len(pending) + 1} is no number: {line[:SHOWN]!r}; sent as an invalid sample")
-                if not pending:
-                    oldest, oldest_ns = time.monotonic(), time.time_ns()
-                pending.append(number(line))
-                if len(pending) == chunk and not send():
-                    going = False
-                    break
-    finally:
-        if not stopped():
-            send()
-        report.stopped = stopped()
-        publisher.send_last(Chunk(stream, session, report.samples, EMPTY, Kind.END, fs))
+    sent = send_lines(read, publisher, stream=stream, fs=fs, **options)
+    report = Report(streams=1, samples=sent.samples, valid=sent.valid, messages=sent.messages, stopped=stopped())
     report.seconds = time.monotonic() - started
-    report.sent = {stream: (session, report.samples)}
+    report.sent = {stream: (sent.session, sent.samples)}
     return report

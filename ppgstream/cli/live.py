@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gc
+import importlib.util
 import math
 import os
 import sys
+import threading
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,10 +35,12 @@ from ppgstream.errors import DataError, OutputError, PpgStreamError, SourceError
 if TYPE_CHECKING:
     from ppgstream.cli.logs import Log
     from ppgstream.config import Config
+    from ppgstream.live.bridge import Bridge
     from ppgstream.live.publisher import Publisher
     from ppgstream.live.status import StatusClient
 
 STATUS = "tcp://127.0.0.1:5602"  # where a daemon is asked
+LAST_END_S = 0.6  # for serial ports to end their sessions once the daemon is stopped
 GONE_S = 10.0  # a daemon publishes a STATUS a second for each live stream
 
 
@@ -49,6 +55,16 @@ def run(
         str | None, typer.Option(metavar="ENDPOINT", help="The socket that denoised samples are published on.")
     ] = None,
     status: Annotated[str | None, typer.Option(metavar="ENDPOINT", help="The socket that answers `ppgstream monitor`.")] = None,
+    serial: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH:BAUD", help="A serial port whose lines are samples; may be repeated (docs/sensors.md)."),
+    ] = None,
+    serial_column: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Which number of a serial port's line: a name, or a number from 0 on.")
+    ] = None,
+    serial_field: Annotated[
+        str | None, typer.Option(metavar="KEY", help="The key before the number in a serial port's line, as in IR=512.")
+    ] = None,
     log_format: Annotated[str, typer.Option(help="Format of the log on stderr: text, or json (one object per line).")] = "text",
 ) -> None:
     """The daemon: noisy streams in, clean streams out, until SIGINT or SIGTERM. Settings: config.toml."""
@@ -61,7 +77,7 @@ def run(
     log = Log(log_format)  # type: ignore[arg-type]
     stuck = False
     try:
-        stuck = _serve(settings, log, stop)
+        stuck = _serve(settings, log, stop, serial or [], column=serial_column, key=serial_field)
         code = stop.exit_code()
     except PpgStreamError as error:
         if log_format == "text":
@@ -79,12 +95,36 @@ def run(
 _ENGINES: list[object] = []  # that have served: freeing one with thousands of streams takes seconds
 
 
-def _serve(settings: Config, log: Log, stop: Stop) -> bool:
+def _bridges(
+    ports: list[str], settings: Config, log: Log, *, column: str | None, key: str | None
+) -> list[Callable[[str], Bridge]]:
+    """What sends each serial port's lines to a daemon, once its input is known."""
+    from ppgstream.live.bridge import Bridge, SerialPort, port_of
+
+    if ports and importlib.util.find_spec("serial") is None:
+        raise UsageError("--serial needs pyserial: pip install pyserial, or ppgstream[serial]")
+    if ports and not settings.in_.bind:
+        raise UsageError("--serial: this daemon connects to its input ([in] bind = false): it must bind it")
+    if column is not None and key is not None:
+        raise UsageError("--serial-column and --serial-field: give one of them")
+
+    def of(text: str) -> Callable[[str], Bridge]:
+        path, baud = port_of(text)
+        return lambda endpoint: Bridge(
+            lambda: SerialPort(path, baud), endpoint, stream=stream_name(Path(path).name), where=path, log=log.logger,
+            column=column, key=key,
+        )  # fmt: skip
+
+    return [of(text) for text in ports]
+
+
+def _serve(settings: Config, log: Log, stop: Stop, ports: list[str], *, column: str | None, key: str | None) -> bool:
     """Serve until stopped. True if the model is still in a call that does not return."""
     from ppgstream.live.daemon import Daemon, cores
     from ppgstream.model import runtime
 
     tell = log.logger.info
+    made = _bridges(ports, settings, log, column=column, key=key)
     found = restored(settings.model.checkpoint)
     daemon = Daemon(settings, found, log=log.logger)
     daemon.log_lost = lambda: log.lost
@@ -94,8 +134,19 @@ def _serve(settings: Config, log: Log, stop: Stop) -> bool:
     )
     daemon.import_all()
     daemon.open()
-    stop.hold(daemon.stop.set)
     e = daemon.endpoints
+    bridges = [make(e["in"]) for make in made]
+
+    def end() -> None:
+        """Each bridge sends its END first."""
+        for bridge in bridges:
+            bridge.end()
+        until = time.monotonic() + LAST_END_S
+        for bridge in bridges:
+            bridge.join(max(until - time.monotonic(), 0.0))
+        daemon.stop.set()
+
+    stop.hold(threading.Thread(target=end, daemon=True).start if bridges else daemon.stop.set)
     tell(
         "ready: %s %s at %g Hz; in %s (%s), out %s, status %s",
         *(found.arch.family, found.id.hex(), found.fs, e["in"], settings.in_.format, e["out"], e["status"]),
@@ -104,6 +155,8 @@ def _serve(settings: Config, log: Log, stop: Stop) -> bool:
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
+    for bridge in bridges:
+        bridge.start()
     engine = daemon.run(denoiser)
     _ENGINES.append(engine)
     tell("final: %s", engine.account())
@@ -201,18 +254,24 @@ def replay(
     check_endpoint(status or STATUS, "--status")
     client = StatusClient(status or STATUS)
     if "-" in files:
-        altered = loop or copies != 1 or speed_value != 1.0 or column or field or trust_fs or from_ or until is not None
+        altered = loop or copies != 1 or speed_value != 1.0 or trust_fs or from_ or until is not None
         if files != ["-"] or altered or drop or dup or reorder or jitter_ms or outages:
             raise UsageError(
-                "replay -: a live pipe comes alone, once, whole and at its own pace: only --to, --stream, --chunk and --wait "
-                "go with it"
+                "replay -: a live pipe comes alone, once, whole and at its own pace: only --to, --stream, --fs, --column, "
+                "--field, --chunk and --wait go with it"
             )
-        if fs is None:
-            raise UsageError("replay -: a pipe states no sampling rate: say --fs HZ")
         publisher = Publisher(to, bind=bind, stopped=stop)
         publisher.wait_for_subscriber(wait)
         report = tool.pipe(
-            sys.stdin.fileno(), publisher, stream=stream_name(stream or "stdin"), fs=fs, chunk=chunk, stopped=stop, say=say
+            sys.stdin.fileno(),
+            publisher,
+            stream=stream_name(stream or "stdin"),
+            fs=fs or 0.0,
+            column=column,
+            key=field,
+            chunk=chunk,
+            stopped=stop,
+            say=say,
         )
     else:
         named: dict[str, Any] = {"column": column, "key": field, "fs": fs, "trusted": trust_fs}

@@ -225,7 +225,8 @@ class Stop:
         self._at_once = at_once
         self._then: Callable[[], None] = self.event.set
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a terminal that closes is no reason to lose samples
-            signal.signal(number, self._on_signal)
+            if signal.getsignal(number) is not signal.SIG_IGN:  # what is ignored stays so: nohup, jobs in the background
+                signal.signal(number, self._on_signal)
 
     def hold(self, then: Callable[[], None]) -> None:
         """From now on a signal calls `then`, and the command ends in its own time."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from ppgstream.core.measuring import RateFinder
 from ppgstream.wire.message import Chunk
 
 SPAN_S = 30.0  # the least offset of the last 30 to 60 s counts, so that two clocks may drift apart
@@ -15,6 +16,9 @@ FS_OFF, FS_WRONG = 0.01, 0.02  # a rate off by so much is an event; by so much, 
 FS_TOLD_S = 60.0  # an event no more often than that
 # A rate by arrival rests on so many times the longest wait between messages: its standard error is then 0.5 %.
 ARRIVAL_SPAN = 80.0
+FS_LONG_S = 60.0  # over so much time jitter no longer counts
+SURE = 4.0  # standard errors by which a measured rate differs from the declared one, or it says nothing yet
+LOOKED_NS = 240_000_000  # from one message to the next by which this error is measured
 DRIFT_S = 60.0  # over how much time the drift of a clock is told at least
 CLOCK_STEP_S = 1.0  # between two chunks the sensor's clock and its count differ by more: the clock was set
 
@@ -59,7 +63,19 @@ class RateClock:
     """The rate at which a sensor's samples come, by its own clock, or by the arrival of its messages where it says no time. `fs`:
     the declared one, Hz."""
 
-    __slots__ = ("_arrived", "_from", "_fs", "_last", "_last_arrival_s", "_origin", "_told", "_wrong", "measured")
+    __slots__ = (
+        "_arrived",
+        "_finder",
+        "_from",
+        "_fs",
+        "_last",
+        "_last_arrival_s",
+        "_looked_at",
+        "_origin",
+        "_told",
+        "_wrong",
+        "measured",
+    )
 
     def __init__(self, fs: float) -> None:
         self._fs = fs
@@ -81,6 +97,7 @@ class RateClock:
         )
         self._last: tuple[int, int] | None = None
         self._origin: tuple[int, int] | None = None  # index and time of the first message since the clock was last set
+        self._finder, self._looked_at = RateFinder(0.0), 0  # of the same messages, four a second: how sure that rate is
         self._arrived = (-1.0, 0, 0.0)  # when the measuring by arrival began, samples since, and the longest wait
 
     def shift(self, seconds: float) -> None:
@@ -95,11 +112,23 @@ class RateClock:
         step = (chunk.t_ns - before[1]) / 1e9 - (chunk.index - before[0]) / self._fs if before else 0.0
         if self._from is None or chunk.index < self._from[0] or abs(step) > CLOCK_STEP_S:
             self._from = self._origin = (chunk.index, chunk.t_ns)  # a clock that was set says nothing about the rate
+            self._finder.begin()
+            self._looked_at = 0
+        if chunk.t_ns - self._looked_at >= LOOKED_NS:
+            self._looked_at = chunk.t_ns
+            self._finder.add(chunk.index, chunk.t_ns / 1e9)
         elapsed = (chunk.t_ns - self._from[1]) / 1e9
         if elapsed < (FS_FIRST_S if self.measured is None else FS_SPAN_S):
             return None
         fs = (chunk.index - self._from[0]) / elapsed
+        off = abs(fs / self._fs - 1)
+        if off > FS_OFF and elapsed < FS_LONG_S:
+            estimate = self._finder.estimate()
+            if estimate is None or SURE * estimate[1] > off:
+                return None  # stamps that jitter: a longer time tells
         self._from = (chunk.index, chunk.t_ns)
+        self._finder.begin()
+        self._looked_at = 0
         return self._found(fs, chunk.t_ns / 1e9, "come", FS_OFF)
 
     @property

@@ -13,7 +13,7 @@ import numpy as np
 
 from ppgstream.core import ledger, saved
 from ppgstream.core.beside import Beside, Surroundings, Watched
-from ppgstream.core.clock import ArrivalClock, RateClock, RateFound
+from ppgstream.core.clock import FS_OFF, ArrivalClock, RateClock, RateFound
 from ppgstream.core.judge import Judge
 from ppgstream.core.ledger import Ledger
 from ppgstream.core.measured import LARGEST
@@ -46,6 +46,7 @@ class Intake:
         "_name",
         "_own_fs",
         "_rules",
+        "_suspected",
         "_target",
         "arrived_at",
         "events",
@@ -63,6 +64,7 @@ class Intake:
         self.units = ""  # of the samples, as the sensor says
         self._own_fs = rules.rates.get(name, rules.stated_fs)  # as the configuration says
         self._measured = False  # `fs` was measured: no message said it
+        self._suspected = math.inf  # the rate that was measured last, where it contradicts that one
         self._measuring: Measuring | None = None  # with the messages that wait for it
         self.ledger, self.events = ledger, events
         self.sessions = Sessions()
@@ -361,7 +363,10 @@ class Intake:
         if found is None:
             return
         if self._measured and found.wrong and RATES_HZ[0] <= found.fs <= RATES_HZ[1]:
-            self._set_rate(float(f"{found.fs:.4g}"), chunk.index, now, out)  # nobody said the one before
+            # Nobody said the rate before: it is corrected, once another one was measured twice.
+            again, self._suspected = abs(found.fs / self._suspected - 1) < FS_OFF, found.fs
+            if again:
+                self._set_rate(float(f"{found.fs:.4g}"), chunk.index, now, out)
             return
         if found.changed:
             out.append(WrongFrom(self.sessions.generation, chunk.index, found.wrong))

@@ -1,0 +1,246 @@
+"""From lines of text to a daemon: what a pipe or a serial port gives, sent as a sensor would send it."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ppgstream.errors import DataError, PpgStreamError, UsageError
+from ppgstream.files.cells import SHOWN, is_number, is_text, number
+from ppgstream.files.layout import LineReader
+from ppgstream.files.opened import MAX_LINE
+from ppgstream.files.pipe import line_reader
+from ppgstream.live.publisher import Publisher
+from ppgstream.wire.message import EMPTY, Chunk, Kind
+
+BAUD = 115_200
+WAIT_S = 0.2  # the longest that a sample waits for others, where no rate is known
+HEAD_LINES, HEAD_S = 20, 1.0  # by so many lines, or those of so much time, it is decided how lines are samples
+RETRY_S = (1.0, 10.0)  # after a device is gone, until it is looked for again: at first, and at most
+TOLD = 3  # lines that are told one by one
+
+
+@dataclass(slots=True)
+class Sent:
+    """What came of lines, in samples where it says so. `valid`: finite ones."""
+
+    session: int
+    samples: int = 0
+    valid: int = 0
+    messages: int = 0
+    text: int = 0  # lines without a sample, dropped
+    bad: int = 0  # lines that are no number, sent as invalid samples
+
+
+def send_lines(
+    read: Callable[[float], bytes | None],
+    publisher: Publisher,
+    *,
+    stream: str,
+    fs: float = 0.0,
+    column: str | None = None,
+    key: str | None = None,
+    chunk: int = 25,
+    stopped: Callable[[], bool],
+    say: Callable[[str], None],
+) -> Sent:
+    """Send lines as they come, until they end: when `chunk` samples are there, or the oldest has waited a chunk's time.
+
+    read: gives what has come, waiting at most so many seconds; None if nothing came, nothing at the end. `fs`: Hz, 0 if it is not
+    known. `column`, `key`: which number of a line is the sample, as of files; without them, by the first lines. Raises DataError
+    for a line without end, and where the lines are of several columns and none is named."""
+    sent = Sent(secrets.randbits(64))
+    patience_s = chunk / fs if fs else WAIT_S
+    head: list[str] = []
+    head_since = 0.0
+    reader: LineReader | None = None
+    pending: list[float] = []
+    oldest, oldest_ns, rest = 0.0, 0, b""
+
+    def send() -> bool:
+        if pending and publisher.send(Chunk(stream, sent.session, sent.samples, np.array(pending), fs=fs, t_ns=oldest_ns)):
+            sent.samples += len(pending)
+            sent.valid += int(np.isfinite(pending).sum())
+            sent.messages += 1
+            pending.clear()
+        return not pending
+
+    def take(line: str) -> bool:
+        nonlocal oldest, oldest_ns
+        assert reader is not None
+        cell = reader.cell(line)
+        if cell is None:
+            if not reader.heads(line):
+                sent.text += 1
+                if sent.text <= TOLD:
+                    say(f"line of text dropped: {line[:SHOWN]!r}")
+            return True
+        if not is_number(cell):
+            sent.bad += 1
+            if sent.bad <= TOLD:
+                say(f"line {sent.samples + len(pending) + 1} is no number: {line[:SHOWN]!r}; sent as an invalid sample")
+        if not pending:
+            oldest, oldest_ns = time.monotonic(), time.time_ns()
+        pending.append(number(cell))
+        return len(pending) < chunk or send()
+
+    try:
+        going = True
+        while going and not stopped():
+            left = oldest + patience_s - time.monotonic() if pending else patience_s
+            block = read(left) if left > 0 else None
+            if block is None and not head:
+                going = send()
+                continue
+            *lines, rest = (rest + (block or b"")).split(b"\n")
+            if len(rest) > MAX_LINE:
+                raise DataError(f"input line of more than {MAX_LINE} bytes: {rest[:SHOWN]!r}")
+            going = block != b""
+            if not going and rest:
+                lines.append(rest)
+            for text in (raw.decode("utf-8", "replace").strip() for raw in lines):
+                if reader is None:
+                    head_since = head_since if head else time.monotonic()
+                    head.append(text)
+                elif not take(text):
+                    going = False
+                    break
+            if (
+                reader is None
+                and head
+                and _is_enough(head, time.monotonic() - head_since, ended=not going, named=bool(column or key))
+            ):
+                reader = reader_of(stream, head, column, key)
+                for text in head:
+                    if not take(text):
+                        going = False
+                        break
+                head = []
+    finally:
+        if not stopped():
+            send()
+        publisher.send_last(Chunk(stream, sent.session, sent.samples, EMPTY, Kind.END, fs))
+    return sent
+
+
+def _is_enough(head: list[str], seconds: float, *, ended: bool, named: bool) -> bool:
+    """Whether the first lines tell how lines are samples."""
+    plain = not named and is_number(head[0])
+    return plain or ended or head[0].startswith("{") or len(head) >= HEAD_LINES or seconds >= HEAD_S
+
+
+def reader_of(where: str, head: list[str], column: str | None, key: str | None) -> LineReader:
+    """How lines like these are samples. Raises DataError or UsageError where that is not clear."""
+    texts = [line for line in head if line]
+    if (
+        not column
+        and not key
+        and (not texts or all(is_number(line) or is_text(line) for line in texts))
+        and not any(line.startswith("{") or "," in line or "\t" in line for line in texts)
+    ):
+        return LineReader(lambda line: None if not is_number(line) and is_text(line) else line, lambda _: "")
+    return line_reader(where, head, column=column, key=key, clocked=False)
+
+
+class Device(Protocol):
+    """Something that gives lines, until it is gone: then `read` raises OSError."""
+
+    def read(self, timeout_s: float) -> bytes | None:
+        """What has come, waiting at most so long; None if nothing came."""
+
+    def close(self) -> None:
+        """Let it go."""
+
+
+class Bridge:
+    """A device's lines into a daemon's input, on a thread of its own. A device that is gone is looked for again, as another
+    session. `opened` gives the device, or raises OSError."""
+
+    def __init__(
+        self,
+        opened: Callable[[], Device],
+        endpoint: str,
+        *,
+        stream: str,
+        where: str,
+        log: logging.Logger,
+        column: str | None = None,
+        key: str | None = None,
+    ) -> None:
+        self._opened, self._endpoint, self._stream, self._where, self._log = opened, endpoint, stream, where, log
+        self._column, self._key = column, key
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"bridge {stream}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def end(self) -> None:
+        """End the session that is sent, and begin no other."""
+        self._over.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait so long for the end."""
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        wait_s = RETRY_S[0]
+        while not self._over.is_set():
+            publisher = Publisher(self._endpoint, stopped=self._over.is_set)
+            try:
+                device = self._opened()
+                self._tell("source", f"{self._where}: open")
+                try:
+                    sent = send_lines(
+                        device.read, publisher, stream=self._stream, column=self._column, key=self._key,
+                        stopped=self._over.is_set, say=lambda text: self._tell("source", f"{self._where}: {text}"),
+                    )  # fmt: skip
+                finally:
+                    device.close()
+                wait_s = RETRY_S[0] if sent.samples else wait_s
+                why = "it ended"
+            except (OSError, PpgStreamError) as error:
+                why = str(error)
+            finally:
+                publisher.close(0.5)
+            if not self._over.is_set():
+                self._tell("source", f"{self._where}: {why}: tried again in {wait_s:g} s")
+                self._over.wait(wait_s)
+                wait_s = min(2 * wait_s, RETRY_S[1])
+
+    def _tell(self, name: str, text: str) -> None:
+        self._log.warning("%s", text, extra={"event": name, "stream": self._stream})
+
+
+def port_of(text: str) -> tuple[str, int]:
+    """Path and baud rate of `PATH:BAUD`, or of a path alone. Raises UsageError."""
+    path, _, baud = text.rpartition(":")
+    if not path:
+        path, baud = text, str(BAUD)
+    if not baud.isascii() or not baud.isdecimal() or not 50 <= int(baud) <= 10_000_000:
+        raise UsageError(f"--serial {text!r}: must be PATH:BAUD, /dev/ttyUSB0:{BAUD} for one")
+    return path, int(baud)
+
+
+class SerialPort:
+    """A serial port, by pyserial. Raises OSError where it cannot be opened."""
+
+    def __init__(self, path: str, baud: int) -> None:
+        import serial  # an extra
+
+        self._port = serial.Serial(path, baud, timeout=0.0)
+
+    def read(self, timeout_s: float) -> bytes | None:
+        self._port.timeout = timeout_s
+        first = self._port.read(1)
+        return first + self._port.read(self._port.in_waiting) if first else None
+
+    def close(self) -> None:
+        self._port.close()

@@ -1,0 +1,274 @@
+"""Lines of boards into a daemon: what a line may be, a serial port, and one that is pulled out."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+import tty
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zmq
+
+from ppgstream.errors import UsageError
+from ppgstream.live.bridge import Bridge, SerialPort, port_of, send_lines
+from ppgstream.live.receiver import Receiver
+from ppgstream.live.status import StatusClient
+from ppgstream.wire.message import Chunk, Kind, decode
+
+PATIENCE_S = 45.0
+
+
+class Sink:
+    """Stands for a publisher."""
+
+    def __init__(self) -> None:
+        self.chunks: list[Chunk] = []
+
+    def send(self, chunk: Chunk) -> bool:
+        self.chunks.append(chunk)
+        return True
+
+    send_last = send
+
+    @property
+    def samples(self) -> list[float]:
+        return [float(x) for c in self.chunks for x in c.samples]
+
+
+def sent(lines: list[str], said: list[str] | None = None, **options: Any) -> Sink:
+    sink = Sink()
+    blocks = iter([("\n".join(lines) + "\n").encode(), b""])
+    said = [] if said is None else said
+    send_lines(lambda _: next(blocks), sink, stream="a", stopped=lambda: False, say=said.append, **options)  # type: ignore[arg-type]
+    assert sink.chunks[-1].kind is Kind.END
+    return sink
+
+
+VALUES = [512, 514, 519, 530, 528, 521, 513, 505]
+
+
+@pytest.mark.parametrize(
+    ("form", "options"),
+    [
+        ("{v}", {}),
+        ("{v}.0", {}),
+        ('{{"ir": {v}}}', {}),
+        ('{{"t": {k}, "ir": {v}, "red": 7}}', {"column": "ir"}),
+        ("IR={v}", {"key": "IR"}),
+        ("R=9 IR:{v} T=31", {"key": "IR"}),
+        ("{k},{v},7", {"column": "1"}),
+        ("{k}\t{v}", {"column": "1"}),
+    ],
+)
+def test_the_lines_that_boards_print_are_samples(form: str, options: dict[str, Any]) -> None:
+    sink = sent([form.format(v=v, k=k * 10) for k, v in enumerate(VALUES)], **options)
+    assert sink.samples == VALUES
+    assert {c.fs for c in sink.chunks} == {0.0}
+
+
+def test_a_board_s_greeting_is_dropped_and_told() -> None:
+    said: list[str] = []
+    assert sent(["MAX30102 ready", *map(str, VALUES), "oops"], said).samples == VALUES
+    assert said == ["line of text dropped: 'MAX30102 ready'", "line of text dropped: 'oops'"]
+
+
+def test_a_port_is_a_path_and_a_baud_rate() -> None:
+    assert port_of("/dev/ttyUSB0:9600") == ("/dev/ttyUSB0", 9600)
+    assert port_of("/dev/ttyUSB0") == ("/dev/ttyUSB0", 115_200)
+    for wrong in ("/dev/ttyUSB0:fast", "/dev/ttyUSB0:0", "/dev/ttyUSB0:-1", "a:99999999999"):
+        with pytest.raises(UsageError, match="--serial"):
+            port_of(wrong)
+
+
+@pytest.fixture
+def board(tmp_path: Path) -> Iterator[tuple[int, Path]]:
+    """A pseudo-terminal pair: the end that a board writes to, and the path of the other, which a link names."""
+    ours, theirs = os.openpty()
+    tty.setraw(theirs)
+    link = tmp_path / "ttyUSB0"
+    link.symlink_to(os.ttyname(theirs))
+    yield ours, link
+    for fd in (ours, theirs):
+        os.close(fd)
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + PATIENCE_S
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited for {what}"
+        time.sleep(0.01)
+    return value
+
+
+def test_a_serial_port_gives_what_comes_and_waits_no_longer_than_it_is_told(board: tuple[int, Path]) -> None:
+    ours, link = board
+    port = SerialPort(str(link), 115_200)
+    assert port.read(0.01) is None
+    os.write(ours, b"512\n514\n")
+    got = b""
+    while got.count(b"\n") < 2:
+        got += port.read(1.0) or b""
+    assert got == b"512\n514\n"
+    port.close()
+    with pytest.raises(OSError, match="nosuch"):
+        SerialPort(str(link.parent / "nosuch"), 9600)
+
+
+def test_a_device_that_is_gone_is_looked_for_again_as_another_session(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ppgstream.live.bridge.RETRY_S", (0.02, 0.1))
+    opened = 0
+
+    class Board:
+        def __init__(self) -> None:
+            nonlocal opened
+            opened += 1
+            if opened == 2:
+                raise OSError(2, "no such device")
+            self.blocks = iter([f"{opened}\n".encode() * 60])
+
+        def read(self, timeout_s: float) -> bytes | None:
+            block = next(self.blocks, None)
+            if block is None and opened < 3:
+                raise OSError(5, "device pulled out")
+            time.sleep(0.0 if block else min(timeout_s, 0.01))
+            return block
+
+        def close(self) -> None:
+            pass
+
+    endpoint = f"ipc://{tmp_path / 'in'}"
+    receiver = Listener(endpoint)
+    bridge = Bridge(Board, endpoint, stream="belt", where="/dev/x", log=logging.getLogger("test"))
+    with caplog.at_level("WARNING"):
+        bridge.start()
+        chunks: list[Chunk] = []
+        until(lambda: chunks.extend(receiver.poll(0.05)) or sum(len(c.samples) for c in chunks) >= 120, "both sessions")
+        bridge.end()
+        until(lambda: chunks.extend(receiver.poll(0.05)) or sum(c.kind is Kind.END for c in chunks) == 2, "their ends")
+        bridge.join(PATIENCE_S)
+    receiver.close()
+    first, second = list(dict.fromkeys(c.session for c in chunks))
+    assert {float(x) for c in chunks if c.session == first for x in c.samples} == {1.0}
+    assert {float(x) for c in chunks if c.session == second for x in c.samples} == {3.0}
+    told = [r.message for r in caplog.records]
+    assert any("device pulled out" in t and "tried again in 0.02 s" in t for t in told)
+    assert any("no such device" in t for t in told)
+
+
+class Listener:
+    """Stands for a daemon's input."""
+
+    def __init__(self, endpoint: str) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.SUB)
+        self._socket.bind(endpoint)
+        self._socket.subscribe(b"")
+
+    def poll(self, timeout_s: float) -> list[Chunk]:
+        found = []
+        while self._socket.poll(int(1000 * timeout_s) if not found else 0):
+            found.append(decode(self._socket.recv_multipart()))
+        return found
+
+    def close(self) -> None:
+        self._context.destroy(linger=0)
+
+
+def start(arguments: list[str], **more: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen([sys.executable, "-m", "ppgstream", *arguments], stderr=subprocess.PIPE, text=True, **more)
+
+
+def test_the_daemon_reads_a_board_on_a_serial_port(board: tuple[int, Path], tmp_path: Path) -> None:
+    ours, link = board
+    ends = [f"ipc://{tmp_path / name}" for name in ("in", "out", "status")]
+    flags = [f for name, end in zip(("in", "out", "status"), ends, strict=True) for f in (f"--{name}", end)]
+    (tmp_path / "c.toml").write_text("[streams.ttyUSB0]\nfs = 50.0\n")
+    process = start(
+        [
+            "run",
+            "--config",
+            str(tmp_path / "c.toml"),
+            "--checkpoint",
+            "fast",
+            *flags,
+            "--serial",
+            f"{link}:115200",
+            "--serial-field",
+            "IR",
+        ]
+    )
+    receiver = Receiver(ends[1])
+    try:
+        assert process.stderr is not None
+        until(lambda: "open" in (process.stderr.readline() if process.stderr else ""), "the port")
+        asks = StatusClient(ends[2])
+        until(lambda: (found := asks.ask(1.0)) is not None and found.subscribers, "the receiver's subscription")
+        asks.close()
+        x = 30_000 + 400 * np.sin(2 * np.pi * 1.2 * np.arange(400) / 50)
+        for at in range(0, 400, 20):
+            os.write(ours, "".join(f"R=9,IR={v:.1f}\r\n" for v in x[at : at + 20]).encode())
+        chunks: list[Chunk] = []
+        until(lambda: chunks.extend(receiver.poll(0.05)) or sum(len(c.samples) for c in chunks) >= 200, "clean samples")
+        process.send_signal(signal.SIGTERM)
+        until(lambda: chunks.extend(receiver.poll(0.05)) or any(c.kind is Kind.END for c in chunks), "the END")
+        assert process.wait(PATIENCE_S) == 0
+        assert {(c.stream, c.fs) for c in chunks} == {("ttyUSB0", 50.0)}
+        assert sum(len(c.samples) for c in chunks) == 400
+        assert not any(c.unclean for c in chunks)
+    finally:
+        receiver.close()
+        process.kill()
+        process.wait()
+
+
+def test_replay_sends_a_pipe_of_json_whose_rate_nobody_says(tmp_path: Path) -> None:
+    receiver = Listener(f"ipc://{tmp_path / 'in'}")
+    process = start(
+        ["replay", "-", "--to", f"ipc://{tmp_path / 'in'}", "--column", "ir", "--status", f"ipc://{tmp_path / 'none'}"],
+        stdin=subprocess.PIPE,
+    )
+    try:
+        assert process.stdin is not None
+        for k, v in enumerate(VALUES):
+            process.stdin.write(json.dumps({"t": k, "red": 7, "ir": v}) + "\n")
+        process.stdin.close()
+        chunks: list[Chunk] = []
+        until(lambda: chunks.extend(receiver.poll(0.05)) or any(c.kind is Kind.END for c in chunks), "the END")
+        assert [float(x) for c in chunks for x in c.samples] == VALUES
+        assert {c.fs for c in chunks} == {0.0}
+    finally:
+        receiver.close()
+        process.kill()
+        process.wait()
+
+
+def test_a_signal_that_came_ignored_stays_ignored(tmp_path: Path) -> None:
+    """As under nohup, and in the background of a shell script."""
+    ends = [f for name in ("in", "out", "status") for f in (f"--{name}", f"ipc://{tmp_path / name}")]
+
+    def ignore() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    process = start(["run", "--checkpoint", "fast", *ends], preexec_fn=ignore)
+    try:
+        assert process.stderr is not None
+        assert "ready" in process.stderr.readline()
+        process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE_S) == 0
+    finally:
+        process.kill()
+        process.wait()
