@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -38,6 +39,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if shared:
             item.add_marker(pytest.mark.xdist_group(f"{item.nodeid.partition('::')[0]}"))
 
+
+# A shell ignores SIGINT for what it starts in the background, and so would the commands that tests start and interrupt.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # By the beginnings of their names: tests that share a fixture that takes seconds, or TensorFlow, whose import does.
 TOGETHER = {

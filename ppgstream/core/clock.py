@@ -124,7 +124,7 @@ class RateClock:
         off = abs(fs / self._fs - 1)
         if off > FS_OFF and elapsed < FS_LONG_S:
             estimate = self._finder.estimate()
-            if estimate is None or SURE * estimate[1] > off:
+            if estimate is not None and off < SURE * estimate[1] < math.inf:
                 return None  # stamps that jitter: a longer time tells
         self._from = (chunk.index, chunk.t_ns)
         self._finder.begin()
