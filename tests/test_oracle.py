@@ -369,8 +369,8 @@ def own_size(stream: Any, state: bytes) -> int:
         inner = getattr(segment, "inner", segment)
         samples += sum(getattr(inner, name).nbytes for name in names)
         if inner is not segment:
-            lines = segment._into.values, segment._out_of.values, *segment._finals[1:]
-            samples += sum(part.nbytes for part in (segment._raw, segment._states, segment._flags, *lines))
+            kept = (getattr(part, name) for part in (segment._samples, segment._answers) for name in type(part).__slots__)
+            samples += sum(part.nbytes for part in kept if isinstance(part, np.ndarray))
             samples += sum(part.nbytes + 20 for part, _ in segment._fresh)
     judge = stream.intake._judge
     samples += judge._recent._history.nbytes + sum(part.nbytes + 20 for part in judge._recent._fresh)  # and each array's form

@@ -15,7 +15,7 @@ import ppgstream.core
 from ppgstream.core.engine import Engine
 from ppgstream.core.plan import Plan, Rules
 from ppgstream.core.rate import rules_for
-from ppgstream.core.resample import Line, filter_of, ratio_of, reached
+from ppgstream.core.resample import filter_of, ratio_of, reached, read
 from ppgstream.files import offline
 from ppgstream.wire.message import EMPTY, Chunk, Flag, Kind
 
@@ -28,10 +28,8 @@ AS_DRAWN = (Phase.explicit, Phase.generate)  # a smaller seed is no simpler one
 def through(x: np.ndarray, fs_from: float, fs_to: float) -> tuple[np.ndarray, np.ndarray]:
     """A stretch (n,) at another rate, without its first and last second, and the times of its samples, s."""
     ratio = ratio_of(fs_from, fs_to)
-    line = Line(0)
-    line.add(x)
     n = ratio.to_model(len(x))
-    y = line.read(filter_of(ratio.down, ratio.up), 0, n, closed=True)
+    y = read(x, 0, float(x[0]), filter_of(ratio.down, ratio.up), 0, n, closed=True)
     t = np.arange(n) * ratio.down / ratio.up / fs_from
     inner = (t > 1) & (t < len(x) / fs_from - 1)
     return y[inner], t[inner]
@@ -98,20 +96,19 @@ def test_a_value_depends_on_its_stretch_and_index_alone(fs: float, start: int, s
     reads = filter_of(ratio.down, ratio.up)
     x = np.cumsum(rng.standard_normal(1200))
     first = ratio.to_model(start)
-    whole = Line(start)
-    whole.add(x)
     n = ratio.to_model(start + len(x)) - first
-    expected = whole.read(reads, first, n, closed=True)
-    line, got, at = Line(start), [np.empty(0)], first
-    for part in np.split(x, np.sort(rng.integers(0, len(x), 40))):
-        line.add(part)
-        there = reached(reads, line.stop)
-        if there > at:
-            k = int(rng.integers(1, there - at + 1))
-            got.append(line.read(reads, at, k))
+    expected = read(x, start, 1.5, reads, first, n, closed=True)
+    got, at, there = [np.empty(0)], first, 0
+    for _ in range(40):
+        there = min(there + int(rng.integers(0, 80)), len(x))
+        end = reached(reads, start + there)
+        if there > reads.reach and end > at:
+            k = int(rng.integers(1, end - at + 1))
+            drop = max(at * ratio.down // ratio.up - reads.reach - start, 0)
+            got.append(read(x[drop:there], start + drop, 1.5, reads, at, k))
             at += k
-            line.forget(reads, at)
-    got.append(line.read(reads, at, first + n - at, closed=True))
+    drop = max(at * ratio.down // ratio.up - reads.reach - start, 0)
+    got.append(read(x[drop:], start + drop, 1.5, reads, at, first + n - at, closed=True))
     assert np.concatenate(got).tobytes() == expected.tobytes()
 
 

@@ -36,11 +36,14 @@ if TYPE_CHECKING:
     from ppgstream.cli.logs import Log
     from ppgstream.config import Config
     from ppgstream.live.bridge import Bridge
+    from ppgstream.live.daemon import Daemon
+    from ppgstream.live.lsl import Inlets, Outlets
     from ppgstream.live.publisher import Publisher
     from ppgstream.live.status import StatusClient
 
 STATUS = "tcp://127.0.0.1:5602"  # where a daemon is asked
-LAST_END_S = 0.6  # for serial ports to end their sessions once the daemon is stopped
+LAST_END_S = 0.6  # for serial ports and LSL's streams to end their sessions once the daemon is stopped
+LAST_OUT_S = 0.3  # for Lab Streaming Layer to take what was published last
 GONE_S = 10.0  # a daemon publishes a STATUS a second for each live stream
 
 
@@ -65,6 +68,13 @@ def run(
     serial_field: Annotated[
         str | None, typer.Option(metavar="KEY", help="The key before the number in a serial port's line, as in IR=512.")
     ] = None,
+    lsl_in: Annotated[
+        str | None, typer.Option(metavar="PREDICATE", help="Lab Streaming Layer's streams to read, such as \"type='PPG'\".")
+    ] = None,
+    lsl_channel: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="Which channel of them: a label, or a number from 0 on.")
+    ] = None,
+    lsl_out: Annotated[bool, typer.Option("--lsl-out", help="Publish to Lab Streaming Layer too.")] = False,
     log_format: Annotated[str, typer.Option(help="Format of the log on stderr: text, or json (one object per line).")] = "text",
 ) -> None:
     """The daemon: noisy streams in, clean streams out, until SIGINT or SIGTERM. Settings: config.toml."""
@@ -77,7 +87,13 @@ def run(
     log = Log(log_format)  # type: ignore[arg-type]
     stuck = False
     try:
-        stuck = _serve(settings, log, stop, serial or [], column=serial_column, key=serial_field)
+        stuck = _serve(
+            settings,
+            log,
+            stop,
+            _ports(serial or [], settings, log, column=serial_column, key=serial_field),
+            _lsl(lsl_in, settings, log, channel=lsl_channel, out=lsl_out),
+        )
         code = stop.exit_code()
     except PpgStreamError as error:
         if log_format == "text":
@@ -95,16 +111,23 @@ def run(
 _ENGINES: list[object] = []  # that have served: freeing one with thousands of streams takes seconds
 
 
-def _bridges(
-    ports: list[str], settings: Config, log: Log, *, column: str | None, key: str | None
-) -> list[Callable[[str], Bridge]]:
+def _needs(module: str, option: str, package: str, extra: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        raise UsageError(f"{option} needs {package}: pip install {package}, or ppgstream[{extra}]")
+
+
+def _needs_input(option: str, settings: Config) -> None:
+    if not settings.in_.bind:
+        raise UsageError(f"{option}: this daemon connects to its input ([in] bind = false): it must bind it")
+
+
+def _ports(ports: list[str], settings: Config, log: Log, *, column: str | None, key: str | None) -> list[Callable[[str], Bridge]]:
     """What sends each serial port's lines to a daemon, once its input is known."""
     from ppgstream.live.bridge import Bridge, SerialPort, port_of
 
-    if ports and importlib.util.find_spec("serial") is None:
-        raise UsageError("--serial needs pyserial: pip install pyserial, or ppgstream[serial]")
-    if ports and not settings.in_.bind:
-        raise UsageError("--serial: this daemon connects to its input ([in] bind = false): it must bind it")
+    if ports:
+        _needs("serial", "--serial", "pyserial", "serial")
+        _needs_input("--serial", settings)
     if column is not None and key is not None:
         raise UsageError("--serial-column and --serial-field: give one of them")
 
@@ -118,13 +141,42 @@ def _bridges(
     return [of(text) for text in ports]
 
 
-def _serve(settings: Config, log: Log, stop: Stop, ports: list[str], *, column: str | None, key: str | None) -> bool:
+def _lsl(
+    predicate: str | None, settings: Config, log: Log, *, channel: str | None, out: bool
+) -> Callable[[Daemon], tuple[Inlets | None, Outlets | None]]:
+    """What connects a daemon whose sockets are open to Lab Streaming Layer."""
+    if predicate is None and channel is not None:
+        raise UsageError("--lsl-channel: nothing is read without --lsl-in")
+    if predicate is None and not out:
+        return lambda _: (None, None)
+    _needs("pylsl", "--lsl-in" if predicate is not None else "--lsl-out", "pylsl", "lsl")
+    if predicate is not None:
+        _needs_input("--lsl-in", settings)
+
+    def of(daemon: Daemon) -> tuple[Inlets | None, Outlets | None]:
+        from ppgstream.live.lsl import Clock, Inlets, Outlets
+
+        clock, e, plan = Clock(), daemon.endpoints, daemon.rules.plan
+        inlets = None if predicate is None else Inlets(predicate, e["in"], clock=clock, log=log.logger, channel=channel)
+        units = {} if inlets is None else inlets.units
+        delay_s = (plan.geometry.window - plan.geometry.settles + plan.geometry.hop - 1) / plan.fs
+        return inlets, Outlets(e["out"], clock=clock, delay_s=delay_s, units=units) if out else None
+
+    return of
+
+
+def _serve(
+    settings: Config,
+    log: Log,
+    stop: Stop,
+    ports: list[Callable[[str], Bridge]],
+    lsl: Callable[[Daemon], tuple[Inlets | None, Outlets | None]],
+) -> bool:
     """Serve until stopped. True if the model is still in a call that does not return."""
     from ppgstream.live.daemon import Daemon, cores
     from ppgstream.model import runtime
 
     tell = log.logger.info
-    made = _bridges(ports, settings, log, column=column, key=key)
     found = restored(settings.model.checkpoint)
     daemon = Daemon(settings, found, log=log.logger)
     daemon.log_lost = lambda: log.lost
@@ -135,18 +187,21 @@ def _serve(settings: Config, log: Log, stop: Stop, ports: list[str], *, column: 
     daemon.import_all()
     daemon.open()
     e = daemon.endpoints
-    bridges = [make(e["in"]) for make in made]
+    inlets, outlets = lsl(daemon)
+    sources: list[Bridge | Inlets] = [make(e["in"]) for make in ports]
+    if inlets is not None:
+        sources.append(inlets)
 
     def end() -> None:
-        """Each bridge sends its END first."""
-        for bridge in bridges:
-            bridge.end()
+        """Each source sends its END first."""
+        for source in sources:
+            source.end()
         until = time.monotonic() + LAST_END_S
-        for bridge in bridges:
-            bridge.join(max(until - time.monotonic(), 0.0))
+        for source in sources:
+            source.join(max(until - time.monotonic(), 0.0))
         daemon.stop.set()
 
-    stop.hold(threading.Thread(target=end, daemon=True).start if bridges else daemon.stop.set)
+    stop.hold(threading.Thread(target=end, daemon=True).start if sources else daemon.stop.set)
     tell(
         "ready: %s %s at %g Hz; in %s (%s), out %s, status %s",
         *(found.arch.family, found.id.hex(), found.fs, e["in"], settings.in_.format, e["out"], e["status"]),
@@ -155,9 +210,15 @@ def _serve(settings: Config, log: Log, stop: Stop, ports: list[str], *, column: 
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
-    for bridge in bridges:
-        bridge.start()
+    if outlets is not None:
+        outlets.start()
+    for source in sources:
+        source.start()
     engine = daemon.run(denoiser)
+    if outlets is not None:
+        time.sleep(LAST_OUT_S)
+        outlets.end()
+        outlets.join(LAST_OUT_S)
     _ENGINES.append(engine)
     tell("final: %s", engine.account())
     if daemon.stuck:

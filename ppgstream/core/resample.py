@@ -119,69 +119,28 @@ def _taps(num: int, den: int, phase: int, n: int) -> tuple[NDArray[np.int64], Fl
     return whole[:, None] + np.arange(2 * reach), table.take(at - whole * den, axis=0)
 
 
-class Line:
-    """The values of one stretch, from the index `start` on, as far as a filter needs them."""
+def read(values: Float64, base: int, level: float, filter: Filter, first: int, n: int, *, closed: bool = False) -> Float64:
+    """The values of a stretch at a filter's positions from the `first`-th on, (n,).
 
-    __slots__ = ("_base", "_level", "_padded", "start", "values")
-
-    def __init__(self, start: int) -> None:
-        self.start = self._base = start
-        self._level = 0.0  # the first value, subtracted: what does not change comes out as it was, to the last bit
-        self._padded = False  # values before the first are there
-        self.values = np.empty(0)
-
-    @property
-    def stop(self) -> int:
-        """The index after the last value."""
-        return self._base + len(self.values)
-
-    def add(self, values: Float64) -> None:
-        """The next values (n,)."""
-        if self.stop == self.start and len(values):
-            self._level = float(values[0])
-        self.values = np.concatenate([self.values, values - self._level])
-
-    def drop_last(self) -> None:
-        """Without the last value."""
-        self.values = self.values[:-1]
-
-    @property
-    def last(self) -> float:
-        """The last value."""
-        return float(self.values[-1]) + self._level
-
-    def between(self, first: int, stop: int) -> Float64:
-        """The values at indexes from `first` to `stop`, as they were added."""
-        return self.values[first - self._base : stop - self._base] + self._level
-
-    def read(self, filter: Filter, first: int, n: int, *, closed: bool = False) -> Float64:
-        """The values at the filter's positions from the `first`-th on, (n,). closed: none follows the last value."""
-        if not self._padded:
-            self._pad(filter.reach)
-        values, num, den, reach = self.values, filter.num, filter.den, filter.reach
-        begin, phase = divmod(first * num, den)
-        taps, weights = _taps(num, den, phase, n)
-        if closed:
-            mirror = 2 * values[-1] - values[-2 : -2 - reach : -1]
-            beyond = mirror[-1] if len(mirror) else values[-1]
-            values = np.concatenate([values, mirror, np.full(reach + 1 - len(mirror), beyond)])
-        read: Float64 = np.einsum("ij,ij->i", values[begin - self._base + 1 - reach :].take(taps), weights)
-        return read + self._level
-
-    def forget(self, filter: Filter, first: int) -> None:
-        """Only positions from the `first`-th on are read from now on."""
-        drop = first * filter.num // filter.den - filter.reach - self._base
-        if drop > 0 and self._padded:
-            self._base += drop
-            self.values = self.values[drop:]
-
-    def _pad(self, reach: int) -> None:
-        """Put values before the first: those behind it, turned about it."""
-        self._padded = True
-        mirror = -self.values[reach:0:-1]
-        short = reach - len(mirror)
-        self.values = np.concatenate([np.full(short, mirror[0] if len(mirror) else 0.0), mirror, self.values])
-        self._base -= reach
+    values: from the index `base` on, as far as these positions need them; where a position needs values before `base`, the
+    stretch begins there. closed: it ends with the last of them. level: any number near them, the same for all of a stretch: what
+    does not change comes out as it was, to the last bit."""
+    begin, phase = divmod(first * filter.num, filter.den)
+    taps, weights = _taps(filter.num, filter.den, phase, n)
+    at = begin - base + 1 - filter.reach
+    if at < 0:
+        mirror = 2 * values[0] - values[-at:0:-1]
+        far = np.full(-at - len(mirror), mirror[0] if len(mirror) else values[0])
+        values, at = np.concatenate([far, mirror, values]), 0
+    if closed:
+        mirror = 2 * values[-1] - values[-2 : -2 - filter.reach : -1]
+        far = np.full(filter.reach + 1 - len(mirror), mirror[-1] if len(mirror) else values[-1])
+        values = np.concatenate([values, mirror, far])
+    around: Float64 = values[at:].take(taps)
+    around -= level
+    found: Float64 = np.einsum("ij,ij->i", around, weights)
+    found += level
+    return found
 
 
 def reached(filter: Filter, stop: int) -> int:

@@ -7,8 +7,6 @@ are there that its filter needs, so that the way in which samples are cut into m
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,51 +15,147 @@ from ppgstream.core.confidence import Seen
 from ppgstream.core.measured import HELD, INVALID, LOST, MEASURED
 from ppgstream.core.plan import Plan
 from ppgstream.core.polarity import UPRIGHT, Watcher
-from ppgstream.core.resample import Line, Ratio, filter_of, reached
+from ppgstream.core.resample import Ratio, filter_of, reached, read
 from ppgstream.core.segments import Float64, InModel, Released, Segment, Window
 
-_NO_FLAGS = np.zeros(0, np.uint16)
+States = NDArray[np.uint8]
+Flags = NDArray[np.uint16]
 
 
-class Finals(NamedTuple):
-    """The model's final samples, from the index `start` on: confidence, flags, where no window was denoised, and the input."""
+class Samples:
+    """The sensor's samples from the index `base` on: raw, and, only where they are any but measured ones without flags, their
+    states, values for the filter, and flags."""
 
-    start: int
-    confidence: Float64
-    flags: NDArray[np.uint16]
-    bare: NDArray[np.bool_]
-    raw: Float64
+    __slots__ = ("base", "flags", "raw", "states", "values")
 
-    def then(self, more: Released) -> Finals:
-        """And those that follow."""
-        return Finals(
-            self.start,
-            np.concatenate([self.confidence, more.confidence]),
-            np.concatenate([self.flags, more.flags]),
-            np.concatenate([self.bare, more.bare]),
-            np.concatenate([self.raw, more.raw]),
-        )
+    def __init__(self, base: int) -> None:
+        self.base = base
+        self.raw = np.empty(0)
+        self.states: States | None = None
+        self.values: Float64 | None = None  # up to the last known one
+        self.flags: Flags | None = None
 
-    def behind(self, n: int) -> Finals:
+    @property
+    def known(self) -> Float64:
+        """What the filter reads."""
+        return self.raw if self.values is None else self.values
+
+    def add(self, x: Float64, flags: Flags | int) -> None:
+        """Measured ones, of which none before them is unknown."""
+        n = len(self.raw)
+        self.raw = np.concatenate([self.raw, x])
+        if self.states is not None and self.values is not None:
+            self.states = np.concatenate([self.states, np.zeros(len(x), np.uint8)])
+            self.values = np.concatenate([self.values, x])
+        self._flag(n, flags)
+
+    def add_odd(self, x: Float64, states: States, flags: int) -> None:
+        """Ones of any state."""
+        n = len(self.raw)
+        if self.states is None or self.values is None:
+            self.states, self.values = np.zeros(n, np.uint8), self.raw
+        self.raw = np.concatenate([self.raw, x])
+        self.states = np.concatenate([self.states, states])
+        known = np.flatnonzero(states <= HELD)
+        if len(known):  # and straight lines across what is not known
+            there = len(self.values)
+            at, values = n - there + known, x[known]
+            length = int(at[-1]) + 1
+            if there:
+                at, values = np.append(-1, at), np.append(self.values[-1], values)
+            self.values = np.concatenate([self.values, np.interp(np.arange(length), at, values)])
+        self._flag(n, flags)
+
+    def _flag(self, n: int, flags: Flags | int) -> None:
+        """Of the samples behind the first `n`."""
+        none = isinstance(flags, int) and not flags
+        if self.flags is None and none:
+            return
+        before = np.zeros(n, np.uint16) if self.flags is None else self.flags
+        more = np.full(len(self.raw) - n, flags, np.uint16) if isinstance(flags, int) else flags
+        self.flags = np.concatenate([before, more])
+
+    def close(self) -> None:
+        """None follows: what is not known by now keeps the last known value."""
+        if self.values is not None and len(self.values) < len(self.raw):
+            there = len(self.values)
+            rest = np.full(len(self.raw) - there, self.values[-1]) if there else self.raw
+            self.values = np.concatenate([self.values, rest])
+
+    def hold_last(self) -> None:
+        """The last one belongs to a held run."""
+        if self.states is None:
+            self.states, self.values = np.zeros(len(self.raw), np.uint8), self.raw
+        self.states[-1] = HELD
+
+    def drop_last(self) -> None:
+        """Without the last one, which is known."""
+        self.raw = self.raw[:-1]
+        self.states = None if self.states is None else self.states[:-1]
+        self.values = None if self.values is None else self.values[:-1]
+        self.flags = None if self.flags is None else self.flags[:-1]
+
+    def drop(self, n: int) -> None:
         """Without the first `n`."""
-        return Finals(self.start + n, self.confidence[n:], self.flags[n:], self.bare[n:], self.raw[n:])
+        self.base += n
+        self.raw = self.raw[n:]
+        self.flags = None if self.flags is None else self.flags[n:]
+        if self.states is not None and self.values is not None:
+            self.states, self.values = self.states[n:], self.values[n:]
+            if len(self.values) == len(self.raw) and not np.count_nonzero(self.states):
+                self.states = self.values = None
+
+
+class Answers:
+    """The model's final samples from the index `base` on: values, confidence and the model's input; flags, and where no window
+    was denoised, only if there are any."""
+
+    __slots__ = ("bare", "base", "confidence", "flags", "raw", "values")
+
+    def __init__(self, base: int) -> None:
+        self.base = base
+        self.values, self.confidence, self.raw = np.empty(0), np.empty(0), np.empty(0)
+        self.flags: Flags | None = None
+        self.bare: NDArray[np.bool_] | None = None
+
+    @property
+    def stop(self) -> int:
+        """The index after the last one."""
+        return self.base + len(self.values)
+
+    def add(self, more: Released) -> None:
+        """Those that follow."""
+        n = len(self.values)
+        self.values = np.concatenate([self.values, more.values])
+        self.confidence = np.concatenate([self.confidence, more.confidence])
+        self.raw = np.concatenate([self.raw, more.raw])
+        if self.flags is not None or np.count_nonzero(more.flags):
+            self.flags = np.concatenate([np.zeros(n, np.uint16) if self.flags is None else self.flags, more.flags])
+        if self.bare is not None or np.count_nonzero(more.bare):
+            self.bare = np.concatenate([np.zeros(n, np.bool_) if self.bare is None else self.bare, more.bare])
+
+    def drop(self, n: int) -> None:
+        """Without the first `n`."""
+        self.base += n
+        self.values, self.confidence, self.raw = self.values[n:], self.confidence[n:], self.raw[n:]
+        if self.flags is not None:
+            self.flags = self.flags[n:] if np.count_nonzero(self.flags[n:]) else None
+        if self.bare is not None:
+            self.bare = self.bare[n:] if np.count_nonzero(self.bare[n:]) else None
 
 
 class ResampledSegment:
     """As `Segment`, with the sensor's indexes outside and the model's in its windows."""
 
     __slots__ = (
-        "_finals",
+        "_answers",
+        "_answers_level",
         "_first_flags",
-        "_flags",
         "_fresh",
-        "_into",
         "_known",
-        "_out_of",
-        "_raw",
+        "_level",
         "_reads",
-        "_states",
-        "_there",
+        "_samples",
         "_writes",
         "closed",
         "inner",
@@ -84,15 +178,11 @@ class ResampledSegment:
         self.start = self.stop = self.released = start
         self.closed = False
         self._first_flags = first_flags
-        # Of the sensor's samples: values for the filter up to the last known one, and all samples that are not released.
-        self._into = Line(start)
-        self._known = start  # index after the last sample whose value is known
-        self._raw, self._states, self._flags = np.empty(0), np.zeros(0, np.uint8), _NO_FLAGS
-        self._there = start  # index of the first of these
+        self._samples = Samples(start)
         self._fresh: list[tuple[Float64, int]] = []  # measured samples behind these, with their flags
-        # Of the model's final samples: values for the filter, and the rest.
-        self._out_of = Line(self.inner.start)
-        self._finals = Finals(self.inner.start, np.empty(0), _NO_FLAGS, np.zeros(0, np.bool_), np.empty(0))
+        self._known = start  # index after the last sample whose value is known
+        self._answers = Answers(self.inner.start)
+        self._level = self._answers_level = 0.0  # the first values of both
         self.follow(plan)
 
     def follow(self, plan: Plan) -> None:
@@ -104,61 +194,47 @@ class ResampledSegment:
 
     # ---- in ------------------------------------------------------------------------------------------------------
 
-    def append(self, x: Float64, state: NDArray[np.uint8] | None = None, flags: int = 0) -> None:
+    def append(self, x: Float64, state: States | None = None, flags: int = 0) -> None:
         """Samples that were sent, their states (measured ones if None), and flags of all of them."""
+        if self.stop == self.start:
+            self._level = float(x[0])
         n = len(x)
         if state is None and self._known == self.stop:  # nearly always
             self._fresh.append((x, flags))
-            self._known += n
             self.stop += n
+            self._known = self.stop
             return
-        self._merge()
-        state = np.zeros(n, np.uint8) if state is None else state
-        self._keep(x, state, np.full(n, flags, np.uint16))
-        if np.count_nonzero(state <= HELD):
-            self._fill(x, state)
-        self.stop += n
-
-    def _merge(self) -> None:
-        """Put the fresh samples to the others."""
-        if self._fresh:
-            x = np.concatenate([part for part, _ in self._fresh])
-            flags = np.zeros(len(x), np.uint16)
-            if any(flag for _, flag in self._fresh):
-                flags = np.repeat(np.array([flag for _, flag in self._fresh], np.uint16), [len(part) for part, _ in self._fresh])
-            self._fresh = []
-            self._keep(x, np.zeros(len(x), np.uint8), flags)
-            self._into.add(x)
+        self._odd(x, np.zeros(n, np.uint8) if state is None else state, flags)
 
     def bridge(self, lost: NDArray[np.bool_], following: float) -> None:
         """Missing samples, filled on a straight line from the last one to `following`: for the model's eyes only."""
         self._merge()
-        n = len(lost)
-        before = float(self._raw[-1])
+        n, before = len(lost), float(self._samples.raw[-1])
         x = before + np.arange(1, n + 1) * (following - before) / (n + 1)
-        self._keep(x, np.where(lost, LOST, INVALID).astype(np.uint8), np.zeros(n, np.uint16))
-        self.stop += n
+        self._odd(x, np.where(lost, LOST, INVALID).astype(np.uint8), 0)
 
-    def _keep(self, x: Float64, state: NDArray[np.uint8], flags: NDArray[np.uint16]) -> None:
-        self._raw = np.concatenate([self._raw, x])
-        self._states = np.concatenate([self._states, state])
-        self._flags = np.concatenate([self._flags, flags])
+    def _odd(self, x: Float64, state: States, flags: int) -> None:
+        self._merge()
+        self._samples.add_odd(x, state, flags)
+        self.stop += len(x)
+        self._known = self._samples.base + len(self._samples.known)
 
-    def _fill(self, x: Float64, state: NDArray[np.uint8]) -> None:
-        """Give the filter samples with these states, up to the last known one, and straight lines across what is not known."""
-        known = np.flatnonzero(state <= HELD)
-        at, values = self.stop - self._known + known, x[known]
-        n = int(at[-1]) + 1
-        if self._known > self.start:
-            at, values = np.append(-1, at), np.append(self._into.last, values)
-        self._into.add(np.interp(np.arange(n), at, values))
-        self._known += n
+    def _merge(self) -> None:
+        """Put the fresh samples to the others."""
+        if not self._fresh:
+            return
+        x = self._fresh[0][0] if len(self._fresh) == 1 else np.concatenate([part for part, _ in self._fresh])
+        flags: Flags | int = 0
+        if any(flag for _, flag in self._fresh):
+            flags = np.repeat(np.array([flag for _, flag in self._fresh], np.uint16), [len(part) for part, _ in self._fresh])
+        self._fresh = []
+        self._samples.add(x, flags)
 
     def mark_last_held(self) -> None:
         """The last sample belongs to the held run that follows."""
         if self.stop > max(self.released, self.start):
             self._merge()
-            self._states[-1] = HELD
+            self._samples.hold_last()
 
     def take_back_last(self) -> bool:
         """Without the last sample, unless a window depends on it. Says whether it was."""
@@ -166,12 +242,12 @@ class ResampledSegment:
         if self.stop == self.start or self._known < self.stop or self.inner.stop > max(free, self.inner.start):
             return False
         self._merge()
-        if len(self._states) < 2 or self._states[-2] > HELD:
+        states = self._samples.states
+        if len(self._samples.raw) < 2 or (states is not None and states[-2] > HELD):
             return False
         self.stop -= 1
         self._known -= 1
-        self._into.drop_last()
-        self._raw, self._states, self._flags = self._raw[:-1], self._states[:-1], self._flags[:-1]
+        self._samples.drop_last()
         return True
 
     # ---- windows -------------------------------------------------------------------------------------------------
@@ -194,39 +270,42 @@ class ResampledSegment:
         if stop - self.inner.start < self.plan.geometry.window:
             self.inner.close()
             return []
-        if self._known < self.stop:
-            values = (
-                self._raw[self._known - self._there :]
-                if self._known == self.start
-                else np.full(self.stop - self._known, self._into.last)
-            )
-            self._into.add(values)
-            self._known = self.stop
+        self._samples.close()
+        self._known = self.stop
         self._resample(stop)
         return self.inner.cut() + self.inner.close()
 
     def _resample(self, stop: int) -> None:
         """Give the model's segment its samples up to the index `stop`."""
-        first = self.inner.stop
+        samples, first = self._samples, self.inner.stop
         n = stop - first
         if n <= 0:
             return
-        x = self._into.read(self._reads, first, n, closed=self.closed)
-        self._into.forget(self._reads, stop)
-        nearest = self.ratio.nearest_of_sensor(first, n, self._there)
-        if self.closed:
-            nearest = np.minimum(nearest, self.stop - 1 - self._there)
-        state = self._states[nearest]
-        odd = state > MEASURED
-        if np.count_nonzero(odd):
-            x = np.where(odd, self._raw[nearest], x)  # a rail stays a rail
-            self.inner.append(x, state)
-        else:
-            self.inner.append(x)
+        x = read(samples.known, samples.base, self._level, self._reads, first, n, closed=self.closed)
+        state = None
+        if samples.states is not None:
+            nearest = self.ratio.nearest_of_sensor(first, n, samples.base)
+            if self.closed:
+                nearest = np.minimum(nearest, self.stop - 1 - samples.base)
+            state = samples.states[nearest]
+            odd = state > MEASURED
+            if np.count_nonzero(odd):
+                x = np.where(odd, samples.raw[nearest], x)  # a rail stays a rail
+            else:
+                state = None
+        self.inner.append(x, state)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop samples that nothing will look at again."""
+        first = self.inner.stop * self.ratio.down // self.ratio.up - self._reads.reach
+        drop = min(self.released, first) - self._samples.base - 1
+        if drop > 0:
+            self._samples.drop(drop)
 
     # ---- out -----------------------------------------------------------------------------------------------------
 
-    def add(self, start: int, y: Float64 | None, flags: NDArray[np.uint16], confidence: Float64 | float | None = None) -> None:
+    def add(self, start: int, y: Float64 | None, flags: Flags, confidence: Float64 | float | None = None) -> None:
         """As `Segment.add`."""
         self.inner.add(start, y, flags, confidence)
 
@@ -238,62 +317,60 @@ class ResampledSegment:
         """As `Segment.release`, with samples at the sensor's rate and `in_model` beside them."""
         if self.short:
             return self._as_it_came()
-        final = self.inner.release(by_row)
+        final, answers = self.inner.release(by_row), self._answers
         if final is not None:
-            self._out_of.add(final.values)
-            self._finals = self._finals.then(final)
+            if answers.stop == self.inner.start:
+                self._answers_level = float(final.values[0])
+            answers.add(final)
         over = self.closed and self.inner.is_over
-        enough = self._out_of.stop - self._out_of.start > self._writes.reach  # for the values before the first, too
-        settled = min(reached(self._writes, self._out_of.stop), self.stop) if enough else self.released
-        settled = self.stop if over else max(settled, self.released)
-        if settled == self.released:
-            return None
-        return self._released(settled, closed=over)
+        settled = self.released
+        if answers.stop - self.inner.start > self._writes.reach:  # enough for the values before the first, too
+            settled = max(min(reached(self._writes, answers.stop), self.stop), settled)
+        settled = self.stop if over else settled
+        return None if settled == self.released else self._released(settled, closed=over)
 
     def _released(self, settled: int, *, closed: bool) -> Released:
         first, n = self.released, settled - self.released
-        start, confidence, flags, bare, raw_in_model = self._finals
-        values = self._out_of.read(self._writes, first, n, closed=closed)
-        begin, end = self.ratio.to_model(first), self.ratio.to_model(settled)
-        in_model = InModel(begin, self._out_of.between(begin, end), raw_in_model[begin - start : end - start])
+        self._merge()
+        answers, samples = self._answers, self._samples
+        start = answers.base
+        values = read(answers.values, start, self._answers_level, self._writes, first, n, closed=closed)
+        begin, end = self.ratio.to_model(first) - start, self.ratio.to_model(settled) - start
+        in_model = InModel(begin + start, answers.values[begin:end], answers.raw[begin:end])
         nearest = self.ratio.nearest_in_model(first, n, start)
         if first == self.start or closed:
-            nearest = np.minimum(np.maximum(nearest, 0), self._out_of.stop - 1 - start)
-        part = slice(first - self._there, settled - self._there)
-        raw, state, bare = self._raw[part], self._states[part], bare[nearest]
-        if np.count_nonzero(bare):
+            nearest = np.minimum(np.maximum(nearest, 0), len(answers.values) - 1)
+        part = slice(first - samples.base, settled - samples.base)
+        raw = samples.raw[part]
+        state = np.zeros(n, np.uint8) if samples.states is None else samples.states[part]
+        bare = np.zeros(n, np.bool_) if answers.bare is None else answers.bare[nearest]
+        if answers.bare is not None and np.count_nonzero(bare):
             values = np.where(bare, raw, values)
-        own = self._flags[part] | flags[nearest]
+        flags = np.zeros(n, np.uint16) if answers.flags is None else answers.flags[nearest]
+        if samples.flags is not None:
+            flags = flags | samples.flags[part]
         if self._first_flags and first == self.start:
-            own[0] |= np.uint16(self._first_flags)
+            flags[0] |= np.uint16(self._first_flags)
+        confidence = answers.confidence[nearest]
         self.released = settled
-        self._forget(settled)
-        return Released(first, raw, values, confidence[nearest], own, state, bare, self.plan.checkpoint, False, in_model)
-
-    def _forget(self, settled: int) -> None:
-        """Drop what nothing will look at again."""
-        self._out_of.forget(self._writes, settled)
-        start = self._finals.start
-        keep = min(self.ratio.to_model(settled) - start, int(self.ratio.nearest_in_model(settled, 1, start)[0]))
-        if keep > 0:
-            self._finals = self._finals.behind(keep)
-        drop = min(settled - self._there, int(self.ratio.nearest_of_sensor(self.inner.stop, 1, self._there)[0])) - 1
-        if drop > 0:
-            self._there += drop
-            self._raw, self._states, self._flags = self._raw[drop:], self._states[drop:], self._flags[drop:]
+        needed = min(settled * self.ratio.up // self.ratio.down - self._writes.reach, int(nearest[-1]) + start)
+        if (drop := needed - start - 1) > 0:
+            answers.drop(drop)
+        return Released(first, raw, values, confidence, flags, state, bare, self.plan.checkpoint, False, in_model)
 
     def _as_it_came(self) -> Released | None:
         """A stretch too short for a window."""
         n = self.stop - self.released
         if not n:
             return None
-        raw, zero = self._raw, np.zeros(n)
-        flags = self._flags.copy()
+        self._merge()
+        samples, zero = self._samples, np.zeros(n)
+        flags = np.zeros(n, np.uint16) if samples.flags is None else samples.flags.copy()
         flags[0] |= np.uint16(self._first_flags)
+        state = np.zeros(n, np.uint8) if samples.states is None else samples.states
         self.released = self.stop
-        return Released(
-            self.start, raw, raw.copy(), zero, flags, self._states, np.ones(n, np.bool_), self.plan.checkpoint, True, None
-        )
+        raw, bare = samples.raw, np.ones(n, np.bool_)
+        return Released(self.start, raw, raw.copy(), zero, flags, state, bare, self.plan.checkpoint, True, None)
 
     @property
     def short(self) -> bool:
@@ -308,8 +385,8 @@ class ResampledSegment:
     @property
     def in_flight(self) -> int:
         """Samples that came and are not released."""
-        known = int(np.count_nonzero(self._states[self.released - self._there :] != LOST))
-        return known + sum(len(part) for part, _ in self._fresh)
+        n, states = self.stop - self.released, self._samples.states
+        return n if states is None else n - int(np.count_nonzero(states[self.released - self._samples.base :] == LOST))
 
     @property
     def first_window(self) -> int:
@@ -321,4 +398,4 @@ class ResampledSegment:
         return max(self.ratio.to_sensor(index), self.start)
 
 
-saved.known(ResampledSegment, Finals, Line, Ratio)
+saved.known(ResampledSegment, Samples, Answers, Ratio)

@@ -1,0 +1,262 @@
+"""Lab Streaming Layer: its streams into a daemon, and what the daemon publishes as streams of its own. Needs pylsl.
+
+Each direction has a thread. What comes in goes to the daemon's input as any sensor's samples, what goes out is taken from its
+output as any consumer would; so a daemon that is slow or full behaves as ever. Stamps are LSL's clock: on the way in they are
+corrected to this machine's (`time_correction`), and told as seconds since 1970; on the way out back again by the same offset.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import re
+import secrets
+import threading
+import time
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ppgstream.errors import PpgStreamError
+from ppgstream.live.publisher import Publisher
+from ppgstream.live.receiver import Receiver
+from ppgstream.wire.message import EMPTY, MAX_COUNT, Chunk, Flag, Kind
+
+CONFIGURATIONS = (Path("lsl_api.cfg"), Path("~/lsl_api/lsl_api.cfg").expanduser(), Path("/etc/lsl_api/lsl_api.cfg"))
+LOOK_S = 2.0  # between two looks for streams that are new
+PULL_S = 0.02  # between two looks for samples
+BUFFER_S = 60  # of a stream that is not read, in LSL
+GAP_S = 0.5  # stamps that are so much later than the rate says: samples are missing
+OUT_SAMPLES = ("denoised", "confidence", "flags")
+OUT_BEATS = ("interval_ms", "confidence", "bpm", "bpm_confidence")
+
+
+class Clock:
+    """Between LSL's clock and nanoseconds since 1970: one offset for as long as the program runs."""
+
+    def __init__(self) -> None:
+        import pylsl
+
+        if not any(path.exists() for path in CONFIGURATIONS) and "LSLAPICFG" not in os.environ:
+            pylsl.set_config_content("[log]\nlevel = -3\n")  # its own lines are none of this program's log
+        self._offset = time.time() - pylsl.local_clock()
+
+    def to_ns(self, stamp: float) -> int:
+        return round((stamp + self._offset) * 1e9)
+
+    def of_ns(self, t_ns: int) -> float:
+        return t_ns / 1e9 - self._offset
+
+
+@dataclass
+class Inlet:
+    """A stream that is read. `last`: index and stamp of its newest sample."""
+
+    inlet: Any
+    stream: str
+    fs: float
+    channel: int
+    units: str
+    session: int = field(default_factory=lambda: secrets.randbits(64))
+    index: int = 0
+    last: float = math.nan
+
+
+def name_of(text: str) -> str:
+    """A stream id like a stream's name in LSL."""
+    return re.sub(r"[^A-Za-z0-9._:-]", "-", text)[:64] or "lsl"
+
+
+class Inlets:
+    """Streams that match `predicate` (LSL's own words: "type='PPG'") into a daemon's input. channel: which one, by its label or
+    its number from 0 on; None: the first that is called infrared, else the first."""
+
+    def __init__(self, predicate: str, endpoint: str, *, clock: Clock, log: logging.Logger, channel: str | None = None) -> None:
+        self._predicate, self._endpoint, self._channel = predicate, endpoint, channel
+        self._clock, self._log = clock, log
+        self._over = threading.Event()
+        self._inlets: dict[str, Inlet] = {}  # by LSL's id of each
+        self._refused: set[str] = set()
+        self.units: dict[str, str] = {}  # by stream
+        self._thread = threading.Thread(target=self._run, name="LSL in", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def end(self) -> None:
+        """End the sessions that are sent, and begin no other."""
+        self._over.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait so long for the end."""
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        import pylsl
+
+        publisher = Publisher(self._endpoint, stopped=self._over.is_set)
+        resolver = pylsl.ContinuousResolver(pred=self._predicate, forget_after=3 * LOOK_S)
+        looked_at = -math.inf
+        try:
+            while not self._over.is_set():
+                if time.monotonic() - looked_at > LOOK_S or not self._inlets:
+                    looked_at = time.monotonic()
+                    for info in resolver.results():
+                        self._open(info)
+                some = [self._pull(uid, inlet, publisher) for uid, inlet in list(self._inlets.items())]
+                if not any(some):
+                    self._over.wait(PULL_S)
+        except PpgStreamError as error:
+            self._tell(str(error))
+        finally:
+            for inlet in self._inlets.values():
+                publisher.send_last(Chunk(inlet.stream, inlet.session, inlet.index, EMPTY, Kind.END, inlet.fs))
+                inlet.inlet.close_stream()
+            publisher.close(0.5)
+
+    def _open(self, info: Any) -> None:
+        import pylsl
+
+        uid = info.uid()
+        if uid in self._inlets or uid in self._refused:
+            return
+        inlet = pylsl.StreamInlet(
+            info, max_buflen=BUFFER_S, recover=bool(info.source_id()), processing_flags=pylsl.proc_clocksync
+        )
+        try:
+            whole = inlet.info(timeout=2.0)
+            channel, units = channel_of(whole, self._channel)
+        except (pylsl.TimeoutError, pylsl.LostError, ValueError) as error:
+            self._refused.add(uid)
+            self._tell(f"{info.name()}: not read: {error or type(error).__name__}")
+            return
+        taken = {one.stream for one in self._inlets.values()}
+        stream = next(
+            n for n in (name_of(info.name()), name_of(f"{info.name()[:40]}.{info.source_id()[:20]}"), uid) if n not in taken
+        )
+        fs = info.nominal_srate()
+        self._inlets[uid] = Inlet(inlet, stream, fs if 10 <= fs <= 1000 else 0.0, channel, units)
+        self.units[stream] = units
+        self._tell(f"{stream}: {info.name()!r} of {info.hostname()}, channel {channel} of {info.channel_count()}, {fs:g} Hz")
+
+    def _pull(self, uid: str, one: Inlet, publisher: Publisher) -> bool:
+        """Pass on what has come. True if something had."""
+        import pylsl
+
+        try:
+            rows, stamps = one.inlet.pull_chunk(timeout=0.0, max_samples=MAX_COUNT)
+        except pylsl.LostError:
+            del self._inlets[uid]
+            publisher.send(Chunk(one.stream, one.session, one.index, EMPTY, Kind.END, one.fs))
+            self._tell(f"{one.stream}: gone; looked for again")
+            return False
+        if not stamps:
+            return False
+        x, t = np.array([row[one.channel] for row in rows], np.float64), np.array(stamps)
+        # What is missing shows in the stamps alone.
+        missing = np.rint(np.diff(t, prepend=t[0] if math.isnan(one.last) else one.last) * one.fs).astype(np.int64) - 1
+        jumps = np.flatnonzero(missing > GAP_S * one.fs) if one.fs else []
+        for a, b in pairwise([0, *(int(k) for k in jumps if k), len(x)]):
+            if one.fs and missing[a] > GAP_S * one.fs:
+                one.index += int(missing[a])
+            chunk = Chunk(one.stream, one.session, one.index, x[a:b], fs=one.fs, t_ns=self._clock.to_ns(float(t[a])))
+            publisher.send(chunk)
+            one.index += b - a
+        one.last = float(t[-1])
+        return True
+
+    def _tell(self, text: str) -> None:
+        self._log.warning("LSL: %s", text, extra={"event": "source", "stream": ""})
+
+
+def channel_of(info: Any, wanted: str | None) -> tuple[int, str]:
+    """Number and unit of a stream's channel. Raises ValueError."""
+    if info.channel_format() == 3:  # text
+        raise ValueError("its samples are text")
+    labels, units = [], []
+    channel = info.desc().child("channels").child("channel")
+    for _ in range(info.channel_count()):
+        labels.append(channel.child_value("label"))
+        units.append(channel.child_value("unit"))
+        channel = channel.next_sibling()
+    if wanted is None:
+        found = next((k for k, label in enumerate(labels) if re.search(r"\bir\b|infra", label, re.IGNORECASE)), 0)
+    elif wanted in labels:
+        found = labels.index(wanted)
+    elif wanted.isdecimal() and int(wanted) < info.channel_count():
+        found = int(wanted)
+    else:
+        raise ValueError(f"no channel {wanted!r}: it has {', '.join(filter(None, labels)) or info.channel_count()}")
+    return found, units[found]
+
+
+class Outlets:
+    """What a daemon publishes, as two LSL streams for each of its own: `NAME clean` (denoised, confidence, flags of each sample,
+    with the input's stamps), and `NAME beats` (a row for each beat, and one for each rate)."""
+
+    def __init__(self, endpoint: str, *, clock: Clock, delay_s: float, units: dict[str, str]) -> None:
+        self._endpoint, self._clock, self._delay_s, self._units = endpoint, clock, delay_s, units
+        self._over = threading.Event()
+        self._outlets: dict[tuple[str, float], Any] = {}
+        self._thread = threading.Thread(target=self._run, name="LSL out", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def end(self) -> None:
+        self._over.set()
+
+    def join(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        receiver = Receiver(self._endpoint)
+        try:
+            while not self._over.is_set():
+                for chunk in receiver.poll(0.05):
+                    self._push(chunk)
+        finally:
+            receiver.close()
+
+    def _push(self, chunk: Chunk) -> None:
+        import pylsl
+
+        first = self._clock.of_ns(chunk.t_ns) if chunk.t_ns else pylsl.local_clock() - self._delay_s
+        if chunk.kind is Kind.DATA and chunk.confidence is not None and chunk.flags is not None and len(chunk.samples):
+            rows = np.stack([chunk.samples, chunk.confidence, chunk.flags], axis=1).astype(np.float32)
+            stamps = first + np.arange(len(rows)) / chunk.fs
+            self._outlet(chunk, chunk.fs).push_chunk(rows.tolist(), stamps.tolist())
+        elif chunk.beats is not None:
+            beats, outlet = chunk.beats, self._outlet(chunk, 0.0)
+            rates = [math.nan, math.nan]
+            for at, interval, _, confidence in zip(*beats[2:], strict=True):
+                outlet.push_sample([float(interval), float(confidence), *rates], first + (int(at) - chunk.index) / chunk.fs)
+            outlet.push_sample([math.nan, math.nan, float(beats.bpm), float(beats.bpm_confidence)], first - 1 / chunk.fs)
+
+    def _outlet(self, chunk: Chunk, fs: float) -> Any:
+        """That of a stream's samples (at `fs` Hz) or beats (0)."""
+        import pylsl
+
+        outlet = self._outlets.get((chunk.stream, fs))
+        if outlet is None:
+            what, labels = ("clean", OUT_SAMPLES) if fs else ("beats", OUT_BEATS)
+            info = pylsl.StreamInfo(
+                f"{chunk.stream} {what}", "PPG" if fs else "Beats", len(labels), fs or pylsl.IRREGULAR_RATE, "float32",
+                f"ppgstream.{chunk.stream}.{what}",
+            )  # fmt: skip
+            units = {"denoised": self._units.get(chunk.stream, ""), "interval_ms": "ms", "bpm": "1/min"}
+            channels = info.desc().append_child("channels")
+            for label in labels:
+                channel = channels.append_child("channel")
+                channel.append_child_value("label", label)
+                channel.append_child_value("unit", units.get(label, ""))
+            about = info.desc().append_child("ppgstream")
+            about.append_child_value("checkpoint", chunk.checkpoint.hex())
+            about.append_child_value("delay_s", f"{self._delay_s:.3f}")
+            about.append_child_value("flags", " ".join(f"{int(flag)}:{str(flag.name).lower()}" for flag in Flag))
+            outlet = self._outlets[chunk.stream, fs] = pylsl.StreamOutlet(info)
+        return outlet

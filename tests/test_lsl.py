@@ -1,0 +1,169 @@
+"""Lab Streaming Layer, with real outlets and inlets on one machine."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ppgstream.live.receiver import Receiver
+from ppgstream.live.status import StatusClient
+from ppgstream.wire.message import Chunk, Kind
+
+pylsl = pytest.importorskip("pylsl", reason="pylsl is not installed: pip install ppgstream[lsl]")
+
+PATIENCE_S = 60.0
+FS = 64.0
+
+
+def until(condition: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + PATIENCE_S
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"waited for {what}"
+        time.sleep(0.01)
+    return value
+
+
+def outlet_of(name: str, *, fs: float = FS, labels: tuple[str, ...] = ("red", "ir"), unit: str = "counts") -> Any:
+    info = pylsl.StreamInfo(name, "PPG", len(labels), fs, "float32", f"test.{name}")
+    channels = info.desc().append_child("channels")
+    for label in labels:
+        channel = channels.append_child("channel")
+        channel.append_child_value("label", label)
+        channel.append_child_value("unit", unit)
+    return pylsl.StreamOutlet(info)
+
+
+class Served:
+    """A daemon that reads one LSL stream by its name, and publishes to LSL too."""
+
+    def __init__(self, folder: Path, predicate: str, *more: str) -> None:
+        self.ends = [f"ipc://{folder / name}" for name in ("in", "out", "status")]
+        flags = [f for name, end in zip(("in", "out", "status"), self.ends, strict=True) for f in (f"--{name}", end)]
+        arguments = ["run", "--checkpoint", "fast", *flags, "--lsl-in", predicate, "--lsl-out", *more]
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "ppgstream", *arguments], stderr=subprocess.PIPE, text=True, cwd=folder
+        )
+        assert self.process.stderr is not None
+        assert "ready" in self.process.stderr.readline()
+        self.receiver = Receiver(self.ends[1])
+        self.chunks: list[Chunk] = []
+        self.status = StatusClient(self.ends[2])
+        until(lambda: (found := self.status.ask(1.0)) is not None and found.subscribers >= 2, "both subscriptions")
+
+    def hear(self) -> list[Chunk]:
+        self.chunks += self.receiver.poll(0.02)
+        return self.chunks
+
+    def close(self) -> None:
+        self.receiver.close()
+        self.status.close()
+        self.process.kill()
+        self.process.wait()
+
+
+@pytest.fixture
+def serve(tmp_path: Path) -> Iterator[Callable[..., Served]]:
+    made: list[Served] = []
+
+    def of(predicate: str, *more: str) -> Served:
+        made.append(Served(tmp_path, predicate, *more))
+        return made[-1]
+
+    yield of
+    for served in made:
+        served.close()
+
+
+def test_a_stream_goes_through_and_comes_back_with_its_own_stamps(serve: Callable[..., Served]) -> None:
+    name = f"wrist {secrets.token_hex(4)}"
+    stream = name.replace(" ", "-")
+    outlet = outlet_of(name)
+    served = serve(f"name='{name}'")
+    until(outlet.have_consumers, "the daemon to read")
+    began = pylsl.local_clock() - 30.0
+    stamps = began + np.arange(round(24 * FS)) / FS
+    x = 50_000 + 900 * np.sin(2 * np.pi * 1.25 * np.arange(len(stamps)) / FS)
+    clean = None
+    got: list[Any] = []
+    beats: list[Any] = []
+    beats_inlet = None
+    for at in range(0, len(x), 16):
+        part = slice(at, at + 16)
+        outlet.push_chunk(np.stack([np.zeros(16), x[part]], axis=1).astype(np.float32).tolist(), stamps[part].tolist())
+        time.sleep(0.01)
+        if clean is None and at > 400:
+            found = {i.name(): i for i in until(lambda: pylsl.resolve_byprop("type", "PPG", 2, 5.0), "the outlet")}
+            if f"{stream} clean" in found:
+                clean = pylsl.StreamInlet(found[f"{stream} clean"])
+                clean.open_stream(5.0)
+                about = clean.info(5.0)
+    assert clean is not None
+    (beats_info,) = until(lambda: pylsl.resolve_byprop("name", f"{stream} beats", 1, 5.0), "the beats")
+    beats_inlet = pylsl.StreamInlet(beats_info)
+    beats_inlet.open_stream(5.0)
+    served.process.send_signal(signal.SIGTERM)
+    until(lambda: any(c.kind is Kind.END for c in served.hear()), "the END")
+    deadline = time.monotonic() + 2.0
+    while time.monotonic() < deadline:
+        got += list(zip(*clean.pull_chunk(timeout=0.1), strict=True))
+        beats += list(zip(*beats_inlet.pull_chunk(timeout=0.0), strict=True))
+    assert served.process.wait(PATIENCE_S) == 0
+    data = [c for c in served.chunks if c.kind is Kind.DATA]
+    assert sum(len(c.samples) for c in data) == len(x)
+    assert {(c.stream, c.fs) for c in data} == {(stream, FS)}
+    assert not any(c.unclean for c in served.chunks)
+    assert len(got) > 5 * FS
+    for row, stamp in got:
+        k = round((stamp - began) * FS)
+        assert abs(stamp - stamps[k]) < 1e-3
+        assert abs(row[0] - x[k]) < 120
+        assert 0 <= row[1] <= 1
+    assert about.nominal_srate() == FS
+    assert about.source_id() == f"ppgstream.{stream}.clean"
+    assert about.desc().child("channels").child("channel").child_value("unit") == "counts"
+    assert float(about.desc().child("ppgstream").child_value("delay_s")) == pytest.approx(1.99, abs=0.3)
+    assert len(about.desc().child("ppgstream").child_value("checkpoint")) == 16
+    assert all(math.isnan(row[0]) or abs(row[0] - 800) < 40 for row, _ in beats)
+
+
+def test_a_sensor_that_comes_again_is_read_again_and_lost_samples_are_a_gap(serve: Callable[..., Served]) -> None:
+    name = f"belt{secrets.token_hex(4)}"
+    served = serve(f"name='{name}'", "--lsl-channel", "red")
+    for turn in range(2):
+        outlet = outlet_of(name)
+        until(outlet.have_consumers, "the daemon to read")
+        began = pylsl.local_clock()
+        for at in (0, 64, 256):  # 128 are missing
+            rows = np.stack([np.full(64, turn + 1.0) + np.arange(64) % 7, np.zeros(64)], axis=1).astype(np.float32)
+            outlet.push_chunk(rows.tolist(), (began + (at + np.arange(64)) / FS).tolist())
+        until(lambda turn=turn: (s := served.status.ask(1.0)) and s.ledger.accepted == 192 * (turn + 1), "the samples")
+        del outlet
+    snapshot = served.status.ask(1.0)
+    assert snapshot is not None
+    assert snapshot.ledger.gap >= 2 * 127
+    assert snapshot.ledger.unaccounted == 0
+
+
+def test_what_cannot_be_read_is_told_with_what_there_is() -> None:
+    from ppgstream.live.lsl import channel_of
+
+    outlet = outlet_of(f"x{secrets.token_hex(4)}")
+    info = outlet.get_info()
+    assert channel_of(info, None) == (1, "counts")
+    assert channel_of(info, "red") == (0, "counts")
+    assert channel_of(info, "1") == (1, "counts")
+    with pytest.raises(ValueError, match="no channel 'green': it has red, ir"):
+        channel_of(info, "green")
+    words = pylsl.StreamInfo("words", "PPG", 1, 0.0, "string", "words")
+    with pytest.raises(ValueError, match="text"):
+        channel_of(words, None)
