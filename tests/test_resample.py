@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_oracle import STREAMS, Run, Settings, choices, script_of, signal
+from test_oracle import AS_DRAWN, LONG, STREAMS, Run, Settings, choices, script_of, signal
 
 import ppgstream.core
 from ppgstream.core.engine import Engine
@@ -21,8 +20,6 @@ from ppgstream.wire.message import EMPTY, Chunk, Flag, Kind
 
 MODEL_HZ = 125.0
 RATES = [10.0, 25.0, 27.97, 30.0, 50.0, 64.0, 100.0, 124.0, 125.1, 176.0, 250.0, 333.3, 500.0, 1000.0]
-LONG = os.environ.get("PPGSTREAM_FAULTS") == "long"
-AS_DRAWN = (Phase.explicit, Phase.generate)  # a smaller seed is no simpler one
 
 
 def through(x: np.ndarray, fs_from: float, fs_to: float) -> tuple[np.ndarray, np.ndarray]:

@@ -91,7 +91,6 @@ class Intake:
             self.units = chunk.units
         if chunk.session == self.sessions.current and chunk.kind is Kind.DATA:  # as below, for nearly every chunk
             self.sessions.seen_at, self.sessions.fed_at = listened, now
-            self.sessions.batch_s = len(chunk.samples) / (chunk.fs or self.fs)
             self._take(chunk, now, read_at, out)
             return out
         for step in LIFE[self.sessions.standing(chunk.session, listened, self._rules.silence_s)].get(chunk.kind, ()):
@@ -172,6 +171,7 @@ class Intake:
 
     def _take(self, chunk: Chunk, now: float, read_at: float, out: list[Part]) -> None:
         """A DATA chunk of the open session, whose index may have fallen back."""
+        self.sessions.batch_s = len(chunk.samples) / (chunk.fs or self.fs)
         if chunk.fs != self.fs or self._own_fs:
             fs = 0.0 if self._own_fs == "measure" else chunk.fs or self._own_fs
             if not fs and not self._measured:

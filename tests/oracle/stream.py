@@ -185,6 +185,7 @@ class Stream:
         "_timeline",
         "_wrong",
         "arrived_at",
+        "batch_s",
         "beats",
         "confidence",
         "due",
@@ -212,6 +213,7 @@ class Stream:
         self.retired = Counts()  # of sessions no longer remembered
         self.unclean = 0  # sessions that ended without saying so
         self.session: int | None = None
+        self.batch_s = 0.0
         self.seen_at = self.fed_at = 0.0  # when it was last fed, by the clocks `listened` and `now`
         self.arrived_at = 0.0  # when the chunk last fed came in, as far as the sensor's clock tells
         self.fs_measured: float | None = None
@@ -275,7 +277,7 @@ class Stream:
             if known is not None and known.ended:
                 self._after_end(chunk, now)
                 return windows
-            if self.session is not None and listened - self.seen_at < self.rules.silence_s:
+            if self.session is not None and listened - self.seen_at < max(self.rules.silence_s, 1.5 * self.batch_s):
                 self._refuse(chunk, "second_publisher", f"session {chunk.session:016x} speaks while {self.session:016x} is live")
                 return windows
             windows += self.flush()
@@ -283,6 +285,7 @@ class Stream:
         self.seen_at, self.fed_at = listened, now
         sequencer = self.sessions[chunk.session]
         if chunk.kind is Kind.DATA:
+            self.batch_s = len(chunk.samples) / chunk.fs
             self._watch_fs(chunk)
             self._watch_arrival(chunk, read_at)
             windows += self._count(chunk, now)
