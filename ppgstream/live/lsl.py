@@ -43,7 +43,7 @@ class Clock:
 
         if not any(path.exists() for path in CONFIGURATIONS) and "LSLAPICFG" not in os.environ:
             pylsl.set_config_content("[log]\nlevel = -3\n")  # its own lines are none of this program's log
-        self._offset = time.time() - pylsl.local_clock()
+        self._offset = time.time() - float(pylsl.local_clock())
 
     def to_ns(self, stamp: float) -> int:
         return round((stamp + self._offset) * 1e9)
@@ -159,8 +159,8 @@ class Inlets:
         x, t = np.array([row[one.channel] for row in rows], np.float64), np.array(stamps)
         # What is missing shows in the stamps alone.
         missing = np.rint(np.diff(t, prepend=t[0] if math.isnan(one.last) else one.last) * one.fs).astype(np.int64) - 1
-        jumps = np.flatnonzero(missing > GAP_S * one.fs) if one.fs else []
-        for a, b in pairwise([0, *(int(k) for k in jumps if k), len(x)]):
+        jumps: list[int] = np.flatnonzero(missing > GAP_S * one.fs).tolist() if one.fs else []
+        for a, b in pairwise([0, *(k for k in jumps if k), len(x)]):
             if one.fs and missing[a] > GAP_S * one.fs:
                 one.index += int(missing[a])
             chunk = Chunk(one.stream, one.session, one.index, x[a:b], fs=one.fs, t_ns=self._clock.to_ns(float(t[a])))
