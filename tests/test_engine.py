@@ -294,11 +294,13 @@ def test_a_second_publisher_is_refused_until_the_first_ends_or_falls_silent() ->
     assert e.ledger.refused == 300
     assert e.events[0].name == "second_publisher"
     assert "0000000000000002" in e.events[0].text
-    e.feed(Chunk("a", 2, 0, x), 2.0)  # silent for 2 s by now
+    e.feed(Chunk("a", 2, 0, x), 2.0)  # no longer than its batch took to measure
+    assert e.streams["a"].session == 1
+    e.feed(Chunk("a", 2, 0, x), 3.7)  # half as long again
     assert e.streams["a"].session == 2
     assert e.streams["a"].intake.sessions.unclean == 1
-    e.feed(Chunk("a", 2, 300, EMPTY, Kind.END), 2.1)
-    e.feed(Chunk("a", 3, 0, x), 2.2)
+    e.feed(Chunk("a", 2, 300, EMPTY, Kind.END), 3.8)
+    e.feed(Chunk("a", 3, 0, x), 3.9)
     assert e.streams["a"].session == 3
     assert e.unaccounted == 0
 

@@ -398,7 +398,12 @@ def test_fs_index_end_and_units_are_read() -> None:
     assert (data.index, end.kind, end.index, end.session) == (700, Kind.END, 701, first.session)
     (last,) = adopter.adopt([b'{"stream": "w", "ir": 1}'], 0.2)
     assert last.session != first.session
-    assert [c.kind for c in adopter.adopt([b'{"stream": "w", "end": true}'], 0.3)] == [Kind.DATA, Kind.END]
+    assert [c.kind for c in adopter.adopt([b'{"stream": "w", "end": true}'], 0.3)] == [Kind.END]
+
+
+def test_a_rate_that_was_said_once_holds_for_the_session() -> None:
+    adopter = Adopter("json")
+    assert [only(adopter, body).fs for body in (b'{"fs": 64, "ir": [1, 2]}', b'{"ir": [3, 4]}')] == [64.0, 64.0]
 
 
 def test_a_message_longer_than_ours_comes_in_parts() -> None:

@@ -117,6 +117,14 @@ def test_the_configuration_says_what_a_sensor_does_not() -> None:
     assert {c.fs for c in said.data} == {100.0}
 
 
+def test_a_rate_that_was_said_once_is_not_measured() -> None:
+    sensor = Sent(engine(), 64.0, says=64.0).go(5)
+    sensor.says = 0.0
+    sensor.go(5).end()
+    assert {c.fs for c in sensor.data} == {64.0}
+    assert not sensor.events("no_rate")
+
+
 def test_a_sensor_that_says_a_wrong_rate_is_measured_where_the_configuration_asks_for_it() -> None:
     """Polar: 135 Hz said, 129 sent."""
     wrong = Sent(engine(), 129.0, stamps=1e-6, says=135.0).go(40).end()

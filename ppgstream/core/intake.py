@@ -46,6 +46,7 @@ class Intake:
         "_name",
         "_own_fs",
         "_rules",
+        "_said",
         "_suspected",
         "_target",
         "arrived_at",
@@ -63,6 +64,7 @@ class Intake:
         self.fs = target  # the sensor's rate, Hz; until it is known, the model's
         self.units = ""  # of the samples, as the sensor says
         self._own_fs = rules.rates.get(name, rules.stated_fs)  # as the configuration says
+        self._said = False  # a message said `fs`, or the configuration
         self._measured = False  # `fs` was measured: no message said it
         self._suspected = math.inf  # the rate that was measured last, where it contradicts that one
         self._measuring: Measuring | None = None  # with the messages that wait for it
@@ -174,7 +176,8 @@ class Intake:
         self.sessions.batch_s = len(chunk.samples) / (chunk.fs or self.fs)
         if chunk.fs != self.fs or self._own_fs:
             fs = 0.0 if self._own_fs == "measure" else chunk.fs or self._own_fs
-            if not fs and not self._measured:
+            self._said = self._said or bool(fs)
+            if not fs and not self._measured and not self._said:
                 self._wait(chunk, now, read_at, out)
                 return
             if fs and (self._expected < 0 or self._measured or abs(fs / self.fs - 1) > SAME_RATE):

@@ -124,7 +124,8 @@ class Sessions:
         known = self.known.get(session)
         if known is not None and known.sequencer.ended:
             return Standing.ENDED
-        if self.current is not None and listened - self.seen_at < max(silence_s, BATCH_PAUSE * self.batch_s):
+        silence_s = max(silence_s, BATCH_PAUSE * self.batch_s) if silence_s else 0.0
+        if self.current is not None and listened - self.seen_at < silence_s:
             return Standing.SECOND
         return Standing.NEW if known is None else Standing.RESUMED
 

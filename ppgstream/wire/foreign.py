@@ -179,9 +179,9 @@ class Adopter:
             self.doubt = f"{stream}: JSON holds {', '.join(record.others)} too, which are not taken: [in] json_samples"
         n = len(record.samples)
         numbering.batch_s = n / (numbering.fs or self._fs or SLOW_HZ)
-        base = Chunk(stream, numbering.session, numbering.next, record.samples, fs=record.fs, adopted=True, units=record.units)
+        base = Chunk(stream, numbering.session, numbering.next, record.samples, fs=numbering.fs, adopted=True, units=record.units)
         base.t_ns = self._t_ns(numbering, record, now)
-        for a in range(0, max(n, 1), MAX_COUNT):
+        for a in range(0, max(n, 0 if record.end else 1), MAX_COUNT):
             part = record.samples[a : a + MAX_COUNT]
             chunks.append(replace(base, index=numbering.next + a, samples=part, t_ns=base.t_ns if a == 0 else 0))
         numbering.next += n
