@@ -233,7 +233,7 @@ def test_evaluate_on_recordings_of_one_s_own_writes_tables_json_and_pictures(
 ) -> None:
     monkeypatch.setattr(streamed, "SWEEP_DB", (0, 10))
     monkeypatch.setattr(streamed, "LOOKAHEADS", (None, 49))
-    few = {kind: streamed.MAIN[kind] for kind in ("white", "N1-stream", "hand, dense", "clean", "nothing there")}
+    few = {kind: streamed.MAIN[kind] for kind in ("white", "N1-stream", "hand, dense", "steps", "clean", "nothing there")}
     monkeypatch.setattr(streamed, "RESAMPLED", 50)
     monkeypatch.setattr(streamed, "MAIN", few)
     monkeypatch.setitem(streamed.SETS, "main", few)

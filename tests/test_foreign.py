@@ -423,10 +423,10 @@ def test_of_two_colours_one_is_taken_and_it_is_told() -> None:
 
 
 def test_an_error_names_the_stream_and_the_keys_that_were_there() -> None:
-    with pytest.raises(
-        WireError, match=r"left: JSON object without samples: looked for .*; its keys are 'stream', 'heart'"
-    ) as info:
+    told = r"JSON object without samples: looked for .*; its keys are 'stream', 'heart'"
+    with pytest.raises(WireError, match=told) as info:
         Adopter("json").adopt([b'{"stream": "left", "heart": 1}'], 0.0)
+    assert info.value.stream == "left"
     with pytest.raises(WireError) as info:
         Adopter("json").adopt([b"left", b'{"ir": "x"}'], 0.0)
     assert info.value.stream == "left"

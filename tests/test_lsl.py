@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from faults.daemon import PATIENCE_S, until
 
 from ppgstream.live.receiver import Receiver
 from ppgstream.live.status import StatusClient
@@ -21,16 +22,7 @@ from ppgstream.wire.message import Chunk, Kind
 
 pylsl = pytest.importorskip("pylsl", reason="pylsl is not installed: pip install ppgstream[lsl]")
 
-PATIENCE_S = 60.0
 FS = 64.0
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    deadline = time.monotonic() + PATIENCE_S
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"waited for {what}"
-        time.sleep(0.01)
-    return value
 
 
 def outlet_of(name: str, *, fs: float = FS, labels: tuple[str, ...] = ("red", "ir"), unit: str = "counts") -> Any:

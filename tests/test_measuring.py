@@ -117,16 +117,16 @@ def test_the_configuration_says_what_a_sensor_does_not() -> None:
     assert {c.fs for c in said.data} == {100.0}
 
 
-def test_a_rate_that_was_said_once_is_not_measured() -> None:
-    sensor = Sent(engine(), 64.0, says=64.0).go(5)
+@pytest.mark.parametrize("fs", [64.0, 125.0])
+def test_a_rate_that_was_said_once_is_not_measured(fs: float) -> None:
+    sensor = Sent(engine(), fs, says=fs).go(5)
     sensor.says = 0.0
     sensor.go(5).end()
-    assert {c.fs for c in sensor.data} == {64.0}
+    assert {c.fs for c in sensor.data} == {fs}
     assert not sensor.events("no_rate")
 
 
 def test_a_sensor_that_says_a_wrong_rate_is_measured_where_the_configuration_asks_for_it() -> None:
-    """Polar: 135 Hz said, 129 sent."""
     wrong = Sent(engine(), 129.0, stamps=1e-6, says=135.0).go(40).end()
     assert wrong.events("wrong_rate")
     assert all(((c.flags & Flag.WRONG_RATE) != 0).all() for c in wrong.data[-3:] if c.flags is not None)
@@ -137,9 +137,10 @@ def test_a_sensor_that_says_a_wrong_rate_is_measured_where_the_configuration_ask
 
 
 def test_a_session_that_ends_before_its_rate_is_known_is_published_all_the_same() -> None:
-    short = Sent(engine(), 100.0, size=1000).go(9).end()
-    assert sum(len(c.samples) for c in short.data) == short.at
-    assert "1000 samples" not in str(short.events("rate_unknown"))
+    short = Sent(engine(), 100.0, size=100).go(5).end()
+    assert sum(len(c.samples) for c in short.data) == short.at == 500
+    assert {c.fs for c in short.data} == {100.0}
+    assert len(short.events("measured_rate")) == 1
     lone = Sent(engine(), 100.0, size=1000).go(1)
     lone.chunks += lone.e.flush(2.0) + settle(lone.e)
     assert lone.events("rate_unknown") == [
@@ -159,6 +160,26 @@ def test_a_rate_once_measured_holds_for_the_next_session_and_is_corrected_where_
     assert len(sensor.events("measured_rate")) == 1
     assert sensor.events("rate_changed")
     assert sensor.data[-1].fs == pytest.approx(100.0, rel=0.001)
+    assert sensor.rates[-1] == pytest.approx(75, abs=1)
+
+
+def test_a_sensor_that_corrects_what_it_says_gets_its_heart_rate_back() -> None:
+    sensor = Sent(engine(), 125.0, stamps=1e-6, says=100.0).go(20)
+    assert all(((c.flags & Flag.WRONG_RATE) != 0).all() for c in sensor.data[-3:] if c.flags is not None)
+    sensor.says = 125.0
+    sensor.go(30).end()
+    assert not any(((c.flags & Flag.WRONG_RATE) != 0).any() for c in sensor.data[-3:] if c.flags is not None)
+    assert sensor.rates[-1] == pytest.approx(75, abs=1)
+
+
+def test_a_rate_that_could_not_be_measured_at_first_is_corrected_later() -> None:
+    sensor = Sent(engine(), 100.0, stamps=1e-3, size=1000).go(1)
+    sensor.e.streams["a"].settle()
+    sensor.size = 10
+    sensor.go(60).end()
+    assert sensor.events("rate_unknown")
+    assert sensor.data[-1].fs == pytest.approx(100.0, rel=0.001)
+    assert not any(((c.flags & Flag.WRONG_RATE) != 0).any() for c in sensor.data[-3:] if c.flags is not None)
     assert sensor.rates[-1] == pytest.approx(75, abs=1)
 
 

@@ -154,7 +154,8 @@ def test_every_sample_of_any_rate_is_published_once_or_in_a_gap(s: Settings, see
         moved = Run(ppgstream.core, s).do(script, signals, eager=False, rests=True, moves=True)  # type: ignore[arg-type]
         assert moved.out == run.out
         assert moved.account == run.account
-        assert max(moved.sizes, default=0) < 7500
+        # At 1,000 Hz thousands of messages of one sample are on their way, each with a stamp and an array of its own.
+        assert all(size - 24 * n < 7500 for size, n in zip(moved.sizes, moved.small, strict=True))
 
 
 def engine_of(s: Settings | None = None) -> Engine:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -35,7 +36,7 @@ from ppgstream.errors import DataError, OutputError, PpgStreamError, SourceError
 if TYPE_CHECKING:
     from ppgstream.cli.logs import Log
     from ppgstream.config import Config
-    from ppgstream.live.bridge import Bridge
+    from ppgstream.live.bridge import BackgroundTask, Bridge
     from ppgstream.live.daemon import Daemon
     from ppgstream.live.lsl import Inlets, Outlets
     from ppgstream.live.publisher import Publisher
@@ -128,6 +129,8 @@ def _ports(ports: list[str], settings: Config, log: Log, *, column: str | None, 
     if ports:
         _needs("serial", "--serial", "pyserial", "serial")
         _needs_input("--serial", settings)
+    elif column is not None or key is not None:
+        raise UsageError("--serial-column and --serial-field: nothing is read without --serial")
     if column is not None and key is not None:
         raise UsageError("--serial-column and --serial-field: give one of them")
 
@@ -160,7 +163,7 @@ def _lsl(
         inlets = None if predicate is None else Inlets(predicate, e["in"], clock=clock, log=log.logger, channel=channel)
         units = {} if inlets is None else inlets.units
         delay_s = (plan.geometry.window - plan.geometry.settles + plan.geometry.hop - 1) / plan.fs
-        return inlets, Outlets(e["out"], clock=clock, delay_s=delay_s, units=units) if out else None
+        return inlets, Outlets(e["out"], clock=clock, log=log.logger, delay_s=delay_s, units=units) if out else None
 
     return of
 
@@ -188,12 +191,13 @@ def _serve(
     daemon.open()
     e = daemon.endpoints
     inlets, outlets = lsl(daemon)
-    sources: list[Bridge | Inlets] = [make(e["in"]) for make in ports]
+    sources: list[BackgroundTask] = [make(e["in"]) for make in ports]
     if inlets is not None:
         sources.append(inlets)
 
     def end() -> None:
         """Each source sends its END first."""
+        asked.get()
         for source in sources:
             source.end()
         until = time.monotonic() + LAST_END_S
@@ -201,7 +205,12 @@ def _serve(
             source.join(max(until - time.monotonic(), 0.0))
         daemon.stop.set()
 
-    stop.hold(threading.Thread(target=end, daemon=True).start if sources else daemon.stop.set)
+    # A signal handler runs between any two steps of this thread, which may hold a lock: it may put, but neither start a thread
+    # nor set an Event.
+    asked: SimpleQueue[None] = SimpleQueue()
+    if sources:
+        threading.Thread(target=end, daemon=True).start()
+    stop.hold((lambda: asked.put(None)) if sources else daemon.stop.set)
     tell(
         "ready: %s %s at %g Hz; in %s (%s), out %s, status %s",
         *(found.arch.family, found.id.hex(), found.fs, e["in"], settings.in_.format, e["out"], e["status"]),
@@ -350,7 +359,7 @@ def replay(
             loop=loop,
             faults=faults,
             stopped=stop,
-            sleep=lambda s: _sleep(stop, s),
+            sleep=stop.wait,
         ).run()
     say(str(report))
     left = _confirm(publisher, client, report.sent, to, status)
@@ -384,10 +393,6 @@ def _confirm(
     elif found.left:
         return OutputError(f"{to}: the daemon has not taken {found.left:,} samples: its log says why")
     return None
-
-
-def _sleep(stop: Stop, seconds: float) -> None:
-    stop.event.wait(seconds)
 
 
 def _speed(text: str) -> float | None:

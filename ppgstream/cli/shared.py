@@ -11,7 +11,7 @@ import os
 import resource
 import signal
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Annotated, Any
@@ -220,10 +220,9 @@ class Stop:
     """
 
     def __init__(self, *, at_once: bool = False) -> None:
-        self.event = threading.Event()
-        self.signal: int | None = None
+        self.signal: int | None = None  # no Event: a handler that sets one waits for a lock that this thread may hold
         self._at_once = at_once
-        self._then: Callable[[], None] = self.event.set
+        self._then: Callable[[], None] = lambda: None
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a terminal that closes is no reason to lose samples
             if signal.getsignal(number) is not signal.SIG_IGN:  # what is ignored stays so: nohup, jobs in the background
                 signal.signal(number, self._on_signal)
@@ -233,10 +232,9 @@ class Stop:
         self._then, self._at_once = then, False
 
     def _on_signal(self, number: int, _: Any) -> None:
-        if self.event.is_set() and number == signal.SIGINT:
+        if self.signal is not None and number == signal.SIGINT:
             os._exit(EX_SIGINT)  # the second signal: end now
         self.signal = number
-        self.event.set()
         if self._at_once:
             with contextlib.suppress(OSError):
                 os.write(2, b"ppgstream: stopped before it was ready\n")
@@ -244,7 +242,13 @@ class Stop:
         self._then()
 
     def __call__(self) -> bool:
-        return self.event.is_set()
+        return self.signal is not None
+
+    def wait(self, seconds: float) -> None:
+        """Wait so long, or until a signal comes."""
+        until = time.monotonic() + seconds
+        while not self() and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, 0.1))
 
     def exit_code(self) -> int:
         return EX_SIGINT if self.signal == signal.SIGINT else 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 
@@ -41,14 +42,14 @@ class Intake:
         "_counter",
         "_expected",
         "_judge",
-        "_measured",
+        "_known",
         "_measuring",
         "_name",
         "_own_fs",
         "_rules",
-        "_said",
         "_suspected",
         "_target",
+        "_wrong",
         "arrived_at",
         "events",
         "fs",
@@ -64,8 +65,8 @@ class Intake:
         self.fs = target  # the sensor's rate, Hz; until it is known, the model's
         self.units = ""  # of the samples, as the sensor says
         self._own_fs = rules.rates.get(name, rules.stated_fs)  # as the configuration says
-        self._said = False  # a message said `fs`, or the configuration
-        self._measured = False  # `fs` was measured: no message said it
+        self._known: Literal["", "said", "measured"] = ""  # how `fs` is known: a message or the configuration said it, or not
+        self._wrong = False  # it was told that samples come at another rate than that
         self._suspected = math.inf  # the rate that was measured last, where it contradicts that one
         self._measuring: Measuring | None = None  # with the messages that wait for it
         self.ledger, self.events = ledger, events
@@ -145,6 +146,7 @@ class Intake:
         saved.unpack(self, data)
         self.sessions.shift(now, listened)
         self.rate.shift(read_at)
+        self._arrival.shift(read_at)
         if self._measuring is not None:
             self._measuring.shift(now, read_at)
         self.arrived_at += read_at
@@ -166,6 +168,8 @@ class Intake:
             self._event(
                 "low_rate", f"{fs:g} Hz: nothing above {fs / 2:g} Hz is in the signal, so the answer has no finer shape either"
             )
+        if self._wrong:
+            self._tell_wrong(index, out, wrong=False)
         self.fs = fs
         self.rate.declare(fs)
         self._judge = self._judged_anew()
@@ -174,16 +178,15 @@ class Intake:
     def _take(self, chunk: Chunk, now: float, read_at: float, out: list[Part]) -> None:
         """A DATA chunk of the open session, whose index may have fallen back."""
         self.sessions.batch_s = len(chunk.samples) / (chunk.fs or self.fs)
-        if chunk.fs != self.fs or self._own_fs:
+        if chunk.fs != self.fs or self._known != "said":
             fs = 0.0 if self._own_fs == "measure" else chunk.fs or self._own_fs
-            self._said = self._said or bool(fs)
-            if not fs and not self._measured and not self._said:
+            if not fs and not self._known:
                 self._wait(chunk, now, read_at, out)
                 return
-            if fs and (self._expected < 0 or self._measured or abs(fs / self.fs - 1) > SAME_RATE):
-                self._measured = False
-                if fs != self.fs:
+            if fs:
+                if fs != self.fs and (self._expected < 0 or self._known != "said" or abs(fs / self.fs - 1) > SAME_RATE):
                     self._set_rate(fs, chunk.index, now, out)
+                self._known = "said"
         self._take_in(chunk, now, read_at, out)
 
     def _wait(self, chunk: Chunk, now: float, read_at: float, out: list[Part]) -> None:
@@ -200,11 +203,11 @@ class Intake:
         measuring, self._measuring = self._measuring, None
         if measuring is None:
             return
-        self._measured, first = True, measuring.messages[0]
+        self._known, first = "measured", measuring.messages[0]
         fs, text = measuring.result()
         if fs is None:
             self._event("rate_unknown", f"no rate is stated, and {text}: taken as {self.fs:g} Hz, without heart rates: [in] fs")
-            out.append(WrongFrom(self.sessions.generation, first.first, True))
+            self._tell_wrong(first.first, out, wrong=True)
         else:
             self._event("measured_rate", text)
             if fs != self.fs:
@@ -365,16 +368,20 @@ class Intake:
             found = self.rate.by_arrival(chunk, now)
         if found is None:
             return
-        if self._measured and found.wrong and RATES_HZ[0] <= found.fs <= RATES_HZ[1]:
+        if self._known == "measured" and found.wrong and RATES_HZ[0] <= found.fs <= RATES_HZ[1]:
             # Nobody said the rate before: it is corrected, once another one was measured twice.
             again, self._suspected = abs(found.fs / self._suspected - 1) < FS_OFF, found.fs
             if again:
                 self._set_rate(float(f"{found.fs:.4g}"), chunk.index, now, out)
             return
         if found.changed:
-            out.append(WrongFrom(self.sessions.generation, chunk.index, found.wrong))
+            self._tell_wrong(chunk.index, out, wrong=found.wrong)
         if found.event is not None:
             self._event(*found.event)
+
+    def _tell_wrong(self, index: int, out: list[Part], *, wrong: bool) -> None:
+        self._wrong = wrong
+        out.append(WrongFrom(self.sessions.generation, index, wrong))
 
     def _tell_first(self, known: Remembered, out: list[Part]) -> None:
         first = known.sequencer.first

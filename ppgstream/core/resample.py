@@ -13,12 +13,13 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
+Index = TypeVar("Index", int, NDArray[np.int64])
 
 HALF = 8
 BETA = 6.0  # of the Kaiser window: what is beyond the filter's edge is 70 dB lower
@@ -35,15 +36,15 @@ class Ratio(NamedTuple):
     def is_one(self) -> bool:
         return self.up == self.down
 
-    def to_model(self, s: int) -> int:
+    def to_model(self, s: Index) -> Index:
         """The first index of the model's rate at or after the sensor's index s."""
         return -(-s * self.up // self.down)
 
-    def to_sensor(self, m: int) -> int:
+    def to_sensor(self, m: Index) -> Index:
         """The first of the sensor's indexes at or after the index m of the model's rate."""
         return -(-m * self.down // self.up)
 
-    def after(self, m: int) -> int:
+    def after(self, m: Index) -> Index:
         """The sensor's index after the last one at or before the model's index m - 1: how far a sensor's samples reach when m of
         the model's are there."""
         return (m - 1) * self.down // self.up + 1

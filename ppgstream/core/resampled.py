@@ -201,8 +201,7 @@ class ResampledSegment:
         n = len(x)
         if state is None and self._known == self.stop:  # nearly always
             self._fresh.append((x, flags))
-            self.stop += n
-            self._known = self.stop
+            self.stop = self._known = self.stop + n
             return
         self._odd(x, np.zeros(n, np.uint8) if state is None else state, flags)
 

@@ -82,9 +82,8 @@ class Timeline:
         self.trace: Trace | None = None
         self._follower = None if plan.rate is None else Follower(plan.fs)
         self._fs, self._ratio = plan.fs, ONE  # of what is published
-        self._items: list[
-            Denoised | Held | Missing | Opened | Ended | Rated
-        ] = []  # short: a deque would take 0.7 kB even when empty
+        # Short: a deque would take 0.7 kB even when empty.
+        self._items: list[Denoised | Held | Missing | Opened | Ended | Rated] = []
         self._opened = Opened(0, 0, 0, None)  # the session that is being published
         self._firsts: dict[int, int] = {}  # the first index of sessions, by their birth
         self._next_out: int | None = None

@@ -50,8 +50,8 @@ def steps_of(index: NDArray[np.int64], fs: float, target: float) -> tuple[NDArra
     """Of BEATS messages up to these indexes (n,), of samples at `fs` Hz, the number of the last complete step of 2 s, and the
     index after its last sample. `target`: the model's rate, Hz."""
     ratio, step = ratio_of(fs, target), step_of(target)
-    number = -(-index * ratio.up // ratio.down) // step
-    return number, (number * step - 1) * ratio.down // ratio.up + 1
+    number = ratio.to_model(index) // step
+    return number, ratio.after(number * step)
 
 
 def pulse_of(messages: Sequence[Chunk], n: int, fs: float, target: float) -> Pulse:
@@ -59,13 +59,12 @@ def pulse_of(messages: Sequence[Chunk], n: int, fs: float, target: float) -> Pul
     found = [(c.index, c.beats) for c in messages if c.beats is not None]
     columns = [np.concatenate([np.zeros(0), *(beats[k] for _, beats in found)]) for k in range(2, 6)]
     steps = int(steps_of(np.array([n]), fs, target)[0][0])
-    ratio, step = ratio_of(fs, target), step_of(target)
     bpm, confidence = np.full(steps, np.nan, np.float32), np.zeros(steps, np.float32)
     numbers, _ = steps_of(np.array([index for index, _ in found], np.int64), fs, target)
     for number, (_, beats) in zip(numbers.tolist(), found, strict=True):
         if not np.isnan(beats.bpm):
             bpm[number - 1], confidence[number - 1] = beats.bpm, beats.bpm_confidence
-    ends = (np.arange(1, steps + 1) * step - 1) * ratio.down // ratio.up + 1
+    ends = ratio_of(fs, target).after(np.arange(1, steps + 1) * step_of(target))
     interval, error, beat_confidence = (column.astype(np.float32) for column in columns[1:])
     return Pulse(columns[0].astype(np.int64), interval, error, beat_confidence, (ends - 1) / fs, bpm, confidence)
 

@@ -138,15 +138,44 @@ def _is_enough(head: list[str], seconds: float, *, ended: bool, named: bool) -> 
 
 def reader_of(where: str, head: list[str], column: str | None, key: str | None) -> LineReader:
     """How lines like these are samples. Raises DataError or UsageError where that is not clear."""
-    texts = [line for line in head if line]
-    if (
-        not column
-        and not key
-        and (not texts or all(is_number(line) or is_text(line) for line in texts))
-        and not any(line.startswith("{") or "," in line or "\t" in line for line in texts)
-    ):
-        return LineReader(lambda line: None if not is_number(line) and is_text(line) else line, lambda _: "")
-    return line_reader(where, head, column=column, key=key, clocked=False)
+    several = any(line.startswith("{") or "," in line or "\t" in line for line in head)
+    bare = all(is_number(line) or is_text(line) for line in head if line)
+    if column or key or several or not bare:
+        return line_reader(where, head, column=column, key=key, clocked=False)
+    return LineReader(lambda line: None if not is_number(line) and is_text(line) else line, lambda _: "")
+
+
+class BackgroundTask:
+    """Something that works beside the daemon on a thread of its own, until it is told to end."""
+
+    def __init__(self, name: str, log: logging.Logger) -> None:
+        self.over = threading.Event()
+        self._log = log
+        self._told: dict[str, str] = {}  # what was said last, by stream
+        self._thread = threading.Thread(target=self.work, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Begin to work."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """End what is being sent, and begin nothing else."""
+        self.over.set()
+
+    def join(self, timeout_s: float) -> None:
+        """Wait so long for the end. One that was not started yet has ended."""
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    def work(self) -> None:
+        """What the thread does."""
+        raise NotImplementedError
+
+    def tell(self, text: str, stream: str = "") -> None:
+        """A line in the log; the same again of the same stream is none."""
+        if self._told.get(stream) != text:
+            self._told[stream] = text
+            self._log.warning("%s", text, extra={"event": "source", "stream": stream})
 
 
 class Device(Protocol):
@@ -159,9 +188,9 @@ class Device(Protocol):
         """Let it go."""
 
 
-class Bridge:
-    """A device's lines into a daemon's input, on a thread of its own. A device that is gone is looked for again, as another
-    session. `opened` gives the device, or raises OSError."""
+class Bridge(BackgroundTask):
+    """A device's lines into a daemon's input. A device that is gone is looked for again, as another session. `opened` gives the
+    device, or raises OSError."""
 
     def __init__(
         self,
@@ -174,49 +203,40 @@ class Bridge:
         column: str | None = None,
         key: str | None = None,
     ) -> None:
-        self._opened, self._endpoint, self._stream, self._where, self._log = opened, endpoint, stream, where, log
+        super().__init__(f"bridge {stream}", log)
+        self._opened, self._endpoint, self._stream, self._where = opened, endpoint, stream, where
         self._column, self._key = column, key
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"bridge {stream}", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def end(self) -> None:
-        """End the session that is sent, and begin no other."""
-        self._over.set()
-
-    def join(self, timeout_s: float) -> None:
-        """Wait so long for the end."""
-        self._thread.join(timeout_s)
-
-    def _run(self) -> None:
+    def work(self) -> None:
         wait_s = RETRY_S[0]
-        while not self._over.is_set():
-            publisher = Publisher(self._endpoint, stopped=self._over.is_set)
+        while not self.over.is_set():
+            publisher = Publisher(self._endpoint, stopped=self.over.is_set)
             try:
-                device = self._opened()
-                self._tell("source", f"{self._where}: open")
-                try:
-                    sent = send_lines(
-                        device.read, publisher, stream=self._stream, column=self._column, key=self._key,
-                        stopped=self._over.is_set, say=lambda text: self._tell("source", f"{self._where}: {text}"),
-                    )  # fmt: skip
-                finally:
-                    device.close()
-                wait_s = RETRY_S[0] if sent.samples else wait_s
+                sent = self._send(publisher)
                 why = "it ended"
+                wait_s = RETRY_S[0] if sent.samples else wait_s
             except (OSError, PpgStreamError) as error:
                 why = str(error)
             finally:
                 publisher.close(0.5)
-            if not self._over.is_set():
-                self._tell("source", f"{self._where}: {why}: tried again in {wait_s:g} s")
-                self._over.wait(wait_s)
+            if not self.over.is_set():
+                self._say(f"{why}; looked for again")
+                self.over.wait(wait_s)
                 wait_s = min(2 * wait_s, RETRY_S[1])
 
-    def _tell(self, name: str, text: str) -> None:
-        self._log.warning("%s", text, extra={"event": name, "stream": self._stream})
+    def _send(self, publisher: Publisher) -> Sent:
+        device = self._opened()
+        self._say("open")
+        try:
+            return send_lines(
+                device.read, publisher, stream=self._stream, column=self._column, key=self._key,
+                stopped=self.over.is_set, say=self._say,
+            )  # fmt: skip
+        finally:
+            device.close()
+
+    def _say(self, text: str) -> None:
+        self.tell(f"{self._where}: {text}", self._stream)
 
 
 def port_of(text: str) -> tuple[str, int]:

@@ -12,7 +12,6 @@ import math
 import os
 import re
 import secrets
-import threading
 import time
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -22,14 +21,18 @@ from typing import Any
 import numpy as np
 
 from ppgstream.errors import PpgStreamError
+from ppgstream.live.bridge import BackgroundTask
 from ppgstream.live.publisher import Publisher
 from ppgstream.live.receiver import Receiver
 from ppgstream.wire.message import EMPTY, MAX_COUNT, Chunk, Flag, Kind
 
+# Streams are looked for and found on this machine alone, since LSL has no keys; and its own lines are none of this program's log.
+CONFIGURATION = "[multicast]\nResolveScope = machine\n[log]\nlevel = -3\n"
 CONFIGURATIONS = (Path("lsl_api.cfg"), Path("~/lsl_api/lsl_api.cfg").expanduser(), Path("/etc/lsl_api/lsl_api.cfg"))
 LOOK_S = 2.0  # between two looks for streams that are new
 PULL_S = 0.02  # between two looks for samples
 BUFFER_S = 60  # of a stream that is not read, in LSL
+MOST_STREAMS = 100  # that are published to LSL
 GAP_S = 0.5  # stamps that are so much later than the rate says: samples are missing
 OUT_SAMPLES = ("denoised", "confidence", "flags")
 OUT_BEATS = ("interval_ms", "confidence", "bpm", "bpm_confidence")
@@ -42,7 +45,7 @@ class Clock:
         import pylsl
 
         if not any(path.exists() for path in CONFIGURATIONS) and "LSLAPICFG" not in os.environ:
-            pylsl.set_config_content("[log]\nlevel = -3\n")  # its own lines are none of this program's log
+            pylsl.set_config_content(CONFIGURATION)
         self._offset = time.time() - float(pylsl.local_clock())
 
     def to_ns(self, stamp: float) -> int:
@@ -71,52 +74,45 @@ def name_of(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._:-]", "-", text)[:64] or "lsl"
 
 
-class Inlets:
+class Inlets(BackgroundTask):
     """Streams that match `predicate` (LSL's own words: "type='PPG'") into a daemon's input. channel: which one, by its label or
     its number from 0 on; None: the first that is called infrared, else the first."""
 
     def __init__(self, predicate: str, endpoint: str, *, clock: Clock, log: logging.Logger, channel: str | None = None) -> None:
-        self._predicate, self._endpoint, self._channel = predicate, endpoint, channel
-        self._clock, self._log = clock, log
-        self._over = threading.Event()
+        super().__init__("LSL in", log)
+        self._predicate, self._endpoint, self._channel, self._clock = predicate, endpoint, channel, clock
         self._inlets: dict[str, Inlet] = {}  # by LSL's id of each
         self._refused: set[str] = set()
         self.units: dict[str, str] = {}  # by stream
-        self._thread = threading.Thread(target=self._run, name="LSL in", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
+    def work(self) -> None:
+        while not self.over.is_set():
+            publisher = Publisher(self._endpoint, stopped=self.over.is_set)
+            try:
+                self._read(publisher)
+            except PpgStreamError as error:
+                self.tell(f"LSL: {error}; tried again")
+                self.over.wait(LOOK_S)
+            finally:
+                for inlet in self._inlets.values():
+                    publisher.send_last(Chunk(inlet.stream, inlet.session, inlet.index, EMPTY, Kind.END, inlet.fs))
+                    inlet.inlet.close_stream()
+                self._inlets.clear()
+                publisher.close(0.5)
 
-    def end(self) -> None:
-        """End the sessions that are sent, and begin no other."""
-        self._over.set()
-
-    def join(self, timeout_s: float) -> None:
-        """Wait so long for the end."""
-        self._thread.join(timeout_s)
-
-    def _run(self) -> None:
+    def _read(self, publisher: Publisher) -> None:
         import pylsl
 
-        publisher = Publisher(self._endpoint, stopped=self._over.is_set)
         resolver = pylsl.ContinuousResolver(pred=self._predicate, forget_after=3 * LOOK_S)
         looked_at = -math.inf
-        try:
-            while not self._over.is_set():
-                if time.monotonic() - looked_at > LOOK_S or not self._inlets:
-                    looked_at = time.monotonic()
-                    for info in resolver.results():
-                        self._open(info)
-                some = [self._pull(uid, inlet, publisher) for uid, inlet in list(self._inlets.items())]
-                if not any(some):
-                    self._over.wait(PULL_S)
-        except PpgStreamError as error:
-            self._tell(str(error))
-        finally:
-            for inlet in self._inlets.values():
-                publisher.send_last(Chunk(inlet.stream, inlet.session, inlet.index, EMPTY, Kind.END, inlet.fs))
-                inlet.inlet.close_stream()
-            publisher.close(0.5)
+        while not self.over.is_set():
+            if time.monotonic() - looked_at > LOOK_S or not self._inlets:
+                looked_at = time.monotonic()
+                for info in resolver.results():
+                    self._open(info)
+            some = [self._pull(uid, inlet, publisher) for uid, inlet in list(self._inlets.items())]
+            if not any(some):
+                self.over.wait(PULL_S)
 
     def _open(self, info: Any) -> None:
         import pylsl
@@ -132,7 +128,7 @@ class Inlets:
             channel, units = channel_of(whole, self._channel)
         except (pylsl.TimeoutError, pylsl.LostError, ValueError) as error:
             self._refused.add(uid)
-            self._tell(f"{info.name()}: not read: {error or type(error).__name__}")
+            self.tell(f"LSL: {info.name()}: not read: {error or type(error).__name__}")
             return
         taken = {one.stream for one in self._inlets.values()}
         stream = next(
@@ -141,7 +137,9 @@ class Inlets:
         fs = info.nominal_srate()
         self._inlets[uid] = Inlet(inlet, stream, fs if 10 <= fs <= 1000 else 0.0, channel, units)
         self.units[stream] = units
-        self._tell(f"{stream}: {info.name()!r} of {info.hostname()}, channel {channel} of {info.channel_count()}, {fs:g} Hz")
+        self.tell(
+            f"LSL: {info.name()!r} of {info.hostname()}: channel {channel} of {info.channel_count()}, {fs:g} Hz, is read", stream
+        )
 
     def _pull(self, uid: str, one: Inlet, publisher: Publisher) -> bool:
         """Pass on what has come. True if something had."""
@@ -152,7 +150,7 @@ class Inlets:
         except pylsl.LostError:
             del self._inlets[uid]
             publisher.send(Chunk(one.stream, one.session, one.index, EMPTY, Kind.END, one.fs))
-            self._tell(f"{one.stream}: gone; looked for again")
+            self.tell("LSL: gone; looked for again", one.stream)
             return False
         if not stamps:
             return False
@@ -168,9 +166,6 @@ class Inlets:
             one.index += b - a
         one.last = float(t[-1])
         return True
-
-    def _tell(self, text: str) -> None:
-        self._log.warning("LSL: %s", text, extra={"event": "source", "stream": ""})
 
 
 def channel_of(info: Any, wanted: str | None) -> tuple[int, str]:
@@ -194,31 +189,25 @@ def channel_of(info: Any, wanted: str | None) -> tuple[int, str]:
     return found, units[found]
 
 
-class Outlets:
+class Outlets(BackgroundTask):
     """What a daemon publishes, as two LSL streams for each of its own: `NAME clean` (denoised, confidence, flags of each sample,
-    with the input's stamps), and `NAME beats` (a row for each beat, and one for each rate)."""
+    with the input's stamps), and `NAME beats` (a row for each beat, and one for each rate). Of the first `MOST_STREAMS`, since
+    each LSL stream has threads and ports of its own."""
 
-    def __init__(self, endpoint: str, *, clock: Clock, delay_s: float, units: dict[str, str]) -> None:
+    def __init__(self, endpoint: str, *, clock: Clock, log: logging.Logger, delay_s: float, units: dict[str, str]) -> None:
+        super().__init__("LSL out", log)
         self._endpoint, self._clock, self._delay_s, self._units = endpoint, clock, delay_s, units
-        self._over = threading.Event()
-        self._outlets: dict[tuple[str, float], Any] = {}
-        self._thread = threading.Thread(target=self._run, name="LSL out", daemon=True)
+        self._outlets: dict[str, dict[float, Any]] = {}  # by stream and rate, Hz; 0: of beats
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def end(self) -> None:
-        self._over.set()
-
-    def join(self, timeout_s: float) -> None:
-        self._thread.join(timeout_s)
-
-    def _run(self) -> None:
+    def work(self) -> None:
         receiver = Receiver(self._endpoint)
         try:
-            while not self._over.is_set():
+            while not self.over.is_set():
                 for chunk in receiver.poll(0.05):
-                    self._push(chunk)
+                    if chunk.stream in self._outlets or len(self._outlets) < MOST_STREAMS:
+                        self._push(chunk)
+                    else:
+                        self.tell(f"LSL: more than {MOST_STREAMS} streams: {chunk.stream} and others are not published there")
         finally:
             receiver.close()
 
@@ -241,8 +230,11 @@ class Outlets:
         """That of a stream's samples (at `fs` Hz) or beats (0)."""
         import pylsl
 
-        outlet = self._outlets.get((chunk.stream, fs))
+        own = self._outlets.setdefault(chunk.stream, {})
+        outlet = own.get(fs)
         if outlet is None:
+            for other in [rate for rate in own if rate and fs]:  # the sensor's rate has changed
+                del own[other]
             what, labels = ("clean", OUT_SAMPLES) if fs else ("beats", OUT_BEATS)
             info = pylsl.StreamInfo(
                 f"{chunk.stream} {what}", "PPG" if fs else "Beats", len(labels), fs or pylsl.IRREGULAR_RATE, "float32",
@@ -258,5 +250,5 @@ class Outlets:
             about.append_child_value("checkpoint", chunk.checkpoint.hex())
             about.append_child_value("delay_s", f"{self._delay_s:.3f}")
             about.append_child_value("flags", " ".join(f"{int(flag)}:{str(flag.name).lower()}" for flag in Flag))
-            outlet = self._outlets[chunk.stream, fs] = pylsl.StreamOutlet(info)
+            outlet = own[fs] = pylsl.StreamOutlet(info)
         return outlet

@@ -61,9 +61,9 @@ class ZmqSource:
         except WireError as error:
             least = "at least " * (len(parts) > MOST_PARTS)
             stream = error.stream or named(parts)
-            who = f"{stream}: " if stream and not str(error).startswith(f"{stream}: ") else ""
-            size = f"malformed message of {least}{sum(len(p) for p in parts)} bytes"
-            return self._refuse(f"{who}{size}: {str(error).removeprefix(f'{stream}: ')}", stream, str(error))
+            who = f"{stream}: " if stream else ""
+            why = f"{who}malformed message of {least}{sum(len(p) for p in parts)} bytes: {error}"
+            return self._refuse(why, stream, str(error))
         if chunks and chunks[0].kind is Kind.BEATS:
             return self._refuse(f"{chunks[0].stream}: a BEATS message: only this daemon makes them", chunks[0].stream)
         if self._foreign.doubt:

@@ -7,7 +7,6 @@ only where a message says its index.
 
 from __future__ import annotations
 
-import contextlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -85,7 +84,7 @@ class Adopter:
             try:
                 return [decode(parts)]
             except WireError as error:
-                raise self._hinted(error, parts, body) from None
+                raise WireError(f"{error}{self._hint(body)}") from None
         self._listened = now if listened is None else listened
         named = None
         try:
@@ -114,19 +113,13 @@ class Adopter:
         known = len(parts) == 2 and parts[0].decode("ascii", "replace") in self._streams
         return known or looks_like_json(parts[-1])
 
-    def _hinted(self, error: WireError, parts: Sequence[bytes], body: bytes) -> WireError:
-        """The error of our own format, and which one the message looks like."""
-        if len(parts) == 2 and not error.stream:
-            with contextlib.suppress(WireError):
-                error.stream = stream_id(parts, expected=2)
-        hint = ""
+    def _hint(self, body: bytes) -> str:
+        """Which format a body looks like that is not ours, for the end of an error."""
         if self._format == "ppgstream" and looks_like_json(body):
-            hint = ': this looks like JSON: [in] format = "json" or "auto"'
-        elif self._format == "auto" and body[: len(MAGIC)] != MAGIC:
-            hint = ': neither JSON nor a message of docs/wire.md: raw samples need [in] format = "raw"'
-        found = WireError(f"{error}{hint}")
-        found.stream = error.stream
-        return found
+            return ': this looks like JSON: [in] format = "json" or "auto"'
+        if self._format == "auto" and body[: len(MAGIC)] != MAGIC:
+            return ': neither JSON nor a message of docs/wire.md: raw samples need [in] format = "raw"'
+        return ""
 
     def _leave_gap(self, stream: str, now: float) -> None:
         """A message of a known stream was refused: how many samples it held is unknown, so the time since the last one is left

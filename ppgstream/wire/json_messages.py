@@ -22,6 +22,7 @@ from ppgstream.wire.message import MAX_INDEX, STREAM_IDS, stream_id
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 SHOWN_KEYS = 8
+MOST_HZ = 1e6  # a rate of more is none; what a sensor may have is decided behind this
 USUAL: Mapping[str, tuple[str, ...]] = {  # the names that keys have where the configuration gives none
     "samples": ("samples", "ppg", "ir", "green", "red", "bvp", "pleth", "values", "value", "data", "signal", "raw"),
     "stream": ("stream", "stream_id", "device_id", "device", "sensor", "id"),
@@ -104,26 +105,25 @@ def _record(row: dict[str, Any], keys: Keys, *, named: bool) -> Record:
 
 
 def _of_row(row: dict[str, Any], keys: Keys, stream: str | None) -> Record:
-    who = "" if stream is None else f"{stream}: "
     _, ends = _found(row, "end", keys.end)
     name, value = _found(row, "samples", keys.samples)
     if name is None and ends is not True:
         wanted = repr(keys.samples) if keys.samples else "samples, ppg, ir, green, red, ..."
         there = ", ".join(repr(key)[:24] for key in list(row)[:SHOWN_KEYS]) or "none"
-        raise WireError(f"{who}JSON object without samples: looked for {wanted}; its keys are {there}: [in] json_samples")
-    samples = np.zeros(0) if name is None else _numbers(value, f"{who}JSON {name!r}")
+        raise WireError(f"JSON object without samples: looked for {wanted}; its keys are {there}: [in] json_samples")
+    samples = np.zeros(0) if name is None else _numbers(value, f"JSON {name!r}")
     others = (
         () if keys.samples else tuple(k for k in USUAL["samples"] if k != name and isinstance(row.get(k), int | float | list))
     )
-    fs_name, fs = _found(row, "fs", keys.fs)
-    fs = _number(fs) if fs is not None else 0.0
-    if fs is None or (not 0 < fs < 1e6 and fs_name is not None and row[fs_name] != 0):
-        raise WireError(f"{who}JSON {fs_name!r} is {row[fs_name or '']!r:.40}: a rate is a number of Hz from 10 to 1000")
+    fs_name, value = _found(row, "fs", keys.fs)
+    fs = 0.0 if value is None else _number(value)
+    if fs is None or not 0 <= fs < MOST_HZ:
+        raise WireError(f"JSON {fs_name!r} is {value!r:.40}: a rate is a number of Hz from 10 to 1000")
     time_name, time = _found(row, "time", keys.time)
     index_name, index = _found(row, "index", keys.index)
     if index is not None and not (isinstance(index, int) and not isinstance(index, bool) and 0 <= index < MAX_INDEX - 2**32):
         if keys.index:
-            raise WireError(f"{who}JSON {index_name!r} is {index!r:.40}: an index is a whole number from 0 on")
+            raise WireError(f"JSON {index_name!r} is {index!r:.40}: an index is a whole number from 0 on")
         index = None
     _, units = _found(row, "units", keys.units)
     return Record(
@@ -193,7 +193,7 @@ def _time(value: Any, name: str, unit: TimeUnit) -> tuple[float | None, TimeUnit
         return None, unit
     if unit == "auto":
         lower = name.lower()
-        unit = next((u for end, u in SUFFIXES.items() if lower.endswith(end) and lower not in ("ts", "s")), "auto")
+        unit = next((u for end, u in SUFFIXES.items() if lower.endswith(end)), "auto")
     return time, unit
 
 
