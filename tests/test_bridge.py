@@ -20,7 +20,7 @@ import zmq
 from faults.daemon import PATIENCE_S, until
 
 from ppgstream.errors import UsageError
-from ppgstream.live.bridge import Bridge, SerialPort, port_of, send_lines
+from ppgstream.live.bridge import Bridge, SerialPort, StampedSession, port_of, send_lines
 from ppgstream.live.receiver import Receiver
 from ppgstream.live.status import StatusClient
 from ppgstream.wire.message import Chunk, Kind, decode
@@ -155,6 +155,31 @@ def test_a_device_that_is_gone_is_looked_for_again_as_another_session(
     told = [r.message for r in caplog.records]
     assert any("device pulled out; looked for again" in t for t in told)
     assert any("no such device" in t for t in told)
+
+
+def stamped(parts: list[tuple[int, float]], late: dict[int, float] | None = None) -> list[tuple[int, int]]:
+    """Index and length of what a session of 50 Hz gives for parts of so many samples from a time on, s. late: sample -> s."""
+    session, found = StampedSession("a", 50.0, 0.5), []
+    came = 0
+    for n, from_s in parts:
+        stamps = from_s + np.arange(n) / 50
+        for k in range(n):
+            stamps[k] += (late or {}).get(came + k, 0.0)
+        came += n
+        found += [(c.index, len(c.samples)) for c in session.chunks(np.zeros(n), stamps, lambda s: round(1e9 * s))]
+    assert session.end().index == session.index
+    return found
+
+
+def test_what_is_missing_shows_in_stamps_and_what_was_only_late_is_not_missing() -> None:
+    assert stamped([(50, 7.0), (50, 8.0)]) == [(0, 50), (50, 50)]
+    assert stamped([(50, 7.0), (50, 9.0)]) == [(0, 50), (100, 50)]
+    assert stamped([(50, 7.0), (50, 8.2)]) == [(0, 50), (50, 50)]  # 0.2 s: no more than jitter
+    assert stamped([(50, 7.0), (50, 8.0)], {50: 0.9, 51: 0.88, 60: 0.7}) == [(0, 50), (50, 50)]
+    lost_inside = StampedSession("a", 50.0, 0.5)
+    stamps = np.concatenate([np.arange(10), 60 + np.arange(10)]) / 50
+    assert [(c.index, len(c.samples)) for c in lost_inside.chunks(np.zeros(20), stamps, int)] == [(0, 10), (60, 10)]
+    assert [c.index for c in StampedSession("a", 0.0, 0.5).chunks(np.zeros(20), stamps, int)] == [0]  # no rate: not known
 
 
 class Listener:

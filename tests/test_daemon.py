@@ -862,7 +862,7 @@ def test_garbage_is_counted_and_said_in_printable_words_and_others_go_on(what: s
         assert served.said == snapshot["last_events"]
         assert served.said[0].isprintable()
         size = "at least 5" if len(MALFORMED[what]) > 5 else sum(map(len, MALFORMED[what]))
-        assert served.said[0].removeprefix("a: ").startswith(f"malformed message of {size} bytes: ")
+        assert served.said[0].removeprefix("a: ").startswith(f"malformed message of {size} bytes from 127.0.0.1: ")
         assert len(served.said[0]) < 400
         assert account(served.stop())["accepted"] == 400
 

@@ -390,6 +390,32 @@ def test_a_time_of_the_last_sample_is_taken_back_to_the_first() -> None:
     assert [only(unknown, b'{"ir": [1,2,3,4,5], "t_s": %d}' % t, now=t).t_ns for t in (10, 11)] == [0, 10_200_000_000]
 
 
+def test_messages_that_are_missing_show_in_the_times_of_a_sensor_that_says_its_rate() -> None:
+    def indexes(messages: list[tuple[float, float]], **said: object) -> list[int]:
+        """Of messages of 25 samples with a time that arrive at another one, s each."""
+        adopter = Adopter("json", fs=0.0)
+        return [
+            only(adopter, b"a", json.dumps({"t_ms": 1000 * t, "ir": [1] * 25, **said}).encode(), now=now).index
+            for t, now in messages
+        ]
+
+    steady = [(k / 2, k / 2) for k in range(4)]
+    assert indexes(steady, fs=50) == [0, 25, 50, 75]
+    assert indexes([steady[0], *steady[2:]], fs=50) == [0, 25, 50]  # half a second: no more than a clock may jitter
+    assert indexes([(0.0, 0.0), (1.5, 1.5), (2.0, 2.0)], fs=50) == [0, 75, 100]
+    assert indexes([(0.0, 0.0), (9.5, 0.5), (10.0, 1.0)], fs=50) == [0, 25, 50]  # a clock that was set
+    assert indexes([(0.0, 0.0), (0.5, 1.9), (1.0, 1.95)], fs=50) == [0, 25, 50]  # late, and all there
+    assert indexes([(0.0, 0.0), (1.5, 1.5)]) == [0, 25]  # no rate
+    broken = Adopter("json", fs=50.0)
+    for body, now in ((b'{"t_ms": 0, "ir": [1, 2]}', 0.0), (b'{"t_ms": 1000, "ir": [1, {}]}', 1.0)):
+        try:
+            broken.adopt([b"a", body], now)
+        except WireError:
+            assert now == 1.0
+    index = only(broken, b"a", b'{"t_ms": 1040, "ir": [1, 2]}', now=1.04).index
+    assert 50 <= index <= 110  # the refused one's time is left out once
+
+
 def test_fs_index_end_and_units_are_read() -> None:
     adopter = Adopter("json")
     first = only(adopter, b'{"stream": "w", "fs": "64", "index": 640, "ir": [1, 2], "units": "counts"}')

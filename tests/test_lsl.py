@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from faults.daemon import PATIENCE_S, until
+from xdf import Recorder
 
 from ppgstream.live.receiver import Receiver
 from ppgstream.live.status import StatusClient
@@ -169,3 +170,52 @@ def test_what_cannot_be_read_is_told_with_what_there_is() -> None:
     words = pylsl.StreamInfo("words", "PPG", 1, 0.0, "string", "words")
     with pytest.raises(ValueError, match="text"):
         channel_of(words, None)
+
+
+def test_what_labrecorder_would_record_aligns_raw_and_clean_to_a_sample(serve: Callable[..., Served], tmp_path: Path) -> None:
+    """A pulse whose beats are unevenly spaced has one place where raw and clean fit."""
+    pyxdf = pytest.importorskip("pyxdf")
+    name = f"xdf{secrets.token_hex(4)}"
+    outlet = outlet_of(name)
+    served = serve(f"name='{name}'")
+    until(outlet.have_consumers, "the daemon to read")
+    t = np.arange(round(24 * FS)) / FS
+    x = 50_000 + 900 * np.exp(2 * np.cos(2 * np.pi * 1.2 * t + 1.5 * np.sin(2 * np.pi * 0.11 * t)) - 2)
+    began = pylsl.local_clock()
+
+    def inlet_of(stream: str) -> Any:
+        (info, *_) = until(lambda: pylsl.resolve_byprop("name", stream, 1, 5.0), stream)
+        inlet = pylsl.StreamInlet(info)
+        inlet.open_stream(5.0)
+        return inlet
+
+    def push(at: int) -> None:
+        rows = np.stack([np.zeros(16), x[at : at + 16]], axis=1).astype(np.float32)
+        outlet.push_chunk(rows.tolist(), (began + t[at : at + 16]).tolist())
+        time.sleep(0.01)
+
+    raw = inlet_of(name)
+    early = 480
+    for at in range(0, early, 16):
+        push(at)
+    with Recorder(tmp_path / "r.xdf", [raw, inlet_of(f"{name} clean"), inlet_of(f"{name} beats")]) as recorder:
+        for at in range(early, len(x), 16):
+            push(at)
+            recorder.pull()
+        served.process.send_signal(signal.SIGTERM)
+        assert served.process.wait(PATIENCE_S) == 0
+        recorder.pull()
+    streams, _ = pyxdf.load_xdf(str(tmp_path / "r.xdf"))
+    of = {s["info"]["name"][0]: s for s in streams}
+    assert set(of) == {name, f"{name} clean", f"{name} beats"}
+    raws, cleans = of[name], of[f"{name} clean"]
+    assert cleans["info"]["desc"][0]["channels"][0]["channel"][0]["label"] == ["denoised"]
+    assert len(cleans["time_stamps"]) > 8 * FS
+    # By the stamps alone, each clean sample lies on a raw one; and the waves fit there better than a sample beside.
+    place = np.rint((cleans["time_stamps"] - raws["time_stamps"][0]) * FS).astype(int)
+    inside = (place >= 2) & (place < len(raws["time_stamps"]) - 2)
+    assert np.abs(raws["time_stamps"][place[inside]] - cleans["time_stamps"][inside]).max() < 0.5 / FS
+    y, at = cleans["time_series"][inside, 0], place[inside]
+    fits = {k: np.corrcoef(raws["time_series"][at + k, 1], y)[0, 1] for k in (-2, -1, 0, 1, 2)}
+    assert max(fits, key=lambda k: fits[k]) == 0
+    assert fits[0] > 0.99

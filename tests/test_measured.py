@@ -423,12 +423,33 @@ def test_impossible_values_at_another_rate_harm_no_other_sample(fs: float) -> No
     assert np.abs(spoiled.denoised - clean.denoised)[~at].std() < 0.15 * x.std()
 
 
+@pytest.mark.parametrize("fs", [25.0, 50.0, 125.0, 400.0, 1000.0])
+def test_what_is_an_outlier_what_a_step_and_what_a_coarse_peak_is_decided_by_time_at_any_rate(fs: float) -> None:
+    n = round(12 * fs)
+    x = 1000 + 100 * np.sin(2 * np.pi * 1.2 * np.arange(n) / fs) + np.random.default_rng(3).normal(0, 1, n)
+
+    def kinds(x: np.ndarray) -> tuple[set[str], set[int]]:
+        parts = Judge(fs, round(0.4 * fs)).feed(x)
+        return {p.kind for p in parts}, {int(s) for p in parts for s in np.unique(p.state if p.state is not None else 0)}
+
+    assert kinds(x) == ({"samples"}, {MEASURED})
+    at = round(8 * fs)
+    away = x.copy()
+    away[at : at + round(0.3 * fs)] += 50_000
+    assert kinds(away) == ({"samples"}, {MEASURED, OUTLIER})
+    moved = x.copy()
+    moved[at : at + round(0.6 * fs)] += 50_000
+    assert "step" in kinds(moved)[0]
+    few = np.round(4 * np.sin(2 * np.pi * 0.7 * np.arange(n) / fs))  # nine counts: its peaks last 0.3 s
+    assert kinds(few) == ({"samples"}, {MEASURED})
+
+
+@settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 1000),
     st.sampled_from([25.0, 64.0, 100.0, 117.3, 250.0]),
     st.lists(st.tuples(st.integers(0, 700), st.integers(1, 90)), max_size=4),
 )
-@settings(max_examples=40, deadline=None)
 def test_resampling_stays_within_each_stretch_and_its_range(seed: int, fs: float, invalid: list[tuple[int, int]]) -> None:
     rng = np.random.default_rng(seed)
     x = 1000 + np.cumsum(rng.standard_normal(800))

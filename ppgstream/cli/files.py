@@ -25,7 +25,6 @@ from ppgstream.cli.shared import (
     loaded,
     restored,
     say,
-    stream_name,
 )
 from ppgstream.errors import EX_SIGINT, DataError, OutputError, UsageError
 
@@ -96,6 +95,7 @@ def denoise(
     from ppgstream.files import long, offline, recording
     from ppgstream.model import runtime
     from ppgstream.show import plots
+    from ppgstream.wire.message import stream_like
 
     if scale not in ("input", "model"):
         raise UsageError(f"--scale {scale!r}: must be input or model")
@@ -177,7 +177,7 @@ def denoise(
         of_all = samples.shape[-1]
 
     def write(file: IO[bytes]) -> None:
-        offline.write(file, result, suffix, fs=rate, stream=stream_name(Path(source).stem), clock=clock)
+        offline.write(file, result, suffix, fs=rate, stream=stream_like(Path(source).stem), clock=clock)
 
     if output == "-":
         write(sys.stdout.buffer)

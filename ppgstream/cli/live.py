@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import gc
-import importlib.util
 import math
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Annotated, Any
@@ -29,16 +27,13 @@ from ppgstream.cli.shared import (
     loaded,
     restored,
     say,
-    stream_name,
 )
 from ppgstream.errors import DataError, OutputError, PpgStreamError, SourceError, UsageError
 
 if TYPE_CHECKING:
     from ppgstream.cli.logs import Log
+    from ppgstream.cli.sources import Maker
     from ppgstream.config import Config
-    from ppgstream.live.bridge import BackgroundTask, Bridge
-    from ppgstream.live.daemon import Daemon
-    from ppgstream.live.lsl import Inlets, Outlets
     from ppgstream.live.publisher import Publisher
     from ppgstream.live.status import StatusClient
 
@@ -76,9 +71,19 @@ def run(
         str | None, typer.Option(metavar="LABEL", help="Which channel of them: a label, or a number from 0 on.")
     ] = None,
     lsl_out: Annotated[bool, typer.Option("--lsl-out", help="Publish to Lab Streaming Layer too.")] = False,
+    brainflow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BOARD", help="A board of BrainFlow's: SYNTHETIC, or MUSE_2,config=p61; may be repeated (docs/sensors.md)."
+        ),
+    ] = None,
+    brainflow_channel: Annotated[
+        int | None, typer.Option(metavar="N", help="Which of its PPG channels, from 0 on. (default: infrared, if that is known)")
+    ] = None,
     log_format: Annotated[str, typer.Option(help="Format of the log on stderr: text, or json (one object per line).")] = "text",
 ) -> None:
     """The daemon: noisy streams in, clean streams out, until SIGINT or SIGTERM. Settings: config.toml."""
+    from ppgstream.cli import sources
     from ppgstream.cli.logs import FORMATS, Log
 
     stop = Stop(at_once=True)
@@ -88,12 +93,17 @@ def run(
     log = Log(log_format)  # type: ignore[arg-type]
     stuck = False
     try:
+        inlets, outlets = sources.lsl(lsl_in, settings, log.logger, channel=lsl_channel, out=lsl_out)
         stuck = _serve(
             settings,
             log,
             stop,
-            _ports(serial or [], settings, log, column=serial_column, key=serial_field),
-            _lsl(lsl_in, settings, log, channel=lsl_channel, out=lsl_out),
+            [
+                *sources.ports(serial or [], settings, log.logger, column=serial_column, key=serial_field),
+                *sources.boards(brainflow or [], settings, log.logger, channel=brainflow_channel),
+                *inlets,
+            ],
+            outlets,
         )
         code = stop.exit_code()
     except PpgStreamError as error:
@@ -112,70 +122,9 @@ def run(
 _ENGINES: list[object] = []  # that have served: freeing one with thousands of streams takes seconds
 
 
-def _needs(module: str, option: str, package: str, extra: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        raise UsageError(f"{option} needs {package}: pip install {package}, or ppgstream[{extra}]")
-
-
-def _needs_input(option: str, settings: Config) -> None:
-    if not settings.in_.bind:
-        raise UsageError(f"{option}: this daemon connects to its input ([in] bind = false): it must bind it")
-
-
-def _ports(ports: list[str], settings: Config, log: Log, *, column: str | None, key: str | None) -> list[Callable[[str], Bridge]]:
-    """What sends each serial port's lines to a daemon, once its input is known."""
-    from ppgstream.live.bridge import Bridge, SerialPort, port_of
-
-    if ports:
-        _needs("serial", "--serial", "pyserial", "serial")
-        _needs_input("--serial", settings)
-    elif column is not None or key is not None:
-        raise UsageError("--serial-column and --serial-field: nothing is read without --serial")
-    if column is not None and key is not None:
-        raise UsageError("--serial-column and --serial-field: give one of them")
-
-    def of(text: str) -> Callable[[str], Bridge]:
-        path, baud = port_of(text)
-        return lambda endpoint: Bridge(
-            lambda: SerialPort(path, baud), endpoint, stream=stream_name(Path(path).name), where=path, log=log.logger,
-            column=column, key=key,
-        )  # fmt: skip
-
-    return [of(text) for text in ports]
-
-
-def _lsl(
-    predicate: str | None, settings: Config, log: Log, *, channel: str | None, out: bool
-) -> Callable[[Daemon], tuple[Inlets | None, Outlets | None]]:
-    """What connects a daemon whose sockets are open to Lab Streaming Layer."""
-    if predicate is None and channel is not None:
-        raise UsageError("--lsl-channel: nothing is read without --lsl-in")
-    if predicate is None and not out:
-        return lambda _: (None, None)
-    _needs("pylsl", "--lsl-in" if predicate is not None else "--lsl-out", "pylsl", "lsl")
-    if predicate is not None:
-        _needs_input("--lsl-in", settings)
-
-    def of(daemon: Daemon) -> tuple[Inlets | None, Outlets | None]:
-        from ppgstream.live.lsl import Clock, Inlets, Outlets
-
-        clock, e, plan = Clock(), daemon.endpoints, daemon.rules.plan
-        inlets = None if predicate is None else Inlets(predicate, e["in"], clock=clock, log=log.logger, channel=channel)
-        units = {} if inlets is None else inlets.units
-        delay_s = (plan.geometry.window - plan.geometry.settles + plan.geometry.hop - 1) / plan.fs
-        return inlets, Outlets(e["out"], clock=clock, log=log.logger, delay_s=delay_s, units=units) if out else None
-
-    return of
-
-
-def _serve(
-    settings: Config,
-    log: Log,
-    stop: Stop,
-    ports: list[Callable[[str], Bridge]],
-    lsl: Callable[[Daemon], tuple[Inlets | None, Outlets | None]],
-) -> bool:
-    """Serve until stopped. True if the model is still in a call that does not return."""
+def _serve(settings: Config, log: Log, stop: Stop, read: list[Maker], published: list[Maker]) -> bool:
+    """Serve until stopped, with what reads sensors and what publishes beside it. True if the model is still in a call that does
+    not return."""
     from ppgstream.live.daemon import Daemon, cores
     from ppgstream.model import runtime
 
@@ -190,27 +139,24 @@ def _serve(
     daemon.import_all()
     daemon.open()
     e = daemon.endpoints
-    inlets, outlets = lsl(daemon)
-    sources: list[BackgroundTask] = [make(e["in"]) for make in ports]
-    if inlets is not None:
-        sources.append(inlets)
+    readers, publishers = [make(daemon) for make in read], [make(daemon) for make in published]
 
     def end() -> None:
-        """Each source sends its END first."""
+        """Each reader sends its END first."""
         asked.get()
-        for source in sources:
-            source.end()
+        for reader in readers:
+            reader.end()
         until = time.monotonic() + LAST_END_S
-        for source in sources:
-            source.join(max(until - time.monotonic(), 0.0))
+        for reader in readers:
+            reader.join(max(until - time.monotonic(), 0.0))
         daemon.stop.set()
 
     # A signal handler runs between any two steps of this thread, which may hold a lock: it may put, but neither start a thread
     # nor set an Event.
     asked: SimpleQueue[None] = SimpleQueue()
-    if sources:
+    if readers:
         threading.Thread(target=end, daemon=True).start()
-    stop.hold((lambda: asked.put(None)) if sources else daemon.stop.set)
+    stop.hold((lambda: asked.put(None)) if readers else daemon.stop.set)
     tell(
         "ready: %s %s at %g Hz; in %s (%s), out %s, status %s",
         *(found.arch.family, found.id.hex(), found.fs, e["in"], settings.in_.format, e["out"], e["status"]),
@@ -219,15 +165,14 @@ def _serve(
     gc.collect()
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
-    if outlets is not None:
-        outlets.start()
-    for source in sources:
-        source.start()
+    for task in publishers + readers:
+        task.start()
     engine = daemon.run(denoiser)
-    if outlets is not None:
+    if publishers:
         time.sleep(LAST_OUT_S)
-        outlets.end()
-        outlets.join(LAST_OUT_S)
+    for publisher in publishers:
+        publisher.end()
+        publisher.join(LAST_OUT_S)
     _ENGINES.append(engine)
     tell("final: %s", engine.account())
     if daemon.stuck:
@@ -277,10 +222,7 @@ def replay(
     speed: Annotated[str, typer.Option(help="How many times faster than the sensor sampled; max: as fast as possible.")] = "1",
     fs: Annotated[
         float | None,
-        typer.Option(
-            help="The recordings' sampling rate, Hz, if the files do not state it. Rates other than 125 Hz are resampled to "
-            "125 Hz."
-        ),
+        typer.Option(help="The recordings' sampling rate, Hz, if the files do not state it."),
     ] = None,
     trust_fs: TrustFsOption = False,
     column: ColumnOption = None,
@@ -313,6 +255,7 @@ def replay(
     from ppgstream.live.publisher import Publisher
     from ppgstream.live.status import StatusClient
     from ppgstream.tools import replay as tool
+    from ppgstream.wire.message import stream_like
 
     speed_value = _speed(speed)
     if fs is not None:
@@ -335,7 +278,7 @@ def replay(
         report = tool.pipe(
             sys.stdin.fileno(),
             publisher,
-            stream=stream_name(stream or "stdin"),
+            stream=stream_like(stream or "stdin"),
             fs=fs or 0.0,
             column=column,
             key=field,
@@ -432,6 +375,7 @@ def _tracks(
     """What to send, and what was understood of the files."""
     from ppgstream.files import recording
     from ppgstream.tools.replay import Track
+    from ppgstream.wire.message import stream_like
 
     tracks: list[Any] = []
     told: list[str] = []
@@ -446,7 +390,7 @@ def _tracks(
             if not len(cut):
                 end = "" if part[1] is None else f" until {part[1]:g} s"
                 raise DataError(f"{path}: nothing from {part[0]:g} s on{end}: it is {len(row) / rate:g} s long")
-            base = stream_name(stream or path.stem) + (f"-{number}" if len(rows) > 1 else "")
+            base = stream_like(stream or path.stem) + (f"-{number}" if len(rows) > 1 else "")
             tracks += [Track(base if copies == 1 else f"{base[:58]}-{copy}", cut, rate) for copy in range(copies)]
     names = [t.stream for t in tracks]
     if len(set(names)) != len(names) or any(len(n) > 64 for n in names):

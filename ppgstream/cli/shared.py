@@ -280,10 +280,3 @@ def loaded(config_path: Path | None, **overrides: str | None) -> Config:
     from ppgstream import config
 
     return config.load(config_path, **overrides)
-
-
-def stream_name(text: str) -> str:
-    import re
-
-    name = re.sub(r"[^A-Za-z0-9._:-]", "-", text)[:64]
-    return name or "replay"

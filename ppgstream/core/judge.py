@@ -36,8 +36,8 @@ SENTINELS = (0.0, -1.0, -999.0, -9999.0)  # what drivers send for "no value"
 SENTINEL_JUMP = 6.0
 LEAST_RUN = 5  # equal samples in a row (40 ms at 125 Hz; a rounded peak holds 2 or 3)
 CONTINUOUS_RUN = 3  # the same, where two values are hardly ever equal by chance
-SLOW_RUNS = (60, 120)  # the same, where a run was entered by one count of the converter: least and most
-FAR_RUN = 50  # so many outliers in a row are outliers; more are a step
+SLOW_RUNS_S = (0.48, 0.96)  # the same, where a run was entered by one count of the converter: least and most
+FAR_RUN_S = 0.4  # outliers for so long are outliers; for longer, they are a step
 LEAD_OFF_S = 1.0  # held for longer: nothing is attached
 
 _NONE = np.empty(0)
@@ -53,6 +53,7 @@ class Judge:
         "_before",
         "_entry",
         "_far",
+        "_far_run",
         "_given",
         "_held",
         "_last",
@@ -64,13 +65,15 @@ class Judge:
         "_recent",
         "_run_value",
         "_sentinels",
+        "_slow_runs",
         "_start",
         "_start_length",
         "_touching",
     )
 
     def __init__(self, fs: float, max_fill: int, sentinels: Sequence[float] = ()) -> None:
-        self._lead_off = round(LEAD_OFF_S * fs)
+        self._lead_off, self._far_run = round(LEAD_OFF_S * fs), round(FAR_RUN_S * fs)
+        self._slow_runs = round(SLOW_RUNS_S[0] * fs), round(SLOW_RUNS_S[1] * fs)
         self._max_fill = max_fill
         self._sentinels = frozenset(sentinels)
         self._given: list[tuple[Float64, int]] = []  # samples and their state, not put together yet
@@ -247,7 +250,7 @@ class Judge:
                     continue
                 if self._far and far and self._is_jump(v):
                     self._pending.append(v)
-                    if len(self._pending) > FAR_RUN:
+                    if len(self._pending) > self._far_run:
                         self._recent.count(at + 1)
                         self._stay_far(out)
                         return at + 1, self._recent.judged % self._recent.grid == 0
@@ -274,7 +277,7 @@ class Judge:
         if s is None:
             return UNKNOWN_RUN
         if self._entry <= 1.5 * s.quantum:
-            return min(max(SLOW_RUNS[0], int(6 * s.mean_run)), SLOW_RUNS[1])
+            return min(max(self._slow_runs[0], int(6 * s.mean_run)), self._slow_runs[1])
         if self._entry <= 4.5 * s.quantum or not self._entry < np.inf:
             return max(15, 10 * s.usual_run + 1)
         if s.usual_run == 1:
@@ -286,9 +289,7 @@ class Judge:
         if v in self._sentinels:
             return True
         s = self._recent.statistics
-        if s is None:
-            return False
-        return self._last is None or abs(v - self._last) >= JUMP * s.step or self._is_sentinel(v)
+        return s is not None and (self._last is None or abs(v - self._last) >= JUMP * s.step or self._is_sentinel(v))
 
     def _is_sentinel(self, v: float) -> bool:
         s = self._recent.statistics
@@ -351,7 +352,7 @@ class Judge:
             self._long = self._touching = False
 
     def _stay_far(self, out: list[Judged]) -> None:
-        """More than `FAR_RUN` samples lie far outside: a long held run, a step, or measured after all."""
+        """For longer than `FAR_RUN_S` samples lie far outside: a long held run, a step, or measured after all."""
         x, s = np.array(self._pending), self._recent.statistics
         if (x == x[0]).all():
             self._begin_long(float(x[0]), out)

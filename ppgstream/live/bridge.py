@@ -1,16 +1,19 @@
-"""From lines of text to a daemon: what a pipe or a serial port gives, sent as a sensor would send it."""
+"""What sends a sensor's samples to a daemon beside it: the lines of a pipe or a serial port, and what such sources share."""
 
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ppgstream.errors import DataError, PpgStreamError, UsageError
 from ppgstream.files.cells import SHOWN, is_number, is_text, number
@@ -19,6 +22,8 @@ from ppgstream.files.opened import MAX_LINE
 from ppgstream.files.pipe import line_reader
 from ppgstream.live.publisher import Publisher
 from ppgstream.wire.message import EMPTY, Chunk, Kind
+
+Float64 = NDArray[np.float64]
 
 BAUD = 115_200
 WAIT_S = 0.2  # the longest that a sample waits for others, where no rate is known
@@ -176,6 +181,39 @@ class BackgroundTask:
         if self._told.get(stream) != text:
             self._told[stream] = text
             self._log.warning("%s", text, extra={"event": "source", "stream": stream})
+
+
+@dataclass(slots=True)
+class StampedSession:
+    """Samples with a stamp each, seconds, as messages of one session. Where the stamps of all samples to come are more than
+    `gap_s` later than their count says, samples are missing, and their indexes stay free. fs: Hz, 0 if it is not known."""
+
+    stream: str
+    fs: float
+    gap_s: float
+    session: int = field(default_factory=lambda: secrets.randbits(64))
+    index: int = 0  # of the next sample
+    last: float = math.nan  # stamp of the newest sample
+
+    def chunks(self, x: Float64, stamps: Float64, to_ns: Callable[[float], int]) -> Iterator[Chunk]:
+        """The messages of samples that have come, each (n,)."""
+        missing = np.zeros(len(x))
+        if self.fs:
+            last = stamps[0] - 1 / self.fs if math.isnan(self.last) else self.last
+            late = stamps - last - np.arange(1, len(x) + 1) / self.fs
+            stays = np.minimum.accumulate(late[::-1])[::-1]  # what is late and caught up with was only late in coming
+            missing = np.diff(stays, prepend=0.0)
+        jumps: list[int] = np.flatnonzero(missing > self.gap_s).tolist()
+        for a, b in pairwise([0, *(k for k in jumps if k), len(x)]):
+            if missing[a] > self.gap_s:
+                self.index += round(float(missing[a]) * self.fs)
+            yield Chunk(self.stream, self.session, self.index, x[a:b], fs=self.fs, t_ns=to_ns(float(stamps[a])))
+            self.index += b - a
+        self.last = float(stamps[-1])
+
+    def end(self) -> Chunk:
+        """The session's END."""
+        return Chunk(self.stream, self.session, self.index, EMPTY, Kind.END, self.fs)
 
 
 class Device(Protocol):

@@ -41,6 +41,7 @@ class Inbox:
     def __init__(self, socket: zmq.Socket[Any]) -> None:
         self._socket = socket
         self._dropping = False  # the rest of a message of too many parts
+        self._last: zmq.Frame | None = None  # of the last message
 
     def take(self) -> list[bytes] | None:
         """The parts of the next message; None if there is none. Of a message of more than `MOST_PARTS` parts, one more than these
@@ -49,20 +50,28 @@ class Inbox:
         try:
             if self._dropping:
                 for _ in range(DROPPED_A_CALL):
-                    self._socket.recv(zmq.NOBLOCK)
-                    if not self._socket.getsockopt(zmq.RCVMORE):
+                    if not self._socket.recv(zmq.NOBLOCK, copy=False).more:
                         self._dropping = False
                         break
                 return parts
             while True:
-                parts.append(self._socket.recv(zmq.NOBLOCK))
-                if not self._socket.getsockopt(zmq.RCVMORE):
+                frame = self._last = self._socket.recv(zmq.NOBLOCK, copy=False)
+                parts.append(frame.bytes)
+                if not frame.more:
                     return parts
                 if len(parts) > MOST_PARTS:
                     self._dropping = True
                     return parts
         except zmq.Again:
             return None
+
+    @property
+    def peer(self) -> str:
+        """The address that the last message came from; empty where ZeroMQ does not know it, as over ipc."""
+        try:
+            return "" if self._last is None else str(self._last.get("Peer-Address"))
+        except zmq.ZMQError:
+            return ""
 
 
 def attach(socket: zmq.Socket[Any], endpoint: str, *, bind: bool, name: str = "") -> str:

@@ -11,20 +11,18 @@ import logging
 import math
 import os
 import re
-import secrets
 import time
-from dataclasses import dataclass, field
-from itertools import pairwise
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ppgstream.errors import PpgStreamError
-from ppgstream.live.bridge import BackgroundTask
+from ppgstream.live.bridge import BackgroundTask, StampedSession
 from ppgstream.live.publisher import Publisher
 from ppgstream.live.receiver import Receiver
-from ppgstream.wire.message import EMPTY, MAX_COUNT, Chunk, Flag, Kind
+from ppgstream.wire.message import MAX_COUNT, Chunk, Flag, Kind, stream_like
 
 # Streams are looked for and found on this machine alone, since LSL has no keys; and its own lines are none of this program's log.
 CONFIGURATION = "[multicast]\nResolveScope = machine\n[log]\nlevel = -3\n"
@@ -33,7 +31,7 @@ LOOK_S = 2.0  # between two looks for streams that are new
 PULL_S = 0.02  # between two looks for samples
 BUFFER_S = 60  # of a stream that is not read, in LSL
 MOST_STREAMS = 100  # that are published to LSL
-GAP_S = 0.5  # stamps that are so much later than the rate says: samples are missing
+GAP_S = 0.5  # see StampedSession
 OUT_SAMPLES = ("denoised", "confidence", "flags")
 OUT_BEATS = ("interval_ms", "confidence", "bpm", "bpm_confidence")
 
@@ -57,33 +55,32 @@ class Clock:
 
 @dataclass
 class Inlet:
-    """A stream that is read. `last`: index and stamp of its newest sample."""
+    """A stream that is read, as a session of ours."""
 
     inlet: Any
-    stream: str
-    fs: float
     channel: int
-    units: str
-    session: int = field(default_factory=lambda: secrets.randbits(64))
-    index: int = 0
-    last: float = math.nan
-
-
-def name_of(text: str) -> str:
-    """A stream id like a stream's name in LSL."""
-    return re.sub(r"[^A-Za-z0-9._:-]", "-", text)[:64] or "lsl"
+    session: StampedSession
 
 
 class Inlets(BackgroundTask):
     """Streams that match `predicate` (LSL's own words: "type='PPG'") into a daemon's input. channel: which one, by its label or
-    its number from 0 on; None: the first that is called infrared, else the first."""
+    its number from 0 on; None: the first that is called infrared, else the first. `units`: takes the unit of each stream."""
 
-    def __init__(self, predicate: str, endpoint: str, *, clock: Clock, log: logging.Logger, channel: str | None = None) -> None:
+    def __init__(
+        self,
+        predicate: str,
+        endpoint: str,
+        *,
+        clock: Clock,
+        log: logging.Logger,
+        channel: str | None = None,
+        units: dict[str, str] | None = None,
+    ) -> None:
         super().__init__("LSL in", log)
         self._predicate, self._endpoint, self._channel, self._clock = predicate, endpoint, channel, clock
         self._inlets: dict[str, Inlet] = {}  # by LSL's id of each
         self._refused: set[str] = set()
-        self.units: dict[str, str] = {}  # by stream
+        self._units = {} if units is None else units
 
     def work(self) -> None:
         while not self.over.is_set():
@@ -94,9 +91,9 @@ class Inlets(BackgroundTask):
                 self.tell(f"LSL: {error}; tried again")
                 self.over.wait(LOOK_S)
             finally:
-                for inlet in self._inlets.values():
-                    publisher.send_last(Chunk(inlet.stream, inlet.session, inlet.index, EMPTY, Kind.END, inlet.fs))
-                    inlet.inlet.close_stream()
+                for one in self._inlets.values():
+                    publisher.send_last(one.session.end())
+                    one.inlet.close_stream()
                 self._inlets.clear()
                 publisher.close(0.5)
 
@@ -130,13 +127,15 @@ class Inlets(BackgroundTask):
             self._refused.add(uid)
             self.tell(f"LSL: {info.name()}: not read: {error or type(error).__name__}")
             return
-        taken = {one.stream for one in self._inlets.values()}
+        taken = {one.session.stream for one in self._inlets.values()}
         stream = next(
-            n for n in (name_of(info.name()), name_of(f"{info.name()[:40]}.{info.source_id()[:20]}"), uid) if n not in taken
+            n
+            for n in (stream_like(info.name()), stream_like(f"{info.name()[:40]}.{info.source_id()[:20]}"), uid)
+            if n not in taken
         )
         fs = info.nominal_srate()
-        self._inlets[uid] = Inlet(inlet, stream, fs if 10 <= fs <= 1000 else 0.0, channel, units)
-        self.units[stream] = units
+        self._inlets[uid] = Inlet(inlet, channel, StampedSession(stream, fs if 10 <= fs <= 1000 else 0.0, GAP_S))
+        self._units[stream] = units
         self.tell(
             f"LSL: {info.name()!r} of {info.hostname()}: channel {channel} of {info.channel_count()}, {fs:g} Hz, is read", stream
         )
@@ -149,23 +148,14 @@ class Inlets(BackgroundTask):
             rows, stamps = one.inlet.pull_chunk(timeout=0.0, max_samples=MAX_COUNT)
         except pylsl.LostError:
             del self._inlets[uid]
-            publisher.send(Chunk(one.stream, one.session, one.index, EMPTY, Kind.END, one.fs))
-            self.tell("LSL: gone; looked for again", one.stream)
+            publisher.send(one.session.end())
+            self.tell("LSL: gone; looked for again", one.session.stream)
             return False
-        if not stamps:
-            return False
-        x, t = np.array([row[one.channel] for row in rows], np.float64), np.array(stamps)
-        # What is missing shows in the stamps alone.
-        missing = np.rint(np.diff(t, prepend=t[0] if math.isnan(one.last) else one.last) * one.fs).astype(np.int64) - 1
-        jumps: list[int] = np.flatnonzero(missing > GAP_S * one.fs).tolist() if one.fs else []
-        for a, b in pairwise([0, *(k for k in jumps if k), len(x)]):
-            if one.fs and missing[a] > GAP_S * one.fs:
-                one.index += int(missing[a])
-            chunk = Chunk(one.stream, one.session, one.index, x[a:b], fs=one.fs, t_ns=self._clock.to_ns(float(t[a])))
-            publisher.send(chunk)
-            one.index += b - a
-        one.last = float(t[-1])
-        return True
+        if stamps:
+            x = np.array([row[one.channel] for row in rows], np.float64)
+            for chunk in one.session.chunks(x, np.array(stamps), self._clock.to_ns):
+                publisher.send(chunk)
+        return bool(stamps)
 
 
 def channel_of(info: Any, wanted: str | None) -> tuple[int, str]:

@@ -62,7 +62,8 @@ class ZmqSource:
             least = "at least " * (len(parts) > MOST_PARTS)
             stream = error.stream or named(parts)
             who = f"{stream}: " if stream else ""
-            why = f"{who}malformed message of {least}{sum(len(p) for p in parts)} bytes: {error}"
+            peer = f" from {self._inbox.peer}" if self._inbox.peer else ""
+            why = f"{who}malformed message of {least}{sum(len(p) for p in parts)} bytes{peer}: {error}"
             return self._refuse(why, stream, str(error))
         if chunks and chunks[0].kind is Kind.BEATS:
             return self._refuse(f"{chunks[0].stream}: a BEATS message: only this daemon makes them", chunks[0].stream)

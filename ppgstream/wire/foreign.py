@@ -27,6 +27,7 @@ PAUSE = 1.5  # of the time that a batch took to measure: after it, so long a pau
 RHYTHM = 2.5  # of the usual wait between messages: the same
 LONGEST_PAUSE_S = 60.0
 SLOW_HZ = 25.0  # the rate by which the time of a batch is guessed while none is known
+LOST_S = 0.5  # a time so much later than the samples before say, while as much time passed: samples are missing
 UNIT_S = 1.0  # over how much time the unit of a time is found by the arrival of messages
 
 
@@ -34,7 +35,7 @@ UNIT_S = 1.0  # over how much time the unit of a time is found by the arrival of
 class _Numbering:
     """A stream that is numbered here. `wait_s`: the usual one between messages; `batch_s`: how long the last message's samples
     took to measure. `first`: time and arrival of the first message whose time has no unit; `last`: index and time, s, of the
-    last sample that had a time."""
+    last sample that had a time; `due_ns`: the time of the next sample, if none is missing; 0: not known."""
 
     session: int
     next: int
@@ -46,6 +47,7 @@ class _Numbering:
     unit: TimeUnit = "auto"
     first: tuple[float, float] | None = None
     last: tuple[int, float] | None = None
+    due_ns: int = 0
 
 
 class Adopter:
@@ -128,6 +130,7 @@ class Adopter:
         if numbering is not None and self._listened - numbering.seen <= self._silent_s(numbering):
             fs = numbering.fs or self._fs
             numbering.next += max(round((now - numbering.read_at) * fs), round(LEAST_GAP_S * fs), LEAST_GAP)
+            numbering.due_ns = 0
             self._heard(stream, numbering, now)
 
     def _silent_s(self, numbering: _Numbering) -> float:
@@ -172,8 +175,12 @@ class Adopter:
             self.doubt = f"{stream}: JSON holds {', '.join(record.others)} too, which are not taken: [in] json_samples"
         n = len(record.samples)
         numbering.batch_s = n / (numbering.fs or self._fs or SLOW_HZ)
+        t_ns = self._t_ns(numbering, record, now)
+        if record.first is None:
+            numbering.next += self._lost(numbering, t_ns, now)
+        numbering.due_ns = t_ns + round(numbering.batch_s * 1e9) if t_ns else 0
         base = Chunk(stream, numbering.session, numbering.next, record.samples, fs=numbering.fs, adopted=True, units=record.units)
-        base.t_ns = self._t_ns(numbering, record, now)
+        base.t_ns = t_ns
         for a in range(0, max(n, 0 if record.end else 1), MAX_COUNT):
             part = record.samples[a : a + MAX_COUNT]
             chunks.append(replace(base, index=numbering.next + a, samples=part, t_ns=base.t_ns if a == 0 else 0))
@@ -203,6 +210,16 @@ class Adopter:
                 return 0
         t_ns = round(seconds * 1e9)
         return (t_ns or 1) if abs(t_ns) < 2**62 else 0
+
+    def _lost(self, numbering: _Numbering, t_ns: int, now: float) -> int:
+        """How many samples are missing before one that was measured at `t_ns`. A clock that was set jumps too, but no message is
+        late then."""
+        fs = numbering.fs or self._fs
+        if not fs or not t_ns or not numbering.due_ns:
+            return 0
+        later_s = (t_ns - numbering.due_ns) / 1e9
+        least_s = max(LOST_S, numbering.batch_s / 2)  # of a long batch the time is no better known than its rate
+        return round(later_s * fs) if later_s > least_s and now - numbering.read_at > later_s / 2 else 0
 
     @staticmethod
     def _unit_of(numbering: _Numbering, time: float, now: float) -> TimeUnit:

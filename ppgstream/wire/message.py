@@ -300,6 +300,11 @@ def count_of(parts: Sequence[bytes]) -> str:
     return f"more than {MOST_PARTS}" if len(parts) > MOST_PARTS else str(len(parts))
 
 
+def stream_like(text: str) -> str:
+    """A stream id like a name of any characters."""
+    return re.sub(r"[^A-Za-z0-9._:-]", "-", text)[:64] or "sensor"
+
+
 def stream_id(parts: Sequence[bytes], *, expected: int) -> str:
     """The stream id in the first of `expected` message parts. Raises WireError."""
     if len(parts) != expected:

@@ -41,9 +41,11 @@ class Endless:
     def __init__(self, part: bytes, *, one_message: bool = False) -> None:
         self.part, self.one_message, self.taken = part, one_message, 0
 
-    def recv(self, _: int = 0) -> bytes:
+    def recv(self, _: int = 0, copy: bool = True) -> zmq.Frame | bytes:
         self.taken += 1
-        return self.part
+        frame = zmq.Frame(self.part)
+        frame.more = self.one_message
+        return self.part if copy else frame
 
     def getsockopt(self, _: int) -> int:
         return int(self.one_message)
