@@ -472,31 +472,38 @@ def monitor(
     json: Annotated[bool, typer.Option("--json", help="Print each snapshot as a line of JSON (docs/status.md).")] = False,
 ) -> None:
     """Watch a running daemon: throughput, lag, ledger, a row a stream, raw over clean."""
-    import msgspec
     from rich.console import Console
 
-    from ppgstream.live.status import StatusClient
     from ppgstream.show import monitor as view
 
     stop = Stop()
-    if not once and not json:
-        view.watch(status, stream=stream, interval_s=interval, stopped=stop, console=Console())
-        raise typer.Exit(stop.exit_code())
-    client = StatusClient(status)
+    if json:
+        _print_json(status, stop, stream=stream, interval_s=interval, once=once)
+    elif once:
+        view.once(status, stream=stream, console=Console())
+    elif not sys.stdout.isatty():
+        view.lines(status, stopped=stop, write=lambda line: print(line, flush=True))
+    else:
+        view.watch(status, stream=stream, interval_s=interval, stopped=stop)
+    raise typer.Exit(stop.exit_code())
+
+
+def _print_json(endpoint: str, stop: Stop, *, stream: str | None, interval_s: float, once: bool) -> None:
+    """Snapshots as lines of JSON."""
+    import msgspec
+
+    from ppgstream.live.status import StatusClient
+
+    client = StatusClient(endpoint)
     try:
-        looks = view.snapshots(client, stream, interval)
-        if once and not json:
-            next(looks)  # the first look says whose wave there is to ask for
-        for snapshot in looks:
+        while not stop():
+            began = time.monotonic()
+            snapshot = client.ask(1.0, [stream] if stream else [])
             if snapshot is None and once:
-                raise SourceError(f"{status}: no daemon answers there: is `ppgstream run` running?")
-            if json:
-                print(msgspec.json.encode(snapshot).decode(), flush=True)
-            elif snapshot is not None:
-                console = Console()
-                console.print(view.render(snapshot, endpoint=status, width=console.width))
-            if once or stop():
+                raise SourceError(f"{endpoint}: no daemon answers there: is `ppgstream run` running?")
+            print(msgspec.json.encode(snapshot).decode(), flush=True)
+            if once:
                 break
+            time.sleep(max(interval_s - (time.monotonic() - began), 0.0))
     finally:
         client.close()
-    raise typer.Exit(stop.exit_code())

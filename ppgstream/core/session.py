@@ -175,6 +175,11 @@ class Sessions:
         return self.retired.accepted + sum(known.sequencer.accepted for known in self.known.values())
 
     @property
+    def lost(self) -> int:
+        """Samples that never came, so far."""
+        return self.retired.gap + sum(known.sequencer.gap for known in self.known.values())
+
+    @property
     def unaccounted(self) -> int:
         """Indexes that a session has lost track of. Always 0, or there is a defect."""
         return sum(known.sequencer.counts.unaccounted for known in self.known.values())

@@ -8,9 +8,7 @@ there as denoised is asked of the track by the segment's number. Each sample is 
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +23,7 @@ from ppgstream.core.quality import HELD_CONFIDENCE, INTERFERENCE_CONFIDENCE, inp
 from ppgstream.core.resample import ONE, ratio_of
 from ppgstream.core.segments import InModel, Released
 from ppgstream.core.session import Opened
+from ppgstream.core.trace import Trace
 from ppgstream.core.track import Denoised, Held, Item, Missing, Track
 from ppgstream.wire.message import EMPTY, Beats, Chunk, Flag, Kind
 
@@ -34,15 +33,9 @@ MAX_T_NS = 2**62
 _CHANGES = 8  # of whether the rate is the declared one, that are remembered
 
 
+_NO_FLAGS = np.zeros(0, np.uint16)
+
 saved.known(Opened, Ended, Rated, Denoised, Held, Missing, Anchor, WrongFrom, Follower, Beats)
-
-
-@dataclass(slots=True)
-class Trace:
-    """What was published last, beside what it was made from: for a view that draws both. Kept only while somebody watches."""
-
-    raw: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
-    clean: deque[float] = field(default_factory=lambda: deque(maxlen=1000))
 
 
 class Timeline:
@@ -51,6 +44,7 @@ class Timeline:
     __slots__ = (
         "_anchors",
         "_firsts",
+        "_flags",
         "_follower",
         "_fs",
         "_items",
@@ -70,7 +64,7 @@ class Timeline:
         "ledger",
         "trace",
     )
-    UNSAVED = frozenset({"_name", "_plan", "_policy", "_threshold", "due", "ledger", "trace"})
+    UNSAVED = frozenset({"_flags", "_name", "_plan", "_policy", "_threshold", "due", "ledger", "trace"})
 
     def __init__(self, name: str, plan: Plan, rules: SensorRules, ledger: Ledger) -> None:
         self._name, self._plan, self.ledger = name, plan, ledger
@@ -79,6 +73,7 @@ class Timeline:
         self.due: list[Due] = []  # messages of beats and rates that are published and wait to be filled
         self.beats: Beats | None = None  # what was last said of the heart rate
         self.confidence = 0.0  # mean over what was published last
+        self._flags = _NO_FLAGS  # of what was published last
         self.trace: Trace | None = None
         self._follower = None if plan.rate is None else Follower(plan.fs)
         self._fs, self._ratio = plan.fs, ONE  # of what is published
@@ -194,6 +189,8 @@ class Timeline:
         if beats is None:
             return None
         self.beats = beats
+        if self.trace is not None:
+            self.trace.add_beats(beats)
         if math.isnan(due.disagrees):
             return None
         text = (
@@ -294,9 +291,9 @@ class Timeline:
         self._last_finite = float(answer[-1])
         self._next_out = index + len(values)
         self.confidence = float(confidence.sum()) / len(confidence)
+        self._flags = flags
         if self.trace is not None:
-            self.trace.raw.extend(raw.tolist())
-            self.trace.clean.extend(values.tolist())
+            self.trace.add(index, raw, values, confidence, flags)
         data = self._chunk(index, values, Kind.DATA, confidence=confidence.astype(np.float32), flags=flags, checkpoint=checkpoint)
         chunks.append(data)
         if self._follower is not None:
@@ -307,6 +304,11 @@ class Timeline:
             for at, block in complete:
                 chunks.append(self._beats_of(self._follower, at, block))
         return chunks
+
+    @property
+    def flags(self) -> int:
+        """All flags of what was published last."""
+        return int(np.bitwise_or.reduce(self._flags))
 
     def _follow(
         self,

@@ -6,13 +6,14 @@ publishes what comes back, and answers the monitor. The model alone runs on the 
 
 from __future__ import annotations
 
-import itertools
+import heapq
 import logging
 import os
 import resource
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import zmq
@@ -28,11 +29,12 @@ from ppgstream.live.door import BACKLOG, Doors, check_descriptors, most_descript
 from ppgstream.live.endpoints import MOST_BODY, MOST_QUESTION, MOST_SUBSCRIPTION, attach, make
 from ppgstream.live.events import Events
 from ppgstream.live.loop import LEAVE_S, Loop, Rooms, Stop, ready_limit
-from ppgstream.live.questions import Questions
+from ppgstream.live.questions import Question, Questions
 from ppgstream.live.round import Clock, Pace
 from ppgstream.live.sink import ZmqSink
 from ppgstream.live.snapshot import (
     CheckpointStatus,
+    EventStatus,
     Messages,
     Queues,
     Snapshot,
@@ -43,6 +45,7 @@ from ppgstream.live.snapshot import (
     traces_of,
 )
 from ppgstream.live.source import ZmqSource
+from ppgstream.live.watch import order
 from ppgstream.live.workers import Workers
 from ppgstream.model.checkpoint import Checkpoint
 
@@ -137,21 +140,25 @@ class Daemon:
 
     def loop_of(self, engine: Engine, workers: Workers) -> Loop:
         """The loop over the sockets that are open."""
-        self.questions = Questions(self._asked, engine, self.events, self.endpoints["in"], lambda: self.snapshot(engine, workers))
+        self.questions = Questions(
+            self._asked, engine, self.events, self.endpoints["in"], partial(self.snapshot, engine, workers)
+        )
         rooms = Rooms(engine, workers, self.source, self.sink, self.questions, self.events, self._doors, self.clock, self.pace)
         return Loop(self.config, rooms, self.stop, self._say)
 
     def _say(self, state: str) -> None:
         self.state = state
 
-    def snapshot(self, engine: Engine, workers: Workers) -> Snapshot:
+    def snapshot(self, engine: Engine, workers: Workers, asked: Question) -> Snapshot:
         """What the status socket tells."""
         self.sink.hear()
         samples_per_s, windows_per_s = self.pace.rates.now()
         plan, arch = engine.rules.plan, self.checkpoint.arch
         usage = resource.getrusage(resource.RUSAGE_SELF)
-        watched = self.questions.watched
-        rows = list(itertools.islice(engine.streams.values(), self.config.status.max_rows))
+        watched, now = self.questions.watched, time.monotonic()
+        like = [stream for stream in engine.streams.values() if asked.like in stream.name]
+        most = min(asked.rows or self.config.status.max_rows, self.config.status.max_rows)
+        rows = heapq.nsmallest(most, like, order(asked.sort, self.pace.watches))
         rows += [engine.streams[n] for n in watched if n in engine.streams and engine.streams[n] not in rows]
         limit = ready_limit(self.config, plan.geometry.hop)
         return Snapshot(
@@ -182,6 +189,11 @@ class Daemon:
             streams_total=len(engine.streams),
             streams=[row_of(stream, self.pace, self.clock) for stream in rows],
             traces=traces_of(engine, watched),
+            recent=[
+                EventStatus(recent.event.name, recent.event.stream, recent.event.text, recent.times, round(now - recent.at, 1))
+                for recent in self.events.recent.values()
+            ],
+            streams_like=len(like),
         )
 
 

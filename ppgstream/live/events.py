@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections import Counter, deque
 from collections.abc import Iterable
+from typing import NamedTuple
 
 from ppgstream.core.ledger import Event
 
@@ -13,14 +15,25 @@ LINES_A_TICK = 20  # of events that are logged a second; the others are counted
 _NUMBERS = re.compile(r"[0-9]+|'[^']*'|\"[^\"]*\"")  # what differs from one message to the next of the same fault
 MOST_COUNTED = 50_000  # of events by stream that are counted; then the counts begin anew
 LAST_EVENTS = 20  # events kept for the monitor
+RECENT = 40  # kinds of events, by stream and reason, kept for the monitor
+
+
+class Recent(NamedTuple):
+    """An event that was told `times` times, the last time at `at` (monotonic seconds)."""
+
+    event: Event
+    times: int
+    at: float
 
 
 class Events:
-    """Events go to `log` as warnings with the fields `event` and `stream`. counts: by kind; last: the texts of the latest."""
+    """Events go to `log` as warnings with the fields `event` and `stream`. counts: by kind; last: the texts of the latest;
+    recent: the latest of each kind, stream and reason, the newest last."""
 
     def __init__(self, log: logging.Logger) -> None:
         self.counts: Counter[str] = Counter()
         self.last: deque[str] = deque(maxlen=LAST_EVENTS)
+        self.recent: dict[tuple[str, str, str], Recent] = {}
         self._log = log
         self._by_stream: Counter[tuple[str, str, str]] = Counter()  # by kind, stream and reason
         self._logged = 0  # lines since the last tick
@@ -35,6 +48,10 @@ class Events:
         self._by_stream[key] += 1
         times = self._by_stream[key]
         self.last.append(event.text)
+        self.recent.pop(key, None)
+        self.recent[key] = Recent(event, times, time.monotonic())
+        if len(self.recent) > RECENT:
+            del self.recent[next(iter(self.recent))]
         if times > 3 and str(times).strip("0") != "1":
             return
         if self._logged >= LINES_A_TICK:

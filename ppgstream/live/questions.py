@@ -5,35 +5,49 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 import zmq
 
 from ppgstream.core.engine import Engine
-from ppgstream.core.timeline import Trace
+from ppgstream.core.trace import Trace
 from ppgstream.live.endpoints import Inbox
 from ppgstream.live.events import Events
 from ppgstream.live.snapshot import Snapshot
+from ppgstream.live.watch import Sort
 
 WATCHED = 8  # streams whose waves are kept for monitors
 WATCH_S = 10.0  # for how long after a monitor last asked
 QUESTIONS_A_TURN = 4
+KEPT = 8  # snapshots, for as many different questions
 KEPT_FOR = 20  # times the processor time that a snapshot took: so it takes a twentieth of the thread's, however many ask
 
 
+class Question(msgspec.Struct):
+    """What may be asked, all of it optional. `watch`: streams whose waves are wanted. `sort`, `like`, `rows`: which streams get a
+    row, in which order: those whose name holds `like`, at most `rows`, 0 for as many as the daemon gives. `taken`: of streams
+    and their sessions, up to where all was taken; then nothing else is answered."""
+
+    watch: list[str] = []
+    sort: Sort = "trouble"
+    like: str = ""
+    rows: Annotated[int, msgspec.Meta(ge=0)] = 0
+    taken: dict[str, Any] | None = None
+
+
 class Questions:
-    """A ROUTER socket. `make` makes a snapshot; `reads` is the endpoint that the daemon reads."""
+    """A ROUTER socket. `make` makes a snapshot for a question; `reads` is the endpoint that the daemon reads."""
 
     def __init__(
-        self, socket: zmq.Socket[bytes], engine: Engine, events: Events, reads: str, make: Callable[[], Snapshot]
+        self, socket: zmq.Socket[bytes], engine: Engine, events: Events, reads: str, make: Callable[[Question], Snapshot]
     ) -> None:
         self.socket = socket
         self.watched: dict[str, float] = {}  # streams whose waves are kept, and until when
         self._inbox = Inbox(socket)
         self._engine, self._events, self._reads, self._make = engine, events, reads, make
-        self._kept = b""  # the snapshot last sent; empty: the next request gets a fresh one
-        self._kept_at = self._cost_s = 0.0  # when it was made, and the processor time that it took
+        self._kept: dict[tuple[str, str, int], bytes] = {}  # the snapshots last sent, by what was asked, the newest last
+        self._kept_at = self._cost_s = 0.0  # when the last was made, and the processor time that it took
 
     def answer(self) -> None:
         """Answer a few of those that wait."""
@@ -45,16 +59,16 @@ class Questions:
                 continue
             envelope = parts[:-1] or parts  # the peer, and what a REQ socket puts before its question
             try:
-                asked = msgspec.json.decode(parts[-1]) if len(parts) > 1 else {}
+                asked = msgspec.json.decode(parts[-1], type=Question) if len(parts) > 1 else Question()
+            except msgspec.ValidationError:
+                asked = Question()  # a monitor of another version gets what all get
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue
-            if isinstance(asked, dict) and isinstance(asked.get("taken"), dict):
-                taken = {"in": self._reads, "taken": _taken(self._engine, asked["taken"])}
-                self._send(envelope, msgspec.json.encode(taken))
+            if asked.taken is not None:
+                self._send(envelope, msgspec.json.encode({"in": self._reads, "taken": _taken(self._engine, asked.taken)}))
                 continue
-            watch = asked.get("watch", []) if isinstance(asked, dict) else []
-            self._watch([n for n in watch if isinstance(n, str)] if isinstance(watch, list) else [])
-            self._send(envelope, self._current())
+            self._watch(asked.watch)
+            self._send(envelope, self._current(asked))
 
     def tick(self, now: float) -> None:
         """A second is over: the waves of streams that nobody asked for any more are not kept."""
@@ -68,7 +82,7 @@ class Questions:
             stream = self._engine.streams.get(name)
             if stream is not None and (name in self.watched or len(self.watched) < WATCHED):
                 if name not in self.watched:
-                    self._kept = b""  # it does not hold this wave
+                    self._kept.clear()  # none of them holds this wave
                 self.watched[name] = time.monotonic() + WATCH_S
                 stream.timeline.trace = stream.timeline.trace or Trace()
 
@@ -78,14 +92,18 @@ class Questions:
         except zmq.ZMQError:
             self._events.counts["monitor_slow"] += 1  # a monitor that does not read gets no answer
 
-    def _current(self) -> bytes:
-        """The snapshot as sent, made anew once it is `KEPT_FOR` times as old as the processor time that it took."""
-        now = time.monotonic()
+    def _current(self, asked: Question) -> bytes:
+        """The snapshot as sent, made anew once the last one is `KEPT_FOR` times as old as the processor time that it took. Until
+        then a question that nobody asked yet gets the newest one that there is."""
+        now, key = time.monotonic(), (asked.sort, asked.like[:64], asked.rows)
         if not self._kept or now - self._kept_at >= KEPT_FOR * self._cost_s:
             started = time.thread_time()
-            self._kept = msgspec.json.encode(self._make())
+            self._kept.pop(key, None)
+            self._kept[key] = msgspec.json.encode(self._make(asked))
+            while len(self._kept) > KEPT:
+                del self._kept[next(iter(self._kept))]
             self._kept_at, self._cost_s = now, time.thread_time() - started
-        return self._kept
+        return self._kept.get(key) or next(reversed(self._kept.values()))
 
 
 def _taken(engine: Engine, sessions: dict[Any, Any]) -> dict[str, int | None]:

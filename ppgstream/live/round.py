@@ -13,6 +13,7 @@ from ppgstream.core.stream import Stream
 from ppgstream.core.tile import Tile
 from ppgstream.live.events import Events
 from ppgstream.live.sink import Sink
+from ppgstream.live.watch import Rates, StreamWatch
 
 TURN_S = 0.005  # for how long streams are looked at before looking up
 TICK_S = 1.0
@@ -48,33 +49,21 @@ class Clock:
         self._turned_at = now
 
 
-class Rates:
-    """Samples and windows a second over the last few ticks."""
-
-    __slots__ = ("_history",)
-
-    def __init__(self) -> None:
-        self._history: deque[tuple[float, int, int]] = deque(maxlen=6)
-
-    def tick(self, now: float, samples: int, windows: int) -> None:
-        self._history.append((now, samples, windows))
-
-    def now(self) -> tuple[float, float]:
-        if len(self._history) < 2:
-            return 0.0, 0.0
-        (t0, s0, w0), (t1, s1, w1) = self._history[0], self._history[-1]
-        return (s1 - s0) / (t1 - t0), (w1 - w0) / (t1 - t0)
-
-
 class Pace:
-    """How fast and how late a daemon is: over all streams, and of each by its name."""
+    """How fast and how late a daemon is; and each stream's watch, by its name."""
 
     def __init__(self) -> None:
         self.lags: deque[float] = deque(maxlen=LAGS)  # ms, from the arrival of a window's last sample to its publication
         self.read_lags: deque[float] = deque(maxlen=LAGS)  # ms, from when it was read
         self.rates = Rates()
-        self.stream_rates: dict[str, Rates] = {}
-        self.stream_lags: dict[str, float] = {}
+        self.watches: dict[str, StreamWatch] = {}
+
+    def watch(self, name: str) -> StreamWatch:
+        """That of a stream."""
+        found = self.watches.get(name)
+        if found is None:
+            found = self.watches[name] = StreamWatch()
+        return found
 
     def published(self, tile: Tile, now: float) -> None:
         """The windows of a tile were published at `now`."""
@@ -82,13 +71,12 @@ class Pace:
             lag = (now - ready.arrived_at) * 1000
             self.lags.append(lag)
             self.read_lags.append((now - ready.read_at) * 1000)
-            self.stream_lags[ready.stream.name] = lag
+            self.watch(ready.stream.name).lag_ms = lag
 
     def forget(self, engine: Engine) -> None:
         """Streams that the engine has forgotten."""
-        for known in (self.stream_rates, self.stream_lags):
-            for name in [n for n in known if n not in engine.streams]:
-                del known[name]
+        for name in [n for n in self.watches if n not in engine.streams]:
+            del self.watches[name]
 
 
 class Round:
@@ -147,10 +135,7 @@ class Round:
             accepted = stream.intake.sessions.accepted
             self._accepted[stream.name] = accepted
             lost += stream.unaccounted
-            rates = self._pace.stream_rates.get(stream.name)
-            if rates is None:
-                rates = self._pace.stream_rates[stream.name] = Rates()
-            rates.tick(now, accepted, 0)
+            self._pace.watch(stream.name).look(stream, now, self._clock.listened)
         if lost:
             self._events.tell(
                 Event("unaccounted", f"the ledger does not add up by {lost} samples: this is a defect, please report it")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import deque
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -77,11 +78,25 @@ class Queues(msgspec.Struct):
 
 
 class TraceStatus(msgspec.Struct):
-    """A watched stream's wave."""
+    """A watched stream's wave, a value a sample; and its beats: seconds before the end, and confidence."""
 
     fs: float
     raw: list[float | None]
-    clean: list[float]
+    clean: list[float | None]
+    confidence: list[float] = []
+    flags: list[int] = []
+    beats: list[tuple[float, float]] = []
+    units: str = ""
+
+
+class EventStatus(msgspec.Struct):
+    """An event that happened lately, `times` in all, the last time `age_s` ago."""
+
+    name: str
+    stream: str
+    text: str
+    times: int
+    age_s: float
 
 
 class StreamStatus(msgspec.Struct):
@@ -114,6 +129,10 @@ class StreamStatus(msgspec.Struct):
     in_flight: int
     refused: int
     unclean_sessions: int
+    # What an older daemon does not tell has a default.
+    troubles: list[str] = []
+    low_s: float = 0.0
+    lost_lately: int = 0
 
 
 class Snapshot(msgspec.Struct):
@@ -146,6 +165,9 @@ class Snapshot(msgspec.Struct):
     streams_total: int
     streams: list[StreamStatus]
     traces: dict[str, TraceStatus]
+    # What an older daemon does not tell has a default.
+    recent: list[EventStatus] | None = None
+    streams_like: int | None = None
 
 
 def ledger_of(engine: Engine) -> LedgerStatus:
@@ -165,18 +187,18 @@ def row_of(stream: Stream, pace: Pace, clock: Clock) -> StreamStatus:
     """One stream's row."""
     sessions, beats, fs = stream.intake.sessions, stream.timeline.beats, stream.intake.rate.measured
     counts: Counts = sessions.counts
-    rates = pace.stream_rates.get(stream.name)
+    watch, now = pace.watch(stream.name), time.monotonic()
     return StreamStatus(
         stream.name,
         None if stream.session is None else f"{stream.session:016x}",
         stream.session is not None,
         round(clock.listened - sessions.seen_at, 3),
-        round(rates.now()[0], 1) if rates else 0.0,
+        round(watch.rates.now()[0], 1),
         stream.intake.fs,
         None if fs is None else round(fs, 3),
         None if (ppm := stream.intake.rate.drift_ppm) is None else round(ppm, 1),
         stream.intake.units,
-        round(pace.stream_lags.get(stream.name, 0.0), 3),
+        round(watch.lag_ms, 3),
         round(stream.timeline.confidence, 4),
         None if beats is None or math.isnan(beats.bpm) else round(beats.bpm, 1),
         None if beats is None else round(beats.bpm_confidence, 3),
@@ -185,6 +207,9 @@ def row_of(stream: Stream, pace: Pace, clock: Clock) -> StreamStatus:
         stream.in_flight,
         stream.ledger.refused,
         sessions.unclean,
+        list(watch.troubles),
+        round(watch.low_s(now), 1),
+        watch.lost_lately(stream),
     )
 
 
@@ -194,7 +219,16 @@ def traces_of(engine: Engine, watched: Iterable[str]) -> dict[str, TraceStatus]:
     for name in watched:
         stream = engine.streams.get(name)
         if stream is not None and (trace := stream.timeline.trace) is not None:
-            found[name] = TraceStatus(stream.intake.fs, [None if math.isnan(v) else v for v in trace.raw], list(trace.clean))
+            fs = stream.intake.fs
+            found[name] = TraceStatus(
+                fs,
+                [None if math.isnan(v) else v for v in trace.raw],
+                [None if math.isnan(v) else v for v in trace.clean],
+                list(trace.confidence),
+                list(trace.flags),
+                [(round((trace.stop - at) / fs, 3), round(sure, 3)) for at, sure in trace.beats],
+                stream.intake.units,
+            )
     return found
 
 

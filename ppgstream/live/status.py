@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 import zmq
@@ -13,6 +13,9 @@ import zmq
 from ppgstream.errors import PpgStreamError, SourceError
 from ppgstream.live.endpoints import MOST_ANSWER, attach, make
 from ppgstream.live.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from ppgstream.live.watch import Sort
 
 T = TypeVar("T")
 ANSWERS_A_LOOK = 64
@@ -30,7 +33,7 @@ class Taken(msgspec.Struct):
     """The answer to `taken`; without its fields, that of a daemon that does not know the question."""
 
     in_: str = msgspec.field(name="in", default="")
-    taken: dict[str, int | None] = {}
+    taken: dict[str, Annotated[int, msgspec.Meta(ge=0)] | None] = {}
 
 
 class StatusClient:
@@ -46,9 +49,12 @@ class StatusClient:
             self._context.destroy(linger=0)
             raise
 
-    def ask(self, timeout_s: float, watch: Sequence[str] = ()) -> Snapshot | None:
-        """The daemon's snapshot, or None if it does not answer in time."""
-        return self._ask({"watch": list(watch)}, timeout_s, Snapshot)
+    def ask(
+        self, timeout_s: float, watch: Sequence[str] = (), *, sort: Sort = "trouble", like: str = "", rows: int = 0
+    ) -> Snapshot | None:
+        """The daemon's snapshot, or None if it does not answer in time. The arguments are those of `questions.Question`."""
+        question: dict[str, Any] = {"watch": list(watch), "sort": sort, "like": like, "rows": rows}
+        return self._ask(question, timeout_s, Snapshot)
 
     def taken(self, sessions: Mapping[str, int], timeout_s: float) -> tuple[str, dict[str, int | None]] | None:
         """The daemon's input endpoint, and of streams and their sessions the index up to which it has taken everything, None

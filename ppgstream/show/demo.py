@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.logging import RichHandler
 from rich.table import Table
+from rich.text import Text
 
 from ppgstream.config import Config, In, Out, Status
 from ppgstream.core.denoiser import Denoiser
@@ -33,12 +34,14 @@ from ppgstream.live.snapshot import Snapshot
 from ppgstream.live.status import StatusClient
 from ppgstream.model.checkpoint import Checkpoint
 from ppgstream.show import plots
-from ppgstream.show.monitor import render
+from ppgstream.show.monitor import glyphs_of
+from ppgstream.show.screen import History, View, screen
 from ppgstream.wire.message import EMPTY, Chunk, Kind
 
 SEED = 20_190_823  # of the demo alone
 CHUNK = 25
 PICTURE_S = 10
+VIEW_LINES = 24  # of the live view
 ANY_PORT = "tcp://127.0.0.1:*"
 Float64 = NDArray[np.float64]
 
@@ -106,7 +109,7 @@ def run(
     sensors = people(streams, int(seconds * checkpoint.fs) // CHUNK * CHUNK, kind)
     receiver = Receiver(daemon.endpoints["out"])
     status = StatusClient(daemon.endpoints["status"])
-    done = threading.Event()
+    done, history = threading.Event(), History()
     view = None if plain else Live(console=console, auto_refresh=False, transient=True)
     say = partial(console.print, soft_wrap=True)
     say(
@@ -130,7 +133,12 @@ def run(
                 if time.monotonic() >= next_look:
                     snapshot = status.ask(0.5, [sensors[0].name])
                     if snapshot is not None and view is not None:
-                        view.update(render(snapshot, endpoint=daemon.endpoints["status"], width=console.width), refresh=True)
+                        history.add(snapshot)
+                        shown = screen(
+                            snapshot, View(stream=sensors[0].name), history, width=console.width, height=VIEW_LINES,
+                            endpoint=daemon.endpoints["status"], glyphs=glyphs_of(console.encoding),
+                        )  # fmt: skip
+                        view.update(Text("\n").join(shown.lines[:-1]), refresh=True)
                     elif snapshot is not None:
                         say(_plain_line(snapshot), highlight=False)
                     next_look += 0.4 if view is not None else 2.0

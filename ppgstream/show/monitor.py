@@ -1,205 +1,238 @@
-"""The terminal view: a status snapshot in, something rich can draw out. `render` is pure; only `ask` and `watch` touch the
-world."""
+"""Watches a running daemon in a terminal: asks its status socket, and shows what `screen` makes of the answer."""
 
 from __future__ import annotations
 
+import sys
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
+from pathlib import Path
 
-from rich.console import Console, Group, RenderableType
-from rich.live import Live
-from rich.panel import Panel
-from rich.table import Table
+from rich.console import Console, RenderableType
 from rich.text import Text
+from textual import events
+from textual.app import App, ComposeResult
+from textual.widget import Widget
 
-from ppgstream.live.snapshot import Snapshot, StreamStatus
+from ppgstream.errors import SourceError
+from ppgstream.live.snapshot import Snapshot
 from ppgstream.live.status import StatusClient
+from ppgstream.show.screen import History, Screen, View, chosen_of, line_of, press, rows_of, screen
+from ppgstream.show.wave import ASCII, UNICODE, Glyphs, csv_of
 
-ROWS_SHOWN = 12
-WIDE = 100  # columns of a terminal that have room for everything
-KNOWN = 0.5  # confidence from which a heart rate is shown as one
-PLOT_HEIGHT = 8
-PLOT_SECONDS = 6
-
-
-# Braille cells are 2 dots wide and 4 high; these are the bits of the dots, column by column from the top.
-_DOTS = ((0x01, 0x02, 0x04, 0x40), (0x08, 0x10, 0x20, 0x80))
+ANSWER_S = 1.0  # a daemon that has not answered by then is gone
+LINE_S = 1.0  # between two lines into a pipe
 
 
-def snapshots(client: StatusClient, stream: str | None, interval_s: float) -> Iterator[Snapshot | None]:
-    """A snapshot every `interval_s` seconds; None while the daemon does not answer."""
-    watch = [stream] if stream else []
-    while True:
-        started = time.monotonic()
-        snapshot = client.ask(1.0, watch)
-        if snapshot is not None and not stream:
-            live = [row.name for row in snapshot.streams if row.live]
-            if not watch or (watch[0] not in live and live):
-                watch = live[:1]
-        yield snapshot
-        time.sleep(max(interval_s - (time.monotonic() - started), 0.0))
+def glyphs_of(encoding: str | None) -> Glyphs:
+    """What a terminal of this encoding can show."""
+    return UNICODE if (encoding or "").lower().replace("-", "") in ("utf8", "utf16", "utf32") else ASCII
 
 
-def watch(endpoint: str, *, stream: str | None, interval_s: float, stopped: Callable[[], bool], console: Console) -> None:
-    """Show a running daemon until `stopped`. A daemon that is not there is a state that is shown, not an error."""
-    client = StatusClient(endpoint)
-    last: Snapshot | None = None
-    gone_since: float | None = time.monotonic()
-    try:
-        with Live(console=console, screen=True, auto_refresh=False) as live:
-            for snapshot in snapshots(client, stream, interval_s):
-                if stopped():
+class Looks:
+    """What a daemon tells, looked at again and again. Of `view`: if no stream is chosen, the first row's wave."""
+
+    def __init__(self, client: StatusClient, view: View) -> None:
+        self.client, self.view, self.history = client, view, History()
+        self.last: Snapshot | None = None
+        self.rows = 0  # that fit the window; 0: as many as the daemon gives
+        self._gone_since: float | None = time.monotonic()
+        self._wanted = view.stream  # named when the program was started
+        self._watched: str | None = view.stream
+
+    def look(self) -> bool:
+        """Ask once. False if nobody answered. Raises SourceError for a peer that is no daemon."""
+        view = self.view
+        watch = [self._watched] if self._watched else []
+        found = self.client.ask(ANSWER_S, watch, sort=view.sort, like=view.like, rows=self.rows)
+        if found is None:
+            self._gone_since = self._gone_since or time.monotonic()
+            return False
+        self._gone_since, self.last = None, found
+        self.history.add(found)
+        self._watched = chosen_of(found, view)
+        return True
+
+    @property
+    def gone_s(self) -> float | None:
+        """For how long nobody has answered; None if somebody does."""
+        return None if self._gone_since is None else time.monotonic() - self._gone_since
+
+    @property
+    def unknown(self) -> str | None:
+        """The stream that the program was started for, if the daemon has none of this name."""
+        there = self.last is not None and any(row.name == self._wanted for row in self.last.streams)
+        return None if there or self._wanted is None or self.view.stream != self._wanted else self._wanted
+
+    def screen(self, width: int, height: int, glyphs: Glyphs) -> Screen:
+        """The window."""
+        return screen(
+            self.last, self.view, self.history, width=width, height=height, endpoint=self.client.endpoint, gone_s=self.gone_s,
+            unknown=self.unknown, glyphs=glyphs,
+        )  # fmt: skip
+
+
+class Window(Widget):
+    """Shows lines of text that fill it."""
+
+    DEFAULT_CSS = "Window { width: 1fr; height: 1fr; }"
+
+    def __init__(self, draw: Callable[[int, int], Screen]) -> None:
+        super().__init__()
+        self._draw = draw
+        self.shown = Screen([], {})
+
+    def render(self) -> RenderableType:
+        self.shown = self._draw(self.size.width, self.size.height)
+        return Text("\n").join(self.shown.lines)
+
+
+class Monitor(App[None]):
+    """The terminal view. A thread looks every `interval_s` seconds; keys and the mouse change the `View`."""
+
+    ENABLE_COMMAND_PALETTE = False
+    CSS = "Screen { overflow: hidden; }"
+
+    def __init__(self, looks: Looks, *, interval_s: float, stopped: Callable[[], bool], glyphs: Glyphs, folder: Path) -> None:
+        super().__init__(ansi_color=True)
+        self._looks, self._interval_s, self._stopped, self._glyphs, self._folder = looks, interval_s, stopped, glyphs, folder
+        self._frozen: Snapshot | None = None
+        self._now, self._over = threading.Event(), threading.Event()  # look at once; look no more
+        self._thread = threading.Thread(target=self._look, name="monitor", daemon=True)
+        self.failure: SourceError | None = None
+
+    def compose(self) -> ComposeResult:
+        yield Window(self._drawn)
+
+    def on_mount(self) -> None:
+        self._thread.start()
+
+    def on_unmount(self) -> None:
+        self._over.set()
+        self._now.set()
+        self._thread.join(2 * ANSWER_S)
+
+    def _drawn(self, width: int, height: int) -> Screen:
+        self._looks.rows = height
+        return self._looks.screen(width, height, self._glyphs)
+
+    def _look(self) -> None:
+        while not self._over.is_set():
+            began = time.monotonic()
+            if self._stopped():
+                self.call_from_thread(self.exit)
+                return
+            if not self._looks.view.frozen:
+                try:
+                    self._looks.look()
+                except SourceError as error:
+                    self.failure = error
+                    self.call_from_thread(self.exit)
                     return
-                gone_since = None if snapshot is not None else gone_since or time.monotonic()
-                last = snapshot or last
-                gone = None if gone_since is None else time.monotonic() - gone_since
-                live.update(render(last, endpoint=endpoint, gone_s=gone, width=console.width), refresh=True)
+                if not self._over.is_set():
+                    self.call_from_thread(self._redraw)
+            self._now.wait(max(self._interval_s - (time.monotonic() - began), 0.02))
+            self._now.clear()
+
+    def _redraw(self) -> None:
+        self.query_one(Window).refresh()
+
+    def on_key(self, event: events.Key) -> None:
+        event.stop()
+        event.prevent_default()
+        self._press(event.character if event.character and event.character.isprintable() else event.key)
+
+    async def action_quit(self) -> None:
+        self.exit()
+
+    def action_help_quit(self) -> None:
+        self.exit()
+
+    def on_click(self, event: events.Click) -> None:
+        name = self.query_one(Window).shown.streams.get(event.y)
+        if name is not None:
+            again = name == self._looks.view.stream
+            self._change(self._looks.view._replace(stream=name, opened=again))
+
+    def on_mouse_scroll_down(self) -> None:
+        self._press("j")
+
+    def on_mouse_scroll_up(self) -> None:
+        self._press("k")
+
+    def _press(self, key: str) -> None:
+        looks = self._looks
+        names = [row.name for row in rows_of(looks.last, looks.view)] if looks.last is not None else []
+        chosen = None if looks.last is None else chosen_of(looks.last, looks.view)
+        view, do = press(looks.view, key, names, chosen)
+        if do == "quit":
+            self.exit()
+        elif do == "write":
+            view = view._replace(notice=self._write())
+        self._change(view)
+
+    def _change(self, view: View) -> None:
+        self._looks.view = view
+        self._redraw()
+        self._now.set()
+
+    def _write(self) -> str:
+        """Write the wave that is shown. What to tell of it."""
+        last = self._looks.last
+        name = None if last is None else chosen_of(last, self._looks.view)
+        trace = None if last is None or name is None else last.traces.get(name)
+        if trace is None or name is None:
+            return "no wave to write"
+        path = self._folder / f"{name.replace(':', '-')}-{time.strftime('%Y%m%d-%H%M%S')}.csv"
+        try:
+            path.write_text(csv_of(trace))
+        except OSError as error:
+            return f"{path}: cannot write: {error.strerror}"
+        return f"wrote {path}"
+
+
+def watch(endpoint: str, *, stream: str | None, interval_s: float, stopped: Callable[[], bool]) -> None:
+    """Show a running daemon until `stopped`, or until the person quits. A daemon that is not there is a state that is shown, not
+    an error. Raises SourceError for a peer that is no daemon."""
+    client = StatusClient(endpoint)
+    try:
+        looks = Looks(client, View(stream=stream))
+        glyphs = glyphs_of(sys.stdout.encoding)
+        app = Monitor(looks, interval_s=interval_s, stopped=stopped, glyphs=glyphs, folder=Path.cwd())
+        app.run()
+    finally:
+        client.close()
+    if app.failure is not None:
+        raise app.failure
+
+
+def lines(endpoint: str, *, stopped: Callable[[], bool], write: Callable[[str], None]) -> None:
+    """A line a second, for a pipe, until `stopped`."""
+    client = StatusClient(endpoint)
+    looks = Looks(client, View())
+    try:
+        while not stopped():
+            began = time.monotonic()
+            answered = looks.look()
+            write(line_of(looks.last, looks.history) if answered and looks.last else f"no daemon answers at {endpoint}")
+            time.sleep(max(LINE_S - (time.monotonic() - began), 0.0))
     finally:
         client.close()
 
 
-def render(snapshot: Snapshot | None, *, endpoint: str, gone_s: float | None = None, width: int = 100) -> RenderableType:
-    """The whole view. `gone_s`: seconds since the daemon last answered, None while it does."""
-    if snapshot is None:
-        return Panel(Text(f"no daemon answers at {endpoint}; waiting", style="yellow"), title="ppgstream", border_style="yellow")
-    parts: list[RenderableType] = []
-    if gone_s is not None:
-        parts.append(
-            Text(f"DAEMON GONE: no answer from {endpoint} for {gone_s:.0f} s; what follows is the last it said", style="bold red")
-        )
-    parts += [_summary(snapshot), _ledger(snapshot)]
-    for name, trace in snapshot.traces.items():
-        if len(trace.clean) > 1:
-            parts.append(wave(name, trace.raw, trace.clean, fs=trace.fs, width=width - 4))
-    parts.append(_streams(snapshot, width))
-    if snapshot.last_events:
-        parts.append(
-            Text("\n".join(f"! {text}" for text in snapshot.last_events[-3:]), style="yellow", no_wrap=True, overflow="ellipsis")
-        )
-    style = "red" if gone_s is not None or snapshot.ledger.unaccounted else "green" if snapshot.state == "running" else "yellow"
-    return Panel(Group(*parts), title=f"ppgstream {snapshot.version}: {snapshot.state}", border_style=style)
-
-
-def _summary(s: Snapshot) -> Text:
-    lag, queues = s.lag_ms, s.queues
-    delay = s.delay_s
-    return Text(
-        f"{s.samples_per_s:,.0f} samples/s   {s.windows_per_s:,.1f} windows/s   {s.streams_total} streams   "
-        f"{s.subscribers} subscriptions   up {_clock(s.uptime_s)}\n"
-        f"lag p50 {_ms(lag.p50)}  p99 {_ms(lag.p99)}   look-ahead {delay.least:.2f}..{delay.most:.2f} s   "
-        f"waiting {queues.ready_windows:,} windows, {queues.model_windows} in the model   "
-        f"{s.checkpoint.family} {s.checkpoint.id[:8]}"
-    )
-
-
-def _ledger(s: Snapshot) -> Text:
-    ledger = s.ledger
-    text = Text()
-    for name in (
-        "seen",
-        "accepted",
-        "gap",
-        "rejected",
-        "duplicates",
-        "denoised",
-        "passthrough",
-        "invalid",
-        "shed",
-        "held",
-        "outliers",
-        "in_flight",
-        "refused",
-    ):
-        bad = name in ("gap", "rejected", "shed", "refused") and getattr(ledger, name)
-        text.append(f"{name} {getattr(ledger, name):,}  ", style="yellow" if bad else "")
-    text.append(f"unaccounted {ledger.unaccounted:,}", style="bold red" if ledger.unaccounted else "bold green")
-    if s.messages.malformed:
-        text.append(f"  malformed messages {s.messages.malformed:,}", style="yellow")
-    if s.unclean_sessions:
-        text.append(f"  unclean sessions {s.unclean_sessions:,}", style="yellow")
-    return text
-
-
-def _streams(s: Snapshot, width: int) -> Table:
-    """A row a stream. In a narrow view the columns that are hardly ever anything but 0 give way to the names."""
-    columns: dict[str, Callable[[StreamStatus], Text | str]] = {
-        "rate/s": lambda row: f"{row.samples_per_s:.0f}",
-        "lag ms": lambda row: f"{row.lag_ms:.1f}",
-        "confidence": lambda row: f"{row.confidence:.2f}",
-        "heart rate": _heart_rate,
-        "denoised": lambda row: f"{row.denoised:,}",
-        "gap": lambda row: f"{row.gap:,}",
-    }
-    if width >= WIDE:
-        columns["invalid"] = lambda row: f"{row.invalid:,}"
-        columns["in flight"] = lambda row: f"{row.in_flight:,}"
-    table = Table(box=None, pad_edge=False, expand=True)
-    table.add_column("stream", ratio=1, no_wrap=True)
-    for column in columns:
-        table.add_column(column, justify="right", no_wrap=True, min_width=len(column))
-    shown = sorted(s.streams, key=lambda row: not row.live)[:ROWS_SHOWN]
-    for row in shown:
-        name = Text(row.name + ("" if row.live else " (ended)"))
-        table.add_row(name, *(text(row) for text in columns.values()), style="" if row.live else "dim")
-    if s.streams_total > len(shown):
-        table.add_row(f"... and {s.streams_total - len(shown):,} more", style="dim")
-    return table
-
-
-def _heart_rate(row: StreamStatus) -> Text:
-    """Beats a minute, dim where it is not known; the probability that it is within 5 bpm."""
-    if row.bpm is None or row.bpm_confidence is None:
-        return Text("-", style="dim")
-    known = row.bpm_confidence >= KNOWN
-    return Text(f"{row.bpm:.0f} bpm, {row.bpm_confidence:.0%}" if known else f"? ({row.bpm:.0f})", style="" if known else "dim")
-
-
-def wave(
-    name: str, raw: Sequence[float | None], clean: Sequence[float], *, fs: float, width: int, height: int = PLOT_HEIGHT
-) -> Panel:
-    """The last seconds of a stream: the sensor's samples dim, the denoised wave bright over them."""
-    n = min(int(PLOT_SECONDS * fs), len(clean))
-    raw_part, clean_part = list(raw)[-n:], list(clean)[-n:]
-    columns = max(min(width - 4, 160), 10)
-    known = sorted(v for v in [*raw_part, *clean_part] if v is not None)
-    # A few outliers must not flatten the rest.
-    low, high = known[int(0.005 * (len(known) - 1))], known[int(0.995 * (len(known) - 1))]
-    behind, front = (_dots(v, low, high, columns, height) for v in (raw_part, clean_part))
-    text = Text()
-    for y in range(height):
-        for x in range(columns):
-            bits = front[y][x] or behind[y][x]
-            text.append(chr(0x2800 + bits), style="bold bright_red" if front[y][x] else "grey42")
-        text.append("\n" if y < height - 1 else "")
-    title = f"{name}: last {n / fs:.1f} s, [bold bright_red]denoised[/] over [grey42]raw[/]"
-    return Panel(text, title=title, border_style="dim", width=width)
-
-
-def _dots(values: Sequence[float | None], low: float, high: float, columns: int, height: int) -> list[list[int]]:
-    """The braille cells of a line plot, `height` rows of `columns`: vertical strokes that join neighbouring samples."""
-    cells = [[0] * columns for _ in range(height)]
-    wide, tall = 2 * columns, 4 * height
-    span = high - low or 1.0
-    last: int | None = None
-    per_dot = max(len(values) / wide, 1e-9)
-    for x in range(wide):
-        v = values[min(int(x * per_dot), len(values) - 1)]
-        if v is None:
-            last = None
-            continue
-        y = min(max(round((high - v) / span * (tall - 1)), 0), tall - 1)
-        first = y if last is None else last
-        for dot in range(min(first, y), max(first, y) + 1):
-            cells[dot // 4][x // 2] |= _DOTS[x % 2][dot % 4]
-        last = y
-    return cells
-
-
-def _ms(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f} ms"
-
-
-def _clock(seconds: float) -> str:
-    minutes, s = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{s:02}"
+def once(endpoint: str, *, stream: str | None, console: Console) -> None:
+    """Show a daemon once. Raises SourceError if none answers, and for a stream that it does not have."""
+    client = StatusClient(endpoint)
+    try:
+        looks = Looks(client, View(stream=stream))
+        # The first look says whose wave there is to ask for; the second has it.
+        if not looks.look() or not looks.look() or looks.last is None:
+            raise SourceError(f"{endpoint}: no daemon answers there: is `ppgstream run` running?")
+        if looks.unknown is not None:
+            names = ", ".join(row.name for row in looks.last.streams[:8])
+            raise SourceError(f"--stream {stream}: {endpoint} has no such stream{f': it has {names}' if names else ''}")
+        shown = looks.screen(console.width, max(console.height, 24), glyphs_of(console.encoding))
+        for line in shown.lines[:-1]:
+            console.print(line, highlight=False, soft_wrap=True)
+    finally:
+        client.close()

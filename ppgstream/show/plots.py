@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.files.offline import Pulse
-from ppgstream.show.monitor import KNOWN
+from ppgstream.show.wave import SURE as KNOWN
 from ppgstream.wire.message import Flag
 
 if TYPE_CHECKING:
