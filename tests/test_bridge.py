@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import time
 import tty
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -78,6 +80,43 @@ def test_a_board_s_greeting_is_dropped_and_told() -> None:
     said: list[str] = []
     assert sent(["MAX30102 ready", *map(str, VALUES), "oops"], said).samples == VALUES
     assert said == ["line of text dropped: 'MAX30102 ready'", "line of text dropped: 'oops'"]
+
+
+def test_lines_that_hold_no_sample_bring_a_hint_with_the_keys_that_are_there() -> None:
+    said: list[str] = []
+    assert not sent(["IR[947] Red[452]"] * 30, said).samples
+    assert len(said) == 4
+    assert said[3].endswith("name the key before the number with --field (IR, Red)")
+    said = []
+    assert not sent(["no finger"] * 30, said).samples
+    assert "--column or --field" in said[3]
+
+
+def test_lines_may_end_as_any_system_ends_them() -> None:
+    for end in ("\n", "\r\n", "\r"):
+        sink = Sink()
+        blocks = iter([end.join(map(str, VALUES[:4])).encode() + end.encode()[:1], end.encode()[1:] + b"528" + end.encode(), b""])
+        send_lines(lambda _, b=blocks: next(b), sink, stream="a", stopped=lambda: False, say=print)  # type: ignore[arg-type, misc]
+        assert sink.samples == [*VALUES[:4], 528.0]
+
+
+def test_each_sample_has_the_time_at_which_its_line_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the first ones, which wait until it is clear how lines are samples."""
+    now = 100.0
+    monkeypatch.setattr("ppgstream.live.bridge.time", SimpleNamespace(monotonic=lambda: now, time_ns=lambda: round(now * 1e9)))
+    n = 0
+
+    def read(_: float) -> bytes:
+        nonlocal now, n
+        now, n = now + 0.04, n + 1
+        return f"R=9,IR={n}\n".encode() if n <= 200 else b""
+
+    sink = Sink()
+    send_lines(read, sink, stream="a", key="IR", stopped=lambda: False, say=print)  # type: ignore[arg-type]
+    data = [c for c in sink.chunks if len(c.samples)]
+    assert sum(len(c.samples) for c in data) == 200
+    for chunk in data:
+        assert chunk.t_ns / 1e9 == pytest.approx(100.04 + 0.04 * chunk.index, abs=0.05 if chunk.index == 0 else 1e-6)
 
 
 def test_a_port_is_a_path_and_a_baud_rate() -> None:
@@ -157,8 +196,11 @@ def test_a_device_that_is_gone_is_looked_for_again_as_another_session(
     assert any("no such device" in t for t in told)
 
 
-def stamped(parts: list[tuple[int, float]], late: dict[int, float] | None = None) -> list[tuple[int, int]]:
-    """Index and length of what a session of 50 Hz gives for parts of so many samples from a time on, s. late: sample -> s."""
+def stamped(
+    parts: list[tuple[int, float]], late: dict[int, float] | None = None, arrives: float | None = None
+) -> list[tuple[int, int]]:
+    """Index and length of what a session of 50 Hz gives for parts of so many samples from a time on, s. late: sample -> s.
+    arrives: when all of them come, if not as they are measured."""
     session, found = StampedSession("a", 50.0, 0.5), []
     came = 0
     for n, from_s in parts:
@@ -166,7 +208,8 @@ def stamped(parts: list[tuple[int, float]], late: dict[int, float] | None = None
         for k in range(n):
             stamps[k] += (late or {}).get(came + k, 0.0)
         came += n
-        found += [(c.index, len(c.samples)) for c in session.chunks(np.zeros(n), stamps, lambda s: round(1e9 * s))]
+        now = from_s + n / 50 if arrives is None else arrives
+        found += [(c.index, len(c.samples)) for c in session.chunks(np.zeros(n), stamps, lambda s: round(1e9 * s), now)]
     assert session.end().index == session.index
     return found
 
@@ -176,10 +219,14 @@ def test_what_is_missing_shows_in_stamps_and_what_was_only_late_is_not_missing()
     assert stamped([(50, 7.0), (50, 9.0)]) == [(0, 50), (100, 50)]
     assert stamped([(50, 7.0), (50, 8.2)]) == [(0, 50), (50, 50)]  # 0.2 s: no more than jitter
     assert stamped([(50, 7.0), (50, 8.0)], {50: 0.9, 51: 0.88, 60: 0.7}) == [(0, 50), (50, 50)]
-    lost_inside = StampedSession("a", 50.0, 0.5)
+    assert stamped([(50, 7.0), (50, 3607.0)], arrives=8.0) == [(0, 50), (50, 50)]  # a clock that was set: nothing is late
+    assert stamped([(50, 7.0), (50, 9.0), (50, 10.0)], {20: math.nan, 120: 1e13}) == [(0, 50), (100, 50), (150, 50)]
+    inside = StampedSession("a", 50.0, 0.5, came=0.0)
     stamps = np.concatenate([np.arange(10), 60 + np.arange(10)]) / 50
-    assert [(c.index, len(c.samples)) for c in lost_inside.chunks(np.zeros(20), stamps, int)] == [(0, 10), (60, 10)]
-    assert [c.index for c in StampedSession("a", 0.0, 0.5).chunks(np.zeros(20), stamps, int)] == [0]  # no rate: not known
+    assert [(c.index, len(c.samples)) for c in inside.chunks(np.zeros(20), stamps, int, 1.4)] == [(0, 10), (60, 10)]
+    assert [c.index for c in StampedSession("a", 0.0, 0.5).chunks(np.zeros(20), stamps, int, 1.4)] == [0]  # no rate: not known
+    (none,) = StampedSession("a", 50.0, 0.5).chunks(np.zeros(2), np.full(2, np.inf), int, 1.4)
+    assert (none.t_ns, len(none.samples)) == (0, 2)
 
 
 class Listener:

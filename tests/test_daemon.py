@@ -920,7 +920,7 @@ def test_json_messages_are_numbered_on_arrival_and_null_keeps_its_place() -> Non
         sensor.raw([b"two", msgspec.json.encode({"v": x[299], "id": "not this one"})])
         sensor.raw([msgspec.json.encode({"v": [1, 2, 3], "id": "named"})])
         sensor.raw([b"4.5"])
-        wrong = [b"{}", b"[1,", b'"word"', b"[true]", b'{"id":"a b","v":1}', b"\xff", b"[" * 5000, b'{"v":{"v":1}}']
+        wrong = [b"{}", b"[1,", b'"word"', b"[true]", b'{"id":"a\\nb","v":1}', b"\xff", b"[" * 5000, b'{"v":{"v":1}}']
         for document in wrong:
             sensor.raw([document])
         until(lambda: served.ask()["messages"]["received"] == 5 + len(wrong), "the messages")

@@ -147,6 +147,7 @@ def test_a_sensor_that_comes_again_is_read_again_and_lost_samples_are_a_gap(serv
         until(outlet.have_consumers, "the daemon to read")
         began = pylsl.local_clock()
         for at in (0, 64, 256):  # 128 are missing
+            time.sleep(2.0 if at == 256 else 0.0)
             rows = np.stack([np.full(64, turn + 1.0) + np.arange(64) % 7, np.zeros(64)], axis=1).astype(np.float32)
             outlet.push_chunk(rows.tolist(), (began + (at + np.arange(64)) / FS).tolist())
         until(lambda turn=turn: (s := served.status.ask(1.0)) and s.ledger.accepted == 192 * (turn + 1), "the samples")
@@ -155,6 +156,47 @@ def test_a_sensor_that_comes_again_is_read_again_and_lost_samples_are_a_gap(serv
     assert snapshot is not None
     assert snapshot.ledger.gap >= 2 * 127
     assert snapshot.ledger.unaccounted == 0
+
+
+def test_a_daemon_reads_nothing_that_it_publishes_and_a_bad_stream_harms_no_other(serve: Callable[..., Served]) -> None:
+    kind = f"kind{secrets.token_hex(4)}"
+
+    def outlet_named(name: str) -> Any:
+        return pylsl.StreamOutlet(pylsl.StreamInfo(f"{kind}-{name}", "PPG", 1, FS, "float32", f"test.{kind}.{name}"))
+
+    good, bad = outlet_named("good"), outlet_named("bad")
+    served = serve(f"starts-with(name,'{kind}')")  # as the names of its own streams do
+    for outlet in (good, bad):
+        until(outlet.have_consumers, "the daemon to read")
+    began, n = pylsl.local_clock(), 0
+
+    def push(seconds: float) -> None:
+        nonlocal n
+        for _ in range(round(seconds * 4)):
+            time.sleep(0.25)
+            wave = [[float(1000 + (k % 50))] for k in range(n, n + 16)]
+            good.push_chunk(wave, (began + (n + np.arange(16)) / FS).tolist())
+            n += 16
+
+    bad.push_chunk([[1.0]] * 3, [math.nan, math.inf, 1e12])
+    push(5.0)
+    bad.push_chunk([[1.0]] * 3, [-1e12, began, math.nan])
+    push(1.0)
+    snapshot = until(lambda: (s := served.status.ask(1.0)) and s.ledger.accepted >= n and s, "all samples")
+    assert {row.name for row in snapshot.streams} <= {f"{kind}-good", f"{kind}-bad"}
+    (row,) = [row for row in snapshot.streams if row.name == f"{kind}-good"]
+    assert (row.accepted, row.gap, row.refused) == (n, 0, 0)
+    assert served.process.poll() is None
+
+
+@pytest.mark.parametrize("predicate", ["type=='", "", "foo("])
+def test_a_predicate_that_is_none_is_refused_at_the_start(predicate: str, tmp_path: Path) -> None:
+    ends = [f for name in ("in", "out", "status") for f in (f"--{name}", f"ipc://{tmp_path / name}")]
+    command = [sys.executable, "-m", "ppgstream", "run", "--checkpoint", "lmmse", *ends, "--lsl-in", predicate]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert done.returncode == 2
+    assert "--lsl-in" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_what_cannot_be_read_is_told_with_what_there_is() -> None:

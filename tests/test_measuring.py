@@ -237,3 +237,39 @@ def test_of_times_that_fall_the_measuring_begins_anew() -> None:
     for k in range(20, 40):
         finder.add(10 * k + 10, 10.0 + 0.1 * k)
     assert finder.found() == pytest.approx(100.0)
+
+
+def test_a_rate_that_is_said_late_holds_for_what_waits() -> None:
+    sensor = Sent(engine(), 50.0, stamps=1e-3).go(1.5)
+    assert not sensor.data
+    sensor.says = 50.0
+    sensor.go(20.0).end()
+    assert sum(len(c.samples) for c in sensor.data) == sensor.at
+    assert sensor.data[0].index == 0
+    assert {c.fs for c in sensor.data} == {50.0}
+    assert not sensor.events("late_join") + sensor.events("rate_changed") + sensor.events("measured_rate")
+    assert (sensor.e.counts.rejected, sensor.e.unaccounted) == (0, 0)
+
+
+def test_a_clock_of_whole_seconds_is_measured_by_arrival_too_and_raises_no_false_alarm() -> None:
+    sensor = Sent(engine(), 50.0, stamps=1.0, size=25).go(14.0)
+    assert sensor.data
+    assert sensor.data[0].fs == pytest.approx(50.0, rel=0.005)
+    for phase in range(0, 25, 5):
+        said = Sent(engine(), 50.0, stamps=1.0, size=25, says=50.0)
+        said.now = phase / 25
+        said.at = 0
+        said.go(60.0 + phase / 50)
+        assert not said.events("wrong_rate") + said.events("fs_off")
+        assert not any(((c.flags & Flag.WRONG_RATE) != 0).any() for c in said.data if c.flags is not None)
+
+
+def test_times_that_jump_are_told() -> None:
+    e = engine()
+    x = np.sin(np.arange(50) / 8)
+    for k in range(20):
+        t_ns = 10**18 + k * 10**9 - (k >= 10) * 3600 * 10**9
+        e.feed(Chunk("a", 1, 50 * k, x, fs=50.0, t_ns=t_ns), float(k))
+        settle(e)
+    (told,) = [event.text for event in e.events if event.name == "clock_set"]
+    assert told == "a: the sensor's times jump by -3,600.0 s at index 500"

@@ -201,7 +201,8 @@ class Run:
         self.settle()
         self.fill()
         self.out = {stream: [encode(c, dtype="f8")[1] for c in chunks] for stream, chunks in self.chunks.items()}
-        self.events = [tuple(event)[:3] for event in self.engine.events]
+        # The frozen path does not tell of a clock that was set.
+        self.events = [tuple(event)[:3] for event in self.engine.events if event.name != "clock_set"]
         return self
 
     @property

@@ -47,6 +47,9 @@ def ports(paths: list[str], settings: Config, log: logging.Logger, *, column: st
             column=column, key=key,
         )  # fmt: skip
 
+    names = [Path(port_of(text)[0]).name for text in paths]
+    if len(set(names)) < len(names):
+        raise UsageError(f"--serial: {', '.join(names)}: two of one name")
     return [of(text) for text in paths]
 
 
@@ -89,10 +92,14 @@ def boards(texts: list[str], settings: Config, log: logging.Logger, *, channel: 
             raise UsageError("--brainflow-channel: nothing is read without --brainflow")
         return []
     _check("--brainflow", settings, "brainflow", "brainflow", "brainflow")
-    from ppgstream.live.boards import Board, wanted
+    from ppgstream.live.boards import Board, Wanted, wanted
 
-    def of(text: str) -> Maker:
-        one = wanted(text, channel)
+    found = [wanted(text, channel) for text in texts]
+    names = [one.stream for one in found]
+    if len(set(names)) < len(names):
+        raise UsageError(f"--brainflow: {', '.join(names)}: two of one name: tell them apart by mac_address, or another key")
+
+    def of(one: Wanted) -> Maker:
         return lambda daemon: Board(one, daemon.endpoints["in"], log=log)
 
-    return [of(text) for text in texts]
+    return [of(one) for one in found]

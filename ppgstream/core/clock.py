@@ -75,6 +75,7 @@ class RateClock:
         "_told",
         "_wrong",
         "measured",
+        "stepped_s",
     )
 
     def __init__(self, fs: float) -> None:
@@ -91,6 +92,7 @@ class RateClock:
     def begin(self) -> None:
         """Another session begins."""
         self.measured: float | None = None
+        self.stepped_s = 0.0  # by how much the sensor's clock and its count disagree on the last message
         self._wrong = False
         self._from: tuple[int, int] | None = (
             None  # index and time of the message from which the rate is measured, and of the last one
@@ -109,12 +111,12 @@ class RateClock:
     def by_its_clock(self, chunk: Chunk) -> RateFound | None:
         """By the sensor's own clock, over `FS_SPAN_S`, once so much is complete."""
         before, self._last = self._last, (chunk.index, chunk.t_ns)
-        step = (chunk.t_ns - before[1]) / 1e9 - (chunk.index - before[0]) / self._fs if before else 0.0
-        if self._from is None or chunk.index < self._from[0] or abs(step) > CLOCK_STEP_S:
+        self.stepped_s = (chunk.t_ns - before[1]) / 1e9 - (chunk.index - before[0]) / self._fs if before else 0.0
+        if self._from is None or chunk.index < self._from[0] or abs(self.stepped_s) > CLOCK_STEP_S:
             self._from = self._origin = (chunk.index, chunk.t_ns)  # a clock that was set says nothing about the rate
             self._finder.begin()
             self._looked_at = 0
-        if chunk.t_ns - self._looked_at >= LOOKED_NS:
+        if chunk.t_ns - self._looked_at >= LOOKED_NS or chunk.t_ns == self._looked_at:
             self._looked_at = chunk.t_ns
             self._finder.add(chunk.index, chunk.t_ns / 1e9)
         elapsed = (chunk.t_ns - self._from[1]) / 1e9

@@ -14,7 +14,7 @@ import numpy as np
 
 from ppgstream.core import ledger, saved
 from ppgstream.core.beside import Beside, Surroundings, Watched
-from ppgstream.core.clock import FS_OFF, ArrivalClock, RateClock, RateFound
+from ppgstream.core.clock import CLOCK_STEP_S, FS_OFF, ArrivalClock, RateClock, RateFound
 from ppgstream.core.judge import Judge
 from ppgstream.core.ledger import Ledger
 from ppgstream.core.measured import LARGEST
@@ -184,15 +184,18 @@ class Intake:
                 self._wait(chunk, now, read_at, out)
                 return
             if fs:
+                waiting, self._measuring = self._measuring, None
                 if fs != self.fs and (self._expected < 0 or self._known != "said" or abs(fs / self.fs - 1) > SAME_RATE):
-                    self._set_rate(fs, chunk.index, now, out)
+                    self._set_rate(fs, waiting.messages[0].first if waiting is not None else chunk.index, now, out)
                 self._known = "said"
+                if waiting is not None:
+                    self._take_all(waiting, out)
         self._take_in(chunk, now, read_at, out)
 
     def _wait(self, chunk: Chunk, now: float, read_at: float, out: list[Part]) -> None:
         """Samples of a rate that nobody has said: they wait until it is measured."""
         if self._measuring is None:
-            self._measuring = Measuring(by_stamps=bool(chunk.t_ns))
+            self._measuring = Measuring()
             how = "the sensor's stamps" if chunk.t_ns else "their arrival"
             self._event("no_rate", f"no rate is stated: it is measured by {how}, and samples wait for it")
         if self._measuring.add(chunk, now, read_at):
@@ -212,6 +215,10 @@ class Intake:
             self._event("measured_rate", text)
             if fs != self.fs:
                 self._set_rate(fs, first.first, first.now, out)
+        self._take_all(measuring, out)
+
+    def _take_all(self, measuring: Measuring, out: list[Part]) -> None:
+        """The messages that waited for their rate."""
         session = self.sessions.current or 0
         for index, samples, t_ns, now, read_at in measuring.messages:
             chunk = Chunk(self._name, session, index, samples, fs=self.fs, t_ns=t_ns, adopted=not t_ns)
@@ -231,10 +238,7 @@ class Intake:
         joined = first is None
         messages = self._counter.feed(chunk.index, chunk.samples, sequencer)
         if self._counter.counts_messages:
-            text = (
-                f"the index rises by 1 from one message of {len(chunk.samples)} samples to the next: it must count "
-                f"samples, not messages"
-            )
+            text = f"the index rises by 1 from one message of {len(chunk.samples)} samples to the next: it must count samples"
             self._event("index_counts_messages", text)
         if self._counter.restarted:
             sequencer, first = self._restart(chunk.session, messages[0][0], out), None
@@ -364,6 +368,8 @@ class Intake:
         if chunk.t_ns and len(chunk.samples):
             out.append(Anchor(self.sessions.generation, chunk.index, chunk.t_ns))
             found = self.rate.by_its_clock(chunk)
+            if abs(self.rate.stepped_s) > CLOCK_STEP_S:
+                self._event("clock_set", f"the sensor's times jump by {self.rate.stepped_s:+,.1f} s at index {chunk.index}")
         elif not chunk.t_ns and (chunk.adopted or self._rules.clocked_by_arrival):
             found = self.rate.by_arrival(chunk, now)
         if found is None:

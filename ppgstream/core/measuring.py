@@ -13,6 +13,7 @@ from ppgstream.wire.message import Chunk
 
 RATES_HZ = (10.0, 1000.0)  # that sensors may have
 RATE_ERROR = 0.005  # relative standard error from which a measured rate counts
+STAMPS_ERROR = 0.002  # the same by stamps, over a shorter time
 STAMPS_S, ARRIVALS_S = 3.0, 10.0  # over how much time a rate is measured at least, by stamps and by arrival
 GROUP_S = 0.01  # what comes within this is one point
 MOST_WAITING = (30_000, 4096)  # samples and messages of a stream that wait for their rate
@@ -23,10 +24,10 @@ class RateFinder:
     Messages that come within `GROUP_S` of each other are one point, so that a backlog that is read at once counts as its last.
     Where several have the same time, as of a clock of whole seconds, an index is known no better than to a message."""
 
-    __slots__ = ("_least_s", "_n", "_newest", "_origin", "_since", "_sums", "_tied")
+    __slots__ = ("_error", "_least_s", "_n", "_newest", "_origin", "_since", "_sums", "_tied")
 
-    def __init__(self, least_s: float) -> None:
-        self._least_s = least_s  # over how much time at least
+    def __init__(self, least_s: float, error: float = RATE_ERROR) -> None:
+        self._least_s, self._error = least_s, error  # over how much time at least, and the relative standard error at most
         self.begin()
 
     def begin(self) -> None:
@@ -77,7 +78,7 @@ class RateFinder:
     def found(self) -> float | None:
         """The rate, Hz, once it is known."""
         estimate = self.estimate()
-        if estimate is None or self.span_s < self._least_s or estimate[1] > RATE_ERROR:
+        if estimate is None or self.span_s < self._least_s or estimate[1] > self._error:
             return None
         return estimate[0]
 
@@ -101,10 +102,10 @@ class Waiting(NamedTuple):
 class Measuring:
     """Messages that wait for their rate, in order, and what is known of it."""
 
-    __slots__ = ("_finder", "messages", "samples")
+    __slots__ = ("_arrivals", "_stamps", "messages", "samples")
 
-    def __init__(self, *, by_stamps: bool) -> None:
-        self._finder = RateFinder(STAMPS_S if by_stamps else ARRIVALS_S)
+    def __init__(self) -> None:
+        self._stamps, self._arrivals = RateFinder(STAMPS_S, STAMPS_ERROR), RateFinder(ARRIVALS_S)
         self.messages: list[Waiting] = []
         self.samples = 0  # in them
 
@@ -112,26 +113,29 @@ class Measuring:
         """Another message. True once none has to wait any longer: the rate is known, or too many wait."""
         self.messages.append(Waiting(chunk.index, chunk.samples, chunk.t_ns, now, read_at))
         self.samples += len(chunk.samples)
-        if bool(self.messages[0].t_ns) == bool(chunk.t_ns):
-            self._finder.add(*(chunk.index, chunk.t_ns / 1e9) if chunk.t_ns else (chunk.stop, read_at))
-        return self._finder.found() is not None or self.samples > MOST_WAITING[0] or len(self.messages) > MOST_WAITING[1]
+        if chunk.t_ns:
+            self._stamps.add(chunk.index, chunk.t_ns / 1e9)
+        self._arrivals.add(chunk.stop, read_at)
+        known = self._stamps.found() is not None or self._arrivals.found() is not None
+        return known or self.samples > MOST_WAITING[0] or len(self.messages) > MOST_WAITING[1]
 
     def result(self) -> tuple[float | None, str]:
         """The rate, Hz, None if there is none that a sensor may have; and what was measured, for a person."""
-        found = self._finder.estimate()
+        by_stamps = self._stamps.found() is not None or (self._arrivals.found() is None and self._stamps.estimate() is not None)
+        finder = self._stamps if by_stamps else self._arrivals
+        found = finder.estimate()
         if found is None:
             return None, "too few messages came to measure one"
         fs, error = found
-        how = "the sensor's stamps" if self.messages[0].t_ns else "their arrival"
+        how = "the sensor's stamps" if by_stamps else "their arrival"
         within = "" if math.isinf(error) else f", to {100 * max(error, 1e-4):.2g} %"
-        text = f"samples come at {fs:.4g} Hz by {how} over {self._finder.span_s:.1f} s{within}"
+        text = f"samples come at {fs:.4g} Hz by {how} over {finder.span_s:.1f} s{within}"
         # Four digits: no better is known, and sensors of a kind share their filters.
         return float(f"{fs:.4g}") if RATES_HZ[0] <= fs <= RATES_HZ[1] else None, text
 
     def shift(self, now: float, read_at: float) -> None:
         """The clocks are others, ahead by so many seconds."""
-        if not self.messages[0].t_ns:
-            self._finder.shift(read_at)
+        self._arrivals.shift(read_at)
         self.messages = [one._replace(now=one.now + now, read_at=one.read_at + read_at) for one in self.messages]
 
 

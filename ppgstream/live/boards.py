@@ -6,6 +6,7 @@ fails, or gives nothing for `SILENT_S`, is closed and opened again, as another s
 
 from __future__ import annotations
 
+import contextlib
 import importlib.resources
 import logging
 import sys
@@ -136,7 +137,7 @@ class Board(BackgroundTask):
                 data = board.get_board_data(preset=one.preset)
                 if data.shape[1]:
                     came = time.monotonic()
-                    for chunk in session.chunks(data[one.samples], data[one.stamps], lambda stamp: round(stamp * 1e9)):
+                    for chunk in session.chunks(data[one.samples], data[one.stamps], lambda stamp: round(stamp * 1e9), came):
                         publisher.send(chunk)
                 elif time.monotonic() - came > SILENT_S:
                     return f"no sample for {SILENT_S:g} s"
@@ -144,6 +145,7 @@ class Board(BackgroundTask):
             return str(error)
         finally:
             publisher.send_last(session.end())
-            if board.is_prepared():
-                board.release_session()
+            with contextlib.suppress(shim.BrainFlowError):
+                if board.is_prepared():
+                    board.release_session()
         return "it was told to end"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import re
 import secrets
 import threading
 import time
@@ -30,6 +31,11 @@ WAIT_S = 0.2  # the longest that a sample waits for others, where no rate is kno
 HEAD_LINES, HEAD_S = 20, 1.0  # by so many lines, or those of so much time, it is decided how lines are samples
 RETRY_S = (1.0, 10.0)  # after a device is gone, until it is looked for again: at first, and at most
 TOLD = 3  # lines that are told one by one
+HINT_LINES = 20  # of text and no sample among them: which number is the sample must be named
+MOST_TOLD = 1000  # texts that are remembered
+AGAIN_S = 60.0  # the same thing is told no more often
+MOST_STAMP_S = 1e11  # a stamp beyond is none
+_KEYS = re.compile(r"([A-Za-z]\w{0,20})\s*[=:\[]\s*[-+]?\d")  # in a line, before a number
 
 
 @dataclass(slots=True)
@@ -63,8 +69,7 @@ def send_lines(
     for a line without end, and where the lines are of several columns and none is named."""
     sent = Sent(secrets.randbits(64))
     patience_s = chunk / fs if fs else WAIT_S
-    head: list[str] = []
-    head_since = 0.0
+    head: list[tuple[str, float, int]] = []  # lines, and when they came
     reader: LineReader | None = None
     pending: list[float] = []
     oldest, oldest_ns, rest = 0.0, 0, b""
@@ -77,7 +82,7 @@ def send_lines(
             pending.clear()
         return not pending
 
-    def take(line: str) -> bool:
+    def take(line: str, came: float, came_ns: int) -> bool:
         nonlocal oldest, oldest_ns
         assert reader is not None
         cell = reader.cell(line)
@@ -86,13 +91,15 @@ def send_lines(
                 sent.text += 1
                 if sent.text <= TOLD:
                     say(f"line of text dropped: {line[:SHOWN]!r}")
+                elif sent.text == HINT_LINES and not sent.samples and not pending:
+                    say(f"no sample in {HINT_LINES} lines; the last: {line[:SHOWN]!r}: {_advice(line)}")
             return True
         if not is_number(cell):
             sent.bad += 1
             if sent.bad <= TOLD:
                 say(f"line {sent.samples + len(pending) + 1} is no number: {line[:SHOWN]!r}; sent as an invalid sample")
         if not pending:
-            oldest, oldest_ns = time.monotonic(), time.time_ns()
+            oldest, oldest_ns = came, came_ns
         pending.append(number(cell))
         return len(pending) < chunk or send()
 
@@ -105,28 +112,25 @@ def send_lines(
                 going = send()
                 continue
             *lines, rest = (rest + (block or b"")).split(b"\n")
+            if not lines and b"\r" in rest[:-1]:  # a board that ends its lines so; a last one may be half of \r\n
+                end = rest.rindex(b"\r", 0, -1)
+                lines, rest = rest[:end].split(b"\r"), rest[end + 1 :]
             if len(rest) > MAX_LINE:
                 raise DataError(f"input line of more than {MAX_LINE} bytes: {rest[:SHOWN]!r}")
             going = block != b""
             if not going and rest:
                 lines.append(rest)
+            came, came_ns = time.monotonic(), time.time_ns()
             for text in (raw.decode("utf-8", "replace").strip() for raw in lines):
                 if reader is None:
-                    head_since = head_since if head else time.monotonic()
-                    head.append(text)
-                elif not take(text):
+                    head.append((text, came, came_ns))
+                elif not take(text, came, came_ns):
                     going = False
                     break
-            if (
-                reader is None
-                and head
-                and _is_enough(head, time.monotonic() - head_since, ended=not going, named=bool(column or key))
-            ):
-                reader = reader_of(stream, head, column, key)
-                for text in head:
-                    if not take(text):
-                        going = False
-                        break
+            first = [text for text, _, _ in head]
+            if head and _is_enough(first, came - head[0][1], ended=not going, named=bool(column or key)):
+                reader = reader_of(stream, first, column, key)
+                going = all(take(*line) for line in head) and going
                 head = []
     finally:
         if not stopped():
@@ -139,6 +143,16 @@ def _is_enough(head: list[str], seconds: float, *, ended: bool, named: bool) -> 
     """Whether the first lines tell how lines are samples."""
     plain = not named and is_number(head[0])
     return plain or ended or head[0].startswith("{") or len(head) >= HEAD_LINES or seconds >= HEAD_S
+
+
+def _advice(line: str) -> str:
+    """What to say to a person whose lines hold no sample."""
+    keys = ", ".join(dict.fromkeys(_KEYS.findall(line)))
+    return (
+        f"name the key before the number with --field ({keys})"
+        if keys
+        else "a sample is a number, or --column or --field names it"
+    )
 
 
 def reader_of(where: str, head: list[str], column: str | None, key: str | None) -> LineReader:
@@ -156,8 +170,8 @@ class BackgroundTask:
     def __init__(self, name: str, log: logging.Logger) -> None:
         self.over = threading.Event()
         self._log = log
-        self._told: dict[str, str] = {}  # what was said last, by stream
-        self._thread = threading.Thread(target=self.work, name=name, daemon=True)
+        self._told: dict[tuple[str, str], float] = {}  # when something was said last, by stream and text
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
         """Begin to work."""
@@ -173,20 +187,32 @@ class BackgroundTask:
             self._thread.join(timeout_s)
 
     def work(self) -> None:
-        """What the thread does."""
+        """What the thread does, until it is told to end. What it raises is told, and it is called again."""
         raise NotImplementedError
 
     def tell(self, text: str, stream: str = "") -> None:
-        """A line in the log; the same again of the same stream is none."""
-        if self._told.get(stream) != text:
-            self._told[stream] = text
+        """A line in the log; the same again of the same stream within a minute is none."""
+        now = time.monotonic()
+        if now - self._told.get((stream, text), -AGAIN_S) >= AGAIN_S:
+            if len(self._told) > MOST_TOLD:
+                self._told.clear()
+            self._told[stream, text] = now
             self._log.warning("%s", text, extra={"event": "source", "stream": stream})
+
+    def _run(self) -> None:
+        while not self.over.is_set():
+            try:
+                self.work()
+            except Exception as error:  # whatever a library raises: the daemon and its other sources go on
+                self.tell(f"{self._thread.name}: {type(error).__name__}: {error}; tried again")
+                self.over.wait(RETRY_S[1])
 
 
 @dataclass(slots=True)
 class StampedSession:
     """Samples with a stamp each, seconds, as messages of one session. Where the stamps of all samples to come are more than
-    `gap_s` later than their count says, samples are missing, and their indexes stay free. fs: Hz, 0 if it is not known."""
+    `gap_s` later than their count says, and as much time has passed, samples are missing, and their indexes stay free. A sample
+    whose stamp is none has that of its neighbours. fs: Hz, 0 if it is not known."""
 
     stream: str
     fs: float
@@ -194,18 +220,29 @@ class StampedSession:
     session: int = field(default_factory=lambda: secrets.randbits(64))
     index: int = 0  # of the next sample
     last: float = math.nan  # stamp of the newest sample
+    came: float = -math.inf  # and when it came, s
 
-    def chunks(self, x: Float64, stamps: Float64, to_ns: Callable[[float], int]) -> Iterator[Chunk]:
-        """The messages of samples that have come, each (n,)."""
+    def chunks(self, x: Float64, stamps: Float64, to_ns: Callable[[float], int], now: float) -> Iterator[Chunk]:
+        """The messages of samples that have come by `now` (monotonic seconds), each (n,)."""
+        known = np.flatnonzero(np.abs(stamps) < MOST_STAMP_S)
+        if not len(known):
+            yield Chunk(self.stream, self.session, self.index, x, fs=self.fs)
+            self.index += len(x)
+            return
+        stamps = np.interp(np.arange(len(x)), known, stamps[known])
+        passed, self.came = now - self.came, now
         missing = np.zeros(len(x))
         if self.fs:
             last = stamps[0] - 1 / self.fs if math.isnan(self.last) else self.last
             late = stamps - last - np.arange(1, len(x) + 1) / self.fs
             stays = np.minimum.accumulate(late[::-1])[::-1]  # what is late and caught up with was only late in coming
             missing = np.diff(stays, prepend=0.0)
-        jumps: list[int] = np.flatnonzero(missing > self.gap_s).tolist()
+            missing[(missing <= self.gap_s) | (missing > 2 * passed)] = (
+                0.0  # a clock that was set jumps too, but nothing is late then
+            )
+        jumps: list[int] = np.flatnonzero(missing).tolist()
         for a, b in pairwise([0, *(k for k in jumps if k), len(x)]):
-            if missing[a] > self.gap_s:
+            if missing[a]:
                 self.index += round(float(missing[a]) * self.fs)
             yield Chunk(self.stream, self.session, self.index, x[a:b], fs=self.fs, t_ns=to_ns(float(stamps[a])))
             self.index += b - a
@@ -274,7 +311,8 @@ class Bridge(BackgroundTask):
             device.close()
 
     def _say(self, text: str) -> None:
-        self.tell(f"{self._where}: {text}", self._stream)
+        own = text.replace("--column", "--serial-column").replace("--field", "--serial-field")
+        self.tell(f"{self._where}: {own}", self._stream)
 
 
 def port_of(text: str) -> tuple[str, int]:

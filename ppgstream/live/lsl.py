@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ppgstream.errors import PpgStreamError
+from ppgstream.errors import PpgStreamError, UsageError, WireError
 from ppgstream.live.bridge import BackgroundTask, StampedSession
 from ppgstream.live.publisher import Publisher
 from ppgstream.live.receiver import Receiver
@@ -28,10 +28,12 @@ from ppgstream.wire.message import MAX_COUNT, Chunk, Flag, Kind, stream_like
 CONFIGURATION = "[multicast]\nResolveScope = machine\n[log]\nlevel = -3\n"
 CONFIGURATIONS = (Path("lsl_api.cfg"), Path("~/lsl_api/lsl_api.cfg").expanduser(), Path("/etc/lsl_api/lsl_api.cfg"))
 LOOK_S = 2.0  # between two looks for streams that are new
+LEFT_S = 5 * LOOK_S  # before a stream that was lost, or did not answer, is tried again
 PULL_S = 0.02  # between two looks for samples
 BUFFER_S = 60  # of a stream that is not read, in LSL
 MOST_STREAMS = 100  # that are published to LSL
 GAP_S = 0.5  # see StampedSession
+OURS = "ppgstream."  # what the source ids of streams that we publish begin with: they are not read
 OUT_SAMPLES = ("denoised", "confidence", "flags")
 OUT_BEATS = ("interval_ms", "confidence", "bpm", "bpm_confidence")
 
@@ -64,7 +66,8 @@ class Inlet:
 
 class Inlets(BackgroundTask):
     """Streams that match `predicate` (LSL's own words: "type='PPG'") into a daemon's input. channel: which one, by its label or
-    its number from 0 on; None: the first that is called infrared, else the first. `units`: takes the unit of each stream."""
+    its number from 0 on; None: the first that is called infrared, else the first. `units`: takes the unit of each stream. Raises
+    UsageError for a predicate that is none."""
 
     def __init__(
         self,
@@ -79,8 +82,14 @@ class Inlets(BackgroundTask):
         super().__init__("LSL in", log)
         self._predicate, self._endpoint, self._channel, self._clock = predicate, endpoint, channel, clock
         self._inlets: dict[str, Inlet] = {}  # by LSL's id of each
-        self._refused: set[str] = set()
+        self._left_until: dict[str, float] = {}  # streams that are not read, by LSL's id, and until when
         self._units = {} if units is None else units
+        import pylsl
+
+        try:
+            self._resolver = pylsl.ContinuousResolver(pred=predicate, forget_after=3 * LOOK_S)
+        except RuntimeError:
+            raise UsageError(f"--lsl-in {predicate!r}: no predicate of LSL: type='PPG' is one, name='Muse-PPG' another") from None
 
     def work(self) -> None:
         while not self.over.is_set():
@@ -98,14 +107,12 @@ class Inlets(BackgroundTask):
                 publisher.close(0.5)
 
     def _read(self, publisher: Publisher) -> None:
-        import pylsl
 
-        resolver = pylsl.ContinuousResolver(pred=self._predicate, forget_after=3 * LOOK_S)
         looked_at = -math.inf
         while not self.over.is_set():
             if time.monotonic() - looked_at > LOOK_S or not self._inlets:
                 looked_at = time.monotonic()
-                for info in resolver.results():
+                for info in self._resolver.results():
                     self._open(info)
             some = [self._pull(uid, inlet, publisher) for uid, inlet in list(self._inlets.items())]
             if not any(some):
@@ -114,17 +121,16 @@ class Inlets(BackgroundTask):
     def _open(self, info: Any) -> None:
         import pylsl
 
-        uid = info.uid()
-        if uid in self._inlets or uid in self._refused:
+        uid, now = info.uid(), time.monotonic()
+        if uid in self._inlets or self._left_until.get(uid, 0.0) > now or info.source_id().startswith(OURS):
             return
-        inlet = pylsl.StreamInlet(
-            info, max_buflen=BUFFER_S, recover=bool(info.source_id()), processing_flags=pylsl.proc_clocksync
-        )
+        # Without LSL's own recovery: a sensor that begins anew is another session, under an id of its own.
+        inlet = pylsl.StreamInlet(info, max_buflen=BUFFER_S, recover=False, processing_flags=pylsl.proc_clocksync)
         try:
             whole = inlet.info(timeout=2.0)
             channel, units = channel_of(whole, self._channel)
         except (pylsl.TimeoutError, pylsl.LostError, ValueError) as error:
-            self._refused.add(uid)
+            self._left_until[uid] = math.inf if isinstance(error, ValueError) else now + LEFT_S
             self.tell(f"LSL: {info.name()}: not read: {error or type(error).__name__}")
             return
         taken = {one.session.stream for one in self._inlets.values()}
@@ -147,15 +153,24 @@ class Inlets(BackgroundTask):
         try:
             rows, stamps = one.inlet.pull_chunk(timeout=0.0, max_samples=MAX_COUNT)
         except pylsl.LostError:
-            del self._inlets[uid]
-            publisher.send(one.session.end())
-            self.tell("LSL: gone; looked for again", one.session.stream)
+            self._leave(uid, one, publisher, "gone")
             return False
         if stamps:
             x = np.array([row[one.channel] for row in rows], np.float64)
-            for chunk in one.session.chunks(x, np.array(stamps), self._clock.to_ns):
-                publisher.send(chunk)
+            try:
+                for chunk in one.session.chunks(x, np.array(stamps), self._clock.to_ns, time.monotonic()):
+                    publisher.send(chunk)
+            except WireError as error:
+                self._leave(uid, one, publisher, str(error))
         return bool(stamps)
+
+    def _leave(self, uid: str, one: Inlet, publisher: Publisher, why: str) -> None:
+        """Read a stream no longer, for a while: LSL lists one that is gone for some seconds."""
+        del self._inlets[uid]
+        self._left_until[uid] = time.monotonic() + LEFT_S
+        one.inlet.close_stream()
+        publisher.send(one.session.end())
+        self.tell(f"LSL: {why}; looked for again", one.session.stream)
 
 
 def channel_of(info: Any, wanted: str | None) -> tuple[int, str]:
@@ -228,7 +243,7 @@ class Outlets(BackgroundTask):
             what, labels = ("clean", OUT_SAMPLES) if fs else ("beats", OUT_BEATS)
             info = pylsl.StreamInfo(
                 f"{chunk.stream} {what}", "PPG" if fs else "Beats", len(labels), fs or pylsl.IRREGULAR_RATE, "float32",
-                f"ppgstream.{chunk.stream}.{what}",
+                f"{OURS}{chunk.stream}.{what}",
             )  # fmt: skip
             units = {"denoised": self._units.get(chunk.stream, ""), "interval_ms": "ms", "bpm": "1/min"}
             channels = info.desc().append_child("channels")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -95,9 +96,11 @@ def _adopter(config: Config) -> Adopter:
     return Adopter(
         c.format,
         fs=0.0 if c.fs == "measure" else c.fs,
+        rates={name: 0.0 if one.fs == "measure" else one.fs for name, one in config.streams.by_name.items() if one.fs},
         dtype=c.raw_dtype,
         keys=replace(keys, time_unit=c.json_time_unit, time_of=c.json_time_of),
         default_id=c.default_stream,
         silence_s=config.streams.silence_s,
         max_streams=config.streams.max_streams,
+        wall=time.time,
     )

@@ -8,14 +8,14 @@ only where a message says its index.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.errors import WireError
-from ppgstream.wire.json_messages import SECONDS, Keys, Record, TimeUnit, likely_unit, looks_like_json, records_of
+from ppgstream.wire.json_messages import SECONDS, Keys, Record, TimeUnit, is_json, likely_unit, looks_like_json, records_of
 from ppgstream.wire.message import DTYPES, EMPTY, MAGIC, MAX_BODY, MAX_COUNT, Chunk, Kind, count_of, decode, stream_id
 
 LEAST_GAP_S = 0.41  # more than is bridged, so that no window lies across what is unknown
@@ -26,7 +26,9 @@ RAW_DTYPES = {order.strip("<") + kind: np.dtype(order + kind) for order in ("<",
 PAUSE = 1.5  # of the time that a batch took to measure: after it, so long a pause is no end
 RHYTHM = 2.5  # of the usual wait between messages: the same
 LONGEST_PAUSE_S = 60.0
-SLOW_HZ = 25.0  # the rate by which the time of a batch is guessed while none is known
+SLOW_HZ = 10.0  # the rate by which the time of a batch is guessed while none is known
+FASTEST_HZ = 1000.0  # that a sensor may have
+LEAP_S, LEAP = 60.0, 10_000  # seconds, or samples: an index that leaps by more than time explains begins a session
 LOST_S = 0.5  # a time so much later than the samples before say, while as much time passed: samples are missing
 UNIT_S = 1.0  # over how much time the unit of a time is found by the arrival of messages
 
@@ -55,7 +57,8 @@ class Adopter:
 
     JSON: `[id, document]`, or one part whose document names its stream. Raw: `[id, samples]` or one part of samples, of `dtype`
     ("f4", "f8", "i2", "i4", "u2", "u4", little-endian, or with ">" big-endian). Without an id the stream is `default_id`. `fs`:
-    of streams that say none, Hz, 0 if it is not known; it is used for the length of gaps here.
+    of streams that say none, Hz, 0 if it is not known, `rates` of some by their names; used for the length of gaps here. `wall`:
+    seconds since 1970; 0: not known.
     """
 
     def __init__(
@@ -63,13 +66,16 @@ class Adopter:
         format: str,
         *,
         fs: float = 0.0,
+        rates: Mapping[str, float] | None = None,
         dtype: str = "f4",
         keys: Keys | None = None,
         default_id: str = "sensor",
         silence_s: float = 2.0,
         max_streams: int = 10_000,
+        wall: Callable[[], float] = float,
     ) -> None:
         self._format = format
+        self._rates, self._wall = rates or {}, wall
         self._fs, self._dtype, self._keys, self._default_id = fs, RAW_DTYPES[dtype], keys or Keys(), default_id
         self._silence_s, self._max_streams = silence_s, max_streams
         self._streams: dict[str, _Numbering] = {}  # the one that was silent for longest first
@@ -128,7 +134,7 @@ class Adopter:
         out."""
         numbering = self._streams.get(stream)
         if numbering is not None and self._listened - numbering.seen <= self._silent_s(numbering):
-            fs = numbering.fs or self._fs
+            fs = self._rate(stream, numbering)
             numbering.next += max(round((now - numbering.read_at) * fs), round(LEAST_GAP_S * fs), LEAST_GAP)
             numbering.due_ns = 0
             self._heard(stream, numbering, now)
@@ -138,15 +144,18 @@ class Adopter:
         own = max(PAUSE * numbering.batch_s, RHYTHM * numbering.wait_s)
         return max(self._silence_s, min(own, LONGEST_PAUSE_S))
 
-    @staticmethod
-    def _joined(records: list[Record]) -> list[Record]:
+    def _joined(self, records: list[Record]) -> list[Record]:
         """Records of one stream that follow each other in a message, and say nothing but samples, as one."""
+        of_last = self._keys.time_of == "last"
         found: list[Record] = []
         for record in records:
             last = found[-1] if found else None
             more = record.first is None and not record.end and last is not None and not last.end
-            if more and last is not None and record.stream == last.stream and record.fs in (0.0, last.fs):
+            same = last is not None and record.stream == last.stream and record.units in ("", last.units)
+            if more and same and last is not None and record.fs in (0.0, last.fs):
                 found[-1] = last._replace(samples=np.concatenate([last.samples, record.samples]))
+                if of_last and record.time is not None:
+                    found[-1] = found[-1]._replace(time=record.time, unit=record.unit)
             else:
                 found.append(record)
         return found
@@ -155,6 +164,11 @@ class Adopter:
         stream = named or record.stream or self._default_id
         numbering, chunks = self._streams.get(stream), []
         if numbering is not None and self._listened - numbering.seen > self._silent_s(numbering):
+            chunks.append(Chunk(stream, numbering.session, numbering.next, EMPTY, Kind.END, numbering.fs, adopted=True))
+            numbering = None
+        leaps = numbering is not None and record.first is not None and self._leaps(stream, numbering, record.first, now)
+        if leaps and numbering is not None:
+            self.doubt = f"{stream}: the index leaps from {numbering.next} to {record.first}: another session begins"
             chunks.append(Chunk(stream, numbering.session, numbering.next, EMPTY, Kind.END, numbering.fs, adopted=True))
             numbering = None
         if numbering is None:
@@ -174,10 +188,10 @@ class Adopter:
         if record.others:
             self.doubt = f"{stream}: JSON holds {', '.join(record.others)} too, which are not taken: [in] json_samples"
         n = len(record.samples)
-        numbering.batch_s = n / (numbering.fs or self._fs or SLOW_HZ)
+        numbering.batch_s = n / (self._rate(stream, numbering) or SLOW_HZ)
         t_ns = self._t_ns(numbering, record, now)
         if record.first is None:
-            numbering.next += self._lost(numbering, t_ns, now)
+            numbering.next += self._lost(stream, numbering, t_ns, now)
         numbering.due_ns = t_ns + round(numbering.batch_s * 1e9) if t_ns else 0
         base = Chunk(stream, numbering.session, numbering.next, record.samples, fs=numbering.fs, adopted=True, units=record.units)
         base.t_ns = t_ns
@@ -211,28 +225,38 @@ class Adopter:
         t_ns = round(seconds * 1e9)
         return (t_ns or 1) if abs(t_ns) < 2**62 else 0
 
-    def _lost(self, numbering: _Numbering, t_ns: int, now: float) -> int:
+    def _rate(self, stream: str, numbering: _Numbering) -> float:
+        """The rate that was said of a stream, Hz; 0: none."""
+        return numbering.fs or self._rates.get(stream, self._fs)
+
+    def _leaps(self, stream: str, numbering: _Numbering, first: int, now: float) -> bool:
+        """Whether an index is so far from the next one that either is damaged, or the sensor counts anew. One that falls by less
+        may be late, and is left to those who put samples in order."""
+        fs = self._rate(stream, numbering)
+        within = LEAP_S * fs if fs else LEAP
+        return not -within <= first - numbering.next <= within + 2 * (now - numbering.read_at) * (fs or FASTEST_HZ)
+
+    def _lost(self, stream: str, numbering: _Numbering, t_ns: int, now: float) -> int:
         """How many samples are missing before one that was measured at `t_ns`. A clock that was set jumps too, but no message is
         late then."""
-        fs = numbering.fs or self._fs
+        fs = self._rate(stream, numbering)
         if not fs or not t_ns or not numbering.due_ns:
             return 0
         later_s = (t_ns - numbering.due_ns) / 1e9
         least_s = max(LOST_S, numbering.batch_s / 2)  # of a long batch the time is no better known than its rate
         return round(later_s * fs) if later_s > least_s and now - numbering.read_at > later_s / 2 else 0
 
-    @staticmethod
-    def _unit_of(numbering: _Numbering, time: float, now: float) -> TimeUnit:
+    def _unit_of(self, numbering: _Numbering, time: float, now: float) -> TimeUnit:
         """The unit of a time that no key's name says: by how far it goes while messages arrive, which tells that of a clock that
-        began when its sensor was switched on too. Until then, if it is a time of this century, by its size."""
+        began when its sensor was switched on too. Until then, if it is a time of today, by its size."""
         if numbering.unit == "auto":
             if numbering.first is None or time < numbering.first[0]:
                 numbering.first = (time, now)
             elif now - numbering.first[1] >= UNIT_S:
                 a_second = (time - numbering.first[0]) / (now - numbering.first[1])
                 near: list[TimeUnit] = [unit for unit, size in SECONDS.items() if 0.1 < a_second * size < 10]
-                numbering.unit = near[0] if near else likely_unit(time)
-        return numbering.unit if numbering.unit != "auto" else likely_unit(time)
+                numbering.unit = near[0] if near else likely_unit(time, self._wall())
+        return numbering.unit if numbering.unit != "auto" else likely_unit(time, self._wall())
 
     def _heard(self, stream: str, numbering: _Numbering, now: float) -> None:
         self._streams.pop(stream, None)
@@ -243,7 +267,7 @@ class Adopter:
         if len(body) % self._dtype.itemsize:
             hint = ": this looks like JSON" if body[:1] in (b"{", b"[") else ""
             raise WireError(f"raw body of {len(body)} bytes: not a whole number of {self._dtype.str} samples{hint}")
-        if body[:1] in (b"{", b"[") and body.rstrip()[-1:] in (b"}", b"]"):
+        if body[:1] in (b"{", b"[") and is_json(body):
             raise WireError('this looks like JSON: [in] format is "raw"')
         samples = np.frombuffer(body, self._dtype)
         if len(samples) > MAX_COUNT:

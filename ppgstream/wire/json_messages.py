@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.errors import WireError
-from ppgstream.wire.message import MAX_INDEX, STREAM_IDS, stream_id
+from ppgstream.wire.message import MAX_INDEX, stream_like
 
 TimeUnit = Literal["auto", "s", "ms", "us", "ns"]
 SHOWN_KEYS = 8
@@ -37,7 +37,8 @@ USUAL: Mapping[str, tuple[str, ...]] = {  # the names that keys have where the c
 }
 SECONDS: dict[TimeUnit, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 SUFFIXES: dict[str, TimeUnit] = {"_s": "s", "_ms": "ms", "_us": "us", "_ns": "ns", "millis": "ms", "micros": "us"}
-EPOCH = (1e9, 4e9)  # a time in here is likely one since 1970, in seconds: 2001 to 2096
+DAY_S = 86_400.0
+MOST_NAME = 200  # characters of a name
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +94,14 @@ def records_of(body: bytes, keys: Keys, *, named: bool = False) -> list[Record]:
 def _record(row: dict[str, Any], keys: Keys, *, named: bool) -> Record:
     name, value = (None, None) if named else _found(row, "stream", keys.stream)
     stream = None
-    if isinstance(value, str):
-        stream = stream_id([value.encode("ascii", "replace"), b""], expected=2)
+    if isinstance(value, str) and 0 < len(value) <= MOST_NAME and value.isprintable():
+        stream = stream_like(value)
+    elif isinstance(value, str):
+        raise WireError(f"JSON {name!r} must be a name of 1 to {MOST_NAME} printable characters, got {value!r:.40}")
+    elif isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**64:
+        stream = str(value)
     elif name in (keys.stream, "stream", "stream_id") and value is not None:
-        raise WireError(f"JSON {name!r} must be text of {STREAM_IDS}, got {value!r:.40}")
+        raise WireError(f"JSON {name!r} must be a name, got {value!r:.40}")
     try:
         return _of_row(row, keys, stream)
     except WireError as error:
@@ -112,9 +117,8 @@ def _of_row(row: dict[str, Any], keys: Keys, stream: str | None) -> Record:
         there = ", ".join(repr(key)[:24] for key in list(row)[:SHOWN_KEYS]) or "none"
         raise WireError(f"JSON object without samples: looked for {wanted}; its keys are {there}: [in] json_samples")
     samples = np.zeros(0) if name is None else _numbers(value, f"JSON {name!r}")
-    others = (
-        () if keys.samples else tuple(k for k in USUAL["samples"] if k != name and isinstance(row.get(k), int | float | list))
-    )
+    held = {str(key).lower(): key for key, value in row.items() if isinstance(value, int | float | list)}
+    others = () if keys.samples else tuple(held[k] for k in USUAL["samples"] if k in held and held[k] != name)
     fs_name, value = _found(row, "fs", keys.fs)
     fs = 0.0 if value is None else _number(value)
     if fs is None or not 0 <= fs < MOST_HZ:
@@ -142,9 +146,6 @@ def _found(row: Mapping[str, Any], what: str, key: str) -> tuple[str | None, Any
     """The key and value of what a row says."""
     if key:
         return (key, row[key]) if key in row else (None, None)
-    for name in USUAL[what]:
-        if name in row:
-            return name, row[name]
     lower = {str(name).lower(): name for name in row}
     for name in USUAL[what]:
         if name in lower:
@@ -197,9 +198,18 @@ def _time(value: Any, name: str, unit: TimeUnit) -> tuple[float | None, TimeUnit
     return time, unit
 
 
-def likely_unit(time: float) -> TimeUnit:
-    """The unit in which a number is a time of this century; "auto" if there is none."""
-    return next((unit for unit, size in SECONDS.items() if EPOCH[0] <= time * size <= EPOCH[1]), "auto")
+def likely_unit(time: float, wall: float) -> TimeUnit:
+    """The unit in which a number is a time within a day of `wall`, s since 1970; "auto" if there is none."""
+    return next((unit for unit, size in SECONDS.items() if abs(time * size - wall) <= DAY_S), "auto")
+
+
+def is_json(body: bytes) -> bool:
+    """Whether a body is a document of JSON."""
+    try:
+        msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
+    return True
 
 
 def _with_nan(body: bytes, error: Exception) -> object:

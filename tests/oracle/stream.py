@@ -320,7 +320,7 @@ class Stream:
         messages = self._counter.feed(chunk.index, chunk.samples, sequencer)
         windows: list[Window] = []
         if self._counter.counts_messages:
-            text = f"the index rises by 1 from one message of {len(chunk.samples)} samples to the next: it must count samples, not messages"
+            text = f"the index rises by 1 from one message of {len(chunk.samples)} samples to the next: it must count samples"
             self._event("index_counts_messages", text)
         if self._counter.restarted:
             original = self._renamed[0] if chunk.session == self._renamed[1] and self._renamed[0] is not None else chunk.session
