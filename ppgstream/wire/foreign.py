@@ -7,6 +7,7 @@ only where a message says its index.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -52,13 +53,18 @@ class _Numbering:
     due_ns: int = 0
 
 
+def no_clock() -> float:
+    """The time where it is not known."""
+    return math.nan
+
+
 class Adopter:
     """Gives foreign messages a session and an index. `format` is "json", "raw", "ppgstream", or "auto": JSON or ours, by message.
 
     JSON: `[id, document]`, or one part whose document names its stream. Raw: `[id, samples]` or one part of samples, of `dtype`
     ("f4", "f8", "i2", "i4", "u2", "u4", little-endian, or with ">" big-endian). Without an id the stream is `default_id`. `fs`:
     of streams that say none, Hz, 0 if it is not known, `rates` of some by their names; used for the length of gaps here. `wall`:
-    seconds since 1970; 0: not known.
+    seconds since 1970.
     """
 
     def __init__(
@@ -72,7 +78,7 @@ class Adopter:
         default_id: str = "sensor",
         silence_s: float = 2.0,
         max_streams: int = 10_000,
-        wall: Callable[[], float] = float,
+        wall: Callable[[], float] = no_clock,
     ) -> None:
         self._format = format
         self._rates, self._wall = rates or {}, wall
