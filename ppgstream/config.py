@@ -55,6 +55,10 @@ class Status(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_rows: Annotated[int, Meta(ge=1, le=100_000)] = 256
 
 
+class Metrics(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    endpoint: str = ""
+
+
 class Model(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     checkpoint: str = ""
     runtime: Runtime = "auto"
@@ -96,6 +100,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     in_: In = msgspec.field(name="in", default_factory=In)
     out: Out = msgspec.field(default_factory=Out)
     status: Status = msgspec.field(default_factory=Status)
+    metrics: Metrics = msgspec.field(default_factory=Metrics)
     model: Model = msgspec.field(default_factory=Model)
     windows: Windows = msgspec.field(default_factory=Windows)
     streams: Streams = msgspec.field(default_factory=Streams)
@@ -110,7 +115,7 @@ def load(path: Path | None = None, **overrides: str | None) -> Config:
 
     Raises ConfigError naming the file, the key and the offending value.
     """
-    chosen = path if path is not None else DEFAULT_PATH if DEFAULT_PATH.is_file() else None
+    chosen = path if path is not None else DEFAULT_PATH if DEFAULT_PATH.is_file() and not is_foreign(DEFAULT_PATH) else None
     tree: dict[str, dict[str, object]] = {}
     if chosen is not None:
         try:
@@ -136,7 +141,22 @@ def load(path: Path | None = None, **overrides: str | None) -> Config:
     for section, endpoint in (("in", config.in_.endpoint), ("out", config.out.endpoint), ("status", config.status.endpoint)):
         given = overrides.get(f"{section}__endpoint") is not None or chosen is None
         check_endpoint(endpoint, f"{section}.endpoint" if given else f"{chosen}: {section}.endpoint")
+    if config.metrics.endpoint:
+        name = f"{chosen or 'settings'}: metrics.endpoint"
+        if "/" in config.metrics.endpoint:
+            raise ConfigError(f"{name}: {shown(config.metrics.endpoint)} is not HOST:PORT")
+        check_endpoint(f"tcp://{config.metrics.endpoint}", name)
     return config
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file of settings is another program's: TOML without any section of ours. One that says nothing is ours."""
+    try:
+        tree = toml_of(read_regular(path, MOST_TEXT))
+    except (OSError, ValueError):
+        return False
+    ours = {field.encode_name for field in msgspec.structs.fields(Config)}
+    return bool(tree) and not ours & set(tree)
 
 
 def _of_streams(streams: dict[str, object], where: str) -> dict[str, OneStream]:

@@ -288,6 +288,8 @@ def serving(
     said: list[str] = []
     daemon = Daemon(config(**sections), checkpoint(), log=log_to(said))
     daemon.open()
+    if before is not None:
+        before(daemon)
     served = Served(daemon, said, StatusClient(daemon.endpoints["status"]), Ear(daemon.endpoints["out"]))
 
     def work() -> None:

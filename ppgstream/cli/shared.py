@@ -279,4 +279,6 @@ def restored(path: str | None) -> Checkpoint:
 def loaded(config_path: Path | None, **overrides: str | None) -> Config:
     from ppgstream import config
 
+    if config_path is None and config.DEFAULT_PATH.is_file() and config.is_foreign(config.DEFAULT_PATH):
+        say(f"./{config.DEFAULT_PATH} has no setting of ppgstream's: it is passed over")
     return config.load(config_path, **overrides)

@@ -21,11 +21,16 @@ if TYPE_CHECKING:
     Maker = Callable[[Daemon], BackgroundTask]  # what makes a source once a daemon's sockets are open
 
 
-def _check(option: str, settings: Config | None, module: str, package: str, extra: str) -> None:
-    """Raises UsageError where a package is missing, or where the daemon (of a source) does not bind its input."""
+def check_package(option: str, module: str, package: str, extra: str) -> None:
+    """Raises UsageError where an option's package is missing."""
     if importlib.util.find_spec(module) is None:
         raise UsageError(f"{option} needs {package}: pip install {package}, or ppgstream[{extra}]")
-    if settings is not None and not settings.in_.bind:
+
+
+def _check(option: str, settings: Config, module: str, package: str, extra: str) -> None:
+    """Raises UsageError where a source's package is missing, or where the daemon does not bind its input."""
+    check_package(option, module, package, extra)
+    if not settings.in_.bind:
         raise UsageError(f"{option}: this daemon connects to its input ([in] bind = false): it must bind it")
 
 
@@ -77,7 +82,7 @@ def lsl(
     if predicate is not None:
         _check("--lsl-in", settings, "pylsl", "pylsl", "lsl")
     elif out:
-        _check("--lsl-out", None, "pylsl", "pylsl", "lsl")
+        check_package("--lsl-out", "pylsl", "pylsl", "lsl")
     else:
         return [], []
     from ppgstream.live.lsl import Clock, Inlets, Outlets

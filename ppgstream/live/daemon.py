@@ -7,10 +7,12 @@ publishes what comes back, and answers the monitor. The model alone runs on the 
 from __future__ import annotations
 
 import heapq
+import itertools
 import logging
 import os
 import resource
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -25,12 +27,14 @@ from ppgstream.core.denoiser import Denoiser
 from ppgstream.core.engine import Engine
 from ppgstream.core.quality import confidence_of
 from ppgstream.errors import PpgStreamError
+from ppgstream.live.canary import Canary
 from ppgstream.live.door import BACKLOG, Doors, check_descriptors, most_descriptors
 from ppgstream.live.endpoints import MOST_BODY, MOST_QUESTION, MOST_SUBSCRIPTION, attach, make
 from ppgstream.live.events import Events
 from ppgstream.live.loop import LEAVE_S, Loop, Rooms, Stop, ready_limit
 from ppgstream.live.questions import Question, Questions
 from ppgstream.live.round import Clock, Pace
+from ppgstream.live.service import Notifier
 from ppgstream.live.sink import ZmqSink
 from ppgstream.live.snapshot import (
     CheckpointStatus,
@@ -70,6 +74,7 @@ class Daemon:
         self.events = Events(log or logging.getLogger("ppgstream"))
         self.clock, self.pace = Clock(), Pace()
         self.rules = rules_of(config, checkpoint)
+        self.notifier = Notifier()
         self._doors = Doors()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
@@ -126,6 +131,7 @@ class Daemon:
         # A sensor that waits for a subscriber begins to send now, when the model is ready.
         self.source.open()
         self.state = "running"
+        self.notifier.tell(f"READY=1\nSTATUS=in {self.endpoints['in']}, out {self.endpoints['out']}")
         linger_ms = 0  # of what a failure leaves behind
         try:
             loop.work()
@@ -143,7 +149,11 @@ class Daemon:
         self.questions = Questions(
             self._asked, engine, self.events, self.endpoints["in"], partial(self.snapshot, engine, workers)
         )
-        rooms = Rooms(engine, workers, self.source, self.sink, self.questions, self.events, self._doors, self.clock, self.pace)
+        self.canary = Canary(engine.rules.plan, workers)
+        rooms = Rooms(
+            engine, workers, self.source, self.sink, self.questions, self.events, self._doors, self.clock, self.pace, self.canary,
+            self.notifier,
+        )  # fmt: skip
         return Loop(self.config, rooms, self.stop, self._say)
 
     def _say(self, state: str) -> None:
@@ -194,6 +204,11 @@ class Daemon:
                 for recent in self.events.recent.values()
             ],
             streams_like=len(like),
+            troubles=dict(Counter(watch.troubles[0] for watch in self.pace.watches.values() if watch.troubles)),
+            lag_counts=list(itertools.accumulate(self.pace.lag_counts)),
+            lag_sum_ms=round(self.pace.lag_sum_ms, 3),
+            window_s=round(min(self.canary.window_s(now), now - self.started), 3),
+            unwell=self.canary.unwell(now),
         )
 
 

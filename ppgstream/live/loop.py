@@ -15,13 +15,16 @@ from typing import NamedTuple
 import zmq
 
 from ppgstream.config import Config
+from ppgstream.core.denoiser import Answer
 from ppgstream.core.engine import Engine
 from ppgstream.core.ledger import Event
 from ppgstream.core.tile import Tile
+from ppgstream.live.canary import Canary
 from ppgstream.live.door import FEW, Doors, most_descriptors
 from ppgstream.live.events import Events
 from ppgstream.live.questions import Questions
 from ppgstream.live.round import POLL_S, SLICE_S, TURN_S, Clock, Pace, Round
+from ppgstream.live.service import Notifier
 from ppgstream.live.sink import ZmqSink
 from ppgstream.live.source import Source
 from ppgstream.live.workers import Found, Workers
@@ -68,6 +71,8 @@ class Rooms(NamedTuple):
     doors: Doors
     clock: Clock
     pace: Pace
+    canary: Canary
+    notifier: Notifier
 
 
 class Loop:
@@ -125,6 +130,7 @@ class Loop:
     def drain(self) -> None:
         """Nothing more comes in: denoise what is there, as far as time allows, end every session, and say so."""
         self._say("draining")
+        self._rooms.notifier.tell("STOPPING=1")
         drain_s = self._config.overload.drain_s
         # The cheap ones first: what is too short for a window is published at once.
         streams = sorted(self._engine.streams.values(), key=lambda stream: stream.in_flight)
@@ -197,6 +203,8 @@ class Loop:
 
     def _take_back(self, answered: Iterator[tuple[Tile, Found]]) -> None:
         for tile, found in answered:
+            if isinstance(found, Answer):
+                self._rooms.canary.answered(time.monotonic())
             self._publish(self._engine.finish(tile, found))
             self._finished.append(tile)
         self._fill()
@@ -231,10 +239,14 @@ class Loop:
 
     def _tick(self) -> None:
         """A second is over."""
+        now = time.monotonic()
         self._tell()
         self._rooms.events.tick()
-        self._rooms.questions.tick(time.monotonic())
+        self._rooms.questions.tick(now)
         self._sink.hear()
+        self._rooms.canary.look(now)
+        if not self._rooms.canary.unwell(now):
+            self._rooms.notifier.well(now)
 
 
 def ready_limit(config: Config, hop: int) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
 
@@ -24,6 +25,7 @@ LONGEST_TURN_S = 2 * POLL_S  # time beyond this is taken to be that of a suspend
 LONGEST_BACKLOG_S = 10.0
 LOOKED_AT_ONCE = 64  # streams
 LAGS = 4096  # windows whose lag is remembered
+LAG_BUCKETS_MS = (5, 10, 20, 30, 50, 100, 200, 300, 500, 1000, 2000, 5000)  # up to which lags are counted
 
 
 class Clock:
@@ -55,6 +57,8 @@ class Pace:
     def __init__(self) -> None:
         self.lags: deque[float] = deque(maxlen=LAGS)  # ms, from the arrival of a window's last sample to its publication
         self.read_lags: deque[float] = deque(maxlen=LAGS)  # ms, from when it was read
+        self.lag_counts = [0] * (len(LAG_BUCKETS_MS) + 1)  # windows by lag, those beyond all buckets last
+        self.lag_sum_ms = 0.0
         self.rates = Rates()
         self.watches: dict[str, StreamWatch] = {}
 
@@ -70,6 +74,8 @@ class Pace:
         for ready in tile.ready:
             lag = (now - ready.arrived_at) * 1000
             self.lags.append(lag)
+            self.lag_counts[bisect_left(LAG_BUCKETS_MS, lag)] += 1
+            self.lag_sum_ms += lag
             self.read_lags.append((now - ready.read_at) * 1000)
             self.watch(ready.stream.name).lag_ms = lag
 

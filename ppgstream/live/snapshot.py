@@ -87,6 +87,7 @@ class TraceStatus(msgspec.Struct):
     flags: list[int] = []
     beats: list[tuple[float, float]] = []
     units: str = ""
+    stop: int = 0  # the index after the last sample
 
 
 class EventStatus(msgspec.Struct):
@@ -168,6 +169,11 @@ class Snapshot(msgspec.Struct):
     # What an older daemon does not tell has a default.
     recent: list[EventStatus] | None = None
     streams_like: int | None = None
+    troubles: dict[str, int] = {}
+    lag_counts: list[int] = []
+    lag_sum_ms: float = 0.0
+    window_s: float = 0.0
+    unwell: str = ""
 
 
 def ledger_of(engine: Engine) -> LedgerStatus:
@@ -228,6 +234,7 @@ def traces_of(engine: Engine, watched: Iterable[str]) -> dict[str, TraceStatus]:
                 list(trace.flags),
                 [(round((trace.stop - at) / fs, 3), round(sure, 3)) for at, sure in trace.beats],
                 stream.intake.units,
+                trace.stop,
             )
     return found
 

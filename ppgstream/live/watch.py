@@ -82,8 +82,9 @@ class StreamWatch:
 
     @property
     def rank(self) -> tuple[int, float]:
-        """Less is worse: by the worst of its troubles, then by how long it is silent."""
-        return (TROUBLES.index(self.troubles[0]) if self.troubles else len(TROUBLES)), -self._silent_s
+        """Less is worse: by the worst of its troubles, and of silent ones by how long they are."""
+        silent_s = self._silent_s if "silent" in self.troubles else 0.0
+        return (TROUBLES.index(self.troubles[0]) if self.troubles else len(TROUBLES)), -silent_s
 
     def low_s(self, now: float) -> float:
         """For how long its confidence has been low, s."""

@@ -8,13 +8,14 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from queue import SimpleQueue
 
 import numpy as np
 
-from ppgstream.core.denoiser import Answer, Denoiser
+from ppgstream.core.denoiser import Answer, Batch, Denoiser
 from ppgstream.core.tile import Tile
 
 CLOSE_S = 1.0  # longest wait for model calls at the end
@@ -28,7 +29,7 @@ class Workers:
 
     def __init__(self, denoiser: Denoiser, threads: int) -> None:
         self._denoiser = denoiser
-        self._asked: SimpleQueue[tuple[Tile, Future[Found]] | None] = SimpleQueue()
+        self._asked: SimpleQueue[tuple[Callable[[], Found], Future[Found]] | None] = SimpleQueue()
         # Daemon threads: one that hangs in a model call does not keep the process from its end, as a ThreadPoolExecutor's would.
         self._threads = [threading.Thread(target=self._work, name=f"ppgstream-model-{k}", daemon=True) for k in range(threads)]
         self._most = threads + 1  # one waits, so that no worker does
@@ -63,7 +64,13 @@ class Workers:
         if shed:
             future.set_result(None)
         else:
-            self._asked.put((tile, future))
+            self._asked.put((partial(self._answer, tile), future))
+
+    def try_out(self, batch: Batch) -> Future[Found]:
+        """Windows of no stream to be answered: for finding out whether the model works."""
+        future: Future[Found] = Future()
+        self._asked.put((partial(self._attempt, batch), future))
+        return future
 
     def take_back(self) -> Iterator[tuple[Tile, Found]]:
         """The tiles that are answered and whose turn it is."""
@@ -103,11 +110,11 @@ class Workers:
 
     def _work(self) -> None:
         while (asked := self._asked.get()) is not None:
-            tile, future = asked
+            job, future = asked
             if not future.set_running_or_notify_cancel():
                 continue
             try:
-                future.set_result(self._answer(tile))
+                future.set_result(job())
             except BaseException as error:  # it is raised where the tile is taken back
                 future.set_exception(error)
 
@@ -115,6 +122,12 @@ class Workers:
         try:
             return _checked(self._denoiser(tile.batch), tile)
         except Exception as error:  # whatever the runtime raises: its tile is published as it came, and the worker goes on
+            return error
+
+    def _attempt(self, batch: Batch) -> Found:
+        try:
+            return self._denoiser(batch)
+        except Exception as error:
             return error
 
     def _ring(self) -> None:
