@@ -56,6 +56,23 @@ def test_it_sends_denoises_and_sums_up(tmp_path: Path) -> None:
     assert f"drew {tmp_path / 'demo.png'}" in text
 
 
+def test_it_says_what_to_do_next_and_opens_the_monitor_s_page() -> None:
+    pytest.importorskip("websockets")
+    from ppgstream.show.web import Web
+
+    pages: list[Web] = []
+
+    def page(status: str) -> Web:
+        pages.append(Web(status, 0))
+        return pages[-1]
+
+    fine, text = shown(page=page, seconds=4.0)
+    assert fine
+    assert f"the monitor's page: {pages[0].url}" in text
+    for command in ("ppgstream run", "ppgstream monitor", "ppgstream denoise recording.csv -o clean.csv"):
+        assert command in text.partition("what next:")[2]
+
+
 def test_stopped_early_it_still_adds_up() -> None:
     asked: list[int] = []
 

@@ -28,6 +28,7 @@ from ppgstream.errors import DataError, OutputError, PpgStreamError, SourceError
 if TYPE_CHECKING:
     from ppgstream.live.publisher import Publisher
     from ppgstream.live.status import StatusClient
+    from ppgstream.show.web import Web
 
 STATUS = "tcp://127.0.0.1:5602"  # where a daemon is asked
 GONE_S = 10.0  # a daemon publishes a STATUS a second for each live stream
@@ -41,6 +42,7 @@ def demo(
     plot: Annotated[Path | None, typer.Option(metavar="PNG", help="Draw the first sensor's first 10 s into this file.")] = None,
     noise: Annotated[str, typer.Option(help="On the pulse: course, hand, forearm, contact, displacement or steps.")] = "course",
     checkpoint: CheckpointOption = None,
+    web: Annotated[bool, typer.Option("--web", help="Open the monitor's page in the browser.")] = False,
 ) -> None:
     """The whole system at work: synthetic noisy PPG -> loopback sockets -> daemon -> view, and a summary against the truth."""
     from rich.console import Console
@@ -58,11 +60,21 @@ def demo(
     console.print(f"loading {found.arch.family} ({found.parameters:,} parameters) ...", highlight=False)
     denoiser = runtime.denoiser(found)
     stop = Stop()
-    plain = plain or not console.is_terminal
+    plain = plain or web or not console.is_terminal
     fine = show.run(
-        found, denoiser, seconds=seconds, streams=streams, plain=plain, console=console, stopped=stop, picture=plot, kind=noise
-    )
+        found, denoiser, seconds=seconds, streams=streams, plain=plain, console=console, stopped=stop, picture=plot, kind=noise,
+        page=_page if web else None,
+    )  # fmt: skip
     raise typer.Exit(stop.exit_code() or (0 if fine else 1))
+
+
+def _page(status: str) -> Web:
+    from ppgstream.cli.sources import check_package
+
+    check_package("--web", "websockets", "websockets", "web")
+    from ppgstream.show.web import Web
+
+    return Web(status, 0)
 
 
 @app.command(cls=Command)

@@ -28,7 +28,7 @@ from ppgstream.core.engine import Engine
 from ppgstream.core.quality import confidence_of
 from ppgstream.errors import PpgStreamError
 from ppgstream.live.canary import Canary
-from ppgstream.live.door import BACKLOG, Doors, check_descriptors, most_descriptors
+from ppgstream.live.descriptors import check_descriptors
 from ppgstream.live.endpoints import MOST_BODY, MOST_QUESTION, MOST_SUBSCRIPTION, attach, make
 from ppgstream.live.events import Events
 from ppgstream.live.loop import LEAVE_S, Loop, Rooms, Stop, ready_limit
@@ -75,7 +75,6 @@ class Daemon:
         self.clock, self.pace = Clock(), Pace()
         self.rules = rules_of(config, checkpoint)
         self.notifier = Notifier()
-        self._doors = Doors()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
     def open(self) -> None:
@@ -99,10 +98,7 @@ class Daemon:
                 ("out", outgoing, c.out.endpoint, c.out.bind),
                 ("status", self._asked, c.status.endpoint, True),
             ):
-                socket.setsockopt(zmq.BACKLOG, min(BACKLOG, most_descriptors() // 8))
                 self.endpoints[name] = attach(socket, endpoint, bind=bind, name=f"{name}.endpoint")
-                if bind:
-                    self._doors.add(self.endpoints[name])
         except PpgStreamError:
             self.close()
             raise
@@ -118,7 +114,6 @@ class Daemon:
         self._leave(linger_ms=0)
 
     def _leave(self, linger_ms: int) -> None:
-        self._doors.close()
         self._context.destroy(linger=linger_ms)
 
     def run(self, denoiser: Denoiser) -> Engine:
@@ -151,7 +146,7 @@ class Daemon:
         )
         self.canary = Canary(engine.rules.plan, workers)
         rooms = Rooms(
-            engine, workers, self.source, self.sink, self.questions, self.events, self._doors, self.clock, self.pace, self.canary,
+            engine, workers, self.source, self.sink, self.questions, self.events, self.clock, self.pace, self.canary,
             self.notifier,
         )  # fmt: skip
         return Loop(self.config, rooms, self.stop, self._say)

@@ -11,7 +11,6 @@ import zmq
 
 from ppgstream.config import check_endpoint
 from ppgstream.errors import SourceError
-from ppgstream.live.door import SHUT
 from ppgstream.wire.message import MOST_PARTS
 
 # Bytes of one part of a message; ZeroMQ cuts off a peer that sends more. Up to here, a body that is too long is refused by name.
@@ -83,9 +82,7 @@ def attach(socket: zmq.Socket[Any], endpoint: str, *, bind: bool, name: str = ""
         if "[" in endpoint:
             socket.setsockopt(zmq.IPV6, 1)
         if bind and endpoint.startswith("ipc://"):
-            path = Path(endpoint.removeprefix("ipc://"))
-            for there in (path, path.with_name(path.name + SHUT)):
-                _check_free(there, told)
+            _check_free(Path(endpoint.removeprefix("ipc://")), told)
         (socket.bind if bind else socket.connect)(endpoint)
         last = socket.getsockopt(zmq.LAST_ENDPOINT)
     except zmq.ZMQError as error:

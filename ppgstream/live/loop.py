@@ -20,10 +20,10 @@ from ppgstream.core.engine import Engine
 from ppgstream.core.ledger import Event
 from ppgstream.core.tile import Tile
 from ppgstream.live.canary import Canary
-from ppgstream.live.door import FEW, Doors, most_descriptors
+from ppgstream.live.descriptors import are_short, most_descriptors
 from ppgstream.live.events import Events
 from ppgstream.live.questions import Questions
-from ppgstream.live.round import POLL_S, SLICE_S, TURN_S, Clock, Pace, Round
+from ppgstream.live.round import POLL_S, TURN_S, Clock, Pace, Round
 from ppgstream.live.service import Notifier
 from ppgstream.live.sink import ZmqSink
 from ppgstream.live.source import Source
@@ -68,7 +68,6 @@ class Rooms(NamedTuple):
     sink: ZmqSink
     questions: Questions
     events: Events
-    doors: Doors
     clock: Clock
     pace: Pace
     canary: Canary
@@ -108,12 +107,6 @@ class Loop:
                 self._publish(self._engine.expire(running, read_at=time.monotonic()))
             if self._round.look(time.monotonic()):
                 self._tick()
-            if self._rooms.doors.watch(time.monotonic()):
-                text = (
-                    f"of {most_descriptors()} descriptors hardly any is left (ulimit -n): no new connections until some "
-                    f"are closed"
-                )
-                self._rooms.events.tell(Event("descriptors", text))
             self._hand_over()
             self._take_back(self._workers.take_back())
             if self._sink.socket in there:
@@ -182,8 +175,7 @@ class Loop:
         """Seconds until something is to be done though nothing comes."""
         now = time.monotonic()
         # The next stream that is to be looked at, or the end of the round.
-        longest = POLL_S if most_descriptors() >= FEW else SLICE_S
-        wait = min(longest, self._round.due_at - now)
+        wait = min(POLL_S, self._round.due_at - now)
         if self._engine.ready and not self._workers.full:
             wait = min(wait, self._engine.ready.next_read_at + self._config.model.max_delay_ms / 1000 - now)
         if self._engine.unfilled:
@@ -245,6 +237,9 @@ class Loop:
         self._rooms.questions.tick(now)
         self._sink.hear()
         self._rooms.canary.look(now)
+        if are_short():
+            text = f"of {most_descriptors()} descriptors hardly any is left (ulimit -n): connections beyond them are not served"
+            self._rooms.events.tell(Event("descriptors", text))
         if not self._rooms.canary.unwell(now):
             self._rooms.notifier.well(now)
 

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import secrets
+import sys
 import threading
 import time
+import webbrowser
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,12 +42,21 @@ from ppgstream.show.monitor import glyphs_of
 from ppgstream.show.screen import History, View, screen
 from ppgstream.wire.message import EMPTY, Chunk, Kind
 
+if TYPE_CHECKING:
+    from ppgstream.show.web import Web
+
 SEED = 20_190_823  # of the demo alone
 CHUNK = 25
 PICTURE_S = 10
 VIEW_LINES = 24  # of the live view
 ANY_PORT = "tcp://127.0.0.1:*"
 Float64 = NDArray[np.float64]
+
+
+NEXT = """what next:
+  ppgstream run                                  # the daemon; how to connect your sensor: docs/sensors.md
+  ppgstream monitor                              # watch it; --web 8600 for a page in the browser
+  ppgstream denoise recording.csv -o clean.csv   # a recording"""
 
 
 @dataclass(slots=True)
@@ -99,8 +112,10 @@ def run(
     stopped: Callable[[], bool],
     picture: Path | None = None,
     kind: str = "course",
+    page: Callable[[str], Web] | None = None,
 ) -> bool:
-    """Send, denoise, show, sum up. True if every sample came back and the ledger adds up."""
+    """Send, denoise, show, sum up. page: what serves the monitor's page of a status socket. True if every sample came back and
+    the ledger adds up."""
     config = Config(in_=In(endpoint=ANY_PORT), out=Out(endpoint=ANY_PORT), status=Status(endpoint=ANY_PORT))
     log = logging.Logger("ppgstream.demo")
     log.addHandler(RichHandler(console=console, show_path=False))
@@ -116,6 +131,12 @@ def run(
         f"{streams} sensors -> {daemon.endpoints['in']} -> daemon ({checkpoint.arch.family}) -> {daemon.endpoints['out']}",
         highlight=False,
     )
+    web = None if page is None else page(daemon.endpoints["status"])
+    if web is not None:
+        threading.Thread(target=web.serve, args=(done.is_set,), daemon=True).start()
+        say(f"the monitor's page: {web.url}", highlight=False)
+        if sys.platform == "darwin" or os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"):
+            webbrowser.open(web.url)  # without a desktop it may begin one that draws over this terminal
     with ThreadPoolExecutor(2) as pool:
         served = pool.submit(daemon.run, denoiser)
         sent = pool.submit(_send, sensors, daemon.endpoints["in"], checkpoint.fs, lambda: stopped() or done.is_set())
@@ -158,6 +179,7 @@ def run(
         drawn = plots.before_after(p.noisy[:n], p.out[:n], p.confidence[:n], p.flags[:n], fs=checkpoint.fs, truth=p.clean[:n])
         recording.write_whole(picture, drawn)
         say(f"drew {picture}", highlight=False)
+    say(NEXT, highlight=False)
     return engine.unaccounted == 0 and (stopped() or all(np.isfinite(p.out).all() for p in sensors))
 
 

@@ -8,10 +8,11 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rich.console import Console, RenderableType
-from rich.text import Text
+from rich.console import Console
 from textual import events
 from textual.app import App, ComposeResult
+from textual.geometry import Region
+from textual.strip import Strip
 from textual.widget import Widget
 
 from ppgstream.errors import SourceError
@@ -82,9 +83,23 @@ class Window(Widget):
         self._draw = draw
         self.shown = Screen([], {})
 
-    def render(self) -> RenderableType:
+    def draw(self) -> None:
+        """Draw it anew. Lines that are as they were are not drawn again."""
+        before = self.shown.lines
         self.shown = self._draw(self.size.width, self.size.height)
-        return Text("\n").join(self.shown.lines)
+        lines = self.shown.lines
+        changed = [y for y, line in enumerate(lines) if y >= len(before) or line != before[y]]
+        if changed:
+            self.refresh(*(Region(0, y, self.size.width, 1) for y in changed))
+
+    def on_resize(self) -> None:
+        self.draw()
+
+    def render_line(self, y: int) -> Strip:
+        if y >= len(self.shown.lines):
+            return Strip.blank(self.size.width)
+        strip = Strip(self.shown.lines[y].render(self.app.console))
+        return strip.adjust_cell_length(self.size.width)
 
 
 class Monitor(App[None]):
@@ -135,7 +150,7 @@ class Monitor(App[None]):
             self._now.clear()
 
     def _redraw(self) -> None:
-        self.query_one(Window).refresh()
+        self.query_one(Window).draw()
 
     def on_key(self, event: events.Key) -> None:
         event.stop()

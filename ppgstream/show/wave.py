@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 from rich.text import Text
@@ -95,14 +97,19 @@ def _plot(
     """Lines of a plot: denoised bright over raw."""
     front, behind = (_dots(v, low, high, columns, height) for v in (clean, raw))
     lines = []
-    for y in range(height):
-        line = Text()
-        for x in range(columns):
-            bits = front[y][x] or behind[y][x]
-            cell = chr(0x2800 + bits) if glyphs.unicode else ("*" if front[y][x] else "." if bits else " ")
-            line.append(cell if bits else " ", style="bold bright_red" if front[y][x] else "grey58")
-        lines.append(line)
+    for above, below in zip(front, behind, strict=True):
+        cells = []
+        for bright, dim in zip(above, below, strict=True):
+            bits = bright or dim
+            cell = chr(0x2800 + bits) if glyphs.unicode else "*" if bright else "."
+            cells.append((cell if bits else " ", "bold bright_red" if bright else "grey58" if bits else ""))
+        lines.append(_runs(cells))
     return lines
+
+
+def _runs(cells: Sequence[tuple[str, str]]) -> Text:
+    """Characters with their styles: those of a style that follow each other are drawn at once."""
+    return Text.assemble(*(("".join(c for c, _ in run), style) for style, run in groupby(cells, key=itemgetter(1))))
 
 
 def _dots(values: Sequence[float | None], low: float, high: float, columns: int, height: int) -> list[list[int]]:
@@ -142,17 +149,18 @@ def _marks(trace: TraceStatus, n: int, columns: int, glyphs: Glyphs) -> tuple[Te
                 cells[x] = (letter, "yellow")
                 letters[letter] = meaning
                 break
-    return Text.assemble(*cells), "  ".join(f"{letter} {meaning}" for letter, meaning in letters.items())
+    return _runs(cells), "  ".join(f"{letter} {meaning}" for letter, meaning in letters.items())
 
 
 def _confidence(values: Sequence[float], columns: int, glyphs: Glyphs) -> Text:
     """The mean confidence of each column as a height, red below a half."""
-    text = Text()
+    cells = []
     for x in range(columns if values else 0):
         part = values[x * len(values) // columns : max((x + 1) * len(values) // columns, x * len(values) // columns + 1)]
         mean = sum(part) / len(part)
-        text.append(glyphs.levels[min(int(8 * mean), 7)], style="green" if mean >= 0.8 else "yellow" if mean >= SURE else "red")
-    return text
+        style = "green" if mean >= GOOD else "yellow" if mean >= SURE else "red"
+        cells.append((glyphs.levels[min(int(8 * mean), 7)], style))
+    return _runs(cells)
 
 
 def csv_of(trace: TraceStatus) -> str:
