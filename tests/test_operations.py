@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import configparser
+import fcntl
 import http.client
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 from pathlib import Path
 from typing import Any
@@ -282,18 +285,31 @@ def test_without_a_manager_nothing_is_sent(tmp_path: Path) -> None:
     assert Notifier("@x", "no").watchdog_s == 0.0
 
 
-def test_signals_of_a_terminal_that_closes_end_it_like_sigterm(tmp_path: Path) -> None:
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_terminal_that_closes_ends_it_and_without_one_a_hangup_is_told(terminal: bool, tmp_path: Path) -> None:
     ends = [f for name in ("in", "out", "status") for f in (f"--{name}", f"ipc://{tmp_path / name}")]
-    process = start(["run", "--checkpoint", "lmmse", *ends])
+    ours, theirs = os.openpty()
+
+    def begin() -> None:
+        os.setsid()
+        if terminal:
+            fcntl.ioctl(theirs, termios.TIOCSCTTY, 0)
+
+    process = start(["run", "--checkpoint", "lmmse", *ends], preexec_fn=begin, pass_fds=(theirs,))
     try:
         assert process.stderr is not None
         assert "ready" in process.stderr.readline()
         process.send_signal(signal.SIGHUP)
+        if not terminal:
+            assert "SIGHUP without a terminal: nothing is read again" in process.stderr.readline()
+            process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE_S) == 0
         assert "final: " in process.stderr.read()
     finally:
         process.kill()
         process.wait()
+        os.close(ours)
+        os.close(theirs)
 
 
 def checked(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:

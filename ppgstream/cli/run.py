@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ppgstream.cli.shared import CheckpointOption, Command, ConfigOption, Stop, app, leave_at_once, loaded, restored, say
+from ppgstream.core.ledger import Event
 from ppgstream.errors import CheckpointError, PpgStreamError, UsageError
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from ppgstream.config import Config
     from ppgstream.live.metrics import MetricsServer
 
+HANGUP = Event("hangup", "SIGHUP without a terminal: nothing is read again, and the daemon goes on; SIGTERM ends it")
 LAST_END_S = 0.6  # for serial ports and LSL's streams to end their sessions once the daemon is stopped
 LAST_OUT_S = 0.3  # for Lab Streaming Layer to take what was published last
 
@@ -150,7 +152,7 @@ def _serve(settings: Config, log: Log, stop: Stop, read: list[Maker], published:
     asked: SimpleQueue[None] = SimpleQueue()
     if readers:
         threading.Thread(target=end, daemon=True).start()
-    stop.hold((lambda: asked.put(None)) if readers else daemon.stop.set)
+    stop.hold((lambda: asked.put(None)) if readers else daemon.stop.set, hangup=lambda: daemon.notes.put(HANGUP))
     tell(
         "ready: %s %s at %g Hz; in %s (%s), out %s, status %s",
         *(found.arch.family, found.id.hex(), found.fs, e["in"], settings.in_.format, e["out"], e["status"]),

@@ -223,17 +223,23 @@ class Stop:
         self.signal: int | None = None  # no Event: a handler that sets one waits for a lock that this thread may hold
         self._at_once = at_once
         self._then: Callable[[], None] = lambda: None
+        self._hangup: Callable[[], None] | None = None
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):  # a terminal that closes is no reason to lose samples
             if signal.getsignal(number) is not signal.SIG_IGN:  # what is ignored stays so: nohup, jobs in the background
                 signal.signal(number, self._on_signal)
 
-    def hold(self, then: Callable[[], None]) -> None:
-        """From now on a signal calls `then`, and the command ends in its own time."""
+    def hold(self, then: Callable[[], None], hangup: Callable[[], None] | None = None) -> None:
+        """From now on a signal calls `then`, and the command ends in its own time. hangup: called instead by a SIGHUP where
+        there is no terminal that could have closed."""
         self._then, self._at_once = then, False
+        self._hangup = hangup if hangup is not None and not has_terminal() else None
 
     def _on_signal(self, number: int, _: Any) -> None:
         if self.signal is not None and number == signal.SIGINT:
             os._exit(EX_SIGINT)  # the second signal: end now
+        if number == signal.SIGHUP and self._hangup is not None:
+            self._hangup()
+            return
         self.signal = number
         if self._at_once:
             with contextlib.suppress(OSError):
@@ -252,6 +258,15 @@ class Stop:
 
     def exit_code(self) -> int:
         return EX_SIGINT if self.signal == signal.SIGINT else 0
+
+
+def has_terminal() -> bool:
+    """Whether this process has a terminal that controls it."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _version(asked: bool) -> None:

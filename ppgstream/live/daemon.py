@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from queue import SimpleQueue
 
 import numpy as np
 import zmq
@@ -25,6 +26,7 @@ from ppgstream.assemble import rules_of
 from ppgstream.config import Config
 from ppgstream.core.denoiser import Denoiser
 from ppgstream.core.engine import Engine
+from ppgstream.core.ledger import Event
 from ppgstream.core.quality import confidence_of
 from ppgstream.errors import PpgStreamError
 from ppgstream.live.canary import Canary
@@ -75,6 +77,7 @@ class Daemon:
         self.clock, self.pace = Clock(), Pace()
         self.rules = rules_of(config, checkpoint)
         self.notifier = Notifier()
+        self.notes: SimpleQueue[Event] = SimpleQueue()  # events of other threads and of signal handlers
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
 
     def open(self) -> None:
@@ -147,7 +150,7 @@ class Daemon:
         self.canary = Canary(engine.rules.plan, workers)
         rooms = Rooms(
             engine, workers, self.source, self.sink, self.questions, self.events, self.clock, self.pace, self.canary,
-            self.notifier,
+            self.notifier, self.notes,
         )  # fmt: skip
         return Loop(self.config, rooms, self.stop, self._say)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from queue import SimpleQueue
 from typing import NamedTuple
 
 import zmq
@@ -72,6 +73,7 @@ class Rooms(NamedTuple):
     pace: Pace
     canary: Canary
     notifier: Notifier
+    notes: SimpleQueue[Event]
 
 
 class Loop:
@@ -233,6 +235,8 @@ class Loop:
         """A second is over."""
         now = time.monotonic()
         self._tell()
+        while not self._rooms.notes.empty():
+            self._rooms.events.tell(self._rooms.notes.get())
         self._rooms.events.tick()
         self._rooms.questions.tick(now)
         self._sink.hear()
