@@ -1,14 +1,21 @@
 # Each target sets itself up: a virtual environment in .venv with the locked, hashed dependencies.
 PYTHON ?= python3
 BIN := .venv/bin
+COMPILED := setup.py ppgstream/binaries.py ppgstream/core/resample.py
 
-.PHONY: demo test faults check lock clean
+.PHONY: demo test wheel faults check lock clean
 
 demo: .venv/runtime
 	@$(BIN)/ppgstream demo
 
+# What is compiled is tested once more as it is interpreted.
 test: .venv/dev
 	$(BIN)/python -m pytest -n auto --dist loadgroup
+	PPGSTREAM_PURE=1 $(BIN)/python -m pytest -q -n auto tests/test_binaries.py tests/test_resample.py
+
+wheel: .venv/dev
+	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .
+	@ls dist/*.whl
 
 # The attacks in full: a quarter of an hour of what `make test` does for a minute.
 faults: .venv/dev
@@ -24,21 +31,21 @@ check: .venv/dev
 # What pip resolves today, with hashes and no word of an index.
 lock: .venv/dev
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra build pyproject.toml -o requirements.lock
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements.lock requirements-light.in -o requirements-light.lock
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev -c requirements.lock pyproject.toml -o requirements-dev.lock
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev --extra build -c requirements.lock pyproject.toml -o requirements-dev.lock
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if (3, 11) <= v < (3, 14) else "ppgstream needs Python 3.11 to 3.13 (TensorFlow has no wheels for others); this is %d.%d: make PYTHON=python3.12 ..." % v[:2])'
 	@echo "setting up .venv (TensorFlow is about 600 MB: this takes a minute or two, once)"
 	$(PYTHON) -m venv .venv
 
-.venv/runtime: .venv/bin/python requirements.lock pyproject.toml
+.venv/runtime: .venv/bin/python requirements.lock pyproject.toml $(COMPILED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-.venv/dev: .venv/bin/python requirements-dev.lock pyproject.toml
+.venv/dev: .venv/bin/python requirements-dev.lock pyproject.toml $(COMPILED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@ .venv/runtime

@@ -15,4 +15,8 @@ Where to start reading; docs/architecture.md has a line for each file and the wa
     tools      programs beside the package (the folder `tools`)
 """
 
+from ppgstream import binaries
+
 __version__ = "0.1.0"
+
+binaries.install()

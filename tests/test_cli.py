@@ -27,7 +27,7 @@ from safetensors.numpy import load as tensors_of
 from safetensors.numpy import save as to_bytes
 from typer.testing import CliRunner
 
-from ppgstream import __version__
+from ppgstream import __version__, binaries
 from ppgstream.cli.app import app
 from ppgstream.files.recording import CSV_HEAD
 from ppgstream.model.checkpoint import BUNDLED
@@ -337,7 +337,7 @@ def test_help_and_version_go_to_stdout_and_name_every_command(tmp_path: Path) ->
     for name in ("demo", "run", "replay", "monitor", "denoise", "tap", "train", "checkpoint"):
         assert f" {name} " in told.stdout
     version = ppgstream(tmp_path, "--version")
-    assert (version.returncode, version.stdout, version.stderr) == (0, f"{__version__}\n", "")
+    assert (version.returncode, version.stdout, version.stderr) == (0, f"{__version__} ({binaries.form()})\n", "")
 
 
 # ---- checkpoints that cannot be used --------------------------------------------------------------------------------

@@ -271,15 +271,17 @@ def has_terminal() -> bool:
 
 def _version(asked: bool) -> None:
     if asked:
-        from ppgstream import __version__
+        from ppgstream import __version__, binaries
 
-        print(__version__)
+        print(f"{__version__} ({binaries.form()})")
         raise typer.Exit
 
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version, and whether it is compiled.")
+    ] = False,
 ) -> None:
     pass
 

@@ -18,6 +18,11 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+try:
+    import cython
+except ImportError:
+    from ppgstream import nocython as cython
+
 Float64 = NDArray[np.float64]
 Index = TypeVar("Index", int, NDArray[np.int64])
 
@@ -110,16 +115,6 @@ def filter_of(num: int, den: int) -> Filter:
     return Filter(num, den, reach, weights / weights.sum(axis=1, keepdims=True))
 
 
-@lru_cache(maxsize=2048)
-def _taps(num: int, den: int, phase: int, n: int) -> tuple[NDArray[np.int64], Float64]:
-    """The places of the values that `n` positions of a filter need, from the first one's first value on, and their weights, (n, 2
-    * reach) each. The same few come again and again."""
-    reach, table = filter_of(num, den)[2:]
-    at = phase + num * np.arange(n)
-    whole = at // den
-    return whole[:, None] + np.arange(2 * reach), table.take(at - whole * den, axis=0)
-
-
 def read(values: Float64, base: int, level: float, filter: Filter, first: int, n: int, *, closed: bool = False) -> Float64:
     """The values of a stretch at a filter's positions from the `first`-th on, (n,).
 
@@ -127,7 +122,6 @@ def read(values: Float64, base: int, level: float, filter: Filter, first: int, n
     stretch begins there. closed: it ends with the last of them. level: any number near them, the same for all of a stretch: what
     does not change comes out as it was, to the last bit."""
     begin, phase = divmod(first * filter.num, filter.den)
-    taps, weights = _taps(filter.num, filter.den, phase, n)
     at = begin - base + 1 - filter.reach
     if at < 0:
         mirror = 2 * values[0] - values[-at:0:-1]
@@ -137,11 +131,39 @@ def read(values: Float64, base: int, level: float, filter: Filter, first: int, n
         mirror = 2 * values[-1] - values[-2 : -2 - filter.reach : -1]
         far = np.full(filter.reach + 1 - len(mirror), mirror[-1] if len(mirror) else values[-1])
         values = np.concatenate([values, mirror, far])
-    around: Float64 = values[at:].take(taps)
-    around -= level
-    found: Float64 = np.einsum("ij,ij->i", around, weights)
-    found += level
+    if n and at + (phase + (n - 1) * filter.num) // filter.den + 2 * filter.reach > len(values):
+        raise IndexError(f"{n} positions from {first} on need more values than there are")
+    found = np.empty(n)
+    _read(values, at, level, filter.table, filter.num, filter.den, phase, found)
     return found
+
+
+@cython.locals(
+    values=cython.double[::1],
+    at=cython.Py_ssize_t,
+    level=cython.double,
+    table=cython.double[:, ::1],
+    num=cython.longlong,
+    den=cython.longlong,
+    place=cython.longlong,
+    found=cython.double[::1],
+    whole=cython.longlong,
+    fraction=cython.longlong,
+    total=cython.double,
+    k=cython.Py_ssize_t,
+    j=cython.Py_ssize_t,
+)
+def _read(values: Float64, at: int, level: float, table: Float64, num: int, den: int, place: int, found: Float64) -> None:
+    """Fills `found`. Its k-th is the sum of values from the index `at` + (place + k * num) / den on, times the weights of the
+    fraction."""
+    for k in range(found.shape[0]):
+        whole = place // den
+        fraction = place - whole * den
+        total = 0.0
+        for j in range(table.shape[1]):
+            total += (values[at + whole + j] - level) * table[fraction, j]
+        found[k] = total + level
+        place += num
 
 
 def reached(filter: Filter, stop: int) -> int:

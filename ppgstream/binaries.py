@@ -1,0 +1,84 @@
+"""Which modules run compiled. The same `.py` file is compiled where a compiler was at the installation (`setup.py`), and
+interpreted elsewhere; the answers are the same to the last bit.
+
+A binary that was not made from the `.py` beside it is not used, and one line says so. With PPGSTREAM_PURE=1 none is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.machinery
+import importlib.util
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+FOLDER = Path(__file__).parent
+MODULES = ("ppgstream.core.resample",)
+BUILT = "built.json"  # in FOLDER: of each binary, what its source was
+
+
+def source_of(module: str, folder: Path = FOLDER) -> Path:
+    """The `.py` of a module."""
+    return folder.joinpath(*module.split(".")[1:]).with_suffix(".py")
+
+
+def digest(source: Path) -> str:
+    """What tells two sources apart."""
+    return hashlib.sha256(source.read_bytes()).hexdigest()
+
+
+def binary_of(module: str, folder: Path = FOLDER) -> Path | None:
+    """The binary of a module, if there is one that Python would load."""
+    source = source_of(module, folder)
+    names = (source.with_suffix(suffix) for suffix in importlib.machinery.EXTENSION_SUFFIXES)
+    return next((name for name in names if name.exists()), None)
+
+
+def refused(folder: Path = FOLDER) -> list[str]:
+    """Modules whose binary was not made from the source that is there."""
+    there = [module for module in MODULES if binary_of(module, folder) is not None]
+    if not there:
+        return []
+    try:
+        built = json.loads((folder / BUILT).read_text())
+    except (OSError, ValueError):
+        return there
+    return [module for module in there if built.get(module) != digest(source_of(module, folder))]
+
+
+class Interpreted:
+    """Finds the `.py` of some modules, where Python would take the binary."""
+
+    def __init__(self, modules: Sequence[str]) -> None:
+        self.modules = frozenset(modules)
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """As Python's finders do."""
+        if name not in self.modules:
+            return None
+        source = str(source_of(name))
+        return importlib.util.spec_from_file_location(name, source, loader=importlib.machinery.SourceFileLoader(name, source))
+
+
+def install() -> None:
+    """Decide which modules run compiled, before any of them is imported."""
+    if os.environ.get("PPGSTREAM_PURE") == "1":
+        sys.meta_path.insert(0, Interpreted(MODULES))
+        return
+    if old := refused():
+        names = ", ".join(str(source_of(module).relative_to(FOLDER.parent)) for module in old)
+        line = f"{names} changed since it was compiled, and is interpreted: install it again (make, or pip)"
+        sys.stderr.write(f"ppgstream: {line}\n")
+        sys.meta_path.insert(0, Interpreted(old))
+
+
+def form() -> str:
+    """`compiled` if all modules that can be are, else `interpreted`."""
+    pure = os.environ.get("PPGSTREAM_PURE") == "1" or any(binary_of(module) is None for module in MODULES) or bool(refused())
+    return "interpreted" if pure else "compiled"

@@ -1,0 +1,55 @@
+"""Compiles some modules where Cython and a C compiler are (ppgstream/binaries.py); everything else is in pyproject.toml."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+
+from ppgstream.binaries import BUILT, MODULES, digest, source_of  # noqa: E402 (of this folder)
+
+# Both forms must give the same bits: no fused multiply-add, no other order of sums.
+FLAGS = ["-O3", "-g0", "-ffp-contract=off"]
+
+
+class Build(build_ext):
+    """Notes which source each binary was made from."""
+
+    def run(self) -> None:
+        super().run()
+        here = Path("ppgstream") if self.inplace or getattr(self, "editable_mode", False) else Path(self.build_lib, "ppgstream")
+        built = {
+            extension.name: digest(source_of(extension.name))
+            for extension in self.extensions
+            if Path(self.get_ext_fullpath(extension.name)).exists()
+        }
+        here.mkdir(parents=True, exist_ok=True)
+        (here / BUILT).write_text(json.dumps(built, indent=1) + "\n")
+
+
+def extensions() -> list[Extension]:
+    """Those that can be built here."""
+    if os.environ.get("PPGSTREAM_PURE") == "1":
+        return []
+    try:
+        from Cython.Build import cythonize
+    except ImportError:
+        return []
+    checked = os.environ.get("PPGSTREAM_CHECKED") == "1"  # bounds are checked: slower, for tests
+    directives = {"language_level": 3, "boundscheck": checked, "wraparound": False, "cdivision": True, "infer_types": False}
+    sources = {module: str(source_of(module).relative_to(HERE)) for module in MODULES}
+    modules = [Extension(name, [source], extra_compile_args=FLAGS) for name, source in sources.items()]
+    found: list[Extension] = cythonize(modules, build_dir="build", compiler_directives=directives, quiet=True)
+    for extension in found:
+        extension.optional = True  # without a compiler it is interpreted
+    return found
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": Build})

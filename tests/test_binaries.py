@@ -1,0 +1,90 @@
+"""One source in two forms: compiled where a compiler was at the installation, interpreted elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ppgstream import binaries
+from ppgstream.core import resample
+
+ROOT = Path(__file__).parent.parent
+RATES = (10.0, 25.0, 50.0, 64.0, 99.3, 176.0, 250.0, 1000.0)
+
+
+def run(code: str, **environment: str) -> str:
+    command, whole = [sys.executable, "-c", code], {**os.environ, **environment}
+    done = subprocess.run(command, env=whole, capture_output=True, text=True, check=True, cwd=ROOT / "tests")
+    return done.stdout.strip()
+
+
+def answers() -> str:
+    """What all that is compiled answers, as a hash."""
+    found = hashlib.sha256()
+    rng = np.random.default_rng(0)
+    for fs in RATES:
+        ratio = resample.ratio_of(fs, 125.0)
+        for num, den in ((ratio.down, ratio.up), (ratio.up, ratio.down)):
+            filter_ = resample.filter_of(num, den)
+            values = rng.normal(1000, 50, 1500)
+            for first in (0, 7, 31):
+                found.update(resample.read(values, 0, 1000.0, filter_, first, 50).tobytes())
+            found.update(resample.read(values[:20], 0, 1000.0, filter_, 0, 1, closed=True).tobytes())
+    return found.hexdigest()
+
+
+def test_both_forms_give_the_same_bits() -> None:
+    pure = run("import test_binaries; print(test_binaries.answers())", PPGSTREAM_PURE="1")
+    assert pure == answers()
+
+
+@pytest.mark.parametrize("module", binaries.MODULES)
+def test_the_interpreted_form_is_asked_for_by_a_variable(module: str) -> None:
+    code = f"import {module} as m; from ppgstream import binaries; print(m.__file__, binaries.form())"
+    assert run(code, PPGSTREAM_PURE="1") == f"{binaries.source_of(module)} interpreted"
+    file, form = run(code, PPGSTREAM_PURE="0").split()
+    assert file.endswith(".py") == (form == "interpreted" or binaries.binary_of(module) is None)
+
+
+def test_the_version_says_which_form_it_is() -> None:
+    code = "from ppgstream.cli.app import main; import sys; sys.argv = ['ppgstream', '--version']; main()"
+    assert run(code, PPGSTREAM_PURE="1").endswith("(interpreted)")
+    installed = run("from ppgstream import binaries; print(binaries.form())", PPGSTREAM_PURE="0")
+    assert run(code, PPGSTREAM_PURE="0").endswith(f"({installed})")
+
+
+def test_a_binary_of_another_source_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "ppgstream"
+    for module in binaries.MODULES:
+        source = binaries.source_of(module, folder)
+        source.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(binaries.source_of(module), source)
+    assert binaries.refused(folder) == []  # no binary: nothing to refuse
+    for module in binaries.MODULES:
+        binaries.source_of(module, folder).with_suffix(EXTENSION_SUFFIXES[0]).touch()
+    assert binaries.refused(folder) == list(binaries.MODULES)  # nobody says what they were made from
+    (folder / binaries.BUILT).write_text(
+        json.dumps({m: binaries.digest(binaries.source_of(m, folder)) for m in binaries.MODULES})
+    )
+    assert binaries.refused(folder) == []
+    changed = binaries.source_of(binaries.MODULES[0], folder)
+    changed.write_text(changed.read_text() + "\n")
+    assert binaries.refused(folder) == [binaries.MODULES[0]]
+    (folder / binaries.BUILT).write_text("no JSON")
+    assert binaries.refused(folder) == list(binaries.MODULES)
+
+
+def test_values_that_are_not_there_are_refused_in_both_forms() -> None:
+    filter_ = resample.filter_of(2, 1)
+    resample.read(np.zeros(100), 0, 0.0, filter_, 0, 20)
+    with pytest.raises(IndexError, match="need more values than there are"):
+        resample.read(np.zeros(100), 0, 0.0, filter_, 0, 50)
