@@ -44,6 +44,7 @@ def extensions() -> list[Extension]:
         return []
     checked = os.environ.get("PPGSTREAM_CHECKED") == "1"  # bounds are checked: slower, for tests
     directives = {"language_level": 3, "boundscheck": checked, "wraparound": False, "cdivision": True, "infer_types": False}
+    directives["annotation_typing"] = False  # annotations are for people; types of C are said by `cython.locals`
     sources = {module: str(source_of(module).relative_to(HERE)) for module in MODULES}
     modules = [Extension(name, [source], extra_compile_args=FLAGS) for name, source in sources.items()]
     found: list[Extension] = cythonize(modules, build_dir="build", compiler_directives=directives, quiet=True)

@@ -218,6 +218,8 @@ ERRORS = {
     "an outage that is none": (2, ["replay", "bad.csv", "--outage", "5"], ["--outage '5'"]),
     "a live pipe at another speed": (2, ["replay", "-", "--speed", "max"], ["live pipe"]),
     "an endpoint to replay to that is none": (78, ["replay", "bad.csv", "--fs", "125", "--to", "nonsense"], ["nonsense"]),
+    "a page and a stream": (2, ["monitor", "--web", "0", "--stream", "a"], ["--web"]),
+    "a pipe and a stream": (2, ["monitor", "--stream", "a"], ["--stream", "--json"]),
     "no daemon to monitor": (
         69,
         ["monitor", "--once", "--json", "--status", "tcp://127.0.0.1:9"],

@@ -273,3 +273,14 @@ def test_times_that_jump_are_told() -> None:
         settle(e)
     (told,) = [event.text for event in e.events if event.name == "clock_set"]
     assert told == "a: the sensor's times jump by -3,600.0 s at index 500"
+
+
+def test_messages_that_are_lost_on_the_way_are_no_slower_rate_where_the_sensor_counts() -> None:
+    e = engine(clocked_by_arrival=True)
+    rng, x = np.random.default_rng(4), np.sin(np.arange(25) / 8)
+    for k in range(120):
+        if k == 0 or rng.uniform() > 0.2:
+            e.feed(Chunk("a", 1, 25 * k, x, fs=50.0, adopted=True), k / 2)
+            settle(e)
+    assert not [event for event in e.events if event.name in ("wrong_rate", "fs_off")]
+    assert e.counts.gap > 0

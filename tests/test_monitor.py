@@ -142,8 +142,8 @@ STAGED: dict[str, tuple[dict[str, Any], str, str]] = {
         "refused",
     ),
     "a sensor is silent": (
-        many(23, ROW | {"name": "forearm", "troubles": ["silent", "lost"], "silent_s": 11.3}),
-        "! forearm: silent for 11 s",
+        many(23, ROW | {"name": "forearm", "troubles": ["silent", "lost"], "silent_s": 11.3, "lost_lately": 7}),
+        "! forearm: silent for 11 s; 7 samples lost in the last two minutes",
         "silent 11 s",
     ),
     "nothing is attached": (
@@ -161,9 +161,14 @@ STAGED: dict[str, tuple[dict[str, Any], str, str]] = {
         "! forearm: samples come at 98.2 Hz, not 125 Hz: no heart rate",
         "wrong rate",
     ),
+    "it is gone": (
+        many(23, ROW | {"name": "forearm", "troubles": ["gone"], "silent_s": 95.2, "live": False, "session": None}),
+        "! forearm: gone: silent for 95 s, and its session was ended",
+        "gone 95 s",
+    ),
     "it loses samples": (
         many(23, ROW | {"name": "forearm", "troubles": ["lost"], "lost_lately": 1250}),
-        "! forearm: 1,250 samples lost in the last minute",
+        "! forearm: 1,250 samples lost in the last two minutes",
         "lost 1,250",
     ),
 }
@@ -212,6 +217,7 @@ def test_the_worst_alarms_come_first_and_each_once() -> None:
         streams=rows,
         streams_total=3,
         log_lost=4,
+        unwell="the model has answered no window for 9 s",
         ledger=SNAPSHOT["ledger"] | {"unaccounted": 2},
         queues={"ready_windows": 5242, "ready_limit": 5242, "model_windows": 64},
         recent=[
@@ -224,6 +230,7 @@ def test_the_worst_alarms_come_first_and_each_once() -> None:
     )
     assert [str(alarm) for alarm in alarms_of(snapshot, shed_lately=12, unknown="nobody")] == [
         "the ledger does not add up by 2 samples: a defect, please report it",
+        "the model has answered no window for 9 s",
         "a: the model failed on a tile",
         "queue full: 5,242 windows wait for the model, and no more input is read",
         "too slow: 12 samples of the last minute were published as they came",
@@ -232,7 +239,7 @@ def test_the_worst_alarms_come_first_and_each_once() -> None:
         "nobody: no such stream; there are 3: a, b, c",
         "a: refused 7 samples",
         "b: silent for 20 s",
-        "c: 3 samples lost in the last minute",
+        "c: 3 samples lost in the last two minutes",
         "typo: malformed message of 3 bytes: no",
     ]
     shown = seen(snapshot)
@@ -318,11 +325,13 @@ def test_history_tells_cpu_and_lag_of_the_last_minute_and_begins_anew_with_anoth
         history.add(made(uptime_s=10.1 + k, cpu_s=99.0, lag_ms={"p50": 1.0, "p99": 999.0, "max": 1.0}))  # no second is over
     assert history.cpu == pytest.approx(0.25)
     assert history.shed_lately == 590
-    assert list(history.p99)[-1] == 69
+    assert history.p99(60)[-1] == 69
+    assert history.p99(20)[:2] == [12.0, 15.0]
+    assert None not in history.p99(20)
     assert "CPU 25 % of a core" in "\n".join(seen(made(uptime_s=79.2, pid=77), history=history))
     history.add(made(pid=78, uptime_s=1.0))
     assert history.cpu is None
-    assert len(history.p99) == 1
+    assert history.p99(20) == [None] * 19 + [31.9]
 
 
 def test_keys_change_the_view() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import configparser
 import fcntl
 import http.client
+import itertools
 import json
 import os
 import re
@@ -14,6 +15,7 @@ import subprocess
 import sys
 import termios
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +25,17 @@ import pytest
 from faults.daemon import PATIENCE_S, until
 from rules import rules
 from test_bridge import start
-from test_daemon import DATA, serving, wave
+from test_daemon import DATA, END, serving, wave
 from test_monitor import ROW, SNAPSHOT
 
-from ppgstream.config import In
+from ppgstream.config import In, Streams
+from ppgstream.config import Model as ModelSettings
 from ppgstream.core.denoiser import Answer, Batch, identity
 from ppgstream.errors import SourceError
 from ppgstream.live.canary import Canary, canary_of, fault_of, self_test
 from ppgstream.live.service import Notifier
 from ppgstream.live.snapshot import Snapshot
+from ppgstream.live.status import StatusClient
 from ppgstream.live.workers import Workers
 
 pytest.importorskip("prometheus_client", reason="prometheus-client is not installed: pip install ppgstream[metrics]")
@@ -130,6 +134,50 @@ def test_metrics_and_health_of_a_daemon_at_work() -> None:
         get(server.address, "/healthz")
 
 
+def test_what_is_told_is_of_now_however_many_others_ask(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ppgstream.live.questions.KEPT_FOR", 300)  # as if each answer took long to make
+    with serving() as served:
+        other = StatusClient(served.daemon.endpoints["status"])
+        told: list[float] = []
+        late: list[float] = []
+
+        def another() -> bool:
+            for k in range(5):
+                other.ask(5.0, rows=7, like="x" * (k % 3))
+            asked = time.monotonic() - served.daemon.started
+            found = served.status.ask(5.0, rows=9)
+            assert found is not None
+            told.append(found.uptime_s)
+            late.append(asked - found.uptime_s)
+            return told[-1] > told[0] + 2.0
+
+        until(another, "answers of later times")
+        other.close()
+        assert max(late) < PATIENCE_S / 4
+        assert told == sorted(told)
+
+
+def test_a_sensor_that_is_gone_is_told_after_its_session_was_ended() -> None:
+    with serving(streams=Streams(idle_s=1.0)) as served:
+        sensor = served.sensor()
+        sensor.send("gone", DATA, 1, 0, wave(300))
+        sensor.send("ended", DATA, 2, 0, wave(300))
+        sensor.send("ended", END, 2, 300)
+        until(lambda: (row := served.row("gone")) and row["troubles"] == ["gone"], "that it is gone")
+        assert served.ask()["troubles"] == {"gone": 1}
+        ended = served.row("ended")
+        assert ended is not None
+        assert (ended["live"], ended["troubles"]) == (False, [])
+        sent = itertools.count()
+
+        def is_there() -> bool:
+            sensor.send("gone", DATA, 3, 25 * next(sent), wave(25))
+            row = served.row("gone")
+            return row is not None and row["live"] and row["troubles"] == []
+
+        until(is_there, "that it is there again")
+
+
 def test_a_port_in_use_is_said() -> None:
     one = MetricsServer("127.0.0.1:*")
     with pytest.raises(SourceError, match=r"metrics\.endpoint 127\.0\.0\.1:\d+: cannot be listened at"):
@@ -184,6 +232,25 @@ def test_a_daemon_whose_model_fails_is_not_well_and_is_again_once_it_answers(
         assert unwell(served.status.ask(5.0)).startswith(why)
         model.way = "answers"
         model.go.set()
+        until(lambda: served.ask()["unwell"] == "", "health again")
+
+
+def test_one_call_that_hangs_is_noticed_though_other_threads_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tiles come back in their order, so all that follow wait for it."""
+    monkeypatch.setattr("ppgstream.live.canary.IDLE_S", 0.2)
+    monkeypatch.setattr("ppgstream.live.canary.HEALTHY_S", 1.0)
+    canary, go = canary_of(PLAN).x, threading.Event()
+
+    def answers_the_canary(batch: Batch) -> Answer:
+        if not np.array_equal(batch.x, canary):
+            go.wait(PATIENCE_S)
+        return identity(250)(batch)
+
+    with serving(answers_the_canary, model=ModelSettings(threads=3)) as served:
+        until(lambda: served.ask()["unwell"] == "", "health")
+        served.sensor().send("a", DATA, 1, 0, wave(400))
+        until(lambda: served.ask()["unwell"].startswith("the model has not answered a call for"), "the fault")
+        go.set()
         until(lambda: served.ask()["unwell"] == "", "health again")
 
 

@@ -344,14 +344,20 @@ def monitor(
 
     from ppgstream.show import monitor as view
 
+    if web is not None and (stream is not None or once or json):
+        raise UsageError("--web: --stream, --once and --json do not go with it: choose a stream on the page")
+    piped = not (once or json or web is not None) and not sys.stdout.isatty()
+    if piped and stream is not None:
+        raise UsageError("--stream: into a pipe goes a line about all streams: --json, or --once, with --stream")
     stop = Stop()
     if web is not None:
         _serve_page(status, web, stop)
     elif json:
         _print_json(status, stop, stream=stream, interval_s=interval, once=once)
     elif once:
-        view.once(status, stream=stream, console=Console())
-    elif not sys.stdout.isatty():
+        if view.once(status, stream=stream, console=Console()):
+            raise typer.Exit(1)
+    elif piped:
         view.lines(status, stopped=stop, write=lambda line: print(line, flush=True))
     else:
         stop.hold(lambda: os._exit(0) if stop.signal == signal.SIGHUP else None)  # the terminal is gone: nothing can be drawn
@@ -386,7 +392,11 @@ def _print_json(endpoint: str, stop: Stop, *, stream: str | None, interval_s: fl
             snapshot = client.ask(1.0, [stream] if stream else [])
             if snapshot is None and once:
                 raise SourceError(f"{endpoint}: no daemon answers there: is `ppgstream run` running?")
+            if once and stream and snapshot is not None and all(row.name != stream for row in snapshot.streams):
+                raise SourceError(f"--stream {stream}: {endpoint} has no such stream")
             print(msgspec.json.encode(snapshot).decode(), flush=True)
+            if once and snapshot is not None and snapshot.unwell:
+                raise typer.Exit(1)
             if once:
                 break
             time.sleep(max(interval_s - (time.monotonic() - began), 0.0))

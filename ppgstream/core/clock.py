@@ -100,12 +100,12 @@ class RateClock:
         self._last: tuple[int, int] | None = None
         self._origin: tuple[int, int] | None = None  # index and time of the first message since the clock was last set
         self._finder, self._looked_at = RateFinder(0.0), 0  # of the same messages, four a second: how sure that rate is
-        self._arrived = (-1.0, 0, 0.0)  # when the measuring by arrival began, samples since, and the longest wait
+        self._arrived = (-1.0, 0, 0.0)  # when the measuring by arrival began, the index then, and the longest wait
 
     def shift(self, seconds: float) -> None:
         """The clock of arrivals is another one, ahead by so many seconds."""
-        since, n, longest = self._arrived
-        self._arrived = (since if since < 0 else since + seconds, n, longest)
+        since, first, longest = self._arrived
+        self._arrived = (since if since < 0 else since + seconds, first, longest)
         self._last_arrival_s += seconds
 
     def by_its_clock(self, chunk: Chunk) -> RateFound | None:
@@ -143,18 +143,18 @@ class RateClock:
 
     def by_arrival(self, chunk: Chunk, now: float) -> RateFound | None:
         """By the arrival of samples, over so long a time that it is known to 0.5 %, once so much is complete."""
-        since, n, longest = self._arrived
+        since, first, longest = self._arrived
         wait = now - self._last_arrival_s
         self._last_arrival_s = now
-        if since < 0 or wait > max(CLOCK_STEP_S, 4 * longest if longest else FS_TOLD_S):
-            self._arrived = (now, 0, 0.0)  # what comes with the first message was measured before
+        if since < 0 or chunk.stop < first or wait > max(CLOCK_STEP_S, 4 * longest if longest else FS_TOLD_S):
+            self._arrived = (now, chunk.stop, 0.0)  # what comes with the first message was measured before
             return None
-        n, longest = n + len(chunk.samples), max(longest, wait)
-        self._arrived = (since, n, longest)
+        longest = max(longest, wait)
+        self._arrived = (since, first, longest)
         if now - since < max(FS_SPAN_S, ARRIVAL_SPAN * longest):
             return None
-        self._arrived = (now, 0, longest)
-        return self._found(n / (now - since), now, "arrive", FS_WRONG)
+        self._arrived = (now, chunk.stop, longest)
+        return self._found((chunk.stop - first) / (now - since), now, "arrive", FS_WRONG)
 
     def _found(self, fs: float, now: float, how: str, off: float) -> RateFound:
         self.measured = fs

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import time
 from concurrent.futures import Future
 
 import numpy as np
@@ -50,7 +50,7 @@ class Canary:
         self._plan, self._workers = plan, workers
         self._batch = canary_of(plan)
         self._sent: Future[Found] | None = None
-        self._answered_at = -math.inf
+        self._answered_at = time.monotonic()  # the self-test has passed
         self.fault = ""  # of the last answer
 
     def answered(self, now: float) -> None:
@@ -73,7 +73,9 @@ class Canary:
 
     def unwell(self, now: float) -> str:
         """Why the daemon is not well; empty if it is."""
-        for_s = self.window_s(now)
+        hangs_s, for_s = self._workers.oldest_s(now), self.window_s(now)
+        if hangs_s > HEALTHY_S:
+            return f"the model has not answered a call for {hangs_s:.0f} s, and all that follows waits for it"
         if for_s <= HEALTHY_S:
             return ""
         return self.fault or f"the model has answered no window for {for_s:.0f} s"

@@ -113,7 +113,7 @@ class Loop:
             self._take_back(self._workers.take_back())
             if self._sink.socket in there:
                 self._sink.hear()
-            if questions.socket in there:
+            if questions.socket in there or questions.pending:
                 questions.answer()
             if stopping and (empty or self._stop.since(LAST_READ_S)):
                 break

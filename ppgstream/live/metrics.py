@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ANSWER_S = 2.0
 MOST_STREAMS = 200  # with series of their own; of more, only how many are in which trouble
-MOST_AT_ONCE = 8  # requests
+MOST_AT_ONCE = 32  # connections
 REQUEST_S = 5.0
 LEDGER = (
     "accepted",
@@ -129,17 +129,25 @@ class MetricsServer:
     def __init__(self, address: str) -> None:
         host, _, port = address.rpartition(":")
         outer = self
+        self.turn = threading.BoundedSemaphore(MOST_AT_ONCE)
 
         class Handler(BaseHTTPRequestHandler):
             timeout = REQUEST_S
 
             def do_GET(self) -> None:
+                self.reply(body_too=True)
+
+            def do_HEAD(self) -> None:
+                self.reply(body_too=False)
+
+            def reply(self, *, body_too: bool) -> None:
                 status, kind, body = outer.answer(self.path, self.headers.get("Host", ""))
                 self.send_response(status)
                 self.send_header("Content-Type", kind)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
-                self.wfile.write(body)
+                if body_too:
+                    self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
                 pass
@@ -148,6 +156,21 @@ class MetricsServer:
             address_family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
             daemon_threads = True
 
+            def process_request(self, request: Any, client_address: Any) -> None:
+                if outer.turn.acquire(blocking=False):
+                    super().process_request(request, client_address)
+                else:
+                    self.shutdown_request(request)  # too many at once
+
+            def process_request_thread(self, request: Any, client_address: Any) -> None:
+                try:
+                    super().process_request_thread(request, client_address)
+                finally:
+                    outer.turn.release()
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                pass  # a client that has gone
+
         try:
             self._server = Listener((host.strip("[]"), 0 if port == "*" else int(port)), Handler)
         except OSError as error:
@@ -155,7 +178,6 @@ class MetricsServer:
         self.address = f"{host}:{self._server.server_address[1]}"
         self._hosts = {self.address, f"localhost:{self._server.server_address[1]}"}
         self._status = ""
-        self._turn = threading.BoundedSemaphore(MOST_AT_ONCE)
 
     def serve(self, status: str) -> None:
         """Answer from now on, by what the status socket `status` tells."""
@@ -178,12 +200,7 @@ class MetricsServer:
             return http.HTTPStatus.FORBIDDEN, text, b"this is served to this machine alone\n"
         if path not in ("/metrics", "/healthz", "/readyz"):
             return http.HTTPStatus.NOT_FOUND, text, b"there are /metrics, /healthz and /readyz\n"
-        if not self._turn.acquire(blocking=False):
-            return http.HTTPStatus.SERVICE_UNAVAILABLE, text, f"{MOST_AT_ONCE} requests are under way\n".encode()
-        try:
-            s = self._ask()
-        finally:
-            self._turn.release()
+        s = self._ask()
         if path == "/metrics" and s is not None:
             return http.HTTPStatus.OK, "text/plain; version=0.0.4; charset=utf-8", exposition(s)
         why = unwell(s) if path != "/readyz" else "" if s is not None and s.state == "running" else "not ready"

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
+from collections import deque
 from collections.abc import Callable
 from typing import Annotated, Any
 
@@ -20,6 +22,8 @@ from ppgstream.live.watch import Sort
 WATCHED = 8  # streams whose waves are kept for monitors
 WATCH_S = 10.0  # for how long after a monitor last asked
 QUESTIONS_A_TURN = 4
+OLDEST_S = 0.5  # an answer may be so old
+PENDING = 16  # questions that wait; of more, the oldest get no answer
 KEPT = 8  # snapshots, for as many different questions
 KEPT_FOR = 20  # times the processor time that a snapshot took: so it takes a twentieth of the thread's, however many ask
 
@@ -46,11 +50,16 @@ class Questions:
         self.watched: dict[str, float] = {}  # streams whose waves are kept, and until when
         self._inbox = Inbox(socket)
         self._engine, self._events, self._reads, self._make = engine, events, reads, make
-        self._kept: dict[tuple[str, str, int], bytes] = {}  # the snapshots last sent, by what was asked, the newest last
-        self._kept_at = self._cost_s = 0.0  # when the last was made, and the processor time that it took
+        # The snapshots last sent and when they were made, by what was asked, the newest last.
+        self._kept: dict[tuple[str, str, int], tuple[bytes, float]] = {}
+        self._made_at = self._cost_s = 0.0  # when the last of them was made, and the processor time that it took
+        self.pending: deque[tuple[list[bytes], Question]] = deque(maxlen=PENDING)  # that wait until another may be made
 
     def answer(self) -> None:
         """Answer a few of those that wait."""
+        for _ in range(len(self.pending)):
+            envelope, asked = self.pending.popleft()
+            self._reply(envelope, asked)
         for _ in range(QUESTIONS_A_TURN):
             parts = self._inbox.take()
             if parts is None:
@@ -68,7 +77,7 @@ class Questions:
                 self._send(envelope, msgspec.json.encode({"in": self._reads, "taken": _taken(self._engine, asked.taken)}))
                 continue
             self._watch(asked.watch)
-            self._send(envelope, self._current(asked))
+            self._reply(envelope, asked)
 
     def tick(self, now: float) -> None:
         """A second is over: the waves of streams that nobody asked for any more are not kept."""
@@ -83,6 +92,7 @@ class Questions:
             if stream is not None and (name in self.watched or len(self.watched) < WATCHED):
                 if name not in self.watched:
                     self._kept.clear()  # none of them holds this wave
+                    self._cost_s = 0.0
                 self.watched[name] = time.monotonic() + WATCH_S
                 stream.timeline.trace = stream.timeline.trace or Trace()
 
@@ -92,18 +102,23 @@ class Questions:
         except zmq.ZMQError:
             self._events.counts["monitor_slow"] += 1  # a monitor that does not read gets no answer
 
-    def _current(self, asked: Question) -> bytes:
-        """The snapshot as sent, made anew once the last one is `KEPT_FOR` times as old as the processor time that it took. Until
-        then a question that nobody asked yet gets the newest one that there is."""
+    def _reply(self, envelope: list[bytes], asked: Question) -> None:
+        """Send a snapshot: the one that was made for the same question, if it is new enough, or a new one. A new one is made only
+        when the last is `KEPT_FOR` times as old as the processor time that it took; a question that is too early waits."""
         now, key = time.monotonic(), (asked.sort, asked.like[:64], asked.rows)
-        if not self._kept or now - self._kept_at >= KEPT_FOR * self._cost_s:
+        rest_s = KEPT_FOR * self._cost_s
+        kept, made_at = self._kept.get(key, (b"", -math.inf))
+        if now - self._made_at >= rest_s and now - made_at >= rest_s:
             started = time.thread_time()
             self._kept.pop(key, None)
-            self._kept[key] = msgspec.json.encode(self._make(asked))
+            kept, made_at = self._kept[key] = msgspec.json.encode(self._make(asked)), now
             while len(self._kept) > KEPT:
                 del self._kept[next(iter(self._kept))]
-            self._kept_at, self._cost_s = now, time.thread_time() - started
-        return self._kept.get(key) or next(reversed(self._kept.values()))
+            self._made_at, self._cost_s = now, time.thread_time() - started
+        if now - made_at <= max(rest_s, OLDEST_S):
+            self._send(envelope, kept)
+        else:
+            self.pending.append((envelope, asked))
 
 
 def _taken(engine: Engine, sessions: dict[Any, Any]) -> dict[str, int | None]:

@@ -11,13 +11,15 @@ from ppgstream.wire.message import Flag
 if TYPE_CHECKING:  # a client needs the names alone
     from ppgstream.core.stream import Stream
 
-Trouble = Literal["refused", "silent", "lead_off", "wrong_rate", "low_confidence", "lost"]
-TROUBLES: tuple[Trouble, ...] = ("refused", "silent", "lead_off", "wrong_rate", "low_confidence", "lost")  # the worst first
+Trouble = Literal["refused", "silent", "gone", "lead_off", "wrong_rate", "low_confidence", "lost"]
+# The worst first.
+TROUBLES: tuple[Trouble, ...] = ("refused", "silent", "gone", "lead_off", "wrong_rate", "low_confidence", "lost")
 Sort = Literal["trouble", "name", "lag", "confidence", "rate"]
 SORTS: tuple[Sort, ...] = ("trouble", "name", "lag", "confidence", "rate")
 
 REFUSED_S = 30.0  # for how long it is told that samples were refused
 SILENT_S = 3.0  # without a message, or twice the time that the last message's samples took
+GONE_S = 3600.0  # for how long it is told that a session ended without an END
 LOW, LOW_S = 0.5, 60.0  # mean confidence below, for so long
 LOST_S = 60.0  # over which lost samples are counted
 HISTORY = 6  # seconds over which a rate is measured
@@ -44,7 +46,7 @@ class Rates:
 class StreamWatch:
     """One stream. `look` is called once a second; `lag_ms` is that of its window published last."""
 
-    __slots__ = ("_lost", "_refused", "_refused_at", "_silent_s", "lag_ms", "low_since", "rates", "troubles")
+    __slots__ = ("_lost", "_refused", "_refused_at", "_silent_s", "_unclean", "lag_ms", "low_since", "rates", "troubles")
 
     def __init__(self) -> None:
         self.rates = Rates()
@@ -54,6 +56,7 @@ class StreamWatch:
         self._refused, self._refused_at = 0, -math.inf
         self._lost: tuple[tuple[float, int], tuple[float, int]] | None = None  # time and samples lost: a minute ago, and later
         self._silent_s = 0.0
+        self._unclean = 0  # sessions that ended without an END, while another one was open
 
     def look(self, stream: Stream, now: float, listened: float) -> None:
         """A second is over. The times are those of `Engine.feed`: `read_at` and `listened`."""
@@ -68,11 +71,14 @@ class StreamWatch:
             self._lost = (now, lost), (now, lost)
         elif now - self._lost[1][0] > LOST_S:
             self._lost = self._lost[1], (now, lost)
-        self._silent_s = listened - sessions.seen_at if live else 0.0
+        self._silent_s = listened - sessions.seen_at
+        if live:
+            self._unclean = sessions.unclean
         flags = timeline.flags if live else 0
         there = {
             "refused": now - self._refused_at < REFUSED_S,
-            "silent": self._silent_s > max(SILENT_S, 2 * sessions.batch_s),
+            "silent": live and self._silent_s > max(SILENT_S, 2 * sessions.batch_s),
+            "gone": not live and sessions.unclean > self._unclean and self._silent_s < GONE_S,
             "lead_off": bool(flags & Flag.LEAD_OFF),
             "wrong_rate": bool(flags & Flag.WRONG_RATE),
             "low_confidence": now - self.low_since > LOW_S,
@@ -83,7 +89,7 @@ class StreamWatch:
     @property
     def rank(self) -> tuple[int, float]:
         """Less is worse: by the worst of its troubles, and of silent ones by how long they are."""
-        silent_s = self._silent_s if "silent" in self.troubles else 0.0
+        silent_s = self._silent_s if self.troubles and self.troubles[0] in ("silent", "gone") else 0.0
         return (TROUBLES.index(self.troubles[0]) if self.troubles else len(TROUBLES)), -silent_s
 
     def low_s(self, now: float) -> float:
@@ -91,7 +97,7 @@ class StreamWatch:
         return max(now - self.low_since, 0.0) if self.low_since < math.inf else 0.0
 
     def lost_lately(self, stream: Stream) -> int:
-        """Samples that were lost in the last minute or two."""
+        """Samples that were lost in the last two minutes at most."""
         return stream.intake.sessions.lost - self._lost[0][1] if self._lost is not None else 0
 
 

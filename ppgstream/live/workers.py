@@ -33,7 +33,7 @@ class Workers:
         # Daemon threads: one that hangs in a model call does not keep the process from its end, as a ThreadPoolExecutor's would.
         self._threads = [threading.Thread(target=self._work, name=f"ppgstream-model-{k}", daemon=True) for k in range(threads)]
         self._most = threads + 1  # one waits, so that no worker does
-        self._tiles: deque[tuple[Tile, Future[Found]]] = deque()
+        self._tiles: deque[tuple[Tile, Future[Found], float]] = deque()  # and when they were handed over
         self._awake, self._wake = socket.socketpair()
         self._awake.setblocking(False)
         self._wake.setblocking(False)
@@ -51,7 +51,11 @@ class Workers:
     @property
     def windows(self) -> int:
         """Windows of those tiles."""
-        return sum(len(tile.ready) for tile, _ in self._tiles)
+        return sum(len(tile.ready) for tile, _, _ in self._tiles)
+
+    def oldest_s(self, now: float) -> float:
+        """For how long the first of those tiles has waited for its answer, s. All others wait for it."""
+        return now - self._tiles[0][2] if self._tiles else 0.0
 
     def fileno(self) -> int:
         return self._awake.fileno()
@@ -60,7 +64,7 @@ class Workers:
         """A tile to be answered; with `shed` it comes back in its turn without an answer."""
         future: Future[Found] = Future()
         future.add_done_callback(lambda _: self._ring())
-        self._tiles.append((tile, future))
+        self._tiles.append((tile, future, time.monotonic()))
         if shed:
             future.set_result(None)
         else:
@@ -78,14 +82,14 @@ class Workers:
             while self._awake.recv(4096):
                 pass
         while self._tiles and self._tiles[0][1].done():
-            tile, future = self._tiles.popleft()
+            tile, future, _ = self._tiles.popleft()
             yield tile, future.result()
 
     def give_up(self) -> Iterator[tuple[Tile, Found]]:
         """All tiles, in their turn, without waiting any longer: None for one that no worker has begun, an error for one that is
         being answered."""
         while self._tiles:
-            tile, future = self._tiles.popleft()
+            tile, future, _ = self._tiles.popleft()
             if future.cancel():
                 yield tile, None
             elif future.done():
@@ -97,7 +101,7 @@ class Workers:
         """End the threads, and tell whether they have ended. One that is in a model call is waited for no longer than `CLOSE_S`.
         If it has not ended, the process must end by `os._exit`: ONNX Runtime aborts a process whose call returns while Python
         shuts down."""
-        for _, future in self._tiles:
+        for _, future, _ in self._tiles:
             future.cancel()
         for _ in self._threads:
             self._asked.put(None)

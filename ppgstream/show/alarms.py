@@ -8,6 +8,7 @@ from ppgstream.live.snapshot import Snapshot, StreamStatus
 
 RECENT_S = 30.0  # for how long an event is an alarm
 FULL = 0.95  # of the queue
+GRAVE = ("refused", "silent", "gone", "lead_off")
 REFUSALS = {"malformed", "too_many_streams", "bad_rate", "second_publisher", "after_end"}
 FAILURES = {"model_failed": "the model failed", "bad_answer": "the model's answer is not finite", "unaccounted": ""}
 
@@ -32,6 +33,8 @@ def alarms_of(s: Snapshot, *, shed_lately: int = 0, unknown: str | None = None) 
         found.append(
             Alarm(f"the ledger does not add up by {s.ledger.unaccounted:,} samples: a defect, please report it", grave=True)
         )
+    if s.unwell:
+        found.append(Alarm(s.unwell, grave=True))
     recent = [event for event in s.recent or [] if event.age_s < RECENT_S]
     for event in recent:
         if event.name in FAILURES and event.name != "unaccounted":
@@ -52,7 +55,7 @@ def alarms_of(s: Snapshot, *, shed_lately: int = 0, unknown: str | None = None) 
     for row in s.streams:
         if row.troubles:
             told.add(row.name)
-            found.append(Alarm(trouble_of(s, row), row.name, grave=row.troubles[0] in ("refused", "silent", "lead_off")))
+            found.append(Alarm(trouble_of(s, row), row.name, grave=row.troubles[0] in GRAVE))
     for event in recent:
         if event.name in REFUSALS and event.stream not in told:
             told.add(event.stream)
@@ -61,17 +64,21 @@ def alarms_of(s: Snapshot, *, shed_lately: int = 0, unknown: str | None = None) 
 
 
 def trouble_of(s: Snapshot, row: StreamStatus) -> str:
-    """The worst trouble of a stream in words."""
-    worst = row.troubles[0]
+    """The troubles of a stream in words, the worst first."""
+    return "; ".join(_words(s, row, trouble) for trouble in row.troubles)
+
+
+def _words(s: Snapshot, row: StreamStatus, worst: str) -> str:
     if worst == "refused":
         of_it = [event for event in s.recent or [] if event.stream == row.name and event.name in REFUSALS]
         return _without(row.name, of_it[-1].text) if of_it else f"refused {row.refused:,} samples"
     return {
         "silent": f"silent for {row.silent_s:.0f} s",
+        "gone": f"gone: silent for {row.silent_s:.0f} s, and its session was ended",
         "lead_off": "lead-off: the input is flat, nothing is attached",
         "wrong_rate": f"samples come at {row.fs_measured or 0:.4g} Hz, not {row.fs:g} Hz: no heart rate",
         "low_confidence": f"confidence below 0.5 for {row.low_s:.0f} s",
-        "lost": f"{row.lost_lately:,} samples lost in the last minute",
+        "lost": f"{row.lost_lately:,} samples lost in the last two minutes",
     }.get(worst, worst.replace("_", " "))
 
 
@@ -81,6 +88,7 @@ def state_of(row: StreamStatus) -> str:
         worst = row.troubles[0]
         return {
             "silent": f"silent {row.silent_s:.0f} s",
+            "gone": f"gone {row.silent_s:.0f} s",
             "lead_off": "lead-off",
             "wrong_rate": "wrong rate",
             "low_confidence": f"unsure {row.low_s:.0f} s",

@@ -128,7 +128,9 @@ class Monitor(App[None]):
         self._thread.join(2 * ANSWER_S)
 
     def _drawn(self, width: int, height: int) -> Screen:
-        self._looks.rows = height
+        # As many as fit, and as many again beyond the chosen one, so that there is always a next one to choose.
+        looks, names = self._looks, self._names()
+        looks.rows = height + (names.index(looks.view.stream) if looks.view.stream in names else 0)
         return self._looks.screen(width, height, self._glyphs)
 
     def _look(self) -> None:
@@ -177,7 +179,7 @@ class Monitor(App[None]):
 
     def _press(self, key: str) -> None:
         looks = self._looks
-        names = [row.name for row in rows_of(looks.last, looks.view)] if looks.last is not None else []
+        names = self._names()
         chosen = None if looks.last is None else chosen_of(looks.last, looks.view)
         view, do = press(looks.view, key, names, chosen)
         if do == "quit":
@@ -185,6 +187,10 @@ class Monitor(App[None]):
         elif do == "write":
             view = view._replace(notice=self._write())
         self._change(view)
+
+    def _names(self) -> list[str]:
+        looks = self._looks
+        return [row.name for row in rows_of(looks.last, looks.view)] if looks.last is not None else []
 
     def _change(self, view: View) -> None:
         self._looks.view = view
@@ -235,8 +241,9 @@ def lines(endpoint: str, *, stopped: Callable[[], bool], write: Callable[[str], 
         client.close()
 
 
-def once(endpoint: str, *, stream: str | None, console: Console) -> None:
-    """Show a daemon once. Raises SourceError if none answers, and for a stream that it does not have."""
+def once(endpoint: str, *, stream: str | None, console: Console) -> str:
+    """Show a daemon once; gives why it is not well, or nothing. Raises SourceError if none answers, and for a stream that it does
+    not have."""
     client = StatusClient(endpoint)
     try:
         looks = Looks(client, View(stream=stream))
@@ -249,5 +256,6 @@ def once(endpoint: str, *, stream: str | None, console: Console) -> None:
         shown = looks.screen(console.width, max(console.height, 24), glyphs_of(console.encoding))
         for line in shown.lines[:-1]:
             console.print(line, highlight=False, soft_wrap=True)
+        return looks.last.unwell
     finally:
         client.close()

@@ -4,9 +4,8 @@ here touches a terminal."""
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from rich.text import Text
@@ -18,7 +17,7 @@ from ppgstream.show.wave import BELOW, UNICODE, Glyphs, wave_lines
 
 SURE = 0.5  # confidence from which a heart rate is shown without brackets
 WIDE = 100  # columns from which the table has more columns
-MINUTE = 60  # looks, one a second, that the history holds
+MINUTE_S, SPARKS = 60.0, 20  # what the history holds, and in how many columns it is drawn
 MOST_WAVE = 20  # lines of a wave that does not fill the window
 TALL, LOW_WINDOW = 20, 10  # lines of a window from which there is a wave, and from which there are all facts
 
@@ -35,11 +34,10 @@ HELP = (
 
 
 class View(NamedTuple):
-    """What the person has chosen. `stream`: the one whose wave is drawn; `top`: the first row that is shown; `typing`: a filter
-    is being typed; `notice`: a line about what a key did."""
+    """What the person has chosen. `stream`: the one whose wave is drawn; `typing`: a filter is being typed; `notice`: what a key
+    did."""
 
     stream: str | None = None
-    top: int = 0
     sort: Sort = "trouble"
     like: str = ""
     typing: bool = False
@@ -53,28 +51,35 @@ class View(NamedTuple):
 class History:
     """What a snapshot alone does not say: how it was before. Add a snapshot a second."""
 
-    p99: deque[float | None] = field(default_factory=lambda: deque(maxlen=MINUTE))
-    shed: deque[int] = field(default_factory=lambda: deque(maxlen=MINUTE))
+    past: tuple[tuple[float, float | None, int], ...] = ()  # uptime, p99 and samples shed, of the last minute
     cpu: float | None = None  # cores
     _last: tuple[float, float, int] = (0.0, 0.0, 0)  # uptime, processor time, process
 
     def add(self, s: Snapshot) -> None:
         uptime_s, cpu_s, pid = self._last
         if pid != s.pid:
-            self.p99.clear()
-            self.shed.clear()
-            self.cpu = None
+            self.past, self.cpu = (), None
         elif s.uptime_s - uptime_s < 0.9:
             return
         else:
             self.cpu = (s.cpu_s - cpu_s) / (s.uptime_s - uptime_s)
         self._last = (s.uptime_s, s.cpu_s, s.pid)
-        self.p99.append(s.lag_ms.p99)
-        self.shed.append(s.ledger.shed)
+        minute = [one for one in self.past if one[0] > s.uptime_s - MINUTE_S]
+        self.past = (*minute, (s.uptime_s, s.lag_ms.p99, s.ledger.shed))  # another thread may read it meanwhile
 
     @property
     def shed_lately(self) -> int:
-        return self.shed[-1] - self.shed[0] if self.shed else 0
+        """Samples of the last minute that were published as they came."""
+        return self.past[-1][2] - self.past[0][2] if self.past else 0
+
+    def p99(self, columns: int) -> list[float | None]:
+        """The largest in each of so many parts of the last minute, None where none is known."""
+        found: list[float | None] = [None] * columns
+        for uptime_s, value, _ in self.past:
+            at = columns - 1 - min(int((self.past[-1][0] - uptime_s) / MINUTE_S * columns), columns - 1)
+            if value is not None:
+                found[at] = max(found[at] or 0.0, value)
+        return found
 
 
 class Screen(NamedTuple):
@@ -152,7 +157,7 @@ def press(view: View, key: str, names: Sequence[str], chosen: str | None = None)
             return view._replace(typing=False, like=view.like if key == "enter" else ""), ""
         if key == "backspace":
             return view._replace(like=view.like[:-1]), ""
-        return (view._replace(like=view.like + key, top=0, stream=None) if len(key) == 1 else view), ""
+        return (view._replace(like=view.like + key, stream=None) if len(key) == 1 else view), ""
     if key in ("q", "ctrl+c"):
         return view, "quit"
     if view.help:
@@ -168,7 +173,7 @@ def press(view: View, key: str, names: Sequence[str], chosen: str | None = None)
         return view._replace(opened=False, like=""), ""
     if key == "s":
         sort = SORTS[(SORTS.index(view.sort) + 1) % len(SORTS)]
-        return view._replace(sort=sort, top=0, notice=f"sorted by {sort}"), ""
+        return view._replace(sort=sort, notice=f"sorted by {sort}"), ""
     if key in ("/", "slash"):
         return view._replace(typing=True, like="", opened=False), ""
     if key in (" ", "space"):
@@ -252,7 +257,7 @@ class _Maker:
                 f"{s.subscribers:,} subscriptions",
             ]
         )
-        line = f"{self._sparkline()} " if self._history.p99 else ""
+        line = f"{self._sparkline()} " if self._history.past else ""
         self._words(
             [
                 f"lag p50 {ms(lag.p50)}, p99 {ms(lag.p99)}",
@@ -292,25 +297,26 @@ class _Maker:
             self.put(line)
 
     def _sparkline(self) -> str:
-        known = [v for v in self._history.p99 if v is not None]
-        top = max(known, default=0.0) or 1.0
-        return "".join(" " if v is None else self._glyphs.levels[min(int(8 * v / top), 7)] for v in list(self._history.p99)[-20:])
+        values = self._history.p99(SPARKS)
+        top = max((v for v in values if v is not None), default=0.0) or 1.0
+        return "".join(" " if v is None else self._glyphs.levels[min(int(8 * v / top), 7)] for v in values)
 
     def table(self, s: Snapshot, rows: list[StreamStatus], chosen: str | None, room: int) -> None:
         """A row a stream, as many as fit, and how many there are besides."""
-        if room < 2:
+        if room < 1:
             return
         columns = [("state", 15, False), ("rate", 7, True), ("lag ms", 7, True), ("conf.", 6, True), ("heart rate", 15, True)]
         if self._width >= WIDE:
             columns += [("Hz", 6, True), ("denoised", 11, True), ("lost", 8, True), ("invalid", 8, True)]
         names = max(self._width - sum(n for _, n, _ in columns) - 2, 6)
         head = "  " + _cell("stream by " + self._view.sort, names, left=True)
-        self.put(Text(head + "".join(_cell(name, n, left=not right) for name, n, right in columns), style="bold"))
-        room -= 1
+        if room > 2:
+            self.put(Text(head + "".join(_cell(name, n, left=not right) for name, n, right in columns), style="bold"))
+            room -= 1
         total = s.streams_like if s.streams_like is not None and self._view.like else s.streams_total
         at = next((k for k, row in enumerate(rows) if row.name == chosen), 0)
         fits = room if total <= room else room - 1
-        top = min(max(self._view.top, at - fits + 1, 0), at, max(len(rows) - fits, 0)) if fits > 0 else 0
+        top = max(at - fits + 1, 0) if fits > 0 else 0
         for row in rows[top : top + max(fits, 0)]:
             self._streams[len(self._lines)] = row.name
             self.put(self._row(row, row.name == chosen, names, [n for _, n, _ in columns]))

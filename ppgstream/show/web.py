@@ -293,6 +293,7 @@ def _of(chunk: Chunk) -> dict[str, Any] | None:
     return {
         "kind": "wave",
         "stream": chunk.stream,
+        "session": f"{chunk.session:016x}",
         "index": chunk.index,
         "fs": chunk.fs,
         "clean": clean,

@@ -567,16 +567,16 @@ class Stream:
         """The same by the arrival of samples, for senders that say no time (JSON, raw), over so long a time that it is known to 0.5 %."""
         if not self.rules.clocked_by_arrival or chunk.t_ns:
             return
-        since, n, longest = self._arrived
+        since, first, longest = self._arrived
         wait = now - self._last_arrival_s
-        if since < 0 or wait > max(CLOCK_STEP_S, 4 * longest if longest else FS_TOLD_S):
-            self._arrived = (now, 0, 0.0)  # what comes with the first message was measured before
+        if since < 0 or chunk.stop < first or wait > max(CLOCK_STEP_S, 4 * longest if longest else FS_TOLD_S):
+            self._arrived = (now, chunk.stop, 0.0)  # what comes with the first message was measured before
         else:
-            n, longest = n + len(chunk.samples), max(longest, wait)
-            self._arrived = (since, n, longest)
+            n, longest = chunk.stop - first, max(longest, wait)
+            self._arrived = (since, first, longest)
             if now - since >= max(FS_SPAN_S, ARRIVAL_SPAN * longest):
                 self._measured(n / (now - since), chunk, now, "arrive", FS_WRONG)
-                self._arrived = (now, 0, longest)
+                self._arrived = (now, chunk.stop, longest)
         self._last_arrival_s = now
 
     # ---- out -----------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ const FLAGS = [[128, "lead-off"], [4, "not a number"], [32, "shed"], [4096, "wro
   [1, "flat"], [8, "gap"], [512, "step"], [16, "as it came"], [1024, "interference"], [8192, "hum"], [16384, "breathing"]];
 const at = (id) => document.getElementById(id);
 const plot = at("plot"), pen = plot.getContext("2d");
-const wave = { stream: "", fs: 0, clean: new Map(), raw: new Map(), confidence: new Map(), flags: new Map(), beats: [], end: 0,
+const wave = { stream: "", session: "", fs: 0, clean: new Map(), raw: new Map(), confidence: new Map(), flags: new Map(), beats: [], end: 0,
   shown: 0 };
 let socket = null, drawn = 0, frames = 0;
 
@@ -65,7 +65,7 @@ function showStatus(told) {
 }
 
 function clear(stream) {
-  Object.assign(wave, { stream, fs: 0, end: 0, shown: 0, beats: [] });
+  Object.assign(wave, { stream, session: "", fs: 0, end: 0, shown: 0, beats: [] });
   for (const part of [wave.clean, wave.raw, wave.confidence, wave.flags]) part.clear();
 }
 
@@ -75,8 +75,10 @@ function take(told) {
     wave.beats = wave.beats.slice(-100);
     return;
   }
-  if (wave.fs && (told.fs !== wave.fs || told.index < wave.end - SECONDS * wave.fs)) clear(wave.stream);
+  const another = told.session && wave.session && told.session !== wave.session;
+  if (wave.fs && (another || told.fs !== wave.fs || told.index < wave.end - SECONDS * wave.fs)) clear(wave.stream);
   wave.fs = told.fs;
+  wave.session = told.session || wave.session;
   told.clean.forEach((value, k) => {
     wave.clean.set(told.index + k, value);
     wave.confidence.set(told.index + k, told.confidence[k]);
@@ -112,7 +114,11 @@ function draw(now) {
     wave.shown = Math.max(wave.shown + passed * wave.fs, wave.end - 1.5 * wave.fs);
     wave.shown = Math.min(wave.shown, wave.end);
   }
-  const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
+  const style = getComputedStyle(document.documentElement), colours = new Map();
+  const colour = (name) => {
+    if (!colours.has(name)) colours.set(name, style.getPropertyValue(name));
+    return colours.get(name);
+  };
   const n = SECONDS * wave.fs, first = Math.floor(wave.shown - n), margin = 72, bottom = 46;
   const x = (index) => margin + (index - (wave.shown - n)) / n * (width - margin - 8);
   const values = [];
@@ -124,7 +130,8 @@ function draw(now) {
   }
   if (!values.length) return;
   values.sort((a, b) => a - b);
-  const low = values[Math.floor(0.005 * (values.length - 1))], high = values[Math.ceil(0.995 * (values.length - 1))];
+  let low = values[Math.floor(0.005 * (values.length - 1))], high = values[Math.ceil(0.995 * (values.length - 1))];
+  if (low === high) [low, high] = [low - 1, high + 1];  // a flat line lies in the middle
   const y = (value) => 12 + (high - value) / ((high - low) || 1) * (height - bottom - 20);
   pen.font = "12px system-ui, sans-serif";
   pen.fillStyle = colour("--dim");
@@ -150,6 +157,7 @@ function draw(now) {
     pen.fillRect(x(k), height - bottom + 24 - 14 * sure, x(k + 1) - x(k) + 0.5, Math.max(14 * sure, 1));
   }
   at("flags").textContent = FLAGS.filter(([bit]) => there & bit).map(([, name]) => name).join(", ");
+  at("flags").hidden = !at("flags").textContent;
 }
 
 function line(part, first, x, y, colour, width) {
