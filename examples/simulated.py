@@ -156,6 +156,7 @@ def main() -> None:
     ask.add_argument("--bpm", type=float, default=72.0)
     ask.add_argument("--seconds", type=float, default=86_400.0)
     told = ask.parse_args()
+    random.seed(7)  # the same noise each time
     told.to = told.to or ("127.0.0.1:5610" if told.sensor == "wifi" else "tcp://127.0.0.1:5600")
     {"serial": serial, "wifi": wifi, "muse": muse, "watch": watch, "file": file}[told.sensor](told)
 

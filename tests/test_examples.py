@@ -156,7 +156,7 @@ def test_a_file_of_a_watch(tmp_path: Path) -> None:
     raw = np.loadtxt(tmp_path / "watch.csv", delimiter=",", skiprows=1)
     clean = np.genfromtxt(tmp_path / "clean.csv", delimiter=",", names=True)
     assert len(clean) == len(raw) == 60 * 25
-    assert np.corrcoef(clean["value"], raw[:, 1])[0, 1] > 0.98
+    assert np.corrcoef(clean["value"], raw[:, 1])[0, 1] > 0.95
 
 
 def test_frames_of_an_armband_are_read_as_they_were_written(programs: tuple[ModuleType, ModuleType]) -> None:
