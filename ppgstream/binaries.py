@@ -80,5 +80,6 @@ def install() -> None:
 
 def form() -> str:
     """`compiled` if all modules that can be are, else `interpreted`."""
-    pure = os.environ.get("PPGSTREAM_PURE") == "1" or any(binary_of(module) is None for module in MODULES) or bool(refused())
-    return "interpreted" if pure else "compiled"
+    if os.environ.get("PPGSTREAM_PURE") == "1" or refused() or any(binary_of(module) is None for module in MODULES):
+        return "interpreted"
+    return "compiled"

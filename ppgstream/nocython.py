@@ -15,14 +15,9 @@ class _Type:
         return self
 
 
-double = int = longlong = Py_ssize_t = bint = _Type()
+double = longlong = Py_ssize_t = _Type()
 
 
 def locals(**_: Any) -> Callable[[T], T]:
     """Types of arguments and variables."""
     return lambda function: function
-
-
-def cfunc(function: T) -> T:
-    """A function that is called from compiled code alone."""
-    return function

@@ -94,7 +94,7 @@ def test_a_board_that_gives_nothing_more_is_opened_again_as_another_session(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(boards, "SILENT_S", 1.0)
-    monkeypatch.setattr(boards, "RETRY_S", (0.05, 0.1))
+    monkeypatch.setattr("ppgstream.live.bridge.RETRY_S", (0.05, 0.1))
     recording(tmp_path / "r.csv", bpm=75, seconds=1.0)
     endpoint = f"ipc://{tmp_path / 'in'}"
     listener = Listener(endpoint)
@@ -104,13 +104,13 @@ def test_a_board_that_gives_nothing_more_is_opened_again_as_another_session(
         chunks = read(board, listener, lambda all_: len({c.session for c in all_}) == 2)
     assert sum(c.kind is Kind.END for c in chunks) == 2
     assert sum(len(c.samples) for c in chunks if c.session == chunks[0].session) > 200
-    assert any("no sample for 1 s; opened again" in r.message for r in caplog.records)
+    assert any("no sample for 1 s; tried again" in r.message for r in caplog.records)
 
 
 def test_a_board_that_cannot_be_opened_is_told_and_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(boards, "RETRY_S", (0.01, 0.02))
+    monkeypatch.setattr("ppgstream.live.bridge.RETRY_S", (0.01, 0.02))
     endpoint = f"ipc://{tmp_path / 'in'}"
     listener = Listener(endpoint)
     with caplog.at_level("WARNING"):
@@ -118,7 +118,7 @@ def test_a_board_that_cannot_be_opened_is_told_and_tried_again(
             wanted(f"PLAYBACK_FILE,file={tmp_path / 'none.csv'},master_board=-1"), endpoint, log=logging.getLogger("test")
         )
         board.start()
-        until(lambda: any("opened again" in r.message for r in caplog.records), "the event")
+        until(lambda: any("tried again" in r.message for r in caplog.records), "the event")
         board.end()
         board.join(PATIENCE_S)
     assert not [c for c in listener.poll(0.0) if len(c.samples)]

@@ -192,7 +192,7 @@ def test_a_device_that_is_gone_is_looked_for_again_as_another_session(
     assert {float(x) for c in chunks if c.session == first for x in c.samples} == {1.0}
     assert {float(x) for c in chunks if c.session == second for x in c.samples} == {3.0}
     told = [r.message for r in caplog.records]
-    assert any("device pulled out; looked for again" in t for t in told)
+    assert any("device pulled out; tried again" in t for t in told)
     assert any("no such device" in t for t in told)
 
 

@@ -421,6 +421,16 @@ def test_an_index_that_leaps_begins_a_session_and_is_told() -> None:
     assert len({s for s, _ in sessions([0, 25, 2500, 2525, 50, 2550])}) == 1  # a loss, and a late one
 
 
+def test_a_rate_that_no_sensor_has_is_passed_on_and_says_nothing_of_gaps() -> None:
+    adopter = Adopter("json")
+    assert only(adopter, b"a", b'{"fs": 50, "ir": [1, 2]}').fs == 50
+    assert only(adopter, b"a", b'{"fs": 5000, "ir": [1, 2]}', now=0.1).fs == 5000  # refused behind this
+    with pytest.raises(WireError):
+        adopter.adopt([b"a", b"{"], 1.0)
+    after = only(adopter, b"a", b'{"ir": [1, 2]}', now=1.1)
+    assert (after.fs, after.index) == (50, 4 + 51)  # 0.9 s are 45 samples, and more than is bridged
+
+
 def test_raw_samples_may_begin_and_end_with_the_bytes_of_brackets() -> None:
     x = np.array([23_500, 23_500, 23_645], ">i2")
     assert x.tobytes()[:1] == b"["

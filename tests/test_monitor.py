@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,6 @@ import numpy as np
 import pytest
 import zmq
 from rich.console import Console
-from rich.text import Text
 
 from ppgstream.errors import SourceError
 from ppgstream.live.snapshot import Snapshot
@@ -523,5 +521,3 @@ def test_a_row_that_was_chosen_stays_in_sight() -> None:
         assert any(line.startswith(f"▶ belt-{chosen:02}") for line in shown)
         rows = sum("belt-" in line and "denoised over" not in line for line in shown)
         assert any(f"and {200 - rows} more" in line for line in shown)
-    assert not math.isnan(rows)
-    assert isinstance(screen(made(), View(), History(), width=9, height=9, endpoint="x").lines[0], Text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import zmq
 
 from ppgstream.errors import ConfigError, SourceError
-from ppgstream.live.endpoints import attach
+from ppgstream.live.endpoints import Inbox, attach
 from ppgstream.live.publisher import Publisher
 from ppgstream.live.receiver import Account, Receiver
 from ppgstream.live.sink import ZmqSink
@@ -38,6 +39,21 @@ def test_a_port_in_use_is_one_line_with_its_key(context: zmq.Context[zmq.Socket[
     taken = attach(holder, "tcp://127.0.0.1:*", bind=True)
     with pytest.raises(SourceError, match=rf"^in\.endpoint {taken}: cannot bind: Address already in use$"):
         attach(context.socket(zmq.PULL), taken, bind=True, name="in.endpoint")
+
+
+@pytest.mark.parametrize(("scheme", "peer"), [("tcp", "127.0.0.1"), ("ipc", f"process {os.getpid()}")])
+def test_a_message_s_sender_is_an_address_or_a_process(
+    scheme: str, peer: str, context: zmq.Context[zmq.Socket[bytes]], tmp_path: Path
+) -> None:
+    receiver, sender = context.socket(zmq.PULL), context.socket(zmq.PUSH)
+    inbox = Inbox(receiver)
+    assert inbox.peer == ""
+    end = attach(receiver, "tcp://127.0.0.1:*" if scheme == "tcp" else f"ipc://{tmp_path}/in", bind=True)
+    attach(sender, end, bind=False)
+    sender.send(b"x")
+    assert receiver.poll(30_000)
+    assert inbox.take() == [b"x"]
+    assert inbox.peer == peer
 
 
 def test_what_is_not_local_is_refused_before_it_is_opened(context: zmq.Context[zmq.Socket[bytes]]) -> None:

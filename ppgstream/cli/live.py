@@ -68,13 +68,14 @@ def demo(
     raise typer.Exit(stop.exit_code() or (0 if fine else 1))
 
 
-def _page(status: str) -> Web:
+def _page(status: str, port: int = 0) -> Web:
+    """What serves the monitor's page of a daemon."""
     from ppgstream.cli.sources import check_package
 
     check_package("--web", "websockets", "websockets", "web")
     from ppgstream.show.web import Web
 
-    return Web(status, 0)
+    return Web(status, port)
 
 
 @app.command(cls=Command)
@@ -367,14 +368,10 @@ def monitor(
 
 def _serve_page(endpoint: str, port: int, stop: Stop) -> None:
     """The page, until stopped."""
-    from ppgstream.cli.sources import check_package
     from ppgstream.config import check_endpoint
 
-    check_package("--web", "websockets", "websockets", "web")
     check_endpoint(endpoint, "--status")
-    from ppgstream.show.web import Web
-
-    server = Web(endpoint, port)
+    server = _page(endpoint, port)
     say(f"{server.url} shows the daemon at {endpoint}; Ctrl-C ends this page's server, not the daemon")
     server.serve(stop)
 

@@ -1,7 +1,7 @@
 """Boards that BrainFlow reads, into a daemon. Needs brainflow.
 
 What BrainFlow has buffered is taken every `PULL_S` seconds, with its stamps, and sent as any sensor's samples are. A board that
-fails, or gives nothing for `SILENT_S`, is closed and opened again, as another session.
+fails, or gives nothing for `SILENT_S`, is closed and tried again, as another session.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import sys
 import time
 from typing import Any, NamedTuple
 
-from ppgstream.errors import PpgStreamError, UsageError
-from ppgstream.live.bridge import RETRY_S, BackgroundTask, StampedSession
+from ppgstream.errors import UsageError
+from ppgstream.live.bridge import Retried, StampedSession
 from ppgstream.live.publisher import Publisher
 from ppgstream.wire.message import stream_like
 
@@ -94,44 +94,29 @@ def wanted(text: str, channel: int | None = None) -> Wanted:
     return Wanted(full, boards[full], parameters, tuple(commands), *where)
 
 
-class Board(BackgroundTask):
+class Board(Retried):
     """A board's PPG into a daemon's input."""
 
     def __init__(self, one: Wanted, endpoint: str, *, log: logging.Logger) -> None:
-        super().__init__(f"board {one.stream}", log)
-        self._one, self._endpoint = one, endpoint
+        super().__init__(f"board {one.stream}", endpoint, stream=one.stream, log=log)
+        self._one = one
 
-    def work(self) -> None:
-        wait_s = RETRY_S[0]
-        while not self.over.is_set():
-            publisher = Publisher(self._endpoint, stopped=self.over.is_set)
-            try:
-                session = StampedSession(self._one.stream, self._one.fs, GAP_S)
-                why = self._read(publisher, session)
-                wait_s = RETRY_S[0] if session.index else wait_s
-            except PpgStreamError as error:
-                why = str(error)
-            finally:
-                publisher.close(0.5)
-            if not self.over.is_set():
-                self.tell(f"{self._one.board}: {why}; opened again", self._one.stream)
-                self.over.wait(wait_s)
-                wait_s = min(2 * wait_s, RETRY_S[1])
+    def say(self, text: str) -> None:
+        self.tell(f"{self._one.board}: {text}", self._stream)
 
-    def _read(self, publisher: Publisher, session: StampedSession) -> str:
-        """Send what comes. Says why nothing more does."""
+    def send(self, publisher: Publisher) -> tuple[int, str]:
+        one, session = self._one, StampedSession(self._stream, self._one.fs, GAP_S)
         shim = _shim()
         parameters = shim.BrainFlowInputParams()
-        for key, value in self._one.parameters.items():
+        for key, value in one.parameters.items():
             setattr(parameters, key, value)
-        board = shim.BoardShim(self._one.number, parameters)
-        one = self._one
+        board = shim.BoardShim(one.number, parameters)
         try:
             board.prepare_session()
-            for command in self._one.commands:
+            for command in one.commands:
                 board.config_board(command)
             board.start_stream(int(BUFFER_S * max(one.fs, 250.0)))
-            self.tell(f"{self._one.board}: row {one.samples}, {one.fs:g} Hz, is read", self._one.stream)
+            self.say(f"row {one.samples}, {one.fs:g} Hz, is read")
             came = time.monotonic()
             while not self.over.wait(PULL_S):
                 data = board.get_board_data(preset=one.preset)
@@ -140,12 +125,12 @@ class Board(BackgroundTask):
                     for chunk in session.chunks(data[one.samples], data[one.stamps], lambda stamp: round(stamp * 1e9), came):
                         publisher.send(chunk)
                 elif time.monotonic() - came > SILENT_S:
-                    return f"no sample for {SILENT_S:g} s"
+                    return session.index, f"no sample for {SILENT_S:g} s"
         except shim.BrainFlowError as error:
-            return str(error)
+            return session.index, str(error)
         finally:
             publisher.send_last(session.end())
             with contextlib.suppress(shim.BrainFlowError):
                 if board.is_prepared():
                     board.release_session()
-        return "it was told to end"
+        return session.index, "it was told to end"

@@ -253,6 +253,39 @@ class StampedSession:
         return Chunk(self.stream, self.session, self.index, EMPTY, Kind.END, self.fs)
 
 
+class Retried(BackgroundTask):
+    """A source that is tried again when it is gone: after 1 to 10 s, longer each time that nothing came."""
+
+    def __init__(self, name: str, endpoint: str, *, stream: str, log: logging.Logger) -> None:
+        super().__init__(name, log)
+        self._endpoint, self._stream = endpoint, stream
+
+    def work(self) -> None:
+        wait_s = RETRY_S[0]
+        while not self.over.is_set():
+            publisher = Publisher(self._endpoint, stopped=self.over.is_set)
+            samples = 0
+            try:
+                samples, why = self.send(publisher)
+            except (OSError, PpgStreamError) as error:
+                why = str(error)
+            finally:
+                publisher.close(0.5)
+            if not self.over.is_set():
+                wait_s = RETRY_S[0] if samples else wait_s
+                self.say(f"{why}; tried again")
+                self.over.wait(wait_s)
+                wait_s = min(2 * wait_s, RETRY_S[1])
+
+    def send(self, publisher: Publisher) -> tuple[int, str]:
+        """Send what comes, until nothing more does: how many samples, and why. May raise OSError and PpgStreamError."""
+        raise NotImplementedError
+
+    def say(self, text: str) -> None:
+        """Tell of this source."""
+        raise NotImplementedError
+
+
 class Device(Protocol):
     """Something that gives lines, until it is gone: then `read` raises OSError."""
 
@@ -263,9 +296,8 @@ class Device(Protocol):
         """Let it go."""
 
 
-class Bridge(BackgroundTask):
-    """A device's lines into a daemon's input. A device that is gone is looked for again, as another session. `opened` gives the
-    device, or raises OSError."""
+class Bridge(Retried):
+    """A device's lines into a daemon's input. `opened` gives the device, or raises OSError."""
 
     def __init__(
         self,
@@ -278,39 +310,22 @@ class Bridge(BackgroundTask):
         column: str | None = None,
         key: str | None = None,
     ) -> None:
-        super().__init__(f"bridge {stream}", log)
-        self._opened, self._endpoint, self._stream, self._where = opened, endpoint, stream, where
-        self._column, self._key = column, key
+        super().__init__(f"bridge {stream}", endpoint, stream=stream, log=log)
+        self._opened, self._where, self._column, self._key = opened, where, column, key
 
-    def work(self) -> None:
-        wait_s = RETRY_S[0]
-        while not self.over.is_set():
-            publisher = Publisher(self._endpoint, stopped=self.over.is_set)
-            try:
-                sent = self._send(publisher)
-                why = "it ended"
-                wait_s = RETRY_S[0] if sent.samples else wait_s
-            except (OSError, PpgStreamError) as error:
-                why = str(error)
-            finally:
-                publisher.close(0.5)
-            if not self.over.is_set():
-                self._say(f"{why}; looked for again")
-                self.over.wait(wait_s)
-                wait_s = min(2 * wait_s, RETRY_S[1])
-
-    def _send(self, publisher: Publisher) -> Sent:
+    def send(self, publisher: Publisher) -> tuple[int, str]:
         device = self._opened()
-        self._say("open")
+        self.say("open")
         try:
-            return send_lines(
+            sent = send_lines(
                 device.read, publisher, stream=self._stream, column=self._column, key=self._key,
-                stopped=self.over.is_set, say=self._say,
+                stopped=self.over.is_set, say=self.say,
             )  # fmt: skip
         finally:
             device.close()
+        return sent.samples, "it ended"
 
-    def _say(self, text: str) -> None:
+    def say(self, text: str) -> None:
         own = text.replace("--column", "--serial-column").replace("--field", "--serial-field")
         self.tell(f"{self._where}: {own}", self._stream)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket as plain
 import stat
 from pathlib import Path
@@ -66,11 +67,13 @@ class Inbox:
 
     @property
     def peer(self) -> str:
-        """The address that the last message came from; empty where ZeroMQ does not know it, as over ipc."""
+        """Where the last message came from: an address, or over ipc a process; empty where ZeroMQ does not know it."""
         try:
-            return "" if self._last is None else str(self._last.get("Peer-Address"))
+            address = "" if self._last is None else str(self._last.get("Peer-Address"))
         except zmq.ZMQError:
             return ""
+        found = re.fullmatch(r"localhost:\d+:\d+:(\d+)", address)  # user, group and process
+        return address if found is None else f"process {found[1]}"
 
 
 def attach(socket: zmq.Socket[Any], endpoint: str, *, bind: bool, name: str = "") -> str:

@@ -14,9 +14,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from ppgstream.errors import PpgStreamError, SourceError
-from ppgstream.live.canary import HEALTHY_S
 from ppgstream.live.round import LAG_BUCKETS_MS
-from ppgstream.live.snapshot import Snapshot
+from ppgstream.live.snapshot import OUTCOMES, Snapshot
 from ppgstream.live.status import StatusClient
 from ppgstream.live.watch import TROUBLES
 
@@ -27,28 +26,11 @@ ANSWER_S = 2.0
 MOST_STREAMS = 200  # with series of their own; of more, only how many are in which trouble
 MOST_AT_ONCE = 32  # connections
 REQUEST_S = 5.0
-LEDGER = (
-    "accepted",
-    "gap",
-    "rejected",
-    "duplicates",
-    "denoised",
-    "passthrough",
-    "invalid",
-    "shed",
-    "held",
-    "outliers",
-    "refused",
-)
 
 
 def unwell(s: Snapshot | None) -> str:
     """Why a daemon is not well; empty if it is."""
-    if s is None:
-        return f"the daemon has not answered for {ANSWER_S:g} s"
-    if s.unwell:
-        return s.unwell
-    return f"the model has answered no window for {s.window_s:.0f} s" if s.window_s > HEALTHY_S else ""
+    return f"the daemon has not answered for {ANSWER_S:g} s" if s is None else s.unwell
 
 
 def families(s: Snapshot) -> Iterator[Metric]:
@@ -80,7 +62,7 @@ def families(s: Snapshot) -> Iterator[Metric]:
     yield gauge("samples_unaccounted", "By how much the ledger does not add up: 0", s.ledger.unaccounted)
     yield gauge("model_answered_seconds", "Since the model last answered a window", s.window_s)
     yield gauge("healthy", "1 if /healthz says so", float(not unwell(s)))
-    yield counters("samples", "Samples by what became of them", "outcome", {k: getattr(s.ledger, k) for k in LEDGER})
+    yield counters("samples", "Samples by what became of them", "outcome", {k: getattr(s.ledger, k) for k in OUTCOMES})
     messages = {"received": s.messages.received, "malformed": s.messages.malformed, "published": s.messages.published}
     yield counters("messages", "Messages by what became of them", "kind", messages)
     yield counters("events", "Events by name (docs/reliability.md)", "name", s.events)
@@ -117,7 +99,7 @@ def _of_streams(s: Snapshot) -> Iterator[Metric]:
         yield family
     counter = CounterMetricFamily("ppgstream_stream_samples", "Samples by what became of them", labels=["stream", "outcome"])
     for row in s.streams:
-        for outcome in LEDGER:
+        for outcome in OUTCOMES:
             counter.add_metric([row.name, outcome], getattr(row, outcome))
     yield counter
 

@@ -61,6 +61,9 @@ class LedgerStatus(msgspec.Struct):
     unaccounted: int
 
 
+OUTCOMES = tuple(name for name in LedgerStatus.__struct_fields__ if name not in ("seen", "in_flight", "unaccounted"))
+
+
 class Messages(msgspec.Struct):
     """Messages, by what became of them."""
 

@@ -10,7 +10,7 @@ RECENT_S = 30.0  # for how long an event is an alarm
 FULL = 0.95  # of the queue
 GRAVE = ("refused", "silent", "gone", "lead_off")
 REFUSALS = {"malformed", "too_many_streams", "bad_rate", "second_publisher", "after_end"}
-FAILURES = {"model_failed": "the model failed", "bad_answer": "the model's answer is not finite", "unaccounted": ""}
+FAILURES = {"model_failed", "bad_answer"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ def alarms_of(s: Snapshot, *, shed_lately: int = 0, unknown: str | None = None) 
         found.append(Alarm(s.unwell, grave=True))
     recent = [event for event in s.recent or [] if event.age_s < RECENT_S]
     for event in recent:
-        if event.name in FAILURES and event.name != "unaccounted":
+        if event.name in FAILURES:
             found.append(Alarm(event.text, grave=True))
     if s.queues.ready_windows >= FULL * s.queues.ready_limit:
         found.append(

@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 from rich.text import Text
 
-from ppgstream.live.snapshot import Snapshot, StreamStatus, TraceStatus
+from ppgstream.live.snapshot import OUTCOMES, Snapshot, StreamStatus, TraceStatus
 from ppgstream.live.watch import SORTS, Sort
 from ppgstream.show.alarms import Alarm, alarms_of, state_of
-from ppgstream.show.wave import BELOW, UNICODE, Glyphs, wave_lines
+from ppgstream.show.wave import BELOW, SURE, UNICODE, Glyphs, wave_lines
 
-SURE = 0.5  # confidence from which a heart rate is shown without brackets
 WIDE = 100  # columns from which the table has more columns
 MINUTE_S, SPARKS = 60.0, 20  # what the history holds, and in how many columns it is drawn
 MOST_WAVE = 20  # lines of a wave that does not fill the window
@@ -358,20 +357,7 @@ class _Maker:
         drift = "" if row.drift_ppm is None else f"drift {row.drift_ppm:+.0f} ppm"
         measured = f", measured {row.fs_measured:.4g}" if row.fs_measured else ""
         self._words([f"{row.fs:g} Hz{measured}", drift, f"session {row.session or 'ended'}", f"lag {row.lag_ms:.1f} ms"])
-        names = (
-            "accepted",
-            "denoised",
-            "gap",
-            "rejected",
-            "duplicates",
-            "passthrough",
-            "invalid",
-            "shed",
-            "held",
-            "outliers",
-            "refused",
-        )
-        self._words([f"{name} {getattr(row, name):,}" for name in names] + [f"unclean sessions {row.unclean_sessions}"])
+        self._words([f"{name} {getattr(row, name):,}" for name in OUTCOMES] + [f"unclean sessions {row.unclean_sessions}"])
 
     def wave(self, row: StreamStatus, trace: TraceStatus | None, height: int) -> None:
         """The chosen stream's wave."""

@@ -14,7 +14,7 @@ from ppgstream.live.snapshot import TraceStatus
 from ppgstream.wire.message import Flag
 
 PLOT_S = 8.0
-SURE, GOOD = 0.5, 0.8  # confidence: from the first on a beat is drawn bright
+SURE, GOOD = 0.5, 0.8  # confidence: from the first on a heart rate stands without brackets, and a beat is drawn bright
 MARGIN, MOST_COLUMNS = len("confidence") + 1, 240
 BELOW = 3  # lines below the plot
 

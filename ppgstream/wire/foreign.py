@@ -27,7 +27,7 @@ RAW_DTYPES = {order.strip("<") + kind: np.dtype(order + kind) for order in ("<",
 PAUSE = 1.5  # of the time that a batch took to measure: after it, so long a pause is no end
 RHYTHM = 2.5  # of the usual wait between messages: the same
 LONGEST_PAUSE_S = 60.0
-SLOW_HZ = 10.0  # the rate by which the time of a batch is guessed while none is known
+SLOW_HZ = 10.0  # the slowest rate that a sensor may have; the time of a batch is guessed by it while none is known
 FASTEST_HZ = 1000.0  # that a sensor may have
 LEAP_S, LEAP = 60.0, 10_000  # seconds, or samples: an index that leaps by more than time explains begins a session
 LOST_S = 0.5  # a time so much later than the samples before say, while as much time passed: samples are missing
@@ -190,7 +190,9 @@ class Adopter:
             numbering.wait_s += (self._listened - numbering.seen - numbering.wait_s) / 4
         if record.first is not None:
             numbering.next = record.first
-        numbering.fs = record.fs or numbering.fs
+        says = record.fs or numbering.fs
+        if SLOW_HZ <= says <= FASTEST_HZ:  # another rate is refused behind this, and says nothing about the length of gaps
+            numbering.fs = says
         if record.others:
             self.doubt = f"{stream}: JSON holds {', '.join(record.others)} too, which are not taken: [in] json_samples"
         n = len(record.samples)
@@ -199,7 +201,7 @@ class Adopter:
         if record.first is None:
             numbering.next += self._lost(stream, numbering, t_ns, now)
         numbering.due_ns = t_ns + round(numbering.batch_s * 1e9) if t_ns else 0
-        base = Chunk(stream, numbering.session, numbering.next, record.samples, fs=numbering.fs, adopted=True, units=record.units)
+        base = Chunk(stream, numbering.session, numbering.next, record.samples, fs=says, adopted=True, units=record.units)
         base.t_ns = t_ns
         for a in range(0, max(n, 0 if record.end else 1), MAX_COUNT):
             part = record.samples[a : a + MAX_COUNT]
