@@ -1,7 +1,8 @@
 # Each target sets itself up: a virtual environment in .venv with the locked, hashed dependencies.
 PYTHON ?= python3
 BIN := .venv/bin
-COMPILED := setup.py ppgstream/binaries.py ppgstream/core/resample.py
+TYPES := $(wildcard ppgstream/*/*.pxd)
+COMPILED := setup.py ppgstream/binaries.py ppgstream/core/engine.py $(TYPES) $(TYPES:.pxd=.py)
 
 .PHONY: demo test wheel faults check lock clean
 
@@ -9,9 +10,10 @@ demo: .venv/runtime
 	@$(BIN)/ppgstream demo
 
 # What is compiled is tested once more as it is interpreted.
+INTERPRETED := $(addprefix tests/test_,binaries.py measured.py oracle.py segments.py sequence.py)
 test: .venv/dev
 	$(BIN)/python -m pytest -n auto --dist loadgroup
-	PPGSTREAM_PURE=1 $(BIN)/python -m pytest -q -n auto tests/test_binaries.py tests/test_resample.py
+	PPGSTREAM_PURE=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup $(INTERPRETED)
 
 wheel: .venv/dev
 	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .

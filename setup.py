@@ -13,7 +13,7 @@ from setuptools.command.build_ext import build_ext
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from ppgstream.binaries import BUILT, MODULES, digest, source_of  # noqa: E402 (of this folder)
+from ppgstream.binaries import BUILT, MODULES, SHARED, digest, source_of  # noqa: E402 (of this folder)
 
 # Both forms must give the same bits: no fused multiply-add, no other order of sums.
 FLAGS = ["-O3", "-g0", "-ffp-contract=off"]
@@ -22,13 +22,17 @@ FLAGS = ["-O3", "-g0", "-ffp-contract=off"]
 class Build(build_ext):
     """Notes which source each binary was made from."""
 
+    def finalize_options(self) -> None:
+        super().finalize_options()
+        self.parallel = self.parallel or os.cpu_count()
+
     def run(self) -> None:
         super().run()
         here = Path("ppgstream") if self.inplace or getattr(self, "editable_mode", False) else Path(self.build_lib, "ppgstream")
         built = {
-            extension.name: digest(source_of(extension.name))
+            extension.name: digest(extension.name)
             for extension in self.extensions
-            if Path(self.get_ext_fullpath(extension.name)).exists()
+            if extension.name in MODULES and Path(self.get_ext_fullpath(extension.name)).exists()
         }
         here.mkdir(parents=True, exist_ok=True)
         (here / BUILT).write_text(json.dumps(built, indent=1) + "\n")
@@ -42,11 +46,15 @@ def extensions() -> list[Extension]:
         from Cython.Build import cythonize
     except ImportError:
         return []
-    # Types of C are said by `cython.locals`, not by annotations. Bounds are checked, and indexes and divisions are Python's.
-    directives = {"language_level": 3, "annotation_typing": False, "infer_types": False}
+    # Types of C are in the `.pxd` beside a module, not in its annotations. Bounds are checked, and indexes and divisions are
+    # Python's; None has no attributes.
+    directives = {"language_level": 3, "annotation_typing": False, "infer_types": False, "nonecheck": True}
     sources = {module: str(source_of(module).relative_to(HERE)) for module in MODULES}
     modules = [Extension(name, [source], extra_compile_args=FLAGS) for name, source in sources.items()]
-    found: list[Extension] = cythonize(modules, build_dir="build", compiler_directives=directives, quiet=True)
+    modules.append(Extension(SHARED, [f"build/{SHARED}.c"], extra_compile_args=FLAGS))
+    found: list[Extension] = cythonize(
+        modules, build_dir="build", compiler_directives=directives, quiet=True, shared_utility_qualified_name=SHARED
+    )
     for extension in found:
         extension.optional = True  # without a compiler it is interpreted
     return found

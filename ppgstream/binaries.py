@@ -17,7 +17,33 @@ from pathlib import Path
 from types import ModuleType
 
 FOLDER = Path(__file__).parent
-MODULES = ("ppgstream.core.resample",)
+MODULES = (
+    "ppgstream.wire.message",
+    *(
+        f"ppgstream.core.{name}"
+        for name in (
+            "beats",
+            "beside",
+            "clock",
+            "engine",
+            "follower",
+            "intake",
+            "judge",
+            "measuring",
+            "resample",
+            "resampled",
+            "segments",
+            "sequence",
+            "session",
+            "statistics",
+            "stream",
+            "timeline",
+            "track",
+            "trees",
+        )
+    ),
+)
+SHARED = "ppgstream.core._shared"  # what Cython's modules have in common
 BUILT = "built.json"  # in FOLDER: of each binary, what its source was
 
 
@@ -26,9 +52,10 @@ def source_of(module: str, folder: Path = FOLDER) -> Path:
     return folder.joinpath(*module.split(".")[1:]).with_suffix(".py")
 
 
-def digest(source: Path) -> str:
-    """What tells two sources apart."""
-    return hashlib.sha256(source.read_bytes()).hexdigest()
+def digest(module: str, folder: Path = FOLDER) -> str:
+    """What tells two sources of a module apart: itself, and what all `.pxd` say of the types of C."""
+    types = sorted(folder.rglob("*.pxd"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in (source_of(module, folder), *types))).hexdigest()
 
 
 def binary_of(module: str, folder: Path = FOLDER) -> Path | None:
@@ -47,7 +74,9 @@ def refused(folder: Path = FOLDER) -> list[str]:
         built = json.loads((folder / BUILT).read_text())
     except (OSError, ValueError):
         return there
-    return [module for module in there if built.get(module) != digest(source_of(module, folder))]
+    if binary_of(SHARED, folder) is None:
+        return there
+    return [module for module in there if built.get(module) != digest(module, folder)]
 
 
 class Interpreted:

@@ -47,6 +47,11 @@ def test_both_forms_give_the_same_bits() -> None:
     assert pure == answers()
 
 
+def test_every_module_with_types_of_c_is_compiled() -> None:
+    typed = {path.with_suffix(".py") for path in binaries.FOLDER.rglob("*.pxd")}
+    assert typed <= {binaries.source_of(module) for module in binaries.MODULES}
+
+
 @pytest.mark.parametrize("module", binaries.MODULES)
 def test_the_interpreted_form_is_asked_for_by_a_variable(module: str) -> None:
     code = f"import {module} as m; from ppgstream import binaries; print(m.__file__, binaries.form())"
@@ -72,10 +77,13 @@ def test_a_binary_of_another_source_is_refused(tmp_path: Path) -> None:
     for module in binaries.MODULES:
         binaries.source_of(module, folder).with_suffix(EXTENSION_SUFFIXES[0]).touch()
     assert binaries.refused(folder) == list(binaries.MODULES)  # nobody says what they were made from
-    (folder / binaries.BUILT).write_text(
-        json.dumps({m: binaries.digest(binaries.source_of(m, folder)) for m in binaries.MODULES})
-    )
+    shared = binaries.source_of(binaries.SHARED, folder).with_suffix(EXTENSION_SUFFIXES[0])
+    shared.touch()
+    (folder / binaries.BUILT).write_text(json.dumps({m: binaries.digest(m, folder) for m in binaries.MODULES}))
     assert binaries.refused(folder) == []
+    shared.unlink()
+    assert binaries.refused(folder) == list(binaries.MODULES)  # none can be loaded without it
+    shared.touch()
     changed = binaries.source_of(binaries.MODULES[0], folder)
     changed.write_text(changed.read_text() + "\n")
     assert binaries.refused(folder) == [binaries.MODULES[0]]

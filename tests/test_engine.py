@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rules import rules
 
+from ppgstream.core import resampling
 from ppgstream.core.denoiser import Answer, Batch, identity
 from ppgstream.core.engine import Engine
 from ppgstream.core.plan import Geometry
@@ -514,3 +515,33 @@ def test_a_gap_at_a_session_s_start_is_published_though_four_newer_ones_came_fir
     chunks = settle(e)
     gaps = [(c.session, c.index, c.missing) for c in chunks if c.kind is Kind.GAP]
     assert sorted({session for session, index, missing in gaps if (index, missing) == (0, 10)}) == list(range(1, 9))
+
+
+@pytest.mark.parametrize("layout", ["every second", "backwards", "big-endian", "a column", "read-only"])
+def test_samples_and_answers_of_any_layout_in_memory_give_the_same_bytes(layout: str) -> None:
+    def laid(x: np.ndarray) -> np.ndarray:
+        """The same values, otherwise in memory."""
+        if layout == "big-endian":
+            return x.astype(x.dtype.newbyteorder(">"))
+        if layout == "a column" and x.ndim == 2:
+            return np.asfortranarray(x)
+        if layout == "read-only":
+            x = x.copy()
+            x.flags.writeable = False
+            return x
+        step = -1 if layout == "backwards" else 2
+        wide = np.full((*x.shape[:-1], 2 * x.shape[-1]), np.nan, x.dtype)
+        view = wide[..., : x.shape[-1]] if step < 0 else wide
+        view[..., ::step] = x
+        return np.asarray(view[..., ::step])
+
+    def answer(batch: Batch) -> Answer:
+        return Answer(laid(batch.x[:, -250:]))
+
+    x = bumpy(1500, 3, [(700, 710)])
+    plain = send(engine(), x, list(range(25, 1500, 25)))
+    other = Engine(answer, rules(tile=8, answers="input"))
+    chunks = send(other, laid(x), list(range(25, 1500, 25)))
+    for one, two in zip(joined(plain), joined(chunks), strict=True):
+        assert one.tobytes() == two.tobytes()
+    assert (resampling.states_of(x, 125.0, 50)[0] == resampling.states_of(laid(x), 125.0, 50)[0]).all()

@@ -68,7 +68,7 @@ def judged(x: np.ndarray, cuts: list[int] | None = None, **kwargs: object) -> tu
     for p in parts:
         if p.back and p.kind == "samples":
             states[-1] = HELD
-        states += p.state.tolist()
+        states += [MEASURED] * len(p.x) if p.state is None else p.state.tolist()
     return np.array(states), [p.kind for p in parts if p.kind in ("step", "end")]
 
 

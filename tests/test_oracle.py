@@ -158,9 +158,7 @@ class Run:
             state = self.engine.save(name, now)
             stream = self.engine.streams[name]
             self.sizes.append(own_size(stream, state))
-            self.small.append(
-                len(stream.timeline._anchors) + len(stream.intake._judge._recent._fresh) + len(stream.intake._judge._start or ())
-            )
+            self.small.append(len(stream.timeline._anchors) + len(stream.intake._judge._start or ()))
             self.engine.remove(name)
             self.engine.load(name, state, now)
 
@@ -379,7 +377,7 @@ def own_size(stream: Any, state: bytes) -> int:
             samples += sum(part.nbytes for part in kept if isinstance(part, np.ndarray))
             samples += sum(part.nbytes for part, _ in segment._fresh)
     judge = stream.intake._judge
-    samples += judge._recent._history.nbytes + sum(part.nbytes for part in judge._recent._fresh)
+    samples += judge._recent._history.nbytes
     samples += sum(part.nbytes for part in judge._start or () if isinstance(part, np.ndarray)) + 9 * len(judge._pending)
     for known in stream.intake.sessions.known.values():
         samples += sum(early.samples.nbytes for early in known.sequencer._held)

@@ -232,15 +232,17 @@ def test_beliefs_spread_by_the_time_that_passed_and_stay_a_distribution() -> Non
     assert later[0] == pytest.approx((1 - belief_of.JUMP) * near / near.sum() + belief_of.JUMP / len(rate.RATES), abs=1e-3)
 
 
-def test_the_highest_within_a_scale_is_what_a_plain_search_finds() -> None:
+def test_a_peak_that_is_alone_is_the_highest_of_its_neighbourhood() -> None:
     rng = np.random.default_rng(1)
     x = np.round(rng.standard_normal((20, rate.SPAN)), 1)  # with ties
-    scale = rng.integers(4, 26, 20)
-    found = of_beats.highest_within(x, scale)
-    for row, s in enumerate(scale):
-        for i in range(1, rate.SPAN - 1):
-            before, after = x[row, max(i - s, 0) : i], x[row, i + 1 : i + 1 + s]
-            assert found[row, i] == (x[row, i] > before.max() and x[row, i] >= after.max())
+    bpm = rng.uniform(40, 200, 20)
+    found = of_beats.detect(x, bpm)
+    for row, scale in enumerate(np.clip(np.rint(of_beats.ALONE_BEATS * 60 / bpm * 25), *of_beats.ALONE_POINTS).astype(int)):
+        for i in range(rate.SPAN):
+            around = x[row, max(i - scale, 0) : i], x[row, i + 1 : i + 1 + scale]
+            highest = 0 < i < rate.SPAN - 1 and x[row, i] > around[0].max() and x[row, i] >= around[1].max()
+            assert found.alone[row, i] == (highest and found.peaks[row, i])
+            assert found.rises[row, i] == x[row, i] - x[row, max(i - 15, 0) : i + 1].min()
 
 
 def test_rules_are_read_from_a_checkpoint_s_calibration() -> None:

@@ -116,6 +116,7 @@ UNKNOWN = 0.5  # the confidence of a baseline's samples, where heart rates and b
 def due_of(out: Float64, raw: Float64, confidence: Float64, flags: NDArray[np.uint16], fs: float) -> list[Due]:
     """What a follower of its own gives of a whole record: output, input, confidence and flags (m,) at `fs` Hz."""
     follower = Follower(fs)
+    out, raw, confidence = (np.ascontiguousarray(v, np.float64) for v in (out, raw, confidence))
     blocks: list[tuple[int, NDArray[np.float32], float | None]] = [
         (index, block, None) for index, block in follower.append(0, out, raw, confidence, flags)
     ]

@@ -22,6 +22,7 @@ NEAR_BEATS = 0.28  # a candidate is the highest within so many
 ALONE_POINTS = (4, 25)
 RISE_SHARE = 0.12  # of the mean rise of a row's four largest: what rises less is no beat
 LOW_SHARE = 0.2  # what rises less is told only if it is sure: every second pulse may be low, but a notch is no pulse
+FOOT_POINTS = 15  # 0.6 s before a peak, in which it rises
 SLOPE_POINTS = 4  # 0.17 s, as in qppg
 SLOPE_ALONE = 7  # points
 SLOPE_SHARE = 0.35  # of the mean of a row's four largest sums
@@ -41,68 +42,89 @@ class Detected(NamedTuple):
 
 def detect(x: Float64, rate: Float64) -> Detected:
     """The peaks of rows (n, SPAN) whose heart rates are about `rate` bpm (n,)."""
-    alone = highest_within(x, _scale(ALONE_BEATS, rate))
-    rises = x - lowest_before(x)
-    usual = np.sort(np.where(alone, rises, 0.0), axis=1)[:, -4:].mean(axis=1, keepdims=True)
-    peaks = highest_within(x, _scale(NEAR_BEATS, rate)) & (rises > RISE_SHARE * usual)
-    rising = np.zeros_like(x)
-    rising[:, 1:] = np.maximum(x[:, 1:] - x[:, :-1], 0.0)
-    sums = np.cumsum(rising, axis=1)
-    slopes = sums.copy()
-    slopes[:, SLOPE_POINTS:] -= sums[:, :-SLOPE_POINTS]
-    upstrokes = highest_within(slopes, np.full(len(x), SLOPE_ALONE))
-    largest = np.sort(np.where(upstrokes, slopes, 0.0), axis=1)[:, -4:].mean(axis=1, keepdims=True)
-    upstrokes &= slopes > SLOPE_SHARE * largest
-    near = np.zeros_like(upstrokes)
-    for later in range(-1, SLOPE_BEFORE + 1):
-        if later < 0:
-            near[:, :later] |= upstrokes[:, -later:]
-        else:
-            near[:, later:] |= upstrokes[:, : SPAN - later]
-    return Detected(peaks, peaks & near, peaks & alone, peaks & (rises <= LOW_SHARE * usual), rises)
+    x = np.ascontiguousarray(x)
+    n, m = x.shape
+    found = np.zeros((4, n, m), np.uint8)
+    rises = np.empty((n, m))
+    wide, narrow, usual = _scale(ALONE_BEATS, rate), _scale(NEAR_BEATS, rate), np.empty(m)
+    for row in range(n):
+        _detect_row(x[row], wide[row], narrow[row], usual, rises[row], found[0, row], found[1, row], found[2, row], found[3, row])
+    peaks, agreed, alone, low = found.view(np.bool_)
+    return Detected(peaks, agreed, alone, low, rises)
+
+
+def _detect_row(
+    x: Float64,
+    wide: int,
+    narrow: int,
+    slopes: Float64,
+    rises: Float64,
+    peaks: NDArray[np.uint8],
+    agreed: NDArray[np.uint8],
+    alone: NDArray[np.uint8],
+    low: NDArray[np.uint8],
+) -> None:
+    """`Detected` of one row (m,), whose peaks are the highest within `narrow` points, and alone within `wide`."""
+    m = len(x)
+    for k in range(m):
+        least = x[k]
+        for j in range(max(k - FOOT_POINTS, 0), k):
+            least = min(least, x[j])
+        rises[k] = x[k] - least
+        alone[k] = _is_highest(x, k, wide)
+    usual = _usual(rises, alone)
+    total = 0.0
+    for k in range(m):
+        total += max(x[k] - x[k - 1], 0.0) if k else 0.0
+        slopes[k] = total
+    for k in range(m - 1, SLOPE_POINTS - 1, -1):
+        slopes[k] -= slopes[k - SLOPE_POINTS]
+    for k in range(m):
+        low[k] = _is_highest(slopes, k, SLOPE_ALONE)  # for now: where a sum of slopes is highest
+    least = SLOPE_SHARE * _usual(slopes, low)
+    for k in range(m):
+        if low[k] and slopes[k] > least:
+            for j in range(max(k - 1, 0), min(k + SLOPE_BEFORE + 1, m)):
+                agreed[j] = 1
+    for k in range(m):
+        is_peak = rises[k] > RISE_SHARE * usual and _is_highest(x, k, narrow)
+        peaks[k], agreed[k], alone[k] = is_peak, is_peak and agreed[k], is_peak and alone[k]
+        low[k] = is_peak and rises[k] <= LOW_SHARE * usual
+
+
+def _is_highest(x: Float64, at: int, scale: int) -> bool:
+    """Whether the value at a point is higher than the `scale` ones before, and not lower than as many after. Never one of the
+    ends."""
+    m, value = len(x), x[at]
+    if at == 0 or at == m - 1:
+        return False
+    for k in range(max(at - scale, 0), at):
+        if not value > x[k]:
+            return False
+    for k in range(at + 1, min(at + scale + 1, m)):  # noqa: SIM110 (compiled, a generator is slower)
+        if not value >= x[k]:
+            return False
+    return True
+
+
+def _usual(values: Float64, which: NDArray[np.uint8]) -> float:
+    """The mean of the four largest values that are marked; 0 for each that there is not."""
+    first = second = third = fourth = 0.0
+    for k in range(len(values)):
+        value = values[k] if which[k] else 0.0
+        fourth = max(fourth, value)
+        if fourth > third:
+            third, fourth = fourth, third
+        if third > second:
+            second, third = third, second
+        if second > first:
+            first, second = second, first
+    return (fourth + third + second + first) / 4
 
 
 def _scale(beats: float, rate: Float64) -> NDArray[np.int64]:
     """So many beats at the rates (n,), bpm, in points."""
     return np.clip(np.rint(beats * 60 / rate * POINTS_HZ), *ALONE_POINTS).astype(np.int64)
-
-
-def lowest_before(x: Float64) -> Float64:
-    """Of each point of rows (n, m) the lowest of the 15 points (0.6 s) before it and itself."""
-    lowest = x
-    for step in (1, 2, 4, 8):  # of 16 points
-        earlier = lowest.copy()
-        earlier[:, step:] = lowest[:, :-step]
-        lowest = np.minimum(lowest, earlier)
-    return lowest
-
-
-def highest_within(x: Float64, scale: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Points of rows (n, m) that are higher than the `scale` (n,) points before, and not lower than as many after. Never a row's
-    ends."""
-    n, m = x.shape
-    most = int(scale.max())
-    padded = np.full((n, m + 2 * most + 1), -np.inf)
-    padded[:, most : most + m] = x
-    runs = [padded]  # [p][i]: the highest of 2^p from i on
-    while 2 ** len(runs) <= most:
-        step = 2 ** (len(runs) - 1)
-        wider = runs[-1].copy()
-        wider[:, :-step] = np.maximum(runs[-1][:, :-step], runs[-1][:, step:])
-        runs.append(wider)
-    power = np.floor(np.log2(scale) + 1e-9).astype(np.int64)
-    of_row = np.stack(runs)[power, np.arange(n)]  # (n, m + 2 most + 1)
-    width = (2**power)[:, None]
-    at = np.arange(m)[None, :] + most
-
-    def run(start: NDArray[np.int64]) -> Float64:
-        return np.take_along_axis(of_row, start, axis=1)
-
-    before = np.maximum(run(at - scale[:, None]), run(at - width))
-    after = np.maximum(run(at + 1 + np.zeros_like(scale)[:, None]), run(at + 1 + scale[:, None] - width))
-    found = (x > before) & (x >= after)
-    found[:, [0, -1]] = False
-    return found
 
 
 class Peaks(NamedTuple):

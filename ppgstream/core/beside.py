@@ -53,7 +53,9 @@ class Surroundings:
             return
         spectrum, apart = _Spectrum.of(x, fs), 1.5 * fs / len(x)
         line_hz = self._line.now(_steady_line(spectrum), apart)
-        self.now = Beside(line_hz, self._hum.now(_hum(spectrum), apart), self._slow.now(float(_is_slow(x)), 0.5) > 0)
+        self.now = Beside(
+            line_hz, self._hum.now(_hum(spectrum), apart), self._slow.now(float(_is_slow(x, _slow_basis(len(x)))), 0.5) > 0
+        )
 
 
 @lru_cache(maxsize=8)
@@ -96,19 +98,67 @@ class _Spectrum(NamedTuple):
 
     @classmethod
     def of(cls, x: Float64, fs: float) -> _Spectrum | None:
-        n, quarter, hz = len(x), len(x) // 4, fs / len(x)
-        height = x.max() - x.min()
-        if n // 2 - 1 <= LINE_HZ[0] / hz or not height > 0:
-            return None
+        n, hz = len(x), fs / len(x)
         hann, at = _hann(n)
-        x = (x - x.sum() / n) / height
-        before, after = x[:quarter].sum() / quarter, x[-quarter:].sum() / quarter
-        spectrum = np.fft.rfft((x - (before + at * (after - before))) * hann)
-        power = spectrum.real**2 + spectrum.imag**2
-        strength = power.copy()
-        strength[1:-1] += power[:-2] + power[2:]
-        first, last = int(0.7 / hz), int(3.5 / hz)
-        return cls(power, strength, hz, first + int(strength[first : last + 1].argmax()))
+        flat = np.empty(n)
+        if n // 2 - 1 <= LINE_HZ[0] / hz or not _flatten(x, hann, at, flat):
+            return None
+        spectrum = np.fft.rfft(flat).view(np.float64)
+        power, strength = np.empty(n // 2 + 1), np.empty(n // 2 + 1)
+        _powers(spectrum, power, strength)
+        return cls(power, strength, hz, _highest(strength, int(0.7 / hz), int(3.5 / hz) + 1))
+
+
+def _flatten(x: Float64, hann: Float64, at: Float64, flat: Float64) -> bool:
+    """Samples without their level and trend, over their height, times the window `hann` with the positions `at`, into `flat`;
+    (n,) each. False: they have no height."""
+    n, quarter = x.shape[0], x.shape[0] // 4
+    low = high = x[0]
+    total = 0.0
+    for k in range(n):
+        low, high = min(low, x[k]), max(high, x[k])
+        total += x[k]
+    height = high - low
+    if not height > 0:
+        return False
+    total /= n
+    before = after = 0.0
+    for k in range(n):
+        flat[k] = (x[k] - total) / height
+        if k < quarter:
+            before += flat[k]
+        if k >= n - quarter:
+            after += flat[k]
+    before, after = before / quarter, after / quarter
+    for k in range(n):
+        flat[k] = (flat[k] - (before + at[k] * (after - before))) * hann[k]
+    return True
+
+
+def _powers(spectrum: Float64, power: Float64, strength: Float64) -> None:
+    """Of a spectrum (2n,), the real and the imaginary part of a bin side by side: `power` and `strength`, (n,)."""
+    n = power.shape[0]
+    for k in range(n):
+        power[k] = strength[k] = spectrum[2 * k] * spectrum[2 * k] + spectrum[2 * k + 1] * spectrum[2 * k + 1]
+    for k in range(1, n - 1):
+        strength[k] += power[k - 1] + power[k + 1]
+
+
+def _highest(values: Float64, first: int, stop: int) -> int:
+    """Where the highest of the values from `first` up to `stop` is."""
+    at = first
+    for k in range(first + 1, min(stop, values.shape[0])):
+        if values[k] > values[at]:
+            at = k
+    return at
+
+
+def _sum(values: Float64, first: int, stop: int) -> float:
+    """Of the values from `first` up to `stop`."""
+    total = 0.0
+    for k in range(first, min(stop, values.shape[0])):
+        total += values[k]
+    return total
 
 
 def _steady_line(spectrum: _Spectrum | None) -> float:
@@ -121,11 +171,12 @@ def _steady_line(spectrum: _Spectrum | None) -> float:
     first, last = math.ceil(LINE_HZ[0] / hz), min(int(LINE_HZ[1] / hz), len(power) - 2)
     if last <= first:
         return 0.0
-    line = first + int(strength[first : last + 1].argmax())
-    between = strength[pulse + 2 if pulse * hz > 1.4 else int(1.5 / hz) : line - 2]
-    band = power[first - 2 : int(20 / hz)].sum()
-    steady = len(between) and strength[line] > max(0.5 * strength[pulse], 2 * between.max(), 0.6 * band)
-    if not steady:
+    line = _highest(strength, first, last + 1)
+    between = pulse + 2 if pulse * hz > 1.4 else int(1.5 / hz)
+    if between >= line - 2:
+        return 0.0
+    highest, band = strength[_highest(strength, between, line - 2)], _sum(power, first - 2, int(20 / hz))
+    if not strength[line] > max(0.5 * strength[pulse], 2 * highest, 0.6 * band):
         return 0.0
     own = _peak(power, pulse) * hz  # of a fast pulse the second and third harmonic are strong and lie here
     far = [abs(_peak(power, line) * hz - k * own) > HARMONIC * k * own for k in range(2, MOST_HARMONIC + 1)]
@@ -141,9 +192,9 @@ def _hum(spectrum: _Spectrum | None) -> float:
     first = math.ceil(HUM_HZ / hz) + 1  # a line's strength is that of three bins
     if len(power) - first < 3:
         return 0.0
-    line = first + int(strength[first:].argmax())
-    below = strength[int(0.7 / hz) : first - 1].max()
-    return line * hz if strength[line] >= max(below, HUM_SHARE * power[first:].sum()) else 0.0
+    line = _highest(strength, first, len(power))
+    below = strength[_highest(strength, int(0.7 / hz), first - 1)]
+    return line * hz if strength[line] >= max(below, HUM_SHARE * _sum(power, first, len(power))) else 0.0
 
 
 @lru_cache(maxsize=8)
@@ -154,12 +205,21 @@ def _slow_basis(n: int) -> Float64:
     return np.ascontiguousarray(np.linalg.qr(powers)[0][:, 1:].T)
 
 
-def _is_slow(x: Float64) -> bool:
-    """Whether the slow part of measured samples is as strong as the rest."""
-    x = x - x.sum() / len(x)
-    part = _slow_basis(len(x)) @ x
-    slow = float(part @ part)
-    return slow > SLOW_SHARE**2 * max(float(x @ x) - slow, 0.0)
+def _is_slow(x: Float64, basis: Float64) -> bool:
+    """Whether the slow part of measured samples is as strong as the rest. basis: as `_slow_basis` gives."""
+    n = x.shape[0]
+    mean = slow = whole = 0.0
+    for k in range(n):
+        mean += x[k]
+    mean /= n
+    for j in range(basis.shape[0]):
+        part = 0.0
+        for k in range(n):
+            part += basis[j, k] * (x[k] - mean)
+        slow += part * part
+    for k in range(n):
+        whole += (x[k] - mean) * (x[k] - mean)
+    return slow > SLOW_SHARE**2 * max(whole - slow, 0.0)
 
 
 def _peak(power: Float64, k: int) -> float:

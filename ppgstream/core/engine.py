@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -25,6 +25,7 @@ from ppgstream.core.confidence import joined
 from ppgstream.core.denoiser import Answer, Denoiser
 from ppgstream.core.follower import Due
 from ppgstream.core.ledger import Event, Ledger
+from ppgstream.core.measured import HELD
 from ppgstream.core.plan import Rules
 from ppgstream.core.quality import confidence_of, input_flags
 from ppgstream.core.rate import fill
@@ -170,8 +171,10 @@ class Engine:
         """What the model answered to a tile, or raised; None: it is shed. Gives what is final now."""
         context = self.rules.plan.geometry.context
         x, state = tile.x[:, context:], tile.state[:, context:]
-        flags = input_flags(tile.sign * x, state)
         n = len(tile.ready)
+        flags: Sequence[NDArray[np.uint16] | None] = [None] * n
+        if (state == HELD).any():
+            flags = list(input_flags(tile.sign * x, state))
         rows: list[NDArray[np.float64] | None] = [None] * n
         confidences: list[NDArray[np.float64] | None] = [None] * n
         if isinstance(answer, Exception):
@@ -180,7 +183,7 @@ class Engine:
             self.events.append(Event("model_failed", f"{first}: {why}", first))
         if isinstance(answer, Answer):
             self.windows += n
-            y = tile.in_units(answer)
+            y = np.ascontiguousarray(tile.in_units(answer))
             fine = np.all(np.abs(y) <= LARGEST_ANSWER, axis=1)
             if not fine.all():
                 odd = tile.ready[int(np.argmin(fine))]

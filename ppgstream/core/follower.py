@@ -125,19 +125,14 @@ class Follower:
             self._levels = (self._levels[0] + first_out - self._newest[0], self._levels[1] + first_raw - self._newest[1])
         self._newest = (out.item(-1), raw.item(-1))
         complete = []
-        staging, (level_out, level_raw) = self._staging, self._levels
-        at, n, size = 0, len(out), staging.shape[1]
+        at, n, size = 0, len(out), self._staging.shape[1]
         while at < n:
-            start = self._filled
-            stop = min(start + n - at, size)
-            part = slice(at, at + stop - start)
-            np.subtract(out[part], level_out, out=staging[0, start:stop], casting="same_kind")
-            np.subtract(raw[part], level_raw, out=staging[1, start:stop], casting="same_kind")
-            staging[2, start:stop] = confidence[part]
-            at += stop - start
-            self._filled = stop
-            if stop == size:
-                complete.append((index + at, staging[:, self._lead :].copy()))
+            stop = min(at + size - self._filled, n)
+            _stage(self._staging, self._filled, out, raw, confidence, at, stop, self._levels[0], self._levels[1])
+            self._filled += stop - at
+            at = stop
+            if self._filled == size:
+                complete.append((index + at, self._staging[:, self._lead :].copy()))
                 self._filled = self._lead = 0
         return complete
 
@@ -148,6 +143,24 @@ class Follower:
         rest = self._staging[:, min(self._lead, self._filled) : self._filled].copy()
         self._levels = None
         return rest
+
+
+def _stage(
+    staging: Float32,
+    filled: int,
+    out: Float64,
+    raw: Float64,
+    confidence: Float64,
+    start: int,
+    stop: int,
+    level_out: float,
+    level_raw: float,
+) -> None:
+    """Put samples from `start` up to `stop` into the columns of `staging` (3, n) from `filled` on, without their levels."""
+    for k in range(start, stop):
+        staging[0, filled + k - start] = out[k] - level_out
+        staging[1, filled + k - start] = raw[k] - level_raw
+        staging[2, filled + k - start] = confidence[k]
 
 
 def index_of(time: Float64, end: Float64, fs: float) -> Float64:

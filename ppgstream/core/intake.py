@@ -17,7 +17,7 @@ from ppgstream.core.beside import Beside, Surroundings, Watched
 from ppgstream.core.clock import CLOCK_STEP_S, FS_OFF, ArrivalClock, RateClock, RateFound
 from ppgstream.core.judge import Judge
 from ppgstream.core.ledger import Ledger
-from ppgstream.core.measured import LARGEST
+from ppgstream.core.measured import LARGEST, Float64
 from ppgstream.core.measuring import RATES_HZ, Measuring
 from ppgstream.core.parts import Anchor, Began, Ended, First, Part, Rated, WrongFrom
 from ppgstream.core.plan import SensorRules
@@ -349,19 +349,14 @@ class Intake:
             if run.index > self._expected:
                 out += self._judge.missing(run.index - self._expected, sent=False)
             self._expected = run.index + len(run.samples)
-            x = np.asarray(run.samples, np.float64)
-            if not len(x):
-                continue
-            if (plain := self._judge.plain(x)) is not None:
-                out.append(plain)
-                continue
-            finite = np.abs(x) <= LARGEST
-            if np.count_nonzero(finite) == len(x):
-                out += self._judge.feed(x)
-                continue
-            edges = np.flatnonzero(finite[1:] != finite[:-1]) + 1
-            for a, b in zip([0, *edges], [*edges, len(x)], strict=True):
-                out += self._judge.feed(x[a:b]) if finite[a] else self._judge.missing(int(b - a), sent=True)
+            x, at, n = np.ascontiguousarray(run.samples, np.float64), 0, len(run.samples)
+            while at < n:
+                stop = _alike_until(x, at)
+                if abs(x[at]) <= LARGEST:
+                    out += self._judge.feed(x if stop - at == n else x[at:stop])
+                else:
+                    out += self._judge.missing(stop - at, sent=True)
+                at = stop
 
     def _watch_rate(self, chunk: Chunk, now: float, out: list[Part]) -> None:
         found: RateFound | None = None
@@ -397,3 +392,13 @@ class Intake:
 
     def _event(self, name: str, text: str) -> None:
         self.events.append(ledger.Event(name, f"{self._name}: {text}", self._name))
+
+
+def _alike_until(x: Float64, at: int) -> int:
+    """Up to where the samples from `at` on are all numbers, or none of them."""
+    number = abs(x[at]) <= LARGEST
+    n = len(x)
+    for k in range(at + 1, n):
+        if (abs(x[k]) <= LARGEST) != number:
+            return k
+    return n

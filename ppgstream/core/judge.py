@@ -21,6 +21,7 @@ the stretch ends, and the next one has its own statistics.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -88,9 +89,9 @@ class Judge:
         self._start: list[Float64 | tuple[int, bool]] | None = []  # the first second, until it is complete
         self._start_length = 0
         self._missed = 0  # samples missing in a row
-        self._last: float | None = None  # the last measured sample
-        self._entry = np.inf  # the step to it from the one before
-        self._before: float | None = None  # that one
+        self._last = math.nan  # the last measured sample; NaN: none
+        self._entry = math.inf  # the step to it from the one before
+        self._before = math.nan  # that one
         self._touching = False  # the sample before is measured, and nothing lies between
         self._pending: list[float] = []  # in doubt: equal to `_last`, or far from it
         self._far = False
@@ -122,19 +123,6 @@ class Judge:
         self._feed(x, out)
         self._put_together(out)
         return out
-
-    def plain(self, x: Float64) -> Judged | None:
-        """The way of nearly all samples: the same if all of them are measured beyond doubt, and none before them is in doubt.
-        None, and nothing taken, if there is more to it, NaN and infinity among it."""
-        recent = self._recent
-        if self._start is not None or self._long or recent.idle or self._given or len(x) > recent.left or not self._quiet(x):
-            return None
-        judged = Judged("samples", x, None, beside=recent.beside.now)
-        self._missed = 0
-        recent.add(x)
-        if self._took(x):
-            recent.update()
-        return judged
 
     def missing(self, count: int, *, sent: bool) -> list[Judged]:
         """Samples that are not there: lost, or (`sent`) NaN and infinity."""
@@ -203,45 +191,29 @@ class Judge:
                 self._give_held(out, over=same < len(x))
                 x = x[same:]
                 continue
-            block = x[: self._recent.left]
-            if self._quiet(block):
-                self._give(block, MEASURED)
-                complete = self._took(block)
-                x = x[len(block) :]
-            else:
-                taken, complete = self._look(block, out)
-                x = x[taken:]
+            left = self._recent.left
+            block = x if len(x) <= left else x[:left]
+            taken, complete = self._look(block, out)
+            x = x[taken:]
             if complete:
                 self._put_together(out)
                 self._recent.update()
 
-    def _quiet(self, x: Float64) -> bool:
-        """Nothing in these samples raises a doubt."""
-        s = self._recent.statistics
-        if s is None or self._pending or (self._touching and x[0] == self._last) or np.count_nonzero(x[1:] == x[:-1]):
-            return False
-        if not (x.min() >= s.least and x.max() <= s.most):  # NaN and infinity too
-            return False
-        return not self._sentinels or not any((x == v).any() for v in self._sentinels)
-
-    def _took(self, x: Float64) -> bool:
-        """These samples were quiet. True once a second is complete."""
-        touching = self._touching or len(x) > 1
-        self._before, self._last = float(x[-2]) if len(x) > 1 else self._last, float(x[-1])
-        self._entry = abs(self._last - self._before) if touching and self._before is not None else np.inf
-        self._touching = True
-        return self._recent.count(len(x))
-
     def _look(self, x: Float64, out: list[Judged]) -> tuple[int, bool]:
         """Judge sample by sample; up to where a stretch ends. Returns how many samples were taken, and whether a second is
         complete."""
+        xs, n = x, len(x)
         start = 0  # of the samples that are measured beyond doubt and not given out yet
-        s, sentinels = self._recent.statistics, self._sentinels
-        low, high = (s.least, s.most) if s is not None else (-np.inf, np.inf)
-        for at, v in enumerate(x.tolist()):
-            far = not low <= v <= high or v in sentinels
-            if self._pending:
-                if not self._far and v == self._last:
+        s, some = self._recent.statistics, bool(self._sentinels)
+        low, high = (s.least, s.most) if s is not None else (-math.inf, math.inf)
+        last, before, entry, touching = self._last, self._before, self._entry, self._touching
+        doubt = bool(self._pending)
+        for at in range(n):
+            v = xs[at]
+            far = not low <= v <= high or (some and v in self._sentinels)
+            if doubt:
+                self._last = last
+                if not self._far and v == last:
                     self._pending.append(v)
                     if len(self._pending) >= self._max_fill and len(self._pending) + 1 >= self._limit():
                         complete = self._recent.count(at + 1)
@@ -256,19 +228,24 @@ class Judge:
                         return at + 1, self._recent.judged % self._recent.grid == 0
                     continue
                 self._decide(out)
-                start = at
-            if self._touching and v == self._last:
+                last, before, entry, touching = self._last, self._before, self._entry, self._touching
+                doubt, start = False, at
+            if touching and v == last:
+                doubt, self._far = True, False
+            elif far:
+                self._last = last
+                doubt = self._far = self._is_jump(v)
+            if doubt:
                 self._give(x[start:at], MEASURED)
-                self._pending, self._far = [v], False
-            elif far and self._is_jump(v):
-                self._give(x[start:at], MEASURED)
-                self._pending, self._far = [v], True
+                self._pending = [v]
+                self._last, self._before, self._entry, self._touching = last, before, entry, touching
             else:
-                self._entry = abs(v - self._last) if self._touching and self._last is not None else np.inf
-                self._before, self._last, self._touching = self._last, v, True
-        if not self._pending:
-            self._give(x[start:], MEASURED)
-        return len(x), self._recent.count(len(x))
+                entry = abs(v - last) if touching else math.inf
+                before, last, touching = last, v, True
+        if not doubt:
+            self._give(x[start:] if start else x, MEASURED)
+            self._last, self._before, self._entry, self._touching = last, before, entry, touching
+        return n, self._recent.count(n)
 
     def _limit(self) -> int:
         """How many equal samples in a row are a held run here: at the top of a wave, a coarse converter holds its value for
@@ -278,7 +255,7 @@ class Judge:
             return UNKNOWN_RUN
         if self._entry <= 1.5 * s.quantum:
             return min(max(self._slow_runs[0], int(6 * s.mean_run)), self._slow_runs[1])
-        if self._entry <= 4.5 * s.quantum or not self._entry < np.inf:
+        if self._entry <= 4.5 * s.quantum or not self._entry < math.inf:
             return max(15, 10 * s.usual_run + 1)
         if s.usual_run == 1:
             return CONTINUOUS_RUN if s.continuous else LEAST_RUN
@@ -289,7 +266,7 @@ class Judge:
         if v in self._sentinels:
             return True
         s = self._recent.statistics
-        return s is not None and (self._last is None or abs(v - self._last) >= JUMP * s.step or self._is_sentinel(v))
+        return s is not None and (not abs(v - self._last) < JUMP * s.step or self._is_sentinel(v))
 
     def _is_sentinel(self, v: float) -> bool:
         s = self._recent.statistics
@@ -297,7 +274,7 @@ class Judge:
             return True
         if s is None or v not in SENTINELS or s.low - s.range <= v <= s.high + s.range:
             return False
-        return self._last is None or abs(v - self._last) >= SENTINEL_JUMP * s.step
+        return not abs(v - self._last) < SENTINEL_JUMP * s.step
 
     def _is_outlier(self, v: float) -> bool:
         if self._is_sentinel(v):
@@ -307,7 +284,7 @@ class Judge:
 
     def _give_far(self) -> None:
         """The samples in doubt are no step: each is an outlier, held or measured."""
-        self._entry = np.inf if self._last is None else abs(self._pending[0] - self._last)
+        self._entry = math.inf if math.isnan(self._last) else abs(self._pending[0] - self._last)
         for value, run in groupby(self._pending):
             x = np.array(list(run))
             self._give(x, OUTLIER if self._is_outlier(value) else HELD if len(x) >= self._limit() else MEASURED)
@@ -343,7 +320,7 @@ class Judge:
         if self._pending and (over or lead_off):
             x = np.array(self._pending)
             value = self._before if self._run_value == self._last else self._last
-            value = self._run_value if value is None else value
+            value = self._run_value if math.isnan(value) else value
             state = np.full(len(x), HELD, np.uint8)
             self._put(out, Judged("held", x, state, value=value, lead_off=lead_off))
             self._held += len(x)
@@ -358,7 +335,7 @@ class Judge:
             self._begin_long(float(x[0]), out)
             return
         step = all(self._is_outlier(v) for v in self._pending)
-        if not step and s is not None and self._last is not None:
+        if not step and s is not None and not math.isnan(self._last):
             inside = np.abs(np.diff(x)).max()
             step = bool(abs(x[0] - self._last) >= 3 * np.ptp(x) and inside <= JUMP * s.step)
         if step:
@@ -385,16 +362,17 @@ class Judge:
         out.append(judged)
 
     def _put_together(self, out: list[Judged]) -> None:
-        if not self._given:
+        given = self._given
+        if not given:
             return
-        if len(self._given) == 1:
-            x, one = self._given[0]
-            state = np.full(len(x), one, np.uint8)
-        else:
-            x = np.concatenate([part for part, _ in self._given])
-            state = np.repeat(np.array([s for _, s in self._given], np.uint8), [len(part) for part, _ in self._given])
+        x, state = given[0]
+        states = None if state == MEASURED else np.full(len(x), state, np.uint8)
+        if len(given) > 1:
+            x = np.concatenate([part for part, _ in given])
+            if any(state != MEASURED for _, state in given):
+                states = np.repeat(np.array([state for _, state in given], np.uint8), [len(part) for part, _ in given])
         if self._recent.idle:
-            out.append(Judged("held", x, np.full(len(x), HELD, np.uint8), value=np.nan, lead_off=True))
+            out.append(Judged("held", x, np.full(len(x), HELD, np.uint8), value=math.nan, lead_off=True))
         else:
-            out.append(Judged("samples", x, state, back=self._back, beside=self._recent.beside.now))
+            out.append(Judged("samples", x, states, back=self._back, beside=self._recent.beside.now))
         self._given, self._back = [], False

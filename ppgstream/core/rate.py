@@ -327,28 +327,32 @@ def _tell(
     new &= confidence[row, at] > 0  # where nothing was denoised there are no beats
     new &= ~peaks.candidate | (beat_confidence >= SURE)
     row, at, where = row[new], at[new], base[row[new]] + peaks.time[new] * factor
-    told_confidence = np.where(short[row], np.minimum(beat_confidence[new], DOUBT), beat_confidence[new])
-    error = np.exp(np.clip(rules.interval.linear({name: v[new] for name, v in found.items()}), *LOG_MS))
-    bounds = np.searchsorted(row, np.arange(len(due) + 1))
-    empty = np.cumsum(confidence <= 0, axis=1)  # points of which no sample was denoised
+    told_confidence = np.where(short[row], np.minimum(beat_confidence[new], DOUBT), beat_confidence[new]).astype(np.float32)
+    error = np.exp(np.clip(rules.interval.linear({name: v[new] for name, v in found.items()}), *LOG_MS)).astype(np.float32)
+    bounds = np.searchsorted(row, np.arange(len(due) + 1)).tolist()
+    before = np.append(math.nan, where[:-1])[: len(where)]  # the beat before, which of a row's first is the follower's last
+    for k, one in enumerate(due):
+        if bounds[k] < bounds[k + 1]:
+            before[bounds[k]] = one.follower.beat
+    empty = np.cumsum(confidence <= 0, axis=1)  # points of which no sample was denoised: over them no interval is known
+    since = np.clip(np.nan_to_num((before - base[row]) / factor), 0, SPAN - 1).astype(np.int64)
+    unknown = (empty[row, at] - empty[row, since] >= EMPTY_POINTS) | (before < base[row])
+    each, slower = np.array([one.each for one in due])[row], np.array([one.slower for one in due])[row]
+    most = np.array([max(one.chunk.index - 1, 0) for one in due], np.float64)[row]
+    beat_at = np.clip(np.rint(where * each), 0, most).astype(np.uint64)
+    interval = ((where - np.where(unknown, math.nan, before)) * 1000 / rules.fs * slower).astype(np.float32)
     for k, one in enumerate(due):
         part = slice(bounds[k], bounds[k + 1])
-        times = where[part]
-        before = np.concatenate([[one.follower.beat], times[:-1]]) if len(times) else times
-        if len(times):  # over what was not measured no interval is known
-            since = np.clip(np.nan_to_num((before - base[k]) / factor), 0, SPAN - 1).astype(np.int64)
-            unknown = (empty[k, at[part]] - empty[k, since] >= EMPTY_POINTS) | (before < base[k])
-            before = np.where(unknown, math.nan, before)
         one.chunk.beats = Beats(
             float(rate[k]) / one.slower,
             float(rate_confidence[k]),
-            np.clip(np.rint(times * one.each), 0, max(one.chunk.index - 1, 0)).astype(np.uint64),
-            ((times - before) * 1000 / rules.fs * one.slower).astype(np.float32),
-            error[part].astype(np.float32),
-            told_confidence[part].astype(np.float32),
+            beat_at[part],
+            interval[part],
+            error[part],
+            told_confidence[part],
         )
-        if len(times):
-            one.follower.beat = float(times[-1])
+        if bounds[k] < bounds[k + 1]:
+            one.follower.beat = float(where[bounds[k + 1] - 1])
         if ready[k]:
             one.follower.told = float(limit[k])
         if one.untimed:

@@ -18,11 +18,6 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-try:
-    import cython
-except ImportError:
-    from ppgstream import nocython as cython
-
 Float64 = NDArray[np.float64]
 Index = TypeVar("Index", int, NDArray[np.int64])
 
@@ -138,21 +133,6 @@ def read(values: Float64, base: int, level: float, filter: Filter, first: int, n
     return found
 
 
-@cython.locals(
-    values=cython.double[::1],
-    at=cython.Py_ssize_t,
-    level=cython.double,
-    table=cython.double[:, ::1],
-    num=cython.longlong,
-    den=cython.longlong,
-    place=cython.longlong,
-    found=cython.double[::1],
-    whole=cython.longlong,
-    fraction=cython.longlong,
-    total=cython.double,
-    k=cython.Py_ssize_t,
-    j=cython.Py_ssize_t,
-)
 def _read(values: Float64, at: int, level: float, table: Float64, num: int, den: int, place: int, found: Float64) -> None:
     """Fills `found`. Its k-th is the sum of values from the index `at` + (place + k * num) / den on, times the weights of the
     fraction."""

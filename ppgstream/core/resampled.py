@@ -304,7 +304,7 @@ class ResampledSegment:
 
     # ---- out -----------------------------------------------------------------------------------------------------
 
-    def add(self, start: int, y: Float64 | None, flags: Flags, confidence: Float64 | float | None = None) -> None:
+    def add(self, start: int, y: Float64 | None, flags: Flags | None, confidence: Float64 | None = None) -> None:
         """As `Segment.add`."""
         self.inner.add(start, y, flags, confidence)
 
@@ -350,12 +350,12 @@ class ResampledSegment:
             flags = flags | samples.flags[part]
         if self._first_flags and first == self.start:
             flags[0] |= np.uint16(self._first_flags)
-        confidence = answers.confidence[nearest]
+        confidence, plain = answers.confidence[nearest], samples.states is None and not np.count_nonzero(bare)
         self.released = settled
         needed = min(settled * self.ratio.up // self.ratio.down - self._writes.reach, int(nearest[-1]) + start)
         if (drop := needed - start - 1) > 0:
             answers.drop(drop)
-        return Released(first, raw, values, confidence, flags, state, bare, self.plan.checkpoint, False, in_model)
+        return Released(first, raw, values, confidence, flags, state, bare, self.plan.checkpoint, False, plain, in_model)
 
     def _as_it_came(self) -> Released | None:
         """A stretch too short for a window."""
@@ -369,7 +369,7 @@ class ResampledSegment:
         state = np.zeros(n, np.uint8) if samples.states is None else samples.states
         self.released = self.stop
         raw, bare = samples.raw, np.ones(n, np.bool_)
-        return Released(self.start, raw, raw.copy(), zero, flags, state, bare, self.plan.checkpoint, True, None)
+        return Released(self.start, raw, raw.copy(), zero, flags, state, bare, self.plan.checkpoint, True)
 
     @property
     def short(self) -> bool:

@@ -74,7 +74,7 @@ def resample(x: NDArray[np.float64], fs_from: float, fs_to: float) -> NDArray[np
 def states_of(x: NDArray[np.float64], fs: float, max_fill: int, sentinels: Sequence[float] = ()) -> tuple[States, list[int]]:
     """The state of each sample of a whole recording (n,), NaN and infinity `INVALID`, and the indexes at which steps begin a new
     stretch."""
-    judge = Judge(fs, max_fill, sentinels)
+    x, judge = np.ascontiguousarray(x, np.float64), Judge(fs, max_fill, sentinels)
     finite = np.isfinite(x)
     edges = np.flatnonzero(finite[1:] != finite[:-1]) + 1
     parts: list[Judged] = []

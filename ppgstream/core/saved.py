@@ -91,7 +91,7 @@ def _unpacked(value: Any, made: list[Any]) -> Any:
     tag, *rest = value
     if tag == _OBJECT:
         kind = _CLASSES[rest[0]]
-        found: Any = object.__new__(kind)
+        found: Any = kind.__new__(kind)  # type: ignore[call-overload]
         made.append(found)
         for name, part in zip(_names(kind), rest[1:], strict=True):
             object.__setattr__(found, name, _unpacked(part, made))

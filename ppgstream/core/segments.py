@@ -55,6 +55,7 @@ class Released:
     bare: NDArray[np.bool_]
     checkpoint: bytes
     short: bool  # of a stretch too short for a window: published as it came
+    plain: bool = False  # all are measured and denoised
     in_model: InModel | None = None
 
 
@@ -73,9 +74,11 @@ class Segment:
 
     __slots__ = (
         "_base",
+        "_beyond",
         "_done",
         "_done_before",
         "_first_flags",
+        "_plain",
         "calibration",
         "closed",
         "confidence",
@@ -93,7 +96,7 @@ class Segment:
         "weight",
         "x",
     )
-    UNSAVED = frozenset({"calibration", "geometry", "plan"})
+    UNSAVED = frozenset({"_beyond", "_plain", "calibration", "geometry", "plan"})
 
     def __init__(self, number: int, start: int, plan: Plan, first_flags: int = 0, polarity: Watcher = UPRIGHT) -> None:
         self.number = number
@@ -115,14 +118,18 @@ class Segment:
     def follow(self, plan: Plan) -> None:
         """Go by this plan."""
         self.plan, self.geometry, self.calibration = plan, plan.geometry, plan.calibration
+        self._plain = plan.calibration is not None and plan.calibration.plain
+        self._beyond = 0 if plan.calibration is None else plan.calibration.beyond
 
     def append(self, x: Float64, state: NDArray[np.uint8] | None = None, flags: int = 0) -> None:
         """Samples that were sent, their states (measured ones if None), and flags of all of them."""
-        at = self._room(len(x))
-        self.x[at : at + len(x)] = x
+        n = len(x)
+        at = self._room(n)
+        self.x[at : at + n] = x
         if state is not None:
-            self.state[at : at + len(x)] = state
-        self.flags[at : at + len(x)] = flags
+            self.state[at : at + n] = state
+        if flags:
+            self.flags[at : at + n] = flags
 
     def mark_last_held(self) -> None:
         """The last sample belongs to the held run that follows."""
@@ -162,22 +169,29 @@ class Segment:
             return []
         return [self._window(self.stop - g.window)]
 
-    def add(self, start: int, y: Float64 | None, flags: NDArray[np.uint16], confidence: Float64 | float | None = None) -> None:
-        """The answer to the window at `start`, or None if it was shed. Windows come back in the order they were cut. confidence:
-        (window,), the network's own; without it, how well the answer agrees with those before it."""
-        g = self.geometry
-        a, b = start - self._base, start - self._base + g.window
-        self.flags[a:b] |= flags
+    def add(self, start: int, y: Float64 | None, flags: NDArray[np.uint16] | None, confidence: Float64 | None = None) -> None:
+        """The answer to the window at `start`, or None if it was shed. Windows come back in the order they were cut. flags: of
+        its samples, if any has one. confidence: (window,), the network's own; without it, how well the answer agrees with those
+        before it."""
+        window = self.geometry.window
+        a = start - self._base
+        if flags is not None:
+            self.flags[a : a + window] |= flags
         if y is not None:
-            weights = g.weights
             if start == self.start:
                 y = self._levelled(y)
+            to_total, to_weight, to_confidence = self.total, self.weight, self.confidence
+            weights, values = self.geometry.weights, y
             if confidence is None:
-                confidence = self._agreement(a, self._done - self._base, y)
-            self.total[a:b] += weights * y
-            self.weight[a:b] += weights
-            self.confidence[a:b] += weights * confidence
-        self._done_before, self._done = self._done, start + g.window
+                agreement = _agreement(to_total, to_weight, a, self._done - self._base, values)
+                for k in range(values.shape[0]):
+                    to_confidence[a + k] += weights[k] * agreement
+            else:
+                self.confidence[a : a + window] += self.geometry.weights * confidence
+            for k in range(values.shape[0]):
+                to_total[a + k] += weights[k] * values[k]
+                to_weight[a + k] += weights[k]
+        self._done_before, self._done = self._done, start + window
 
     def _levelled(self, y: Float64) -> Float64:
         """The answer to a segment's first window, its first half raised or lowered by a ramp that ends at 0, so that it follows
@@ -229,7 +243,7 @@ class Segment:
         """What is known of the samples that have become final since the last release, a row for each hop of them; None if there
         are none, or if their confidence needs no row."""
         settled = max(self.settled, self.released)
-        if self.calibration is None or self.calibration.plain or settled == self.released or self.short:
+        if self.calibration is None or self._plain or settled == self.released or self.short:
             return None
         low = max(self._done - self.calibration.row, self.start)
         part = slice(low - self._base, self._done - self._base)
@@ -260,70 +274,53 @@ class Segment:
     def release(self, by_row: Float64 | None = None) -> Released | None:
         """The samples that have become final since the last call. by_row: the confidence of each row of `seen`, if it was
         computed already."""
-        settled = max(self.settled, self.released)
-        if settled == self.released:
+        settled, first = self.settled, self.released
+        if settled <= first:
             return None
-        part = slice(self.released - self._base, settled - self._base)
-        weight, raw = self.weight[part], self.x[part]
-        bare = weight == 0
-        if np.count_nonzero(bare):
-            safe = np.where(bare, 1.0, weight)
-            values, confidence = np.where(bare, raw, self.total[part] / safe), np.where(bare, 0.0, self.confidence[part] / safe)
-        else:
-            values, confidence = self.total[part] / weight, self.confidence[part] / weight
-        if self.calibration is not None and self.calibration.plain and not self.short:
-            confidence = np.where(bare, 0.0, self._plainly(self.calibration, settled))
-        elif self.calibration is not None and not self.short:
-            if by_row is None:
-                seen = self.seen()
-                assert seen is not None
-                by_row = self.calibration.of(seen)
-            confidence = np.where(bare, 0.0, np.repeat(by_row, self.geometry.hop)[: settled - self.released])
-        released = Released(
-            self.released,
-            raw,
-            values,
-            confidence,
-            self.flags[part].copy(),
-            self.state[part],
-            bare,
-            self.plan.checkpoint,
-            self.short,
-        )
-        if self._first_flags and self.released == self.start:
-            released.flags[0] |= np.uint16(self._first_flags)
+        n, at, short = settled - first, first - self._base, self.short
+        part = slice(at, at + n)
+        raw, state, flags = self.x[part], self.state[part], self.flags[part].copy()
+        values, confidence, bare = np.empty(n), np.empty(n), np.empty(n, np.uint8)
+        some_bare = _average(self.total, self.weight, self.confidence, self.x, at, values, confidence, bare)
+        calibration = self.calibration
+        if calibration is not None and not short:
+            if self._plain:
+                self._plainly(calibration, settled, confidence)
+            else:
+                if by_row is None:
+                    seen = self.seen()
+                    assert seen is not None
+                    by_row = calibration.of(seen)
+                confidence = np.repeat(by_row, self.geometry.hop)[:n]
+            if some_bare:
+                confidence[bare != 0] = 0.0
+        if self._first_flags and first == self.start:
+            flags[0] |= np.uint16(self._first_flags)
         self.released = settled
-        return released
+        plain = not (some_bare or short or np.count_nonzero(state))
+        return Released(first, raw, values, confidence, flags, state, bare.view(np.bool_), self.plan.checkpoint, short, plain)
 
-    def _plainly(self, calibration: Calibration, settled: int) -> Float64:
-        """P(good) of the samples up to `settled`, by their confidence alone: the same for each hop of them."""
-        hop, parts = self.geometry.hop, []
-        for start in range(self.released, settled, hop):
-            stop = min(start + hop, settled)
-            part = slice(start - self._base, min((start + stop) // 2 + calibration.beyond, self._done) - self._base)
-            weight, total = self.weight[part], self.confidence[part]
-            mean = float((total / np.where(weight > 0, weight, 1.0)).sum()) / len(weight)
-            parts.append(np.full(stop - start, calibration.of_confidence(mean)))
-        return parts[0] if len(parts) == 1 else np.concatenate(parts)
+    def _plainly(self, calibration: Calibration, settled: int, confidence: Float64) -> None:
+        """P(good) of the samples up to `settled`, by their confidence alone, the same for each hop of them, into `confidence`."""
+        weight, total, found = self.weight, self.confidence, confidence
+        hop, beyond = self.geometry.hop, self._beyond
+        start = first = self.released - self._base
+        end, done = settled - self._base, self._done - self._base
+        while start < end:
+            stop = min(start + hop, end)
+            last = min((start + stop) // 2 + beyond, done)
+            mean = 0.0
+            for k in range(start, last):
+                mean += total[k] / (weight[k] if weight[k] > 0 else 1.0)
+            mean = calibration.of_confidence(mean / (last - start))
+            for k in range(start, stop):
+                found[k - first] = mean
+            start = stop
 
     @property
     def in_flight(self) -> int:
         """Samples that came and are not released."""
         return int(np.count_nonzero(self.state[self.released - self._base : self.stop - self._base] != LOST))
-
-    def _agreement(self, a: int, b: int, y: Float64) -> float:
-        """How well this answer repeats the wave, whatever its level, that the windows before it gave the same samples:
-        1 - error power / pulse power."""
-        if b <= a or not self.weight[a:b].all():
-            return FIRST_AGREEMENT
-        before = self.total[a:b] / self.weight[a:b]
-        error = y[: b - a] - before
-        error -= error.sum() / len(error)
-        centred = y - y.sum() / len(y)
-        power = float((centred * centred).sum()) / len(y)
-        if not power > 0:
-            return 0.0  # a flat answer: there is no pulse in it
-        return min(max(1.0 - float((error * error).sum()) / (b - a) / power, 0.0), 1.0)
 
     def _window(self, start: int) -> Window:
         g = self.geometry
@@ -358,3 +355,52 @@ class Segment:
             self._base, at = keep, used
         self.stop += n
         return at
+
+
+def _agreement(total: Float64, weight: Float64, a: int, b: int, values: Float64) -> float:
+    """How well an answer that begins at `a` repeats the wave, whatever its level, that the windows before it gave the same
+    samples, up to `b`: 1 - error power / pulse power."""
+    if b <= a:
+        return FIRST_AGREEMENT
+    n = values.shape[0]
+    off = mean = 0.0
+    for k in range(a, b):
+        if not weight[k] > 0:
+            return FIRST_AGREEMENT
+        off += values[k - a] - total[k] / weight[k]
+    off /= b - a
+    for k in range(n):
+        mean += values[k]
+    mean /= n
+    error = power = 0.0
+    for k in range(a, b):
+        one = values[k - a] - total[k] / weight[k] - off
+        error += one * one
+    for k in range(n):
+        power += (values[k] - mean) * (values[k] - mean)
+    power /= n
+    if not power > 0:
+        return 0.0  # a flat answer: there is no pulse in it
+    found: float = 1.0 - error / (b - a) / power
+    return min(max(found, 0.0), 1.0)
+
+
+def _average(
+    total: Float64,
+    weight: Float64,
+    summed: Float64,
+    raw: Float64,
+    at: int,
+    values: Float64,
+    confidence: Float64,
+    bare: NDArray[np.uint8],
+) -> bool:
+    """Fill `values` and `confidence` (n,) with what the sums from `at` on come to, and `bare` with 1 where no answer is: there
+    the input stands for the answer. Whether there is such a sample."""
+    some = False
+    for k in range(values.shape[0]):
+        if weight[at + k] == 0:
+            values[k], confidence[k], bare[k], some = raw[at + k], 0.0, 1, True
+        else:
+            values[k], confidence[k], bare[k] = total[at + k] / weight[at + k], summed[at + k] / weight[at + k], 0
+    return some

@@ -14,7 +14,7 @@ import math
 import zlib
 from array import array
 from bisect import bisect_left, bisect_right
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -28,12 +28,13 @@ REMEMBERED_GAPS = 4096  # a late sample of an older gap counts as a duplicate, a
 MARKS = 64  # STATUS messages that are remembered while earlier samples are waited for; beyond these, the newest replaces the last
 
 
-@dataclass(slots=True)
 class Stretch:
     """Samples in order. The ones between the last run's end and `index` never came."""
 
-    index: int
-    samples: Samples
+    __slots__ = ("index", "samples")
+
+    def __init__(self, index: int, samples: Samples) -> None:
+        self.index, self.samples = index, samples
 
 
 class Counts(NamedTuple):
@@ -113,7 +114,6 @@ class Gaps:
             del self._lows[:beyond], self._highs[:beyond]
 
 
-@dataclass(slots=True)
 class Sequencer:
     """Puts one session's samples in order. Times are monotonic seconds, given by the caller.
 
@@ -121,19 +121,32 @@ class Sequencer:
     begins at the first index seen.
     """
 
-    hold: int = HOLD
-    hold_s: float = HOLD_S
-    first: int | None = None
-    next: int = 0
-    accepted: int = 0
-    gap: int = 0
-    rejected: int = 0
-    duplicates: int = 0
-    ended: bool = False
-    held: int = 0  # samples that are here but wait for earlier ones
-    _held: list[Early] = field(default_factory=list)  # by index, never overlapping
-    _marks: int = 0  # of those: marks
-    _gaps: Gaps = field(default_factory=Gaps)
+    __slots__ = (
+        "_gaps",
+        "_held",
+        "_marks",
+        "accepted",
+        "duplicates",
+        "ended",
+        "first",
+        "gap",
+        "held",
+        "hold",
+        "hold_s",
+        "next",
+        "rejected",
+    )
+
+    def __init__(self, hold: int = HOLD, hold_s: float = HOLD_S) -> None:
+        self.hold, self.hold_s = hold, hold_s
+        self.first: int | None = None
+        self.next = 0
+        self.accepted = self.gap = self.rejected = self.duplicates = 0
+        self.ended = False
+        self.held = 0  # samples that are here but wait for earlier ones
+        self._held: list[Early] = []  # by index, never overlapping
+        self._marks = 0  # of those: marks
+        self._gaps = Gaps()
 
     @property
     def counts(self) -> Counts:

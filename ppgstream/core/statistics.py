@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,7 @@ Float64 = NDArray[np.float64]
 HISTORY_S = 4.0  # statistics are of the measured samples of this time
 GRID_S = 1.0  # and are made anew this often
 EARLY_S = 2.0  # up to here in a stretch, its range is known badly
+WHOLE = 2.0**52  # larger values have no fraction
 FINE = 1e6  # quanta in the range: so fine a converter counts as continuous
 UNKNOWN_RUN = 25  # equal samples in a row that are a held run where there are no statistics; of fewer samples there are none
 IDLE_RANGE = 0.1  # of the range before a step: less is no pulse, if it is noise
@@ -39,30 +41,58 @@ class Statistics(NamedTuple):
     most: float
 
 
+def _statistics(x: Float64, ordered: Float64, runs: NDArray[np.int64]) -> Statistics | None:
+    """`statistics_of` samples, given in order too. runs: zeros, one more than there are samples."""
+    n = x.shape[0]
+    k = n // 20
+    low, high = ordered[k], ordered[n - 1 - k]
+    most, least, run, count = 0.0, math.inf, 1, 0
+    for k in range(1, n):
+        step = abs(x[k] - x[k - 1])
+        if step > 0:
+            most, least = max(most, step), min(least, step)
+            runs[run] += 1  # the last one of all may go on, and does not count
+            count += 1
+            run = 1
+        else:
+            run += 1
+    if not count or not high > low:
+        return None
+    continuous = high - low > FINE * least
+    if not continuous:
+        for k in range(1, n):
+            # whole, also if the smallest step seen was of 2 to 6 counts
+            multiple = 60 * abs(x[k] - x[k - 1]) / least
+            if multiple < WHOLE and abs(multiple - (multiple + 0.5) // 1) > 0.01:
+                continuous = True
+                break
+    below, k, total = 0, 0, 0
+    while below <= (9 * (count - 1)) // 10:
+        k += 1
+        below += runs[k]
+        total += k * runs[k]
+    usual = k
+    for k in range(usual + 1, n + 1):
+        total += k * runs[k]
+    range_ = max(high - low, least)
+    return Statistics(
+        ordered[n // 2],
+        low,
+        high,
+        most,
+        least,
+        continuous,
+        usual,
+        total / count,
+        range_,
+        max(low - range_ / 2, -LARGEST),
+        min(high + range_ / 2, LARGEST),
+    )
+
+
 def statistics_of(x: Float64) -> Statistics | None:
     """Of measured samples (n,); None where they are too few, or one value."""
-    if len(x) < UNKNOWN_RUN:
-        return None
-    k = len(x) // 20
-    ordered = np.sort(x)
-    low, median, high = float(ordered[k]), float(ordered[len(x) // 2]), float(ordered[-1 - k])
-    steps = np.abs(x[1:] - x[:-1])
-    moved = steps.nonzero()[0]
-    if not len(moved) or not high > low:
-        return None
-    usual, mean = 1, 1.0
-    quantum = float(steps.min())
-    if len(moved) < len(steps):
-        runs = np.sort(np.concatenate([moved[:1] + 1, moved[1:] - moved[:-1]]))
-        usual, mean = int(runs[int(0.9 * (len(runs) - 1))]), float(runs.mean())
-        quantum = float(steps[moved].min())
-    continuous = high - low > FINE * quantum
-    if not continuous:
-        multiples = 60 * steps / quantum  # whole, also if the smallest step seen was of 2 to 6 counts
-        continuous = bool(np.abs(multiples - np.rint(multiples)).max() > 0.01)
-    range_ = max(high - low, quantum)
-    least, most = max(low - range_ / 2, -LARGEST), min(high + range_ / 2, LARGEST)
-    return Statistics(median, low, high, float(steps.max()), quantum, continuous, usual, mean, range_, least, most)
+    return None if len(x) < UNKNOWN_RUN else _statistics(x, np.sort(x), np.zeros(len(x) + 1, np.int64))
 
 
 class Recent:
@@ -74,11 +104,12 @@ class Recent:
 
     __slots__ = (
         "_early_length",
-        "_fresh",
         "_fs",
         "_history",
+        "_kept",
         "_length",
         "_reference",
+        "_there",
         "beside",
         "early",
         "grid",
@@ -91,6 +122,7 @@ class Recent:
         self._fs, self._length, self._early_length = fs, round(HISTORY_S * fs), round(EARLY_S * fs)
         self.grid = round(GRID_S * fs)
         self._reference = 0.0  # the range of the last stretch that a step ended
+        self._history = np.empty(0)  # measured samples, and room for more
         self.begin()
 
     def begin(self) -> None:
@@ -98,8 +130,7 @@ class Recent:
         self.idle, self.early = False, True
         self.beside = Surroundings()
         self.statistics: Statistics | None = None
-        self._history = np.empty(0)
-        self._fresh: list[Float64] = []  # measured since the statistics were made
+        self._there = self._kept = 0  # samples of `_history`, and of them those that the statistics are of
         self.judged = 0
 
     @property
@@ -114,7 +145,14 @@ class Recent:
 
     def add(self, x: Float64) -> None:
         """Samples that were measured."""
-        self._fresh.append(x)
+        n, there = len(x), self._there
+        if there + n > len(self._history):
+            there = min(there, self._length)
+            room = np.zeros(max(self._length + 2 * self.grid, there + n))
+            room[:there] = self._history[self._there - there : self._there]
+            self._history = room
+        self._history[there : there + n] = x
+        self._there = there + n
 
     def count(self, n: int) -> bool:
         """So many samples were looked at, no more than were `left`. True once a second is complete: then `update` is due."""
@@ -124,12 +162,15 @@ class Recent:
     def update(self) -> None:
         """A second is complete: the statistics are made anew."""
         self.early = self.judged < self._early_length
-        if self._fresh:
-            self._history = np.concatenate([self._history, *self._fresh])[-self._length :]
-            self._fresh = []
-            self.statistics = statistics_of(self._history) or self.statistics
-            self.idle = self._is_idle(self._history)
-            self.beside.look(self._history, self._fs)
+        if self._there > self._kept:
+            beyond = self._there - self._length
+            if beyond > 0:
+                self._history[: self._length] = self._history[beyond : self._there]
+            self._there = self._kept = min(self._there, self._length)
+            x = self._history[: self._there]
+            self.statistics = statistics_of(x) or self.statistics
+            self.idle = self._is_idle(x)
+            self.beside.look(x, self._fs)
 
     def step(self) -> None:
         """A step ends the stretch."""

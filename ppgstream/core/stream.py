@@ -77,7 +77,11 @@ class Stream:
         return windows
 
     def answer(
-        self, window: Window, y: NDArray[np.float64] | None, flags: NDArray[np.uint16], confidence: NDArray[np.float64] | None
+        self,
+        window: Window,
+        y: NDArray[np.float64] | None,
+        flags: NDArray[np.uint16] | None,
+        confidence: NDArray[np.float64] | None,
     ) -> None:
         """The model's answer to a window of this stream, as `Segment.add` takes it. A stream's windows come back in order."""
         self.out -= 1

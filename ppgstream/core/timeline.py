@@ -218,7 +218,7 @@ class Timeline:
 
     def _publish(self, r: Released) -> list[Chunk]:
         values, confidence, flags, state = r.values, r.confidence, r.flags, r.state
-        if not (r.short or np.count_nonzero(state) or np.count_nonzero(r.bare)):  # all measured and denoised: nearly always
+        if r.plain:  # nearly always
             if np.count_nonzero(flags):
                 lined = (flags & Flag.INTERFERENCE) != 0
                 confidence[lined] = np.minimum(confidence[lined], INTERFERENCE_CONFIDENCE)
@@ -284,17 +284,18 @@ class Timeline:
         answer = values
         if self._wrong:
             flags[self.wrong_rate(index, len(flags))] |= np.uint16(Flag.WRONG_RATE)
-        low = confidence < self._threshold
-        if np.count_nonzero(low):
+        told = np.empty(len(confidence), np.float32)
+        self.confidence, some_low = _told(confidence, self._threshold, told)
+        if some_low:
+            low = confidence < self._threshold
             flags[low] |= np.uint16(Flag.LOW_CONFIDENCE)
             values, flags = under_policy(self._policy, low, values, raw, flags)
         self._last_finite = float(answer[-1])
         self._next_out = index + len(values)
-        self.confidence = float(confidence.sum()) / len(confidence)
         self._flags = flags
         if self.trace is not None:
             self.trace.add(index, raw, values, confidence, flags)
-        data = self._chunk(index, values, Kind.DATA, confidence=confidence.astype(np.float32), flags=flags, checkpoint=checkpoint)
+        data = self._chunk(index, values, Kind.DATA, confidence=told, flags=flags, checkpoint=checkpoint)
         chunks.append(data)
         if self._follower is not None:
             if self._ratio.is_one:
@@ -398,3 +399,13 @@ class Timeline:
             return 0
         t_ns = anchors[0].t_ns + round((index - anchors[0].at) * 1e9 / self._fs)
         return t_ns if abs(t_ns) < MAX_T_NS else 0
+
+
+def _told(confidence: NDArray[np.float64], threshold: float, told: NDArray[np.float32]) -> tuple[float, bool]:
+    """Confidences (n,) as they are published, into `told`; their mean, and whether one is below the threshold."""
+    total, low = 0.0, False
+    for k in range(confidence.shape[0]):
+        told[k] = confidence[k]
+        total += confidence[k]
+        low = low or confidence[k] < threshold
+    return total / confidence.shape[0], low

@@ -124,7 +124,14 @@ class Track:
         for part in parts:
             if isinstance(part, Judged):
                 segment = self._open
-                if part.state is None and segment is not None and not self._run and part.beside == self._beside:
+                if (
+                    part.kind == "samples"
+                    and part.state is None
+                    and not part.back
+                    and segment is not None
+                    and not self._run
+                    and part.beside == self._beside
+                ):
                     segment.append(part.x, None, self._beside_flags)  # as `_take`, for nearly all samples
                     self._judged += len(part.x)
                     self._lead_off = False
@@ -300,7 +307,11 @@ class Track:
         return polarity.sign
 
     def answer(
-        self, window: Window, y: NDArray[np.float64] | None, flags: NDArray[np.uint16], confidence: NDArray[np.float64] | None
+        self,
+        window: Window,
+        y: NDArray[np.float64] | None,
+        flags: NDArray[np.uint16] | None,
+        confidence: NDArray[np.float64] | None,
     ) -> None:
         """The answer to a window, or None if it was shed, as `Segment.add` takes it."""
         self.segments[window.segment].add(window.start, y, flags, confidence)

@@ -29,20 +29,26 @@ class Trees(NamedTuple):
     def linear(self, found: Mapping[str, Float64]) -> Float64:
         """bias + sum of leaves, (n,), of features (n,) by their names."""
         x = np.stack([found[name] for name in self.names], axis=1)
-        trees, nodes = self.split.shape
-        base = np.arange(trees)[None, :] * nodes
-        node = np.zeros((len(x), trees), np.int64)
-        rows = np.arange(len(x))[:, None] * x.shape[1]
-        split, above, values = self.split.ravel(), self.above.ravel(), x.ravel()
-        for _ in range((nodes + 1).bit_length() - 1):
-            at = base + node
-            node = 2 * node + 1 + (values[rows + split[at]] > above[at])
-        leaves = self.leaf.ravel()[np.arange(trees)[None, :] * (nodes + 1) + node - nodes]
-        return np.asarray(self.bias + leaves.sum(axis=1), np.float64)
+        sums = np.empty(len(x))
+        _sums(np.ascontiguousarray(x, np.float64), self.split, self.above, self.leaf, self.bias, sums)
+        return sums
 
     def of(self, found: Mapping[str, Float64]) -> Float64:
         """P = 1 / (1 + exp(-linear)), (n,)."""
         return probability(self.linear(found))
+
+
+def _sums(x: Float64, split: NDArray[np.int64], above: Float64, leaf: Float64, bias: float, sums: Float64) -> None:
+    """`bias` and the leaves that rows of features (n, features) come to, into `sums` (n,)."""
+    trees, nodes = split.shape[0], split.shape[1]
+    for row in range(x.shape[0]):
+        total = bias
+        for tree in range(trees):
+            node = 0
+            while node < nodes:
+                node = 2 * node + (2 if x[row, split[tree, node]] > above[tree, node] else 1)
+            total += leaf[tree, node - nodes]
+        sums[row] = total
 
 
 Classifier = Logistic | Trees

@@ -35,6 +35,7 @@ import struct
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -51,6 +52,7 @@ MOST_PARTS = 4  # of a message, in any format that is read; of more, the number 
 MAX_BEATS = 4096  # in a message, of which there is one every 2 s
 MAX_INDEX = 2**63 - 1  # leaves room for index + count in 64 bits
 NO_CHECKPOINT = bytes(8)
+KNOWN_IDS = 16_384  # stream ids that were checked, and are not checked again
 STREAM_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 STREAM_IDS = "1 to 64 of A-Z a-z 0-9 . _ : -"
 
@@ -147,12 +149,10 @@ def encode(chunk: Chunk, *, dtype: str | None = None) -> tuple[bytes, bytes]:
 
     Raises WireError for what the format cannot say.
     """
-    stream = chunk.stream.encode("ascii", "replace")
-    if not STREAM_ID.fullmatch(stream):
-        raise WireError(f"stream id {chunk.stream!r}: must be {STREAM_IDS}")
+    stream = _id_bytes(chunk.stream)
     samples = chunk.samples if dtype is None else chunk.samples.astype(dtype)
-    code = DTYPE_CODES.get(samples.dtype.newbyteorder("<"))
-    if code is None:
+    code = DTYPE_CODES.get(samples.dtype) or DTYPE_CODES.get(samples.dtype.newbyteorder("<"), 0)
+    if not code:
         raise WireError(f"samples of dtype {samples.dtype}: must be f4, f8, i2 or i4")
     if (fault := _unsayable(chunk)) is not None:
         raise WireError(fault)
@@ -251,10 +251,10 @@ def decode(parts: Sequence[bytes]) -> Chunk:
     if version != VERSION:
         raise WireError(f"version {version}: this reader knows version {VERSION}")
     (crc,) = CRC.unpack_from(body, HEADER.size)
-    if crc != zlib.crc32(memoryview(body)[HEADER_SIZE:], zlib.crc32(body[: HEADER.size])):
+    if crc != zlib.crc32(body[HEADER_SIZE:], zlib.crc32(body[: HEADER.size])):
         raise WireError("CRC does not match: the message was damaged")
     if kind not in _KINDS and kind:
-        raise UnknownKindError(f"kind {kind}: this reader knows {', '.join(f'{k} {name.name}' for k, name in _KINDS.items())}")
+        raise UnknownKindError(f"kind {kind}: this reader knows {_KINDS_KNOWN}")
     if kind not in _KINDS or code not in DTYPES or annotated > 1 or unclean > 1 or reserved:
         raise WireError(
             f"header field out of range: kind {kind}, dtype {code}, annotated {annotated}, unclean {unclean}, reserved {reserved}"
@@ -293,6 +293,7 @@ def decode(parts: Sequence[bytes]) -> Chunk:
 
 
 _KINDS = {int(kind): kind for kind in Kind}
+_KINDS_KNOWN = ", ".join(f"{number} {kind.name}" for number, kind in _KINDS.items())
 
 
 def count_of(parts: Sequence[bytes]) -> str:
@@ -309,6 +310,19 @@ def stream_id(parts: Sequence[bytes], *, expected: int) -> str:
     """The stream id in the first of `expected` message parts. Raises WireError."""
     if len(parts) != expected:
         raise WireError(f"a message of {count_of(parts)} parts: must be {expected}")
-    if not STREAM_ID.fullmatch(parts[0]):
-        raise WireError(f"stream id {bytes(parts[0][:72])!r}: must be {STREAM_IDS}")
-    return bytes(parts[0]).decode("ascii")
+    return _id_text(parts[0])
+
+
+@lru_cache(maxsize=KNOWN_IDS)
+def _id_text(part: bytes) -> str:
+    if not STREAM_ID.fullmatch(part):
+        raise WireError(f"stream id {bytes(part[:72])!r}: must be {STREAM_IDS}")
+    return bytes(part).decode("ascii")
+
+
+@lru_cache(maxsize=KNOWN_IDS)
+def _id_bytes(stream: str) -> bytes:
+    part = stream.encode("ascii", "replace")
+    if not STREAM_ID.fullmatch(part):
+        raise WireError(f"stream id {stream!r}: must be {STREAM_IDS}")
+    return part

@@ -189,7 +189,7 @@ def _skew(x: Float64) -> Float64:
     slope = x[:, 1:] - x[:, :-1]
     slope = slope - slope.mean(axis=1, keepdims=True)
     power = (slope * slope).mean(axis=1)
-    return np.asarray((slope**3).mean(axis=1) / np.maximum(power, 1e-12) ** 1.5, np.float64)
+    return np.asarray((slope * slope * slope).mean(axis=1) / np.maximum(power, 1e-12) ** 1.5, np.float64)
 
 
 _LAGS_AND_HALF = np.arange(int(30 * POINTS_HZ / RATES[-1]), int(60 * POINTS_HZ / RATES[0]) + 3)

@@ -289,7 +289,7 @@ class Segment:
             stop = min(start + hop, settled)
             part = slice(start - self._base, min((start + stop) // 2 + calibration.beyond, self._done) - self._base)
             weight, trust = self.weight[part], self.trust[part]
-            mean = float((trust / np.where(weight > 0, weight, 1.0)).sum()) / len(weight)
+            mean = _sum(trust / np.where(weight > 0, weight, 1.0)) / len(weight)
             parts.append(np.full(stop - start, calibration.of_confidence(mean)))
         return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
@@ -305,12 +305,12 @@ class Segment:
             return FIRST_AGREEMENT
         before = self.total[a:b] / self.weight[a:b]
         error = y[: b - a] - before
-        error -= error.sum() / len(error)
-        centred = y - y.sum() / len(y)
-        power = float((centred * centred).sum()) / len(y)
+        error -= _sum(error) / len(error)
+        centred = y - _sum(y) / len(y)
+        power = _sum(centred * centred) / len(y)
         if not power > 0:
             return 0.0  # a flat answer: no pulse in it to be sure of
-        return min(max(1.0 - float((error * error).sum()) / (b - a) / power, 0.0), 1.0)
+        return min(max(1.0 - _sum(error * error) / (b - a) / power, 0.0), 1.0)
 
     def _window(self, start: int) -> Window:
         g = self.geometry
@@ -344,3 +344,8 @@ class Segment:
             self._base, at = keep, used
         self.stop += n
         return at
+
+
+def _sum(v: Float64) -> float:
+    """In the order of the index, as the compiled core adds."""
+    return float(np.add.accumulate(v)[-1])

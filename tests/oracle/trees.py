@@ -36,7 +36,8 @@ class Trees(NamedTuple):
             at = base + node
             node = 2 * node + 1 + (values[rows + split[at]] > above[at])
         leaves = self.leaf.ravel()[np.arange(trees)[None, :] * (nodes + 1) + node - nodes]
-        return np.asarray(self.bias + leaves.sum(axis=1), np.float64)
+        sums = np.add.accumulate(np.concatenate([np.full((len(x), 1), self.bias), leaves], axis=1), axis=1)
+        return np.asarray(sums[:, -1], np.float64)
 
     def of(self, found: Mapping[str, Float64]) -> Float64:
         """P = 1 / (1 + exp(-linear)), (n,)."""

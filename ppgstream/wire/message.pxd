@@ -1,0 +1,7 @@
+cimport cython
+
+
+@cython.locals(kind=int, code=int, annotated=int, unclean=int, samples=Py_ssize_t, expected=Py_ssize_t, end=Py_ssize_t, data=bint, beats=bint)
+cpdef object decode(parts)
+
+cdef object _unsayable(chunk)
