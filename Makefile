@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 TYPES := $(wildcard ppgstream/*/*.pxd)
-COMPILED := setup.py ppgstream/binaries.py ppgstream/core/engine.py $(TYPES) $(TYPES:.pxd=.py)
+COMPILED := setup.py ppgstream/binaries.py ppgstream/core/ready.py ppgstream/core/tile.py $(TYPES) $(TYPES:.pxd=.py)
 
 .PHONY: demo test wheel faults check lock clean
 

@@ -30,6 +30,7 @@ MODULES = (
             "intake",
             "judge",
             "measuring",
+            "ready",
             "resample",
             "resampled",
             "segments",
@@ -37,6 +38,7 @@ MODULES = (
             "session",
             "statistics",
             "stream",
+            "tile",
             "timeline",
             "track",
             "trees",
@@ -101,8 +103,8 @@ def install() -> None:
         sys.meta_path.insert(0, Interpreted(MODULES))
         return
     if old := refused():
-        names = ", ".join(str(source_of(module).relative_to(FOLDER.parent)) for module in old)
-        line = f"{names} changed since it was compiled, and is interpreted: install it again (make, or pip)"
+        first, more = source_of(old[0]).relative_to(FOLDER.parent), f" and {len(old) - 1} others" if len(old) > 1 else ""
+        line = f"{first}{more} changed since the last compilation: interpreted, 20 times as slow: install again (make, or pip)"
         sys.stderr.write(f"ppgstream: {line}\n")
         sys.meta_path.insert(0, Interpreted(old))
 

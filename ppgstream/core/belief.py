@@ -48,6 +48,8 @@ def spread(belief: Float64, elapsed_s: Float64) -> Float64:
     """What is believed `elapsed_s` (n,) seconds after `belief` (n, rates): rates change by a Laplace law, and now and then to any
     other."""
     steps = np.maximum(elapsed_s / STEP_S, 0.0)[:, None]
+    if (steps == steps[0]).all():  # nearly always: then powers are computed once
+        steps = steps[:1]
     a = np.exp(-1.0 / np.clip(SPREAD_BPM * np.sqrt(steps), 0.5, 60.0))
     k = np.arange(len(RATES))
     up, down = a**k, a**-k  # at most exp(185 / 0.5)

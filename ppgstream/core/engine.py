@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -51,28 +51,46 @@ class Totals(NamedTuple):
     unaccounted: int
 
 
-@dataclass(slots=True)
 class Engine:
-    denoiser: Denoiser
-    rules: Rules = field(default_factory=Rules)
-    streams: dict[str, Stream] = field(default_factory=dict)
-    ready: ReadyQueue = field(default_factory=ReadyQueue)
-    events: list[Event] = field(default_factory=list)
-    windows: int = 0  # denoised so far
-    refused: int = 0  # samples of streams beyond max_streams
-    crowd: int = 0  # stretches of all streams that wait to be published, beyond `FEW_STRETCHES` of each
-    departed: Counts = field(default_factory=Counts)
-    departed_ledger: Ledger = field(default_factory=Ledger)
-    departed_unclean: int = 0
-    _crowds: dict[str, int] = field(default_factory=dict)  # the same by stream, of those that have any
-    _over: dict[str, None] = field(default_factory=dict)  # streams that have ended, the first of them first
-    _expires: dict[str, float] = field(default_factory=dict)  # when streams give up samples that they wait for
-    _expiring: list[tuple[float, str]] = field(
-        default_factory=list
-    )  # the same as a heap; an entry that `_expires` lacks is outdated
-    fills_itself: bool = True  # before it gives messages of beats and rates; if not, the caller asks for `fill`
-    _waiting: int = 0  # samples that wait for their rate, or more
-    _due: list[Due] = field(default_factory=list)  # messages of beats and rates that are to be filled
+    """See the module. denoiser: the model. streams: by name. windows: denoised so far. refused: samples of streams beyond
+    max_streams. crowd: stretches of all streams that wait to be published, beyond `FEW_STRETCHES` of each. fills_itself: before
+    it gives messages of beats and rates; if not, the caller asks for `fill`."""
+
+    __slots__ = (
+        "_crowds",
+        "_due",
+        "_expires",
+        "_expiring",
+        "_over",
+        "_waiting",
+        "crowd",
+        "denoiser",
+        "departed",
+        "departed_ledger",
+        "departed_unclean",
+        "events",
+        "fills_itself",
+        "ready",
+        "refused",
+        "rules",
+        "streams",
+        "windows",
+    )
+
+    def __init__(self, denoiser: Denoiser, rules: Rules | None = None) -> None:
+        self.denoiser, self.rules = denoiser, Rules() if rules is None else rules
+        self.streams: dict[str, Stream] = {}
+        self.ready = ReadyQueue()
+        self.events: list[Event] = []
+        self.windows = self.refused = self.crowd = 0
+        self.departed, self.departed_ledger, self.departed_unclean = Counts(), Ledger(), 0
+        self.fills_itself = True
+        self._crowds: dict[str, int] = {}  # the same by stream, of those that have any
+        self._over: dict[str, None] = {}  # streams that have ended, the first of them first
+        self._expires: dict[str, float] = {}  # when streams give up samples that they wait for
+        self._expiring: list[tuple[float, str]] = []  # the same as a heap; an entry that `_expires` lacks is outdated
+        self._waiting = 0  # samples that wait for their rate, or more
+        self._due: list[Due] = []  # messages of beats and rates that are to be filled
 
     def feed(self, chunk: Chunk, now: float, *, read_at: float | None = None, listened: float | None = None) -> list[Chunk]:
         """Take a chunk in, received at `now` (monotonic seconds); give what is final without the model: gaps, ends.
@@ -121,7 +139,7 @@ class Engine:
         chunks = []
         for name in due:
             stream = self.streams[name]
-            chunks += self._queue(stream, stream.expire(now), now if read_at is None else read_at, fill_now=False)
+            chunks += self._queue(stream, stream.expire(now), now if read_at is None else read_at, None, False)
         if due:
             self._fill_now()
         return chunks
@@ -141,7 +159,7 @@ class Engine:
                         stream.name,
                     )
                 )
-                chunks += self._queue(stream, stream.flush(), listened if read_at is None else read_at, fill_now=False)
+                chunks += self._queue(stream, stream.flush(), listened if read_at is None else read_at, None, False)
         self._fill_now()
         return chunks
 
@@ -149,7 +167,7 @@ class Engine:
         """End the sessions of all or of some streams; `read_at` as in `feed`. The windows this makes still wait in `ready`."""
         chunks = []
         for stream in self.streams.values() if streams is None else streams:
-            chunks += self._queue(stream, stream.flush(), read_at, fill_now=False)
+            chunks += self._queue(stream, stream.flush(), read_at, None, False)
         self._fill_now()
         return chunks
 
@@ -256,7 +274,7 @@ class Engine:
             self._due.clear()
 
     def _queue(
-        self, stream: Stream, windows: list[Window], now: float, arrived_at: float | None = None, *, fill_now: bool = True
+        self, stream: Stream, windows: list[Window], now: float, arrived_at: float | None = None, fill_now: bool = True
     ) -> list[Chunk]:
         for window in windows:
             self.ready.put(Ready(stream, window, now, now if arrived_at is None else arrived_at))

@@ -7,10 +7,10 @@ the sensor's clock. They go to the `Track`, and from there, so far as they are t
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
+from msgspec.structs import replace
 
 from ppgstream.core import ledger, saved
 from ppgstream.core.beside import Beside, Surroundings, Watched

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +17,7 @@ MEASURED, HELD, OUTLIER, INVALID, LOST = range(5)  # a sample's state; what is a
 LARGEST = 1e37  # a larger value counts as infinite: its denoised neighbours might not fit the f4 of the output
 
 
-class Judged(NamedTuple):
+class Judged(msgspec.Struct, eq=False, gc=False):
     """Samples in the order in which they came, (n,) each, and their states; None: all are measured. Or (`kind`):
 
     missing   `number` samples that are not there; `sent`: as NaN or infinity

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import msgspec
+
 from ppgstream.core.measured import Judged
 from ppgstream.core.session import Opened
 
@@ -21,7 +23,7 @@ class Ended(NamedTuple):
     unclean: bool
 
 
-class Anchor(NamedTuple):
+class Anchor(msgspec.Struct, gc=False):
     """The sensor's time, ns, of the sample with the index `at`."""
 
     generation: int

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import NamedTuple
+
+import msgspec
 
 from ppgstream.core.segments import Window
 from ppgstream.core.stream import Stream
 
 
-class Ready(NamedTuple):
+class Ready(msgspec.Struct, eq=False):
     """A window that waits for the model. read_at: when its last sample was read; arrived_at: when that came in, as far as the
     sensor's clock tells."""
 

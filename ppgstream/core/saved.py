@@ -21,7 +21,7 @@ LARGEST_INTEGER = 2**62  # one beyond it is written as text
 
 
 def known(*classes: type) -> None:
-    """Objects of these classes can be saved and loaded: of `__slots__`, dataclasses and NamedTuples."""
+    """Objects of these classes can be saved and loaded: of `__slots__`, dataclasses, structs and NamedTuples."""
     for one in classes:
         _CLASSES[one.__name__] = one
 
@@ -77,6 +77,8 @@ def _packed(value: Any, again: dict[int, int]) -> Any:
         return [_TUPLE, *(_packed(v, again) for v in value)]
     if _CLASSES.get(kind.__name__) is not kind:
         raise TypeError(f"a {kind.__name__} is not saved")
+    if isinstance(value, msgspec.Struct):
+        value = msgspec.structs.astuple(value)
     if isinstance(value, tuple):
         return [_RECORD, kind.__name__, *(_packed(v, again) for v in value)]
     if id(value) in again:
@@ -109,7 +111,7 @@ def _unpacked(value: Any, made: list[Any]) -> Any:
         return int(rest[0])
     if tag == _RECORD:
         record: Callable[..., Any] = _CLASSES[rest[0]]
-        if not issubclass(_CLASSES[rest[0]], tuple):
+        if not issubclass(_CLASSES[rest[0]], tuple | msgspec.Struct):
             raise TypeError(f"a {rest[0]} is no record")
         return record(*(_unpacked(v, made) for v in rest[1:]))
     parts = [_unpacked(v, made) for v in rest]

@@ -8,9 +8,9 @@ one window leaves the average and the next enters. A sample is final once the la
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -23,7 +23,7 @@ Float64 = NDArray[np.float64]
 FIRST_AGREEMENT = 0.3  # confidence of a window with no earlier one to compare with: below the threshold, so it is flagged
 
 
-class Window(NamedTuple):
+class Window(msgspec.Struct, eq=False, gc=False):
     """One window, ready for the model. segment: the number of its segment. x: (context + window,) in the sensor's units, missing
     samples filled; state: the same, each sample's as in `measured`."""
 
@@ -41,8 +41,7 @@ class InModel(NamedTuple):
     raw: Float64
 
 
-@dataclass(slots=True)
-class Released:
+class Released(msgspec.Struct, eq=False, gc=False):
     """Final samples, and the state of each as in `measured`. `bare`: no window was denoised over it. `raw` and `state` are views,
     until the segment is given more. in_model: the same at the model's rate, where the sensor has another."""
 

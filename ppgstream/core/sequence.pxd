@@ -1,7 +1,3 @@
-cdef class Stretch:
-    cdef public object index, samples
-
-
 cdef class Gaps:
     cdef public list _highs, _lows
 

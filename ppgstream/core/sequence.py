@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,13 +29,11 @@ REMEMBERED_GAPS = 4096  # a late sample of an older gap counts as a duplicate, a
 MARKS = 64  # STATUS messages that are remembered while earlier samples are waited for; beyond these, the newest replaces the last
 
 
-class Stretch:
+class Stretch(msgspec.Struct, eq=False, gc=False):
     """Samples in order. The ones between the last run's end and `index` never came."""
 
-    __slots__ = ("index", "samples")
-
-    def __init__(self, index: int, samples: Samples) -> None:
-        self.index, self.samples = index, samples
+    index: int
+    samples: Samples
 
 
 class Counts(NamedTuple):

@@ -130,7 +130,7 @@ class Track:
                     and not part.back
                     and segment is not None
                     and not self._run
-                    and part.beside == self._beside
+                    and (part.beside is self._beside or part.beside == self._beside)
                 ):
                     segment.append(part.x, None, self._beside_flags)  # as `_take`, for nearly all samples
                     self._judged += len(part.x)

@@ -23,6 +23,7 @@ GONE_S = 3600.0  # for how long it is told that a session ended without an END
 LOW, LOW_S = 0.5, 60.0  # mean confidence below, for so long
 LOST_S = 60.0  # over which lost samples are counted
 HISTORY = 6  # seconds over which a rate is measured
+_LEAD_OFF, _WRONG_RATE = int(Flag.LEAD_OFF), int(Flag.WRONG_RATE)  # an operation of enumerations takes 1 us
 
 
 class Rates:
@@ -79,8 +80,8 @@ class StreamWatch:
             "refused": now - self._refused_at < REFUSED_S,
             "silent": live and self._silent_s > max(SILENT_S, 2 * sessions.batch_s),
             "gone": not live and sessions.unclean > self._unclean and self._silent_s < GONE_S,
-            "lead_off": bool(flags & Flag.LEAD_OFF),
-            "wrong_rate": bool(flags & Flag.WRONG_RATE),
+            "lead_off": bool(flags & _LEAD_OFF),
+            "wrong_rate": bool(flags & _WRONG_RATE),
             "low_confidence": now - self.low_since > LOW_S,
             "lost": live and lost > self._lost[0][1],
         }
