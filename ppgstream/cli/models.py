@@ -374,6 +374,10 @@ def bench(
     quick: Annotated[
         bool, typer.Option("--quick", help="A rough answer within a minute or so; figures to quote take ten.")
     ] = False,
+    streams: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Measure N live streams alone, for a minute (--quick: 5 s). 0: search the most."),
+    ] = 0,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write bench.json and the capacity curve into this folder.")
     ] = None,
@@ -397,7 +401,10 @@ def bench(
         except OSError as error:
             raise OutputError(f"{out}: cannot write: {error}") from error
     settings = [] if config is None else ["--config", str(config.absolute())]
-    result = speed.run(restored(checkpoint), parts=chosen, plan=speed.QUICK if quick else speed.FULL, say=say, settings=settings)
+    plan = speed.QUICK if quick else speed.FULL
+    if streams:
+        chosen, plan = ["system"], plan._replace(only=streams)
+    result = speed.run(restored(checkpoint), parts=chosen, plan=plan, say=say, settings=settings)
     if out is not None:
         try:
             replace_files({out / "bench.json": msgspec.json.format(msgspec.json.encode(result), indent=1) + b"\n"})

@@ -110,6 +110,10 @@ class _Writer:
         y = self.op("Add", self.op("MatMul", x, self.weight(f"{name}/kernel")), self.weight(f"{name}/bias"))
         return self.activated(y, activation)
 
+    def rows_dense(self, x: str, name: str) -> str:
+        """The same of rows (n, numbers), in one operation."""
+        return str(self.op("Gemm", x, self.weight(f"{name}/kernel"), self.weight(f"{name}/bias")))
+
     def activated(self, x: str, activation: str) -> str:
         if activation == "linear":
             return x
@@ -186,16 +190,18 @@ def _transformer(w: _Writer, arch: Architecture) -> None:
     tokens, size = n // patch, width // heads
     seen, bands = _seen(w, arch)
     h = w.op("Add", w.dense(seen, "embed"), w.weight("position/table"))
+    h = w.reshape(h, -1, width)  # rows of all tokens of all windows, but where a window's tokens meet
     for block in range(arch.size("depth")):
-        z = w.reshape(w.dense(w.norm(h, f"norm_a{block}"), f"qkv{block}"), -1, tokens, 3, heads, size)
+        z = w.reshape(w.rows_dense(w.norm(h, f"norm_a{block}"), f"qkv{block}"), -1, tokens, 3, heads, size)
         query, key, value = (w.reshape(w.part(z, 2, k, k + 1), -1, tokens, heads, size) for k in range(3))
         query, value = (w.op("Transpose", part, perm=[0, 2, 1, 3]) for part in (query, value))
         mixed = w.attention(query, w.op("Transpose", key, perm=[0, 2, 3, 1]), value, heads, size, tokens)
-        h = w.op("Add", h, w.dense(mixed, f"mix{block}"))
-        z = w.dense(w.norm(h, f"norm_m{block}"), f"up{block}", "silu")
-        h = w.op("Add", h, w.dense(z, f"down{block}"))
+        h = w.op("Add", h, w.rows_dense(w.reshape(mixed, -1, width), f"mix{block}"))
+        z = w.activated(w.rows_dense(w.norm(h, f"norm_m{block}"), f"up{block}"), "silu")
+        h = w.op("Add", h, w.rows_dense(z, f"down{block}"))
+    z = w.norm(h, "norm_out")
     values = 2 + len(bands)
-    h = w.reshape(w.dense(w.norm(h, "norm_out"), "head"), -1, tokens, values, patch)
+    h = w.reshape(w.rows_dense(z, "head"), -1, tokens, values, patch)
     parts = [w.part(w.reshape(w.part(h, 2, k, k + 1), -1, n), 1, arch.context, n) for k in range(values)]
     _gated(w, parts, [w.part(band, 1, arch.context, n) for band in bands])
 

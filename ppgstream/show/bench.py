@@ -33,13 +33,14 @@ from rich.table import Table
 from ppgstream.config import Runtime
 from ppgstream.core.denoiser import Batch
 from ppgstream.errors import CheckpointError, OutputError, SourceError
+from ppgstream.lab import synthetic
 from ppgstream.live.daemon import cores
 from ppgstream.live.snapshot import Snapshot
 from ppgstream.live.status import StatusClient
 from ppgstream.model.checkpoint import SHIPPED, Checkpoint
 from ppgstream.model.restore import restore
 from ppgstream.show import messages
-from ppgstream.show.load import CHUNK, HEAR_S, Load, Received, Sent, receive, send
+from ppgstream.show.load import CHUNK, FS, HEAR_S, NOISE, SEED, Load, Received, Sent, receive, send
 from ppgstream.storage import replace_files
 
 PARTS = ("model", "system", "peers", "messages")
@@ -64,10 +65,13 @@ class Plan(NamedTuple):
     probe: float = 8.0
     hold: float = 60.0
     speed: float = 1.5
-    fixed: tuple[int, ...] = (1, 1000)  # streams that are measured whatever the capacity
+    fixed: tuple[int, ...] = (1, 100, 1000)  # streams that are measured whatever the capacity
+    only: int | None = None  # this number of streams alone, for `hold`
 
 
 FULL, QUICK = Plan(), Plan(probe=5.0, hold=5.0, speed=0.4, fixed=(1,))
+# What a user of NeuroKit2 writes: its cleaning and its peaks of the last seconds, every few seconds.
+LOOP_SPAN_S, LOOP_EVERY_S = 8.0, 2.0
 Say = Callable[[str], None]
 T = TypeVar("T")
 
@@ -226,8 +230,33 @@ def peer_speeds(seconds: float) -> tuple[list[dict[str, Any]], str]:
     }
     speeds = {name: n * rate(call, seconds) for name, (n, call) in ways.items()}
     best = speeds["brae, ONNX Runtime, tiles of 64"]
-    rows = [{"way": name, "windows_per_s": round(speed), "ratio": round(speed / best, 3)} for name, speed in speeds.items()]
+    rows: list[dict[str, Any]] = [
+        {"way": name, "windows_per_s": round(speed), "ratio": round(speed / best, 3), "streams": round(speed * brae.hop / FS)}
+        for name, speed in speeds.items()
+    ]
+    if (loop := _neurokit_loop()) is None:
+        left_out = ", ".join([*([left_out] if left_out else []), "neurokit2 is not installed"])
+    else:
+        steps = rate(loop, seconds)
+        way = f"NeuroKit2 ppg_clean and ppg_peaks, last {LOOP_SPAN_S:g} s every {LOOP_EVERY_S:g} s"
+        rows.append({"way": way, "windows_per_s": round(steps), "ratio": None, "streams": round(steps * LOOP_EVERY_S)})
     return rows, left_out
+
+
+def _neurokit_loop() -> Callable[[], object] | None:
+    """A step of that loop; None where NeuroKit2 is not installed."""
+    try:
+        import neurokit2
+    except ImportError:
+        return None
+    rng = np.random.default_rng(SEED)
+    wave, _ = synthetic.pulse(round(LOOP_SPAN_S * FS), synthetic.person(rng), rng)
+    noisy = wave + NOISE * rng.standard_normal(len(wave))
+
+    def step() -> object:
+        return neurokit2.ppg_peaks(neurokit2.ppg_clean(noisy, sampling_rate=FS), sampling_rate=FS)
+
+    return step
 
 
 # ---- the system ----------------------------------------------------------------------------------------------------
@@ -359,12 +388,14 @@ def system(path: Path, *, plan: Plan, say: Say, settings: Sequence[str]) -> dict
             )
             return found.whole
 
-        for streams in plan.fixed:
+        if plan.only is not None:
+            probe(plan.only, plan.hold)
+        for streams in plan.fixed if plan.only is None else ():
             probe(streams)
-        most = search(probe, FIRST_STREAMS, MOST_STREAMS)
+        most = search(probe, FIRST_STREAMS, MOST_STREAMS) if plan.only is None else 0
         while most and not probe(most, plan.hold):
             most = int(most * 0.9) // ROUND * ROUND
-        held = probes[-1] if most else None
+        held = probes[-1] if most or (plan.only is not None and probes[-1].whole) else None
     live = [p.streams for p in probes if p.live and (held is None or p.streams <= held.streams)]
     return {
         "ready_s": round(target.ready_s, 2),
@@ -447,9 +478,10 @@ def tables(result: dict[str, Any]) -> list[Table]:
             )
         made.append(table)
     if "peers" in result:
-        table = Table("way", "windows/s", "ratio", title="peers, one thread")
+        table = Table("way", "steps/s", "ratio", "streams", title="peers, one thread: how many live streams one core carries so")
         for row in result["peers"]:
-            table.add_row(row["way"], f"{row['windows_per_s']:,}", f"{row['ratio']:g}")
+            ratio = "" if row["ratio"] is None else f"{row['ratio']:g}"
+            table.add_row(row["way"], f"{row['windows_per_s']:,}", ratio, f"{row['streams']:,}")
         made.append(table)
     if "messages" in result:
         table = Table(
@@ -514,7 +546,10 @@ def summary(result: dict[str, Any]) -> list[str]:
         )
     if (s := result.get("system")) is not None:
         if s["held"] is None:
-            lines.append("system: not even one stream was carried")
+            tried = max(row["streams"] for row in s["probes"])
+            lines.append(
+                f"system: {tried:,} streams are too many" if len(s["probes"]) == 1 else "system: not even one was carried"
+            )
         else:
             h = s["held"]
             lines.append(

@@ -101,7 +101,8 @@ def send(endpoint: str, load: Load) -> Sent:
         ahead = due - time.monotonic()
         if ahead > 0.0005:
             time.sleep(ahead)
-        socket.send_multipart((names[stream], body))
+        socket.send(names[stream], zmq.SNDMORE)
+        socket.send(body)
         late.append(time.monotonic() - due)
     for stream in range(load.streams):
         socket.send_multipart((names[stream], message(Kind.END, load.chunks * CHUNK, b"", 0.0)))
@@ -142,7 +143,7 @@ def receive(endpoint: str, load: Load, ready: Callable[[], object] = lambda: Non
             break
         with contextlib.suppress(zmq.Again):
             while True:
-                name, body = socket.recv_multipart(zmq.NOBLOCK)
+                name, body = socket.recv(zmq.NOBLOCK), socket.recv()
                 now = time.monotonic()
                 if body[8:16] != session or len(body) < HEADER_SIZE:
                     continue
