@@ -46,7 +46,7 @@ def test_streams_take_turns_and_a_message_leaves_once_its_last_sample_is_there()
 
 
 def test_the_load_is_messages_of_the_format_with_every_sample_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    sent: list[tuple[bytes, bytes]] = []
+    sent: list[bytes] = []
 
     class Socket:
         def setsockopt(self, *_: object) -> None: ...
@@ -54,8 +54,9 @@ def test_the_load_is_messages_of_the_format_with_every_sample_once(monkeypatch: 
         def recv(self) -> bytes:
             return b"\x01"
 
-        def send_multipart(self, parts: tuple[bytes, bytes]) -> None:
-            sent.append(parts)
+        def send(self, part: bytes, flags: int = 0) -> None:
+            assert bool(flags & load.zmq.SNDMORE) == (len(sent) % 2 == 0)
+            sent.append(part)
 
     class Context:
         def socket(self, _: int) -> Socket:
@@ -65,13 +66,31 @@ def test_the_load_is_messages_of_the_format_with_every_sample_once(monkeypatch: 
 
     monkeypatch.setattr(load.zmq, "Context", Context)
     result = load.send("ipc://nowhere", load.Load(3, 0.6, 0.0, 77, 0))
-    chunks = [decode(parts) for parts in sent]
+    chunks = [decode(parts) for parts in zip(sent[::2], sent[1::2], strict=True)]
     assert result.samples == 3 * 3 * load.CHUNK == sum(len(c.samples) for c in chunks)
     for stream in range(3):
         own = [c for c in chunks if c.stream == load.name_of(stream).decode()]
         assert [(c.kind.name, c.index) for c in own] == [("DATA", 0), ("DATA", 25), ("DATA", 50), ("END", 75)]
         assert {c.session for c in own} == {77}
         assert np.ptp(np.concatenate([c.samples for c in own])) > 100
+
+
+def test_a_number_of_streams_is_measured_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bench, "QUICK", bench.Plan(probe=3.0, hold=3.0, speed=0.02))
+    done = CliRunner().invoke(app, ["bench", "--checkpoint", "lmmse", "--quick", "--streams", "7", "--json"])
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout)
+    assert set(result) == {"checkpoint", "cores", "system"}
+    (probe,) = result["system"]["probes"]
+    assert (probe["streams"], probe["seconds"]) == (7, 3.0)
+    assert probe["lost"] == 0
+
+
+def test_a_loop_of_another_library_is_among_the_peers() -> None:
+    step = bench._neurokit_loop()
+    assert step is not None
+    _, found = step()  # type: ignore[misc]
+    assert 4 <= len(found["PPG_Peaks"]) <= 30  # of 8 s
 
 
 def test_the_command_measures_a_daemon_and_writes_figures_and_the_curve(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,11 +154,11 @@ def test_without_tensorflow_the_peers_that_need_it_are_left_out(monkeypatch: pyt
     told: list[str] = []
     result = bench.run(restore(SHIPPED / "lmmse"), parts=["peers"], plan=bench.Plan(speed=0.02), say=told.append)
     ways = [row["way"] for row in result["peers"]]
-    assert len(ways) == 3
+    assert len(ways) == 4
     assert not [way for way in ways if "TensorFlow" in way or "Keras" in way]
     (line,) = [line for line in told if "left out" in line]
-    assert line.startswith("peers: left out are the ways through Keras and TensorFlow: TensorFlow cannot be imported")
-    assert bench.tables(result)[0].row_count == 3
+    assert line.startswith("peers: left out: the ways through Keras and TensorFlow: TensorFlow cannot be imported")
+    assert bench.tables(result)[0].row_count == 4
 
 
 def test_the_cost_of_each_kind_of_message_is_a_multiple_of_an_ordinary_one_s(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,8 +96,8 @@ def run(checkpoint: Checkpoint, *, parts: Sequence[str], plan: Plan, say: Say, s
     if "peers" in parts:
         say("peers: other ways to run the course's network, one thread")
         result["peers"], left_out = _apart(peer_speeds, plan.speed)
-        if left_out:
-            say(f"peers: left out are the ways through Keras and TensorFlow: {left_out}")
+        for what in left_out:
+            say(f"peers: left out: {what}")
     if "messages" in parts:
         result["messages"] = beside_floods(checkpoint.path, messages.costs(say), plan=plan, say=say, settings=settings)
     if "system" in parts:
@@ -192,9 +192,9 @@ def model_speeds(path: Path, threads: int, seconds: float) -> list[dict[str, Any
     return rows
 
 
-def peer_speeds(seconds: float) -> tuple[list[dict[str, Any]], str]:
-    """Windows/s of the recurrent network (the checkpoint `brae`), run as other programs run one, and of the linear estimate. And
-    why the ways that need TensorFlow are left out; empty where it is there."""
+def peer_speeds(seconds: float) -> tuple[list[dict[str, Any]], list[str]]:
+    """Windows/s of the recurrent network (the checkpoint `brae`), run as other programs run one, of the linear estimate, and of a
+    loop over another library. And what is left out, and why."""
     from ppgstream.model.runtime import denoiser
     from ppgstream.model.tensorflow_runtime import network
 
@@ -206,7 +206,7 @@ def peer_speeds(seconds: float) -> tuple[list[dict[str, Any]], str]:
         return partial(denoiser(replace(brae, tile=tile), runtime=runtime), batch_of(brae, tile))
 
     ways: dict[str, tuple[int, Callable[[], object]]] = {}
-    left_out = ""
+    left_out: list[str] = []
     try:
         keras = network(brae)
         ways |= {
@@ -222,7 +222,7 @@ def peer_speeds(seconds: float) -> tuple[list[dict[str, Any]], str]:
             "brae, TensorFlow, tiles of 64": (64, way("tensorflow", 64)),
         }
     except CheckpointError as error:
-        left_out = str(error)
+        left_out.append(f"the ways through Keras and TensorFlow: {error}")
     ways |= {
         "brae, ONNX Runtime, one window a call": (1, way("onnx", 1)),
         "brae, ONNX Runtime, tiles of 64": (64, way("onnx", 64)),
@@ -235,18 +235,18 @@ def peer_speeds(seconds: float) -> tuple[list[dict[str, Any]], str]:
         for name, speed in speeds.items()
     ]
     if (loop := _neurokit_loop()) is None:
-        left_out = ", ".join([*([left_out] if left_out else []), "neurokit2 is not installed"])
+        left_out.append("NeuroKit2: it is not installed")
     else:
         steps = rate(loop, seconds)
-        way = f"NeuroKit2 ppg_clean and ppg_peaks, last {LOOP_SPAN_S:g} s every {LOOP_EVERY_S:g} s"
-        rows.append({"way": way, "windows_per_s": round(steps), "ratio": None, "streams": round(steps * LOOP_EVERY_S)})
+        name = f"NeuroKit2 ppg_clean and ppg_peaks, last {LOOP_SPAN_S:g} s every {LOOP_EVERY_S:g} s"
+        rows.append({"way": name, "windows_per_s": round(steps), "ratio": None, "streams": round(steps * LOOP_EVERY_S)})
     return rows, left_out
 
 
 def _neurokit_loop() -> Callable[[], object] | None:
     """A step of that loop; None where NeuroKit2 is not installed."""
     try:
-        import neurokit2
+        import neurokit2  # type: ignore[import-untyped]
     except ImportError:
         return None
     rng = np.random.default_rng(SEED)

@@ -105,7 +105,8 @@ def send(endpoint: str, load: Load) -> Sent:
         socket.send(body)
         late.append(time.monotonic() - due)
     for stream in range(load.streams):
-        socket.send_multipart((names[stream], message(Kind.END, load.chunks * CHUNK, b"", 0.0)))
+        socket.send(names[stream], zmq.SNDMORE)
+        socket.send(message(Kind.END, load.chunks * CHUNK, b"", 0.0))
     cpu_s = _cpu_s() - began
     context.destroy(linger=30_000)
     return Sent(load.streams * load.chunks * CHUNK, float(np.percentile(late, 99)) * 1000, cpu_s)
