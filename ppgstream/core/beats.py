@@ -65,12 +65,14 @@ def _detect_row(
     low: NDArray[np.uint8],
 ) -> None:
     """`Detected` of one row (m,), whose peaks are the highest within `narrow` points, and alone within `wide`."""
-    m = len(x)
+    m, foot = len(x), 0  # where the lowest of the last points is
     for k in range(m):
-        least = x[k]
-        for j in range(max(k - FOOT_POINTS, 0), k):
-            least = min(least, x[j])
-        rises[k] = x[k] - least
+        if foot < k - FOOT_POINTS:
+            foot += 1
+            for j in range(foot + 1, k):
+                foot = j if x[j] <= x[foot] else foot
+        foot = k if x[k] <= x[foot] else foot
+        rises[k] = x[k] - x[foot]
         alone[k] = _is_highest(x, k, wide)
     usual = _usual(rises, alone)
     total = 0.0
@@ -98,7 +100,7 @@ def _is_highest(x: Float64, at: int, scale: int) -> bool:
     m, value = len(x), x[at]
     if at == 0 or at == m - 1:
         return False
-    for k in range(max(at - scale, 0), at):
+    for k in range(at - 1, max(at - scale, 0) - 1, -1):  # the near ones first: they decide for nearly all
         if not value > x[k]:
             return False
     for k in range(at + 1, min(at + scale + 1, m)):  # noqa: SIM110 (compiled, a generator is slower)

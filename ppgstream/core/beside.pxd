@@ -17,3 +17,15 @@ cdef double _sum(const double[::1] values, Py_ssize_t first, Py_ssize_t stop)
 
 @cython.locals(n=Py_ssize_t, j=Py_ssize_t, k=Py_ssize_t, mean=double, part=double, slow=double, whole=double)
 cdef bint _is_slow(const double[::1] x, const double[:, ::1] basis)
+
+@cython.locals(
+    first=Py_ssize_t, last=Py_ssize_t, pulse=Py_ssize_t, line=Py_ssize_t, between=Py_ssize_t, k=Py_ssize_t, highest=double,
+    band=double, own=double, place=double
+)
+cdef double _steady_line(const double[::1] power, const double[::1] strength, double hz)
+
+@cython.locals(first=Py_ssize_t, n=Py_ssize_t, line=Py_ssize_t, below=double)
+cdef double _hum(const double[::1] power, const double[::1] strength, double hz)
+
+@cython.locals(a=double, b=double, c=double, bend=double)
+cdef double _peak(const double[::1] power, Py_ssize_t k)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
 
-LINE_HZ = (4.0, 15.0)  # below, a line may be a pulse's own harmonic; above, the networks take it out
+LINE_FIRST_HZ, LINE_LAST_HZ = 4.0, 15.0  # below, a line may be a pulse's own harmonic; above, the networks take it out
 LINE_HISTORY_S = 3.0  # over 3 s the polynomial below follows a pulse of 36 bpm too; but what is seen once does not count
 LINE_GONE = 4
 HUM_HZ, HUM_SHARE = 15.0, 0.6  # from here on; of the power there that is in the line
@@ -51,11 +51,21 @@ class Surroundings:
         """At measured samples (n,), the newest of a stretch at `fs` Hz: 3 s at least, or nothing is changed."""
         if len(x) < LINE_HISTORY_S * fs:
             return
-        spectrum, apart = _Spectrum.of(x, fs), 1.5 * fs / len(x)
-        line_hz = self._line.now(_steady_line(spectrum), apart)
-        self.now = Beside(
-            line_hz, self._hum.now(_hum(spectrum), apart), self._slow.now(float(_is_slow(x, _slow_basis(len(x)))), 0.5) > 0
-        )
+        line_hz, hum_hz = _lines(x, fs)
+        apart, slow = 1.5 * fs / len(x), _is_slow(x, _slow_basis(len(x)))
+        self.now = Beside(self._line.now(line_hz, apart), self._hum.now(hum_hz, apart), self._slow.now(float(slow), 0.5) > 0)
+
+
+def _lines(x: Float64, fs: float) -> tuple[float, float]:
+    """The frequencies, Hz, of a steady line and of hum in measured samples (n,); 0 for each that there is not."""
+    n, hz = len(x), fs / len(x)
+    hann, at = _hann(n)
+    flat = np.empty(n)
+    if n // 2 - 1 <= LINE_FIRST_HZ / hz or not _flatten(x, hann, at, flat):
+        return 0.0, 0.0  # too few, or all the same
+    power, strength = np.empty(n // 2 + 1), np.empty(n // 2 + 1)
+    _powers(np.fft.rfft(flat).view(np.float64), power, strength)
+    return _steady_line(power, strength, hz), _hum(power, strength, hz)
 
 
 @lru_cache(maxsize=8)
@@ -87,28 +97,6 @@ class Watched:
         return self._value
 
 
-class _Spectrum(NamedTuple):
-    """Of measured samples without trend: the power of each bin, its `strength`, of three bins, the width of a bin, and the
-    strongest bin of the heart's frequencies. Nothing of samples that are all the same or too few."""
-
-    power: Float64
-    strength: Float64
-    hz: float
-    pulse: int
-
-    @classmethod
-    def of(cls, x: Float64, fs: float) -> _Spectrum | None:
-        n, hz = len(x), fs / len(x)
-        hann, at = _hann(n)
-        flat = np.empty(n)
-        if n // 2 - 1 <= LINE_HZ[0] / hz or not _flatten(x, hann, at, flat):
-            return None
-        spectrum = np.fft.rfft(flat).view(np.float64)
-        power, strength = np.empty(n // 2 + 1), np.empty(n // 2 + 1)
-        _powers(spectrum, power, strength)
-        return cls(power, strength, hz, _highest(strength, int(0.7 / hz), int(3.5 / hz) + 1))
-
-
 def _flatten(x: Float64, hann: Float64, at: Float64, flat: Float64) -> bool:
     """Samples without their level and trend, over their height, times the window `hann` with the positions `at`, into `flat`;
     (n,) each. False: they have no height."""
@@ -136,7 +124,8 @@ def _flatten(x: Float64, hann: Float64, at: Float64, flat: Float64) -> bool:
 
 
 def _powers(spectrum: Float64, power: Float64, strength: Float64) -> None:
-    """Of a spectrum (2n,), the real and the imaginary part of a bin side by side: `power` and `strength`, (n,)."""
+    """Of a spectrum (2n,), the real and the imaginary part of a bin side by side: the `power` of each bin, and its `strength`, of
+    three bins, (n,)."""
     n = power.shape[0]
     for k in range(n):
         power[k] = strength[k] = spectrum[2 * k] * spectrum[2 * k] + spectrum[2 * k + 1] * spectrum[2 * k + 1]
@@ -161,17 +150,14 @@ def _sum(values: Float64, first: int, stop: int) -> float:
     return total
 
 
-def _steady_line(spectrum: _Spectrum | None) -> float:
+def _steady_line(power: Float64, strength: Float64, hz: float) -> float:
     """The frequency, Hz, of a line in measured samples that no pulse makes; 0 if there is none. A pulse's harmonics fall off; the
     line is at least half as strong as the strongest wave of the heart's frequencies, twice as strong as everything between, and
-    most of its band."""
-    if spectrum is None:
-        return 0.0
-    power, strength, hz, pulse = spectrum
-    first, last = math.ceil(LINE_HZ[0] / hz), min(int(LINE_HZ[1] / hz), len(power) - 2)
+    most of its band. hz: the width of a bin."""
+    first, last = math.ceil(LINE_FIRST_HZ / hz), min(int(LINE_LAST_HZ / hz), len(power) - 2)
     if last <= first:
         return 0.0
-    line = _highest(strength, first, last + 1)
+    pulse, line = _highest(strength, int(0.7 / hz), int(3.5 / hz) + 1), _highest(strength, first, last + 1)
     between = pulse + 2 if pulse * hz > 1.4 else int(1.5 / hz)
     if between >= line - 2:
         return 0.0
@@ -179,22 +165,22 @@ def _steady_line(spectrum: _Spectrum | None) -> float:
     if not strength[line] > max(0.5 * strength[pulse], 2 * highest, 0.6 * band):
         return 0.0
     own = _peak(power, pulse) * hz  # of a fast pulse the second and third harmonic are strong and lie here
-    far = [abs(_peak(power, line) * hz - k * own) > HARMONIC * k * own for k in range(2, MOST_HARMONIC + 1)]
-    return line * hz if all(far) else 0.0
+    place = _peak(power, line) * hz
+    for k in range(2, MOST_HARMONIC + 1):
+        if not abs(place - k * own) > HARMONIC * k * own:
+            return 0.0
+    return line * hz
 
 
-def _hum(spectrum: _Spectrum | None) -> float:
+def _hum(power: Float64, strength: Float64, hz: float) -> float:
     """The frequency, Hz, of hum: a line above 15 Hz that is as strong as the strongest wave from 0.7 to 15 Hz, and most of what
     is above; 0 if there is none."""
-    if spectrum is None:
+    first, n = math.ceil(HUM_HZ / hz) + 1, len(power)  # a line's strength is that of three bins
+    if n - first < 3:
         return 0.0
-    power, strength, hz, _ = spectrum
-    first = math.ceil(HUM_HZ / hz) + 1  # a line's strength is that of three bins
-    if len(power) - first < 3:
-        return 0.0
-    line = _highest(strength, first, len(power))
+    line = _highest(strength, first, n)
     below = strength[_highest(strength, int(0.7 / hz), first - 1)]
-    return line * hz if strength[line] >= max(below, HUM_SHARE * _sum(power, first, len(power))) else 0.0
+    return line * hz if strength[line] >= max(below, HUM_SHARE * _sum(power, first, n)) else 0.0
 
 
 @lru_cache(maxsize=8)
@@ -226,5 +212,6 @@ def _peak(power: Float64, k: int) -> float:
     """The place, in bins, of a peak at bin k of a spectrum: of the parabola through the logarithms of three."""
     if not 0 < k < len(power) - 1:
         return float(k)
-    a, b, c = (math.log(float(p) + 1e-30) for p in power[k - 1 : k + 2])
-    return k + (0.5 * (a - c) / (a - 2 * b + c) if a - 2 * b + c < 0 else 0.0)
+    a, b, c = math.log(power[k - 1] + 1e-30), math.log(power[k] + 1e-30), math.log(power[k + 1] + 1e-30)
+    bend = a - 2 * b + c
+    return k + (0.5 * (a - c) / bend if bend < 0 else 0.0)

@@ -14,7 +14,7 @@ cdef class Segment:
 
     @cython.locals(
         to_total="double[::1]", to_weight="double[::1]", to_confidence="double[::1]", weights="const double[::1]",
-        values="const double[::1]", a=Py_ssize_t, k=Py_ssize_t, agreement=double
+        values="const double[::1]", own="const double[::1]", a=Py_ssize_t, k=Py_ssize_t, agreement=double
     )
     cpdef object add(self, start, y, flags, confidence=*)
 

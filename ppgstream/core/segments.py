@@ -186,7 +186,9 @@ class Segment:
                 for k in range(values.shape[0]):
                     to_confidence[a + k] += weights[k] * agreement
             else:
-                self.confidence[a : a + window] += self.geometry.weights * confidence
+                own = confidence
+                for k in range(values.shape[0]):
+                    to_confidence[a + k] += weights[k] * own[k]
             for k in range(values.shape[0]):
                 to_total[a + k] += weights[k] * values[k]
                 to_weight[a + k] += weights[k]
@@ -241,8 +243,10 @@ class Segment:
     def seen(self) -> Seen | None:
         """What is known of the samples that have become final since the last release, a row for each hop of them; None if there
         are none, or if their confidence needs no row."""
+        if self.calibration is None or self._plain:
+            return None
         settled = max(self.settled, self.released)
-        if self.calibration is None or self._plain or settled == self.released or self.short:
+        if settled == self.released or self.short:
             return None
         low = max(self._done - self.calibration.row, self.start)
         part = slice(low - self._base, self._done - self._base)

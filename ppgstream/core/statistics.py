@@ -148,7 +148,7 @@ class Recent:
         n, there = len(x), self._there
         if there + n > len(self._history):
             there = min(there, self._length)
-            room = np.zeros(max(self._length + 2 * self.grid, there + n))
+            room = np.zeros(max(self._length + self.grid, there + n))
             room[:there] = self._history[self._there - there : self._there]
             self._history = room
         self._history[there : there + n] = x
