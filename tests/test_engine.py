@@ -17,7 +17,7 @@ from ppgstream.core.engine import Engine
 from ppgstream.core.plan import Geometry
 from ppgstream.core.rate import RateRules
 from ppgstream.files import offline
-from ppgstream.wire.message import EMPTY, Chunk, Flag, Kind
+from ppgstream.wire.message import EMPTY, MAX_COUNT, Chunk, Flag, Kind, decode, encode
 
 
 def engine(**stream: object) -> Engine:
@@ -515,6 +515,31 @@ def test_a_gap_at_a_session_s_start_is_published_though_four_newer_ones_came_fir
     chunks = settle(e)
     gaps = [(c.session, c.index, c.missing) for c in chunks if c.kind is Kind.GAP]
     assert sorted({session for session, index, missing in gaps if (index, missing) == (0, 10)}) == list(range(1, 9))
+
+
+@pytest.mark.parametrize("fs", [125.0, 1000.0])
+@pytest.mark.parametrize("kind", ["a pulse", "nearly flat", "missing"])
+@pytest.mark.parametrize("before", [0, 24, 100, 300])
+def test_what_is_published_at_once_fits_a_message(fs: float, kind: str, before: int) -> None:
+    e = Engine(identity(250), rules(tile=8, answers="input", rate=RateRules()))
+    rng, n = np.random.default_rng(0), before + 2 * MAX_COUNT
+    x = 1000 + (
+        np.sin(np.arange(n) / fs * 8) + 0.1 * rng.standard_normal(n) if kind == "a pulse" else rng.integers(0, 2, n) * 1e-3
+    )
+    if kind == "missing":
+        x[1 : MAX_COUNT + 1] = np.nan
+    cuts = [0, before, before + MAX_COUNT, n] if before else [0, MAX_COUNT, n]
+    chunks: list[Chunk] = []
+    for a, b in pairwise(cuts):
+        chunks += e.feed(Chunk("a", 1, a, x[a:b], fs=fs), 0.0)
+        chunks += settle(e)
+    chunks += e.feed(Chunk("a", 1, n, EMPTY, Kind.END, fs), 0.0)
+    chunks += settle(e)
+    for chunk in chunks:
+        assert decode(encode(chunk)).stop == chunk.stop
+    assert len(joined(chunks)[0]) == n
+    assert (joined(chunks)[0] == np.arange(n)).all()
+    assert e.unaccounted == e.in_flight == 0
 
 
 @pytest.mark.parametrize("layout", ["every second", "backwards", "big-endian", "a column", "read-only"])

@@ -153,6 +153,12 @@ class Sequencer:
         return Counts(seen, self.accepted, self.gap, self.rejected, self.duplicates)
 
     @property
+    def unaccounted(self) -> int:
+        """As `Counts.unaccounted`."""
+        seen = 0 if self.first is None else self.next - self.first
+        return abs(seen - self.accepted - self.gap - self.rejected)
+
+    @property
     def expires_at(self) -> float:
         """When the next of what is held has waited for long enough; infinity if nothing is held."""
         return self._held[0].since + self.hold_s if self._held else math.inf

@@ -172,17 +172,26 @@ class Sessions:
 
     @property
     def accepted(self) -> int:
-        return self.retired.accepted + sum(known.sequencer.accepted for known in self.known.values())
+        total = self.retired.accepted
+        for known in self.known.values():
+            total += known.sequencer.accepted
+        return total
 
     @property
     def lost(self) -> int:
         """Samples that never came, so far."""
-        return self.retired.gap + sum(known.sequencer.gap for known in self.known.values())
+        total = self.retired.gap
+        for known in self.known.values():
+            total += known.sequencer.gap
+        return total
 
     @property
     def unaccounted(self) -> int:
         """Indexes that a session has lost track of. Always 0, or there is a defect."""
-        return sum(known.sequencer.counts.unaccounted for known in self.known.values())
+        total = 0
+        for known in self.known.values():
+            total += known.sequencer.unaccounted
+        return total
 
     def taken(self, session: int) -> int | None:
         """The index up to which all that was sent of a session is decided; None if the session is not known (any more)."""

@@ -25,7 +25,7 @@ from ppgstream.core.segments import InModel, Released
 from ppgstream.core.session import Opened
 from ppgstream.core.trace import Trace
 from ppgstream.core.track import Denoised, Held, Item, Missing, Track
-from ppgstream.wire.message import EMPTY, Beats, Chunk, Flag, Kind
+from ppgstream.wire.message import EMPTY, MAX_COUNT, Beats, Chunk, Flag, Kind
 
 FEW_STRETCHES = 8
 MAX_GAP = 2**32 - 1  # what a GAP record can say; the next index tells the truth anyway
@@ -277,6 +277,12 @@ class Timeline:
         checkpoint: bytes | None = None,
         in_model: InModel | None = None,
     ) -> list[Chunk]:
+        if len(values) > MAX_COUNT:  # more than a message holds
+            chunks = []
+            for a in range(0, len(values), MAX_COUNT):
+                b = a + MAX_COUNT
+                chunks += self._emit(index + a, values[a:b], raw[a:b], confidence[a:b], flags[a:b], checkpoint, in_model)
+            return chunks
         chunks = self._gap_before(index)
         if chunks:
             flags[0] |= np.uint16(Flag.GAP)
