@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from rules import rules
 
 from ppgstream.core import resampling
+from ppgstream.core.confidence import Calibration
 from ppgstream.core.denoiser import Answer, Batch, identity
 from ppgstream.core.engine import Engine
 from ppgstream.core.plan import Geometry
@@ -540,6 +541,24 @@ def test_what_is_published_at_once_fits_a_message(fs: float, kind: str, before: 
     assert len(joined(chunks)[0]) == n
     assert (joined(chunks)[0] == np.arange(n)).all()
     assert e.unaccounted == e.in_flight == 0
+
+
+@pytest.mark.parametrize("fs", [125.0, 50.0, 250.0])
+@pytest.mark.parametrize("at", [2**32 * 1000, 2**62 - 1000, 2**63 - 5000])
+def test_a_large_index_changes_nothing_but_the_index(at: int, fs: float) -> None:
+    x, cuts = bumpy(3000, 3, [(700, 710)]), list(range(25, 3000, 25))
+    by_rows = Calibration(0.0, {"confidence": 1.0, "rhythm": 1.0})
+
+    def published(at: int) -> list[Chunk]:
+        e = Engine(identity(250), rules(tile=8, answers="input", calibration=by_rows, rate=RateRules(), stated_fs=fs))
+        return send(e, x, cuts, at=at)
+
+    at -= at % 250
+    small, large = published(1000 * 250), published(at)
+    assert (joined(small)[0].astype(object) - 1000 * 250 == joined(large)[0].astype(object) - at).all()
+    for one, two in zip(joined(small)[1:], joined(large)[1:], strict=True):
+        assert one.tobytes() == two.tobytes()
+    assert [c.beats.bpm for c in small if c.beats] == pytest.approx([c.beats.bpm for c in large if c.beats], nan_ok=True)
 
 
 @pytest.mark.parametrize("layout", ["every second", "backwards", "big-endian", "a column", "read-only"])

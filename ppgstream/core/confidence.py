@@ -47,8 +47,8 @@ FEATURES = {
 
 class Seen(NamedTuple):
     """Of each row the newest samples, (n, m): input and output so far in the sensor's units, the confidence that there is
-    already, the samples' states as in `measured`, and whether one window alone has answered. (n,), as indexes of the session: the
-    samples in question are `start` to `stop`, and the row ends at `newest`."""
+    already, the samples' states as in `measured`, and whether one window alone has answered. (n,), as indexes of the session,
+    modulo 2^62: the samples in question are `start` to `stop`, and the row ends at `newest`."""
 
     x: Float64
     y: Float64

@@ -20,6 +20,7 @@ from ppgstream.core.plan import Plan
 from ppgstream.core.polarity import UPRIGHT, Watcher
 
 Float64 = NDArray[np.float64]
+LARGEST_INDEX = 2**62  # beyond, arrays of indexes begin anew
 FIRST_AGREEMENT = 0.3  # confidence of a window with no earlier one to compare with: below the threshold, so it is flagged
 
 
@@ -255,9 +256,10 @@ class Segment:
         safe = np.where(answered, weight, 1.0)
         y = np.where(answered, self.total[part] / safe, self.x[part])
         confidence = np.where(answered, self.confidence[part] / safe, 0.0)
-        alone = np.arange(low, self._done) >= self._done_before
+        alone = np.arange(self._done - low) >= self._done_before - low
         missing = self.calibration.row - (self._done - low)
-        start = np.arange(self.released, settled, self.geometry.hop)
+        far = self._done - self._done % LARGEST_INDEX  # 0, but of indexes that 64 bits may not hold
+        start = np.arange(self.released - far, settled - far, self.geometry.hop)
 
         def rows(v: NDArray[Any]) -> NDArray[Any]:
             """The same for each hop. A segment that is too young is mirrored at its start."""
@@ -270,8 +272,8 @@ class Segment:
             rows(self.state[part]),
             rows(alone),
             start,
-            np.minimum(start + self.geometry.hop, settled),
-            np.full(len(start), self._done),
+            np.minimum(start + self.geometry.hop, settled - far),
+            np.full(len(start), self._done - far),
         )
 
     def release(self, by_row: Float64 | None = None) -> Released | None:
