@@ -47,6 +47,14 @@ def test_both_forms_give_the_same_bits() -> None:
     assert pure == answers()
 
 
+def test_an_installed_package_has_all_that_its_binaries_are_compared_with(tmp_path: Path) -> None:
+    """Without the types, a wheel's binaries would all be refused."""
+    command = [sys.executable, "setup.py", "-q", "egg_info", "-e", str(tmp_path), "build_py", "-d", str(tmp_path / "built")]
+    subprocess.run(command, env={**os.environ, "PPGSTREAM_PURE": "1"}, check=True, cwd=ROOT, capture_output=True)
+    built = tmp_path / "built" / "ppgstream"
+    assert all(binaries.digest(module, built) == binaries.digest(module) for module in binaries.MODULES)
+
+
 def test_every_module_with_types_of_c_is_compiled() -> None:
     typed = {path.with_suffix(".py") for path in binaries.FOLDER.rglob("*.pxd")}
     assert typed <= {binaries.source_of(module) for module in binaries.MODULES}
