@@ -13,7 +13,7 @@ from setuptools.command.build_ext import build_ext
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
 
-from ppgstream.binaries import BUILT, MODULES, SHARED, digest, source_of  # noqa: E402 (of this folder)
+from ppgstream.binaries import BUILT, MODULES, SHARED, digests, source_of  # noqa: E402 (of this folder)
 
 # Both forms must give the same bits: no fused multiply-add, no other order of sums.
 FLAGS = ["-O3", "-g0", "-ffp-contract=off"]
@@ -29,11 +29,8 @@ class Build(build_ext):
     def run(self) -> None:
         super().run()
         here = Path("ppgstream") if self.inplace or getattr(self, "editable_mode", False) else Path(self.build_lib, "ppgstream")
-        built = {
-            extension.name: digest(extension.name)
-            for extension in self.extensions
-            if extension.name in MODULES and Path(self.get_ext_fullpath(extension.name)).exists()
-        }
+        there = {extension.name for extension in self.extensions if Path(self.get_ext_fullpath(extension.name)).exists()}
+        built = {module: digest for module, digest in digests().items() if module in there}
         here.mkdir(parents=True, exist_ok=True)
         (here / BUILT).write_text(json.dumps(built, indent=1) + "\n")
 

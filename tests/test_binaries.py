@@ -13,9 +13,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rules import rules
 
 from ppgstream import binaries
 from ppgstream.core import resample
+from ppgstream.core.denoiser import Answer
+from ppgstream.core.engine import Engine
+from ppgstream.core.rate import RateRules
+from ppgstream.wire.message import EMPTY, Chunk, Kind, encode
 
 ROOT = Path(__file__).parent.parent
 RATES = (10.0, 25.0, 50.0, 64.0, 99.3, 176.0, 250.0, 1000.0)
@@ -25,6 +30,27 @@ def run(code: str, **environment: str) -> str:
     command, whole = [sys.executable, "-c", code], {**os.environ, **environment}
     done = subprocess.run(command, env=whole, capture_output=True, text=True, check=True, cwd=ROOT / "tests")
     return done.stdout.strip()
+
+
+def published(fs: float) -> bytes:
+    """What the core publishes of a sensor that loses, repeats, holds, jumps and ends."""
+    rng, n = np.random.default_rng(int(fs)), round(12 * fs)
+    x = 500 + 100 * np.sin(np.arange(n) / fs * 8) + 3 * rng.standard_normal(n)
+    x[n // 5 : n // 5 + 60] = x[n // 5]
+    x[n // 3 : n // 3 + 7] = np.nan
+    x[n // 2] = 1e6
+    x[2 * n // 3 :] += 5000
+    engine = Engine(lambda batch: Answer(batch.x[:, -250:] * 0.9, batch.x[:, -250:]), rules(tile=8, rate=RateRules()))
+    chunks: list[Chunk] = []
+    for k, a in enumerate(range(0, n, 25)):
+        if k not in (9, 17):
+            chunks += engine.feed(Chunk("a", 1, a, x[a : a + 25], fs=fs, t_ns=10**18 + round(a / fs * 1e9)), k * 0.2)
+        while engine.ready:
+            chunks += engine.step()
+    chunks += engine.feed(Chunk("a", 1, n, EMPTY, Kind.END, fs), n / fs)
+    while engine.ready:
+        chunks += engine.step()
+    return b"".join(part for chunk in chunks for part in encode(chunk, dtype="f8"))
 
 
 def answers() -> str:
@@ -39,6 +65,7 @@ def answers() -> str:
             for first in (0, 7, 31):
                 found.update(resample.read(values, 0, 1000.0, filter_, first, 50).tobytes())
             found.update(resample.read(values[:20], 0, 1000.0, filter_, 0, 1, closed=True).tobytes())
+        found.update(published(fs))
     return found.hexdigest()
 
 
@@ -52,7 +79,7 @@ def test_an_installed_package_has_all_that_its_binaries_are_compared_with(tmp_pa
     command = [sys.executable, "setup.py", "-q", "egg_info", "-e", str(tmp_path), "build_py", "-d", str(tmp_path / "built")]
     subprocess.run(command, env={**os.environ, "PPGSTREAM_PURE": "1"}, check=True, cwd=ROOT, capture_output=True)
     built = tmp_path / "built" / "ppgstream"
-    assert all(binaries.digest(module, built) == binaries.digest(module) for module in binaries.MODULES)
+    assert binaries.digests(built) == binaries.digests()
 
 
 def test_every_module_with_types_of_c_is_compiled() -> None:
@@ -66,6 +93,13 @@ def test_the_interpreted_form_is_asked_for_by_a_variable(module: str) -> None:
     assert run(code, PPGSTREAM_PURE="1") == f"{binaries.source_of(module)} interpreted"
     file, form = run(code, PPGSTREAM_PURE="0").split()
     assert file.endswith(".py") == (form == "interpreted" or binaries.binary_of(module) is None)
+
+
+def test_the_interpreted_form_says_what_it_carries() -> None:
+    demo = "import sys; sys.argv = 'ppgstream demo --seconds 5 --streams 1'.split(); from ppgstream.cli.app import main; main()"
+    assert "the core is interpreted: at most some 190 streams" in run(demo, PPGSTREAM_PURE="1")
+    installed = run("from ppgstream import binaries; print(binaries.form(), bool(binaries.note()))", PPGSTREAM_PURE="0")
+    assert installed in ("compiled False", "interpreted True")
 
 
 def test_the_version_says_which_form_it_is() -> None:
@@ -87,7 +121,7 @@ def test_a_binary_of_another_source_is_refused(tmp_path: Path) -> None:
     assert binaries.refused(folder) == list(binaries.MODULES)  # nobody says what they were made from
     shared = binaries.source_of(binaries.SHARED, folder).with_suffix(EXTENSION_SUFFIXES[0])
     shared.touch()
-    (folder / binaries.BUILT).write_text(json.dumps({m: binaries.digest(m, folder) for m in binaries.MODULES}))
+    (folder / binaries.BUILT).write_text(json.dumps(binaries.digests(folder)))
     assert binaries.refused(folder) == []
     shared.unlink()
     assert binaries.refused(folder) == list(binaries.MODULES)  # none can be loaded without it

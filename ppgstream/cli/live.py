@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ppgstream import binaries
 from ppgstream.cli.shared import (
     CheckpointOption,
     ColumnOption,
@@ -57,6 +58,8 @@ def demo(
         recording.check_writable(plot)
     console = Console()
     found = restored(checkpoint)
+    if note := binaries.note():
+        console.print(note, highlight=False, soft_wrap=True)
     console.print(f"loading {found.arch.family} ({found.parameters:,} parameters) ...", highlight=False)
     denoiser = runtime.denoiser(found)
     stop = Stop()

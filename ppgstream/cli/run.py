@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ppgstream import binaries
 from ppgstream.cli.shared import CheckpointOption, Command, ConfigOption, Stop, app, leave_at_once, loaded, restored, say
 from ppgstream.core.ledger import Event
 from ppgstream.errors import CheckpointError, PpgStreamError, UsageError
@@ -153,9 +154,11 @@ def _serve(settings: Config, log: Log, stop: Stop, read: list[Maker], published:
     if readers:
         threading.Thread(target=end, daemon=True).start()
     stop.hold((lambda: asked.put(None)) if readers else daemon.stop.set, hangup=lambda: daemon.notes.put(HANGUP))
+    note = binaries.note()
     tell(
-        "ready: %s %s at %g Hz; in %s (%s), out %s, status %s",
+        "ready: %s %s at %g Hz; in %s (%s), out %s, status %s%s",
         *(found.arch.family, found.id.hex(), found.fs, e["in"], settings.in_.format, e["out"], e["status"]),
+        "; " * bool(note) + note,
     )
     # The loop makes hardly any reference cycles, and looking for them often costs streams (docs/decisions.md).
     gc.collect()

@@ -46,9 +46,11 @@ def detect(x: Float64, rate: Float64) -> Detected:
     n, m = x.shape
     found = np.zeros((4, n, m), np.uint8)
     rises = np.empty((n, m))
-    wide, narrow, usual = _scale(ALONE_BEATS, rate), _scale(NEAR_BEATS, rate), np.empty(m)
+    wide, narrow = _scale(ALONE_BEATS, rate), _scale(NEAR_BEATS, rate)
+    slopes, upstrokes = np.empty(m), np.empty(m, np.uint8)  # of the row that is looked at
     for row in range(n):
-        _detect_row(x[row], wide[row], narrow[row], usual, rises[row], found[0, row], found[1, row], found[2, row], found[3, row])
+        of_row = found[:, row]
+        _detect_row(x[row], wide[row], narrow[row], slopes, upstrokes, rises[row], of_row[0], of_row[1], of_row[2], of_row[3])
     peaks, agreed, alone, low = found.view(np.bool_)
     return Detected(peaks, agreed, alone, low, rises)
 
@@ -58,13 +60,15 @@ def _detect_row(
     wide: int,
     narrow: int,
     slopes: Float64,
+    upstrokes: NDArray[np.uint8],
     rises: Float64,
     peaks: NDArray[np.uint8],
     agreed: NDArray[np.uint8],
     alone: NDArray[np.uint8],
     low: NDArray[np.uint8],
 ) -> None:
-    """`Detected` of one row (m,), whose peaks are the highest within `narrow` points, and alone within `wide`."""
+    """`Detected` of one row (m,), whose peaks are the highest within `narrow` points, and alone within `wide`. `agreed` comes as
+    zeros; slopes and upstrokes: room for m values."""
     m, foot = len(x), 0  # where the lowest of the last points is
     for k in range(m):
         if foot < k - FOOT_POINTS:
@@ -82,10 +86,10 @@ def _detect_row(
     for k in range(m - 1, SLOPE_POINTS - 1, -1):
         slopes[k] -= slopes[k - SLOPE_POINTS]
     for k in range(m):
-        low[k] = _is_highest(slopes, k, SLOPE_ALONE)  # for now: where a sum of slopes is highest
-    least = SLOPE_SHARE * _usual(slopes, low)
+        upstrokes[k] = _is_highest(slopes, k, SLOPE_ALONE)
+    least = SLOPE_SHARE * _usual(slopes, upstrokes)
     for k in range(m):
-        if low[k] and slopes[k] > least:
+        if upstrokes[k] and slopes[k] > least:
             for j in range(max(k - 1, 0), min(k + SLOPE_BEFORE + 1, m)):
                 agreed[j] = 1
     for k in range(m):

@@ -414,4 +414,4 @@ def _told(confidence: NDArray[np.float64], threshold: float, told: NDArray[np.fl
         told[k] = confidence[k]
         total += confidence[k]
         low = low or confidence[k] < threshold
-    return total / confidence.shape[0], low
+    return float(total / confidence.shape[0]), bool(low)  # interpreted, they are NumPy's

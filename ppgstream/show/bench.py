@@ -389,13 +389,14 @@ def system(path: Path, *, plan: Plan, say: Say, settings: Sequence[str]) -> dict
             return found.whole
 
         if plan.only is not None:
-            probe(plan.only, plan.hold)
-        for streams in plan.fixed if plan.only is None else ():
-            probe(streams)
-        most = search(probe, FIRST_STREAMS, MOST_STREAMS) if plan.only is None else 0
-        while most and not probe(most, plan.hold):
-            most = int(most * 0.9) // ROUND * ROUND
-        held = probes[-1] if most or (plan.only is not None and probes[-1].whole) else None
+            most = plan.only if probe(plan.only, plan.hold) else 0
+        else:
+            for streams in plan.fixed:
+                probe(streams)
+            most = search(probe, FIRST_STREAMS, MOST_STREAMS)
+            while most and not probe(most, plan.hold):
+                most = int(most * 0.9) // ROUND * ROUND
+        held = probes[-1] if most else None
     live = [p.streams for p in probes if p.live and (held is None or p.streams <= held.streams)]
     return {
         "ready_s": round(target.ready_s, 2),
@@ -546,10 +547,8 @@ def summary(result: dict[str, Any]) -> list[str]:
         )
     if (s := result.get("system")) is not None:
         if s["held"] is None:
-            tried = max(row["streams"] for row in s["probes"])
-            lines.append(
-                f"system: {tried:,} streams are too many" if len(s["probes"]) == 1 else "system: not even one was carried"
-            )
+            least = min(row["streams"] for row in s["probes"])
+            lines.append(f"system: {least:,} stream{'s' * (least > 1)} {'are' if least > 1 else 'is'} too many")
         else:
             h = s["held"]
             lines.append(
