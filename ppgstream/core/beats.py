@@ -8,6 +8,7 @@ sure.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -44,21 +45,18 @@ def detect(x: Float64, rate: Float64) -> Detected:
     """The peaks of rows (n, SPAN) whose heart rates are about `rate` bpm (n,)."""
     x = np.ascontiguousarray(x)
     n, m = x.shape
-    found = np.zeros((4, n, m), np.uint8)
-    rises = np.empty((n, m))
+    found, rises = np.zeros((4, n, m), np.uint8), np.empty((n, m))
+    peaks, agreed, alone, low = found
     wide, narrow = _scale(ALONE_BEATS, rate), _scale(NEAR_BEATS, rate)
-    slopes, upstrokes = np.empty(m), np.empty(m, np.uint8)  # of the row that is looked at
-    for row in range(n):
-        of_row = found[:, row]
-        _detect_row(x[row], wide[row], narrow[row], slopes, upstrokes, rises[row], of_row[0], of_row[1], of_row[2], of_row[3])
+    _detect(x, wide, narrow, np.empty(m), np.empty(m, np.uint8), rises, peaks, agreed, alone, low)
     peaks, agreed, alone, low = found.view(np.bool_)
     return Detected(peaks, agreed, alone, low, rises)
 
 
-def _detect_row(
-    x: Float64,
-    wide: int,
-    narrow: int,
+def _detect(
+    rows: Float64,
+    wide: NDArray[np.int64],
+    narrow: NDArray[np.int64],
     slopes: Float64,
     upstrokes: NDArray[np.uint8],
     rises: Float64,
@@ -67,35 +65,42 @@ def _detect_row(
     alone: NDArray[np.uint8],
     low: NDArray[np.uint8],
 ) -> None:
-    """`Detected` of one row (m,), whose peaks are the highest within `narrow` points, and alone within `wide`. `agreed` comes as
-    zeros; slopes and upstrokes: room for m values."""
-    m, foot = len(x), 0  # where the lowest of the last points is
-    for k in range(m):
-        if foot < k - FOOT_POINTS:
-            foot += 1
-            for j in range(foot + 1, k):
-                foot = j if x[j] <= x[foot] else foot
-        foot = k if x[k] <= x[foot] else foot
-        rises[k] = x[k] - x[foot]
-        alone[k] = _is_highest(x, k, wide)
-    usual = _usual(rises, alone)
-    total = 0.0
-    for k in range(m):
-        total += max(x[k] - x[k - 1], 0.0) if k else 0.0
-        slopes[k] = total
-    for k in range(m - 1, SLOPE_POINTS - 1, -1):
-        slopes[k] -= slopes[k - SLOPE_POINTS]
-    for k in range(m):
-        upstrokes[k] = _is_highest(slopes, k, SLOPE_ALONE)
-    least = SLOPE_SHARE * _usual(slopes, upstrokes)
-    for k in range(m):
-        if upstrokes[k] and slopes[k] > least:
-            for j in range(max(k - 1, 0), min(k + SLOPE_BEFORE + 1, m)):
-                agreed[j] = 1
-    for k in range(m):
-        is_peak = rises[k] > RISE_SHARE * usual and _is_highest(x, k, narrow)
-        peaks[k], agreed[k], alone[k] = is_peak, is_peak and agreed[k], is_peak and alone[k]
-        low[k] = is_peak and rises[k] <= LOW_SHARE * usual
+    """`Detected` of rows (n, m), whose peaks are the highest within `narrow` points (n,), and alone within `wide`. `agreed` comes
+    as zeros; slopes and upstrokes: room for m values."""
+    m, before, lag, apart, after = rows.shape[1], FOOT_POINTS, SLOPE_POINTS, SLOPE_ALONE, SLOPE_BEFORE
+    for row in range(rows.shape[0]):
+        x, rise, is_alone = rows[row], rises[row], alone[row]
+        foot = 0  # where the lowest of the last points is
+        for k in range(m):
+            if foot < k - before:
+                foot += 1
+                for j in range(foot + 1, k):
+                    foot = j if x[j] <= x[foot] else foot
+            foot = k if x[k] <= x[foot] else foot
+            rise[k] = x[k] - x[foot]
+            is_alone[k] = _is_highest(x, k, wide[row])
+        usual = _usual(rise, is_alone)
+        total = 0.0
+        slopes[0] = total
+        for k in range(1, m):
+            if x[k] > x[k - 1]:
+                total += x[k] - x[k - 1]
+            slopes[k] = total
+        for k in range(m - 1, lag - 1, -1):
+            slopes[k] -= slopes[k - lag]
+        for k in range(m):
+            upstrokes[k] = _is_highest(slopes, k, apart)
+        least = SLOPE_SHARE * _usual(slopes, upstrokes)
+        for k in range(m):
+            if upstrokes[k] and slopes[k] > least:
+                for j in range(max(k - 1, 0), min(k + after + 1, m)):
+                    agreed[row, j] = 1
+        least, few = RISE_SHARE * usual, LOW_SHARE * usual
+        for k in range(m):
+            if rise[k] > least and _is_highest(x, k, narrow[row]):
+                peaks[row, k], low[row, k] = 1, rise[k] <= few
+            else:
+                agreed[row, k] = is_alone[k] = 0
 
 
 def _is_highest(x: Float64, at: int, scale: int) -> bool:
@@ -177,7 +182,7 @@ HALF = round(POINTS_HZ / 2)  # points on both sides of a beat: 1 s in all
 def peaks_of(out: Float64, confidence: Float64, rate: Float64) -> Peaks:
     """Of levelled rows of output (n, SPAN) at about `rate` bpm (n,), and the confidence of their points."""
     found = detect(out, rate)
-    row, at = np.nonzero(found.peaks)
+    row, at = map(np.ascontiguousarray, np.nonzero(found.peaks))
     time = at.astype(np.float64)
     if len(row):
         time += vertex(out[row, at - 1], out[row, at], out[row, at + 1])
@@ -199,17 +204,36 @@ class Intervals(NamedTuple):
 
 def intervals_of(peaks: Peaks, which: NDArray[np.bool_] | None = None) -> Intervals:
     """Of neighbouring peaks of a row; with `which` (p,) only of two that it is true of."""
-    used = peaks.same if which is None else peaks.same & which[1:] & which[:-1]
-    row, length = peaks.row[1:][used], np.diff(peaks.time)[used]
-
-    def mean(value: Float64) -> Float64:
-        return np.asarray(np.bincount(row, value, peaks.rows) / np.maximum(count, 1.0), np.float64)
-
-    count = np.bincount(row, minlength=peaks.rows).astype(np.float64)
+    length = np.diff(peaks.time)
     logs = np.log(np.maximum(length, 1e-3))
-    at = mean(logs)
-    bpm = np.where(count > 0, 60 * POINTS_HZ / np.maximum(mean(length), 1e-3), 0.0)
-    return Intervals(count, bpm, np.sqrt(np.maximum(mean((logs - at[row]) ** 2), 0.0)))
+    used = np.ones(len(peaks.row), np.uint8) if which is None else which.view(np.uint8)
+    count, total, squares = room = np.zeros((3, peaks.rows))
+    _of_intervals(peaks.row, used, length, logs, room)
+    bpm = np.where(count > 0, 60 * POINTS_HZ / np.maximum(total / np.maximum(count, 1.0), 1e-3), 0.0)
+    return Intervals(count, bpm, np.sqrt(squares / np.maximum(count, 1.0)))
+
+
+def _of_intervals(row: NDArray[np.int64], used: NDArray[np.uint8], length: Float64, logs: Float64, found: Float64) -> None:
+    """Of the intervals of each row between two neighbours that are both used, into `found` (3, rows), zeros: how many, their sum,
+    and the sum of squares of what their logarithms differ from their mean."""
+    first, n = 0, row.shape[0]
+    while first < n:
+        own, stop = row[first], first + 1
+        total = total_log = squares = 0.0
+        count = 0
+        while stop < n and row[stop] == own:
+            if used[stop] and used[stop - 1]:
+                total += length[stop - 1]
+                total_log += logs[stop - 1]
+                count += 1
+            stop += 1
+        if count:
+            mean = total_log / count
+            for k in range(first, stop - 1):
+                if used[k] and used[k + 1]:
+                    squares += (logs[k] - mean) * (logs[k] - mean)
+            found[0, own], found[1, own], found[2, own] = count, total, squares
+        first = stop
 
 
 FEW = 4  # beats of a row: with fewer, every second one being lower says nothing
@@ -226,20 +250,14 @@ OF_ALL_BEATS = {
 
 def of_all_beats(peaks: Peaks, out: Float64) -> dict[str, Float64]:
     """`OF_ALL_BEATS` of each row, (n,), of levelled rows of output (n, SPAN)."""
-    n, same = peaks.rows, peaks.same
-    count = peaks.by_row(np.ones(len(peaks.row)))
-    mean = np.maximum(peaks.by_row(peaks.rise) / np.maximum(count, 1.0), 1e-12)
-    spread = peaks.by_row((peaks.rise - mean[peaks.row]) ** 2) / np.maximum(count, 1.0)
-    first, second = _by_turns(peaks.row, peaks.rise, n)
-    low_first, low_second = _by_turns(peaks.row, out[peaks.row, peaks.at] - peaks.rise, n)
-    between, between_second = _by_turns(peaks.row[1:][same], np.diff(peaks.time)[same], n)
+    n = peaks.rows
+    mean, spread, first, second, low_first, low_second, between, between_second, shortest, longest, count = room = np.zeros((11, n))
+    _of_rows(peaks.row, peaks.time, peaks.rise, out[peaks.row, peaks.at] - peaks.rise, room)
+    mean = np.maximum(mean, 1e-12)
     some_turns = (between > 0) & (between_second > 0)
     uneven = np.log(np.where(some_turns, between, 1.0) / np.where(some_turns, between_second, 1.0))
-    found, length = intervals_of(peaks), np.diff(peaks.time)[same]
+    found = intervals_of(peaks)
     usual = 60 * POINTS_HZ / np.maximum(found.bpm, 1e-3)
-    shortest, longest = np.full(n, np.inf), np.zeros(n)
-    np.minimum.at(shortest, peaks.row[1:][same], length)
-    np.maximum.at(longest, peaks.row[1:][same], length)
     some = found.n > 0
     return {
         "irregular": np.minimum(found.irregular, 0.6),
@@ -252,15 +270,43 @@ def of_all_beats(peaks: Peaks, out: Float64) -> dict[str, Float64]:
     }
 
 
-def _by_turns(row: NDArray[np.int64], value: Float64, rows: int) -> tuple[Float64, Float64]:
-    """The means of every first and of every second value of each row, (rows,); 0 without any."""
-    number = np.arange(len(row)) - np.searchsorted(row, row)
-    means = []
-    for k in (0, 1):
-        own = number % 2 == k
-        count = np.bincount(row[own], minlength=rows)
-        means.append(np.bincount(row[own], value[own], rows) / np.maximum(count, 1))
-    return means[0], means[1]
+def _of_rows(row: NDArray[np.int64], time: Float64, rise: Float64, valley: Float64, found: Float64) -> None:
+    """Of the peaks of each row, into `found` (11, rows), zeros: the mean rise and the mean square of what the rises differ from
+    it; the means of every first and every second rise, valley and interval; the shortest and the longest interval; and how many
+    there are. 0 without any."""
+    first, n = 0, row.shape[0]
+    while first < n:
+        own, stop = row[first], first
+        total = 0.0
+        while stop < n and row[stop] == own:
+            total += rise[stop]
+            stop += 1
+        count = stop - first
+        mean = total / count
+        found[0, own], found[10, own] = mean, count
+        shortest, longest, squares = math.inf, 0.0, 0.0
+        rises = rises_second = valleys = valleys_second = lengths = lengths_second = 0.0
+        floor = max(mean, 1e-12)
+        for k in range(first, stop):
+            squares += (rise[k] - floor) * (rise[k] - floor)
+            length = time[k + 1] - time[k] if k + 1 < stop else 0.0
+            if k + 1 < stop:
+                shortest, longest = min(shortest, length), max(longest, length)
+            if (k - first) % 2:
+                rises_second += rise[k]
+                valleys_second += valley[k]
+                lengths_second += length
+            else:
+                rises += rise[k]
+                valleys += valley[k]
+                lengths += length
+        found[1, own] = squares / count
+        some, others = (count + 1) // 2, max(count // 2, 1)
+        found[2, own], found[3, own] = rises / some, rises_second / others
+        found[4, own], found[5, own] = valleys / some, valleys_second / others
+        found[6, own], found[7, own] = lengths / max(count // 2, 1), lengths_second / max((count - 1) // 2, 1)
+        found[8, own], found[9, own] = shortest, longest
+        first = stop
 
 
 NEAR = 25  # points on both sides among which a beat's foot is looked for
@@ -280,43 +326,76 @@ OF_A_BEAT = {
 
 def of_each_beat(peaks: Peaks, out: Float64, raw: Float64, rate: Float64) -> dict[str, Float64]:
     """`OF_A_BEAT` of each beat, (p,). Levelled rows of output and input (n, SPAN), and the rates (n,), bpm."""
-    row, at = peaks.row, peaks.at
+    row, n = peaks.row, len(peaks.row)
     period = 60 * POINTS_HZ / rate[row]
     rise = np.maximum(peaks.rise, 1e-9)
-    last, following = _alone_beside(peaks)
-    before = np.where(last >= 0, peaks.time - peaks.time[last], 0.0)
-    after = np.where(following >= 0, peaks.time[following] - peaks.time, 0.0)
-    rise_last, rise_following = (np.where(there >= 0, rise[there], rise) for there in (last, following))
-    lowest = np.pad(out, ((0, 0), (NEAR, NEAR)), mode="edge")
-    floor = np.lib.stride_tricks.sliding_window_view(lowest, 2 * NEAR + 1, axis=1)[row, at].min(axis=1)
-    y, x = (_around(v, row, at) for v in (out, raw))
-    power = np.maximum((y * y).sum(axis=1), 1e-9)
+    before, after, rise_last, rise_following, floor, power, likeness, power_in, residual = room = np.empty((9, n))
+    alone = peaks.alone.view(np.uint8)
+    _of_beats(row, peaks.at, peaks.time, rise, alone, np.ascontiguousarray(out), np.ascontiguousarray(raw), room)
+    power = np.maximum(power, 1e-9)
     return {
         "alone": peaks.alone.astype(np.float64),
         "before": _of_period(before, period),
         "after": _of_period(after, period),
         "over_before": np.clip(np.log(rise / rise_last), -4, 4),
         "over_after": np.clip(np.log(rise / rise_following), -4, 4),
-        "foot": peaks.rise / np.maximum(out[row, at] - floor, 1e-9),
-        "likeness": (y * x).sum(axis=1) / np.sqrt(np.maximum(power * (x * x).sum(axis=1), 1e-300)),
-        "residual_1s": np.clip(np.log(np.maximum(((x - y) ** 2).sum(axis=1), 1e-9) / power), -8, 8),
+        "foot": peaks.rise / np.maximum(floor, 1e-9),
+        "likeness": likeness / np.sqrt(np.maximum(power * power_in, 1e-300)),
+        "residual_1s": np.clip(np.log(np.maximum(residual, 1e-9) / power), -8, 8),
     }
 
 
-def _alone_beside(peaks: Peaks) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Of each peak the number of the last one before it that is alone, and of the next one, (p,); -1 where its row has none."""
-    number, alone = np.arange(len(peaks.row)), np.flatnonzero(peaks.alone)
-    padded = np.concatenate([[-1], alone, [-1]])
-    last, following = padded[np.searchsorted(alone, number)], padded[np.searchsorted(alone, number, "right") + 1]
-    last, following = (np.where((at >= 0) & (peaks.row[at] == peaks.row), at, -1) for at in (last, following))
-    return last, following
-
-
-def _around(v: Float64, row: NDArray[np.int64], at: NDArray[np.int64]) -> Float64:
-    """1 s of rows around points, without their mean."""
-    padded = np.pad(v, ((0, 0), (HALF, HALF)), mode="edge")
-    part = np.lib.stride_tricks.sliding_window_view(padded, 2 * HALF + 1, axis=1)[row, at]
-    return np.asarray(part - part.mean(axis=1, keepdims=True), np.float64)
+def _of_beats(
+    row: NDArray[np.int64],
+    at: NDArray[np.int64],
+    time: Float64,
+    rise: Float64,
+    alone: NDArray[np.uint8],
+    out: Float64,
+    raw: Float64,
+    found: Float64,
+) -> None:
+    """Of each beat, into `found` (9, p): the time since the last one of its row that is alone and to the next, 0 without, and how
+    far the two rise; its height over the lowest point near it; and of the second around it, without their means, the power of
+    the output, the product with the input, the power of the input, and that of their difference."""
+    n, m, half, near = row.shape[0], out.shape[1], HALF, NEAR
+    last = -1
+    for k in range(n):
+        if last >= 0 and row[last] != row[k]:
+            last = -1
+        found[0, k] = time[k] - time[last] if last >= 0 else 0.0
+        found[2, k] = rise[last] if last >= 0 else rise[k]
+        if alone[k]:
+            last = k
+    last = -1
+    for k in range(n - 1, -1, -1):
+        if last >= 0 and row[last] != row[k]:
+            last = -1
+        found[1, k] = time[last] - time[k] if last >= 0 else 0.0
+        found[3, k] = rise[last] if last >= 0 else rise[k]
+        if alone[k]:
+            last = k
+    for k in range(n):
+        own, centre = row[k], at[k]
+        lowest = out[own, centre]
+        for j in range(max(centre - near, 0), min(centre + near + 1, m)):
+            lowest = min(lowest, out[own, j])
+        found[4, k] = out[own, centre] - lowest
+        mean = mean_in = 0.0
+        for j in range(centre - half, centre + half + 1):
+            place = min(max(j, 0), m - 1)
+            mean += out[own, place]
+            mean_in += raw[own, place]
+        mean, mean_in = mean / (2 * half + 1), mean_in / (2 * half + 1)
+        power = product = power_in = residual = 0.0
+        for j in range(centre - half, centre + half + 1):
+            place = min(max(j, 0), m - 1)
+            y, x = out[own, place] - mean, raw[own, place] - mean_in
+            power += y * y
+            product += y * x
+            power_in += x * x
+            residual += (x - y) * (x - y)
+        found[5, k], found[6, k], found[7, k], found[8, k] = power, product, power_in, residual
 
 
 def _of_period(interval: Float64, period: Float64) -> Float64:

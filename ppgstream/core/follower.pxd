@@ -16,3 +16,11 @@ cdef object _stage(
     float[:, ::1] staging, Py_ssize_t filled, const double[::1] out, const double[::1] raw, const double[::1] confidence,
     Py_ssize_t start, Py_ssize_t stop, double level_out, double level_raw
 )
+
+
+@cython.locals(
+    line=Py_ssize_t, k=Py_ssize_t, j=Py_ssize_t, span=Py_ssize_t, old=Py_ssize_t, total=double, value=double, largest=double
+)
+cdef object _fill_row(
+    double[:, ::1] row, float[:, ::1] kept, const float[:, ::1] block, Py_ssize_t size, Py_ssize_t factor, Py_ssize_t missing
+)

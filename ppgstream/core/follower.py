@@ -174,24 +174,34 @@ def rows_of(due: list[Due]) -> tuple[Float64, NDArray[np.int64]]:
     first."""
     rows = np.empty((len(due), 3, SPAN))
     seen = np.zeros(len(due), np.int64)
-    sizes = [one.block.shape[1] // one.follower.factor for one in due]
-    for size in set(sizes):
-        at = [k for k, m in enumerate(sizes) if m == size]
-        factor = due[at[0]].follower.factor
-        if size:
-            blocks = np.stack([due[k].block[:, : size * factor] for k in at]).astype(np.float64)
-            points = np.clip(blocks, -LARGEST, LARGEST).reshape(len(at), 3, size, factor).sum(axis=3) / factor
-            rows[at, :, SPAN - size :] = points
-        for k in at:
-            rows[k, :, : SPAN - size] = due[k].follower.rows[:, size:]
     for k, one in enumerate(due):
-        follower = one.follower
-        seen[k] = follower.points = min(follower.points + sizes[k], SPAN)
-        follower.rows[:] = rows[k]
-        follower.elapsed_s += sizes[k] / POINTS_HZ
-        follower.since_sure_s += sizes[k] / POINTS_HZ
-        if 0 < seen[k] < SPAN:
-            rows[k, :2, : SPAN - seen[k]] = rows[k, :2, SPAN - seen[k], None]
-        if seen[k] < SPAN:
-            rows[k, 2, : SPAN - seen[k]] = 0.0
+        follower, block = one.follower, one.block
+        factor = follower.factor
+        size = block.shape[1] // factor
+        seen[k] = follower.points = min(follower.points + size, SPAN)
+        _fill_row(rows[k], follower.rows, np.ascontiguousarray(block), size, factor, SPAN - follower.points)
+        follower.elapsed_s += size / POINTS_HZ
+        follower.since_sure_s += size / POINTS_HZ
     return rows, seen
+
+
+def _fill_row(row: Float64, kept: Float32, block: Float32, size: int, factor: int, missing: int) -> None:
+    """Put the last 8 s into `row` (3, SPAN): the end of what was `kept` before, and `size` points of `block`, the mean of
+    `factor` samples each. Kept is what they are now. The first `missing` points are not of this stretch."""
+    span, largest = row.shape[1], LARGEST
+    old = span - size
+    for line in range(3):
+        for k in range(old):
+            kept[line, k] = kept[line, k + size]
+            row[line, k] = kept[line, k]
+        for k in range(size):
+            total = 0.0
+            for j in range(k * factor, (k + 1) * factor):
+                value = float(block[line, j])
+                total += min(max(value, -largest), largest)
+            row[line, old + k] = total / factor
+            kept[line, old + k] = row[line, old + k]
+        if missing < span:
+            value = row[line, missing] if line < 2 else 0.0
+            for k in range(missing):
+                row[line, k] = value

@@ -5,8 +5,8 @@ and at a gap or the session's end a last one. `fill` works on those of many stre
 
     beats        peaks of the output (`core/beats.py`)
     heart rate   a belief over 36..220 bpm: spread by what a heart may do in 2 s, times what the spectra of output and input say,
-                 normalised; or, where
-                 that is more likely right, the mean rate of the sure beats: in an irregular rhythm a spectrum has no line
+                 normalised; or, where that is more likely right, the mean rate of the sure beats: in an irregular rhythm a
+                 spectrum has no line
 
 How sure a beat is, and how sure a rate, decision trees say from numbers that are known then (`train/pulse.py` fits them). Rules
 limit what they say: what no one can tell is never sure. A gap starts the 8 s anew, and the belief spreads by the time that
@@ -153,7 +153,7 @@ def _fill(due: list[Due], rules: RateRules) -> None:
     wave = wave_of(rows)
     full = np.flatnonzero((seen >= SPAN) & ~np.array([one.last for one in due]))
     rate, rate_confidence = np.full(len(due), math.nan), np.zeros(len(due))
-    there = wave.of(full)
+    there = wave if len(full) == len(due) else wave.of(full)
     belief = _believed([due[k] for k in full], there) if len(full) else np.zeros((0, len(RATES)))
     rate[full] = mode(belief)
     about = _about(due, wave, rate)
@@ -224,8 +224,8 @@ def _judged_beats(
 
 def _at_beats(confidence: Float64, peaks: Peaks) -> Float64:
     """The mean confidence of a quarter of a second around each beat."""
-    points = [np.clip(peaks.at + k, 0, SPAN - 1) for k in range(-NEAR_POINTS, NEAR_POINTS + 1)]
-    return np.asarray(np.mean([confidence[peaks.row, at] for at in points], axis=0), np.float64)
+    at = np.clip(peaks.at + np.arange(-NEAR_POINTS, NEAR_POINTS + 1)[:, None], 0, SPAN - 1)
+    return np.asarray(confidence[peaks.row, at].mean(axis=0), np.float64)
 
 
 def in_pairs(found: Mapping[str, Float64]) -> NDArray[np.bool_]:

@@ -80,11 +80,22 @@ class Wave(NamedTuple):
 def wave_of(rows: Float64) -> Wave:
     """Of rows (n, 3, SPAN)."""
     out, raw = level(rows[:, 0]), level(rows[:, 1])
-    height = np.abs(out).max(axis=1, keepdims=True)
-    height = np.where(height > 0, height, np.abs(raw).max(axis=1, keepdims=True))
-    height = np.where(height > 0, height, 1.0)
-    out, raw = out / height, raw / height
-    return Wave(out, raw, rows[:, 2], spectra(out), spectra(raw))
+    _to_one_height(out, raw)
+    return Wave(out, raw, np.ascontiguousarray(rows[:, 2]), spectra(out), spectra(raw))
+
+
+def _to_one_height(out: Float64, raw: Float64) -> None:
+    """Divide rows (n, m) of both by the output's largest value, or the input's where it has none."""
+    m = out.shape[1]
+    for row in range(out.shape[0]):
+        height = height_in = 0.0
+        for k in range(m):
+            height, height_in = max(height, abs(out[row, k])), max(height_in, abs(raw[row, k]))
+        if not height > 0:
+            height = height_in if height_in > 0 else 1.0
+        for k in range(m):
+            out[row, k] /= height
+            raw[row, k] /= height
 
 
 _LAGS = np.arange(int(60 * POINTS_HZ / RATES[-1]), int(60 * POINTS_HZ / RATES[0]) + 2)
@@ -129,15 +140,34 @@ def differ(a: Float64, b: Float64) -> NDArray[np.bool_]:
 
 def of_the_belief(rate: Float64, belief: Float64, wave: Wave) -> dict[str, Float64]:
     """Of `RATE_FEATURES` those of belief, confidence and power, (n,)."""
-    off = np.abs(RATES[None, :] - rate[:, None])
-    mass = np.clip((belief * (off <= NEAR_BPM)).sum(axis=1), 1e-3, 1 - 1e-3)
-    other = off > OTHER_BPM
-    found = {"belief": np.log(mass / (1 - mass)), "confidence": wave.confidence.mean(axis=1)}
-    for name, second, of_one in (("output", "second", wave.of_out), ("input", "input_second", wave.of_raw)):
-        at = at_rate(of_one.relative, rate) + 1e-3
-        found[name] = np.log(at)
-        found[second] = np.log(at / (np.where(other, of_one.relative, 0.0).max(axis=1) + 1e-3))
-    return found
+    n = len(rate)
+    mass, rival, rival_in = room = np.empty((3, n))
+    _near_and_other(RATES, rate, np.ascontiguousarray(belief), wave.of_out.relative, wave.of_raw.relative, room)
+    mass = np.clip(mass, 1e-3, 1 - 1e-3)
+    at, at_in = at_rate(wave.of_out.relative, rate) + 1e-3, at_rate(wave.of_raw.relative, rate) + 1e-3
+    return {
+        "belief": np.log(mass / (1 - mass)),
+        "confidence": wave.confidence.mean(axis=1),
+        "output": np.log(at),
+        "second": np.log(at / (rival + 1e-3)),
+        "input": np.log(at_in),
+        "input_second": np.log(at_in / (rival_in + 1e-3)),
+    }
+
+
+def _near_and_other(rates: Float64, rate: Float64, belief: Float64, out: Float64, raw: Float64, found: Float64) -> None:
+    """Of each row, into `found` (3, n): what is believed of the rates near its own, and the largest powers of output and input at
+    others."""
+    near, far = NEAR_BPM, OTHER_BPM
+    for row in range(rate.shape[0]):
+        mass = rival = rival_in = 0.0
+        for k in range(rates.shape[0]):
+            off = abs(rates[k] - rate[row])
+            if off <= near:
+                mass += belief[row, k]
+            elif off > far:
+                rival, rival_in = max(rival, out[row, k]), max(rival_in, raw[row, k])
+        found[0, row], found[1, row], found[2, row] = mass, rival, rival_in
 
 
 def beside_beats(rate: Float64, every: Intervals, sure: Intervals) -> dict[str, Float64]:
@@ -162,40 +192,75 @@ def jump_of(rate: Float64, before: Float64) -> Float64:
 def of_the_rhythm(rate: Float64, wave: Wave) -> dict[str, Float64]:
     """`OF_THE_RHYTHM` of each row, (n,)."""
     out, raw, confidence, of_out, of_raw = wave
+    n = len(rate)
     at_out, at_raw = at_rate(of_out.relative, rate) + 1e-3, at_rate(of_raw.relative, rate) + 1e-3
-    ratio = RATES[None, :] / rate[:, None]
-    own = np.abs(RATES[None, :] - rate[:, None]) <= OTHER_BPM
-    for multiple in (0.5, 2.0, 3.0, 4.0):
-        own |= np.abs(ratio / multiple - 1) < OF_A_MULTIPLE
+    rival, power, residual, skew, skew_in, lowest = room = np.empty((6, n))
+    _of_waves(RATES, rate, out, raw, confidence, of_raw.relative, room)
     again_out, again_raw = repeats(out, _LAGS_AND_HALF), repeats(raw, _LAGS_AND_HALF)
     period = 60 * POINTS_HZ / rate
     found_out, found_raw = _at_lag(again_out, period), _at_lag(again_raw, period)
-    power = np.maximum((out * out).mean(axis=1), 1e-9)
     return {
         "output_double": np.log((of_out.near(2 * rate) + 1e-3) / at_out),
         "input_double": np.log((of_raw.near(2 * rate) + 1e-3) / at_raw),
         "input_half": np.log((of_raw.near(rate / 2) + 1e-3) / at_raw),
-        "input_rival": np.log((np.where(own, 0.0, of_raw.relative).max(axis=1) + 1e-3) / at_raw),
+        "input_rival": np.log((rival + 1e-3) / at_raw),
         "output_repeats": found_out,
         "output_at_half": _at_lag(again_out, period / 2) - found_out,
         "output_best": again_out.max(axis=1) - found_out,
         "output_at_double": _at_lag(again_out, 2 * period) - found_out,
         "input_repeats": found_raw,
         "input_at_half": _at_lag(again_raw, period / 2) - found_raw,
-        "output_skew": _skew(out),
-        "input_skew": _skew(raw),
+        "output_skew": skew,
+        "input_skew": skew_in,
         "input_harmonics": np.log((np.sum([of_raw.near(k * rate) for k in HARMONICS], axis=0) + 1e-3) / at_raw),
-        "residual": np.clip(np.log(np.maximum(((raw - out) ** 2).mean(axis=1), 1e-9) / power), -8, 8),
-        "lowest": confidence.min(axis=1),
+        "residual": np.clip(np.log(np.maximum(residual, 1e-9) / np.maximum(power, 1e-9)), -8, 8),
+        "lowest": lowest,
     }
 
 
-def _skew(x: Float64) -> Float64:
-    """The skewness of the slopes of levelled rows (n, SPAN); 0 of straight ones."""
-    slope = x[:, 1:] - x[:, :-1]
-    slope = slope - slope.mean(axis=1, keepdims=True)
-    power = (slope * slope).mean(axis=1)
-    return np.asarray((slope * slope * slope).mean(axis=1) / np.maximum(power, 1e-12) ** 1.5, np.float64)
+def _of_waves(
+    rates: Float64, rate: Float64, out: Float64, raw: Float64, confidence: Float64, powers: Float64, found: Float64
+) -> None:
+    """Of each row, into `found` (6, n): the largest of the input's `powers` (n, rates) at a rate that is neither near its own nor
+    near half or a multiple of it; the mean power of the output, and of input - output; the skewness of the slopes of both; and
+    the lowest confidence."""
+    m, near, share = out.shape[1], OTHER_BPM, OF_A_MULTIPLE
+    for row in range(rate.shape[0]):
+        rival = 0.0
+        for k in range(rates.shape[0]):
+            ratio = rates[k] / rate[row]
+            if (
+                powers[row, k] > rival
+                and abs(rates[k] - rate[row]) > near
+                and abs(ratio / 0.5 - 1) >= share
+                and abs(ratio / 2.0 - 1) >= share
+                and abs(ratio / 3.0 - 1) >= share
+                and abs(ratio / 4.0 - 1) >= share
+            ):
+                rival = powers[row, k]
+        power = residual = 0.0
+        lowest = confidence[row, 0]
+        for k in range(m):
+            power += out[row, k] * out[row, k]
+            residual += (raw[row, k] - out[row, k]) * (raw[row, k] - out[row, k])
+            lowest = min(lowest, confidence[row, k])
+        found[0, row], found[1, row], found[2, row], found[5, row] = rival, power / m, residual / m, lowest
+        found[3, row], found[4, row] = _skew(out[row]), _skew(raw[row])
+
+
+def _skew(x: Float64) -> float:
+    """The skewness of the slope of a levelled row (m,); 0 of a straight one."""
+    n = x.shape[0] - 1
+    mean = power = cubes = 0.0
+    for k in range(n):
+        mean += x[k + 1] - x[k]
+    mean /= n
+    for k in range(n):
+        slope = x[k + 1] - x[k] - mean
+        power += slope * slope
+        cubes += slope * slope * slope
+    power = max(power / n, 1e-12)
+    return cubes / n / (power * math.sqrt(power))
 
 
 _LAGS_AND_HALF = np.arange(int(30 * POINTS_HZ / RATES[-1]), int(60 * POINTS_HZ / RATES[0]) + 3)

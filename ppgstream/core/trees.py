@@ -46,7 +46,7 @@ def _sums(x: Float64, split: NDArray[np.int64], above: Float64, leaf: Float64, b
         for tree in range(trees):
             node = 0
             while node < nodes:
-                node = 2 * node + (2 if x[row, split[tree, node]] > above[tree, node] else 1)
+                node = 2 * node + 1 + (x[row, split[tree, node]] > above[tree, node])
             total += leaf[tree, node - nodes]
         sums[row] = total
 

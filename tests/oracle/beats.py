@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from oracle.spectra import POINTS_HZ, SPAN, vertex
+from oracle.spectra import POINTS_HZ, SPAN, in_order, vertex
 
 Float64 = NDArray[np.float64]
 
@@ -258,7 +258,7 @@ def of_each_beat(peaks: Peaks, out: Float64, raw: Float64, rate: Float64) -> dic
     lowest = np.pad(out, ((0, 0), (NEAR, NEAR)), mode="edge")
     floor = np.lib.stride_tricks.sliding_window_view(lowest, 2 * NEAR + 1, axis=1)[row, at].min(axis=1)
     y, x = (_around(v, row, at) for v in (out, raw))
-    power = np.maximum((y * y).sum(axis=1), 1e-9)
+    power = np.maximum(in_order(y * y), 1e-9)
     return {
         "alone": peaks.alone.astype(np.float64),
         "before": _of_period(before, period),
@@ -266,8 +266,8 @@ def of_each_beat(peaks: Peaks, out: Float64, raw: Float64, rate: Float64) -> dic
         "over_before": np.clip(np.log(rise / rise_last), -4, 4),
         "over_after": np.clip(np.log(rise / rise_following), -4, 4),
         "foot": peaks.rise / np.maximum(out[row, at] - floor, 1e-9),
-        "likeness": (y * x).sum(axis=1) / np.sqrt(np.maximum(power * (x * x).sum(axis=1), 1e-300)),
-        "residual_1s": np.clip(np.log(np.maximum(((x - y) ** 2).sum(axis=1), 1e-9) / power), -8, 8),
+        "likeness": in_order(y * x) / np.sqrt(np.maximum(power * in_order(x * x), 1e-300)),
+        "residual_1s": np.clip(np.log(np.maximum(in_order((x - y) ** 2), 1e-9) / power), -8, 8),
     }
 
 
@@ -284,7 +284,7 @@ def _around(v: Float64, row: NDArray[np.int64], at: NDArray[np.int64]) -> Float6
     """1 s of rows around points, without their mean."""
     padded = np.pad(v, ((0, 0), (HALF, HALF)), mode="edge")
     part = np.lib.stride_tricks.sliding_window_view(padded, 2 * HALF + 1, axis=1)[row, at]
-    return np.asarray(part - part.mean(axis=1, keepdims=True), np.float64)
+    return np.asarray(part - in_order(part)[:, None] / part.shape[1], np.float64)
 
 
 def _of_period(interval: Float64, period: Float64) -> Float64:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from oracle.beats import OF_ALL_BEATS, Intervals
-from oracle.spectra import FFT, POINTS_HZ, RATES, SPAN_S, Spectra, at_rate, level, repeats, spectra, vertex
+from oracle.spectra import FFT, POINTS_HZ, RATES, SPAN_S, Spectra, at_rate, in_order, level, repeats, spectra, vertex
 
 Float64 = NDArray[np.float64]
 
@@ -124,7 +124,7 @@ def differ(a: Float64, b: Float64) -> NDArray[np.bool_]:
 def of_the_belief(rate: Float64, belief: Float64, wave: Wave) -> dict[str, Float64]:
     """Of `RATE_FEATURES` those of belief, confidence and power, (n,)."""
     off = np.abs(RATES[None, :] - rate[:, None])
-    mass = np.clip((belief * (off <= NEAR_BPM)).sum(axis=1), 1e-3, 1 - 1e-3)
+    mass = np.clip(in_order(belief * (off <= NEAR_BPM)), 1e-3, 1 - 1e-3)
     other = off > OTHER_BPM
     found = {"belief": np.log(mass / (1 - mass)), "confidence": wave.confidence.mean(axis=1)}
     for name, second, of_one in (("output", "second", wave.of_out), ("input", "input_second", wave.of_raw)):
@@ -164,7 +164,7 @@ def of_the_rhythm(rate: Float64, wave: Wave) -> dict[str, Float64]:
     again_out, again_raw = repeats(out, _LAGS_AND_HALF), repeats(raw, _LAGS_AND_HALF)
     period = 60 * POINTS_HZ / rate
     found_out, found_raw = _at_lag(again_out, period), _at_lag(again_raw, period)
-    power = np.maximum((out * out).mean(axis=1), 1e-9)
+    power = np.maximum(in_order(out * out) / out.shape[1], 1e-9)
     return {
         "output_double": np.log((of_out.near(2 * rate) + 1e-3) / at_out),
         "input_double": np.log((of_raw.near(2 * rate) + 1e-3) / at_raw),
@@ -179,7 +179,7 @@ def of_the_rhythm(rate: Float64, wave: Wave) -> dict[str, Float64]:
         "output_skew": _skew(out),
         "input_skew": _skew(raw),
         "input_harmonics": np.log((np.sum([of_raw.near(k * rate) for k in HARMONICS], axis=0) + 1e-3) / at_raw),
-        "residual": np.clip(np.log(np.maximum(((raw - out) ** 2).mean(axis=1), 1e-9) / power), -8, 8),
+        "residual": np.clip(np.log(np.maximum(in_order((raw - out) ** 2) / out.shape[1], 1e-9) / power), -8, 8),
         "lowest": confidence.min(axis=1),
     }
 
@@ -187,9 +187,10 @@ def of_the_rhythm(rate: Float64, wave: Wave) -> dict[str, Float64]:
 def _skew(x: Float64) -> Float64:
     """The skewness of the slopes of levelled rows (n, SPAN); 0 of straight ones."""
     slope = x[:, 1:] - x[:, :-1]
-    slope = slope - slope.mean(axis=1, keepdims=True)
-    power = (slope * slope).mean(axis=1)
-    return np.asarray((slope * slope * slope).mean(axis=1) / np.maximum(power, 1e-12) ** 1.5, np.float64)
+    n = slope.shape[1]
+    slope = slope - in_order(slope)[:, None] / n
+    power = np.maximum(in_order(slope * slope) / n, 1e-12)
+    return np.asarray(in_order(slope * slope * slope) / n / (power * np.sqrt(power)), np.float64)
 
 
 _LAGS_AND_HALF = np.arange(int(30 * POINTS_HZ / RATES[-1]), int(60 * POINTS_HZ / RATES[0]) + 3)

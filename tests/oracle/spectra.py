@@ -21,10 +21,15 @@ _T = np.linspace(-1.0, 1.0, SPAN)
 _TT = float((_T * _T).sum())
 
 
+def in_order(x: Float64) -> Float64:
+    """The sums of rows, in the order of their values, (n,)."""
+    return np.asarray(np.cumsum(x, axis=1)[:, -1], np.float64)
+
+
 def level(x: Float64) -> Float64:
     """Rows without mean and slope; of a straight row nothing is left."""
-    x = x - x.mean(axis=1, keepdims=True)
-    flat = x - _T * ((x * _T).sum(axis=1, keepdims=True) / _TT)
+    x = x - in_order(x)[:, None] / x.shape[1]
+    flat = x - _T * (in_order(x * _T)[:, None] / _TT)
     there = np.abs(flat).max(axis=1, keepdims=True) > ROUNDING * np.abs(x).max(axis=1, keepdims=True)
     return np.asarray(np.where(there, flat, 0.0), np.float64)
 
@@ -78,7 +83,7 @@ def spectra(x: Float64) -> Spectra:
     """Of levelled rows (n, SPAN)."""
     powers = _powers(x)
     own = _at_rates(powers)
-    mean = own.mean(axis=1, keepdims=True)
+    mean = in_order(own)[:, None] / own.shape[1]
     none = mean <= 0
     mean = np.where(none, 1.0, mean)
     return Spectra(powers, np.where(none, 1.0, own / mean), mean)
@@ -87,7 +92,8 @@ def spectra(x: Float64) -> Spectra:
 def repeats(x: Float64, lags: NDArray[np.int64]) -> Float64:
     """The autocorrelation of rows (n, m) without mean at `lags` (k,) above 0, (n, k): each normalised by the power of the two parts that it compares."""
     m = x.shape[1]
-    same = np.fft.irfft(np.abs(np.fft.rfft(x, 2 * m, axis=1)) ** 2, axis=1)[:, lags]
+    transform = np.fft.rfft(x, 2 * m, axis=1)
+    same = np.fft.irfft(transform.real**2 + transform.imag**2, axis=1)[:, lags]
     energy = np.cumsum(x * x, axis=1)
     both = energy[:, m - 1 - lags] * (energy[:, -1:] - energy[:, lags - 1])
     return np.asarray(same / np.maximum(np.sqrt(np.maximum(both, 0.0)), 1e-300), np.float64)
