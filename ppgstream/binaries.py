@@ -30,6 +30,7 @@ MODULES = (
             "intake",
             "judge",
             "measuring",
+            "quality",
             "ready",
             "resample",
             "resampled",

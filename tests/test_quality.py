@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as some
+from scipy.special import ndtr
 
 from ppgstream.core.measured import HELD, LOST, MEASURED, OUTLIER
 from ppgstream.core.quality import FLAT_RUN, confidence_of, held_rows, input_flags, run_lengths
@@ -77,3 +78,14 @@ def test_three_equal_values_of_made_up_noise_are_clipped() -> None:
 )
 def test_confidence_is_the_chance_of_an_error_below_a_quarter_of_the_pulse(log_var: float, confidence: float) -> None:
     assert confidence_of(np.array([log_var]))[0] == pytest.approx(confidence, abs=1e-4)
+
+
+def test_confidence_is_the_normal_distribution_to_the_last_bit_in_both_forms() -> None:
+    log_var = np.random.default_rng(0).normal(-1.0, 6.0, (3, 200)).astype(np.float32)
+    log_var[0, :3] = np.nan, np.inf, -np.inf
+    found = confidence_of(log_var)
+    np.testing.assert_allclose(
+        found[log_var == log_var], ndtr(math.log(0.25) - log_var[log_var == log_var].astype(np.float64)), 1e-12
+    )
+    plain = [0.5 * math.erfc((float(v) - math.log(0.25)) * (1 / math.sqrt(2))) for v in log_var.ravel()]
+    assert found.ravel().tolist() == [0.0, *plain[1:]]

@@ -129,7 +129,6 @@ def _serve(settings: Config, log: Log, stop: Stop, read: list[Maker], published:
     )
     if fault := self_test(denoiser, daemon.rules.plan):
         raise CheckpointError(f"{found.path}: the self-test failed: {fault}")
-    daemon.import_all()
     metrics = _metrics(settings)
     daemon.open()
     e = daemon.endpoints

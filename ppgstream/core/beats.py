@@ -49,8 +49,8 @@ def detect(x: Float64, rate: Float64) -> Detected:
     peaks, agreed, alone, low = found
     wide, narrow = _scale(ALONE_BEATS, rate), _scale(NEAR_BEATS, rate)
     _detect(x, wide, narrow, np.empty(m), np.empty(m, np.uint8), rises, peaks, agreed, alone, low)
-    peaks, agreed, alone, low = found.view(np.bool_)
-    return Detected(peaks, agreed, alone, low, rises)
+    told = found.view(np.bool_)
+    return Detected(told[0], told[1], told[2], told[3], rises)
 
 
 def _detect(
@@ -251,7 +251,9 @@ OF_ALL_BEATS = {
 def of_all_beats(peaks: Peaks, out: Float64) -> dict[str, Float64]:
     """`OF_ALL_BEATS` of each row, (n,), of levelled rows of output (n, SPAN)."""
     n = peaks.rows
-    mean, spread, first, second, low_first, low_second, between, between_second, shortest, longest, count = room = np.zeros((11, n))
+    mean, spread, first, second, low_first, low_second, between, between_second, shortest, longest, count = room = np.zeros(
+        (11, n)
+    )
     _of_rows(peaks.row, peaks.time, peaks.rise, out[peaks.row, peaks.at] - peaks.rise, room)
     mean = np.maximum(mean, 1e-12)
     some_turns = (between > 0) & (between_second > 0)

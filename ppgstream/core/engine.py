@@ -209,9 +209,9 @@ class Engine:
                 self.events.append(Event("bad_answer", text, odd.stream.name))
             rows = [row if ok else None for row, ok in zip(y, fine, strict=True)]
             if answer.log_var is not None:
-                confidences = list(
-                    np.ascontiguousarray(np.where(tile.scale.flat, 0.0, confidence_of(answer.log_var.astype(np.float64))))
-                )
+                confidence = confidence_of(answer.log_var)
+                confidence[tile.scale.flat[:, 0]] = 0.0
+                confidences = list(confidence)
         chunks: list[Chunk] = []
         # A window a stream in each turn: what is published of its first must not know of its second.
         for turn in turns(range(n), lambda k: tile.ready[k].stream.name):

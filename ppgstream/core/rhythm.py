@@ -106,7 +106,7 @@ _IN_BAND = (CLEAN_BAND_HZ[0] <= _HZ) & (CLEAN_BAND_HZ[1] >= _HZ)
 def rate_of_clean_input(raw: Float64, of_raw: Spectra, rate: Float64) -> Float64:
     """The heart rates, bpm, of levelled rows of input (n, SPAN) that are clean by themselves and have another one than `rate`
     (n,); NaN for all others. Where the input has a line at `rate` too, there are two rhythms, and the weaker may be the pulse."""
-    found = np.full(len(raw), math.nan)
+    found = np.full(len(raw), np.nan)
     peak = RATES[np.argmax(of_raw.relative, axis=1)]
     rows = np.flatnonzero(differ(peak, rate))
     if not len(rows):
@@ -260,7 +260,7 @@ def _skew(x: Float64) -> float:
         power += slope * slope
         cubes += slope * slope * slope
     power = max(power / n, 1e-12)
-    return cubes / n / (power * math.sqrt(power))
+    return float(cubes / n / (power * math.sqrt(power)))
 
 
 _LAGS_AND_HALF = np.arange(int(30 * POINTS_HZ / RATES[-1]), int(60 * POINTS_HZ / RATES[0]) + 3)

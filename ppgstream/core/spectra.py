@@ -121,9 +121,7 @@ class Spectra(NamedTuple):
         at = np.clip(bpm / 60 * FFT / POINTS_HZ, 0, FFT // 2 - 1)
         low, each = at.astype(np.int64), np.arange(len(at))
         share = at - low
-        return np.asarray(
-            (self.powers[each, low] * (1 - share) + self.powers[each, low + 1] * share) / self.mean, np.float64
-        )
+        return np.asarray((self.powers[each, low] * (1 - share) + self.powers[each, low + 1] * share) / self.mean, np.float64)
 
     def of(self, rows: NDArray[np.int64]) -> Spectra:
         return Spectra(*(part[rows] for part in self))

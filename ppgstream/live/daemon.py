@@ -18,7 +18,6 @@ from dataclasses import replace
 from functools import partial
 from queue import SimpleQueue
 
-import numpy as np
 import zmq
 
 from ppgstream import __version__
@@ -27,7 +26,6 @@ from ppgstream.config import Config
 from ppgstream.core.denoiser import Denoiser
 from ppgstream.core.engine import Engine
 from ppgstream.core.ledger import Event
-from ppgstream.core.quality import confidence_of
 from ppgstream.errors import PpgStreamError
 from ppgstream.live.canary import Canary
 from ppgstream.live.descriptors import check_descriptors
@@ -107,11 +105,6 @@ class Daemon:
             raise
         self.source, self.sink = ZmqSource(incoming, c, self.events), ZmqSink(outgoing, c.out.dtype)
 
-    def import_all(self) -> None:
-        """Import what else `run` needs: it takes a moment, and descriptors."""
-        if "log_var" in self.checkpoint.arch.outputs:
-            confidence_of(np.zeros(1))  # 0.1 s
-
     def close(self) -> None:
         """Give the ports back, at once. `run` does it itself."""
         self._leave(linger_ms=0)
@@ -124,7 +117,6 @@ class Daemon:
         few = next((n for n in getattr(denoiser, "tiles", ()) if n >= FEW_WINDOWS), 0)
         engine = Engine(denoiser, replace(self.rules, few=few))
         workers = Workers(denoiser, self.config.model.threads or cores())
-        self.import_all()
         loop = self.loop_of(engine, workers)
         # A sensor that waits for a subscriber begins to send now, when the model is ready.
         self.source.open()
