@@ -10,18 +10,23 @@ demo: .venv/runtime
 	@$(BIN)/ppgstream demo
 
 # What is compiled is tested once more as it is interpreted.
-INTERPRETED := $(addprefix tests/test_,binaries.py measured.py oracle.py segments.py sequence.py)
+INTERPRETED := $(addprefix tests/test_,binaries.py measured.py scripts.py segments.py sequence.py)
 test: .venv/dev
 	$(BIN)/python -m pytest -n auto --dist loadgroup
 	PPGSTREAM_PURE=1 $(BIN)/python -m pytest -q -n auto --dist loadgroup $(INTERPRETED)
 
+# On Linux auditwheel says which systems the binaries run on, in the wheel's name.
 wheel: .venv/dev
-	$(BIN)/python -m pip wheel --quiet --no-deps --no-build-isolation -w dist .
+	@rm -rf dist && mkdir dist
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist .
+	@if [ "$$(uname -s)" = Linux ]; then \
+		PATH="$(CURDIR)/.venv/bin:$$PATH" $(BIN)/auditwheel repair -w dist dist/*-linux_*.whl && rm dist/*-linux_*.whl; \
+	fi
 	@ls dist/*.whl
 
 # The attacks in full: a quarter of an hour of what `make test` does for a minute.
 faults: .venv/dev
-	PPGSTREAM_FAULTS=long $(BIN)/python -m pytest -n auto --timeout 3600 tests/faults tests/test_oracle.py
+	PPGSTREAM_FAULTS=long $(BIN)/python -m pytest -n auto --timeout 3600 tests/faults tests/test_binaries.py tests/test_resample.py tests/test_scripts.py
 	$(BIN)/python -m tools.breaks
 
 check: .venv/dev

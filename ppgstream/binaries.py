@@ -115,7 +115,7 @@ def install() -> None:
         first, more = source_of(old[0]).relative_to(FOLDER.parent), f" and {len(old) - 1} others" if len(old) > 1 else ""
         line = f"{first}{more} changed since the last compilation: interpreted, 20 times as slow: install again (make, or pip)"
         sys.stderr.write(f"ppgstream: {line}\n")
-        sys.meta_path.insert(0, Interpreted(old))
+        sys.meta_path.insert(0, Interpreted(MODULES))  # all: a class of the one form cannot extend one of the other
 
 
 def form() -> str:

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from faults.long import times
 from rules import rules
+from test_scripts import Run, drawn, of_rates
 
 from ppgstream import binaries
 from ppgstream.core import resample
@@ -23,6 +25,7 @@ from ppgstream.core.rate import RateRules
 from ppgstream.wire.message import EMPTY, Chunk, Kind, encode
 
 ROOT = Path(__file__).parent.parent
+COMPILED = pytest.mark.skipif(binaries.form() == "interpreted", reason="nothing is compiled here")
 RATES = (10.0, 25.0, 50.0, 64.0, 99.3, 176.0, 250.0, 1000.0)
 
 
@@ -66,9 +69,14 @@ def answers() -> str:
                 found.update(resample.read(values, 0, 1000.0, filter_, first, 50).tobytes())
             found.update(resample.read(values[:20], 0, 1000.0, filter_, 0, 1, closed=True).tobytes())
         found.update(published(fs))
+    for seed in range(5000, 5000 + times(6, 100)):
+        s, script, signals = drawn(seed)
+        for messages in Run(s).do(of_rates(script, rng) if seed % 2 else script, signals, eager=False).out.values():
+            found.update(b"".join(messages))
     return found.hexdigest()
 
 
+@COMPILED
 def test_both_forms_give_the_same_bits() -> None:
     pure = run("import test_binaries; print(test_binaries.answers())", PPGSTREAM_PURE="1")
     assert pure == answers()
@@ -131,6 +139,18 @@ def test_a_binary_of_another_source_is_refused(tmp_path: Path) -> None:
     assert binaries.refused(folder) == [binaries.MODULES[0]]
     (folder / binaries.BUILT).write_text("no JSON")
     assert binaries.refused(folder) == list(binaries.MODULES)
+
+
+@COMPILED
+def test_one_source_that_changed_makes_all_of_it_interpreted(tmp_path: Path) -> None:
+    """Two forms side by side do not fit."""
+    shutil.copytree(binaries.FOLDER, tmp_path / "ppgstream", ignore=shutil.ignore_patterns("__pycache__", "checkpoints"))
+    with (tmp_path / "ppgstream" / "core" / "timeline.py").open("a") as source:
+        source.write("# changed\n")
+    code = "from ppgstream import binaries; import ppgstream.core.engine as e; print(binaries.form(), e.__file__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stdout.split() == ["interpreted", str(tmp_path / "ppgstream" / "core" / "engine.py")]
+    assert done.stderr.startswith("ppgstream: ppgstream/core/timeline.py changed since the last compilation: interpreted")
 
 
 def test_values_that_are_not_there_are_refused_in_both_forms() -> None:

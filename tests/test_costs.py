@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle.sequence import Sequencer as Frozen
 from rules import rules
 
 from ppgstream.core.denoiser import identity
 from ppgstream.core.engine import Engine
-from ppgstream.core.sequence import MARKS, REMEMBERED_GAPS, Gaps, Sequencer
+from ppgstream.core.sequence import REMEMBERED_GAPS, Gaps
 from ppgstream.errors import WireError
 from ppgstream.wire.foreign import Adopter
 from ppgstream.wire.message import EMPTY, MAX_COUNT, Chunk, Kind
@@ -213,27 +212,6 @@ def test_gaps_that_are_split_without_end_are_forgotten_from_the_lowest_on() -> N
     assert len(gaps) == REMEMBERED_GAPS
     assert not gaps.holds(6, 7)
     assert gaps.holds(10**8, 10**9)
-
-
-steps = st.lists(
-    st.tuples(st.sampled_from(["feed", "notice", "expire"]), st.integers(0, 400), st.integers(0, 40), st.floats(0, 0.3)),
-    max_size=MARKS,
-)
-
-
-@given(steps, st.integers(0, 80))
-def test_the_order_is_that_of_the_frozen_sequencer(script: list[tuple[str, int, int, float]], hold: int) -> None:
-    ours, frozen, now = Sequencer(hold=hold), Frozen(hold=hold), 0.0
-    for verb, index, count, pause in script:
-        now += pause
-        for one in (ours, frozen):
-            if verb == "notice":
-                one.notice(index, now)
-        if verb != "notice":
-            samples = np.arange(index, index + count)
-            runs = [one.expire(now) if verb == "expire" else one.feed(index, samples, now) for one in (ours, frozen)]
-            assert [(r.index, r.samples.tolist()) for r in runs[0]] == [(r.index, r.samples.tolist()) for r in runs[1]]
-        assert (ours.counts, ours.held, ours.next) == (frozen.counts, frozen.held, frozen.next)
 
 
 def test_a_message_holds_no_more_than_16_seconds() -> None:

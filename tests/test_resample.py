@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from faults.long import times
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_oracle import AS_DRAWN, LONG, STREAMS, Run, Settings, choices, script_of, signal
+from test_scripts import RATES, Run, Settings, drawn, of_rates, signal
 
-import ppgstream.core
 from ppgstream.core.engine import Engine
 from ppgstream.core.plan import Plan, Rules
 from ppgstream.core.rate import rules_for
@@ -19,7 +19,6 @@ from ppgstream.files import offline
 from ppgstream.wire.message import EMPTY, Chunk, Flag, Kind
 
 MODEL_HZ = 125.0
-RATES = [10.0, 25.0, 27.97, 30.0, 50.0, 64.0, 100.0, 124.0, 125.1, 176.0, 250.0, 333.3, 500.0, 1000.0]
 
 
 def through(x: np.ndarray, fs_from: float, fs_to: float) -> tuple[np.ndarray, np.ndarray]:
@@ -112,32 +111,13 @@ def test_a_value_depends_on_its_stretch_and_index_alone(fs: float, start: int, s
 # ---- streams -------------------------------------------------------------------------------------------------------
 
 
-def of_rates(script: list[tuple[object, ...]], rng: np.random.Generator) -> list[tuple[object, ...]]:
-    """The script with a rate of its own for each stream, which changes once in a hundred messages."""
-    rates = {stream: float(rng.choice(RATES)) for stream in STREAMS}
-    found = []
-    for step in script:
-        if step[0] == "data":
-            _, stream, session, index, start, stop, t_ns, _ = step
-            if rng.uniform() < 0.01:
-                rates[str(stream)] = float(rng.choice(RATES))
-            fs = rates[str(stream)]
-            t_ns = round(int(t_ns) * 125 / fs) if t_ns else 0  # type: ignore[call-overload]
-            found.append(("data", stream, session, index, start, stop, t_ns, fs))
-        else:
-            found.append(step)
-    return found
-
-
-@settings(max_examples=500 if LONG else 40, deadline=None, derandomize=not LONG, phases=AS_DRAWN)
-@given(choices, st.integers(0, 2**32 - 1), st.booleans())
-def test_every_sample_of_any_rate_is_published_once_or_in_a_gap(s: Settings, seed: int, moves: bool) -> None:
+@pytest.mark.parametrize("seed", range(2000, 2000 + times(40, 500)))
+def test_every_sample_of_any_rate_is_published_once_or_in_a_gap(seed: int) -> None:
     """And a stream that is saved and loaded goes on as it would have."""
-    rng = np.random.default_rng(seed)
-    signals = {stream: signal(rng, 6000) for stream in STREAMS}
-    script = of_rates(list(script_of(rng, signals, 120)), rng)
+    s, script, signals = drawn(seed, 120)
+    script = of_rates(script, np.random.default_rng(seed))
     s = replace(s, max_streams=10)
-    run = Run(ppgstream.core, s).do(script, signals, eager=False, rests=True)  # type: ignore[arg-type]
+    run = Run(s).do(script, signals, eager=False, rests=True)
     assert run.engine.unaccounted == run.engine.in_flight == 0
     for chunks in run.chunks.values():
         reached_: dict[int, int] = {}
@@ -150,8 +130,8 @@ def test_every_sample_of_any_rate_is_published_once_or_in_a_gap(s: Settings, see
             if chunk.beats is not None:
                 assert (np.asarray(chunk.beats[2]) < chunk.index).all()
                 assert chunk.index <= reached_[chunk.session]
-    if moves:
-        moved = Run(ppgstream.core, s).do(script, signals, eager=False, rests=True, moves=True)  # type: ignore[arg-type]
+    if seed % 2:
+        moved = Run(s).do(script, signals, eager=False, rests=True, moves=True)
         assert moved.out == run.out
         assert moved.account == run.account
         # At 1,000 Hz thousands of messages of one sample are on their way, each with a stamp and an array of its own.
@@ -159,9 +139,7 @@ def test_every_sample_of_any_rate_is_published_once_or_in_a_gap(s: Settings, see
 
 
 def engine_of(s: Settings | None = None) -> Engine:
-    made = Run(ppgstream.core, s or Settings(answers="input", stated="plain", beats=True)).engine
-    assert isinstance(made, Engine)
-    return made
+    return Run(s or Settings(answers="input", stated="plain", beats=True)).engine
 
 
 def live(x: np.ndarray, fs: float, cuts: list[int], engine: Engine) -> offline.Denoised:
@@ -181,10 +159,9 @@ def live(x: np.ndarray, fs: float, cuts: list[int], engine: Engine) -> offline.D
     return offline.Denoised(wave, confidence, flags, [pulse])
 
 
-@settings(max_examples=200 if LONG else 25, deadline=None, derandomize=not LONG, phases=AS_DRAWN)
-@given(st.sampled_from(RATES), st.integers(0, 2**32 - 1))
-def test_live_is_offline_bit_for_bit_however_samples_are_cut(fs: float, seed: int) -> None:
-    rng = np.random.default_rng(seed)
+@pytest.mark.parametrize("seed", range(times(25, 200)))
+def test_live_is_offline_bit_for_bit_however_samples_are_cut(seed: int) -> None:
+    rng, fs = np.random.default_rng(seed), RATES[seed % len(RATES)]
     x = signal(rng, 5000)
     expected = offline.denoise(x, engine_of(), fs=fs, dtype="f8")
     for size in (7, 60):
@@ -270,7 +247,7 @@ def test_beats_and_rates_are_those_of_the_sensor_s_time(fs: float) -> None:
     x = np.exp(np.cos(2 * np.pi * bpm / 60 * t) * 3)
     plan = Plan(rate=rules_for({}, MODEL_HZ))
     s = Settings(beats=True)
-    engine = Engine(lambda batch: Run(ppgstream.core, s).denoise(batch), Rules(plan))
+    engine = Engine(lambda batch: Run(s).denoise(batch), Rules(plan))
     pulse = offline.denoise(x, engine, fs=fs).pulses[0]
     beats = pulse.beats[2:-1] / fs
     assert len(beats) > 40
