@@ -26,6 +26,10 @@ class UsageError(PpgStreamError):
     exit_code = EX_USAGE
 
 
+class ArgumentError(UsageError, ValueError):
+    """An argument of one of the package's Python functions is none that it takes."""
+
+
 class ConfigError(PpgStreamError):
     """A setting is unknown, of the wrong type, out of range or not allowed."""
 

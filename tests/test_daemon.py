@@ -283,10 +283,14 @@ def log_to(said: list[str]) -> logging.Logger:
 
 @contextmanager
 def serving(
-    denoiser: Denoiser | None = None, *, before: Callable[[Daemon], None] | None = None, **sections: Any
+    denoiser: Denoiser | None = None,
+    *,
+    found: Checkpoint | None = None,
+    before: Callable[[Daemon], None] | None = None,
+    **sections: Any,
 ) -> Iterator[Served]:
     said: list[str] = []
-    daemon = Daemon(config(**sections), checkpoint(), log=log_to(said))
+    daemon = Daemon(config(**sections), found or checkpoint(), log=log_to(said))
     daemon.open()
     if before is not None:
         before(daemon)

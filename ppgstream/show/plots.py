@@ -14,6 +14,7 @@ from ppgstream.wire.message import Flag
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 Float64 = NDArray[np.float64]
 SUFFIXES = (".png", ".svg", ".pdf")
@@ -34,19 +35,35 @@ def before_after(
     suffix: str = ".png",
     pulse: Pulse | None = None,
 ) -> bytes:
-    """A picture (of `SUFFIXES`): the wave as it came and denoised (and the truth, where it is known), below it the confidence and
-    the flags that occur. All arrays (n,). `pulse`: of the whole recording; its beats are marked, and heart rates drawn where the
-    stretch has any."""
-    import matplotlib
+    """The picture that `figure_of` draws, as a file's content (of `SUFFIXES`)."""
+    figure = figure_of(raw, clean, confidence, flags, fs=fs, start_s=start_s, truth=truth, title=title, pulse=pulse)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=suffix[1:], dpi=110)
+    return buffer.getvalue()
 
-    matplotlib.use("agg")
-    import matplotlib.pyplot as plt
+
+def figure_of(
+    raw: NDArray[np.floating],
+    clean: NDArray[np.floating],
+    confidence: NDArray[np.floating],
+    flags: NDArray[np.uint16],
+    *,
+    fs: float,
+    start_s: float = 0.0,
+    truth: NDArray[np.floating] | None = None,
+    title: str = "",
+    pulse: Pulse | None = None,
+) -> Figure:
+    """The wave as it came and denoised (and the truth, where it is known), below it the confidence and the flags that occur. All
+    arrays (n,). `pulse`: of the whole recording; its beats are marked, and heart rates drawn where the stretch has any."""
+    from matplotlib.figure import Figure
 
     t = start_s + np.arange(len(raw)) / fs
     rated = pulse is not None and bool(np.isfinite(pulse.hr_bpm[(pulse.hr_t_s >= t[0]) & (pulse.hr_t_s <= t[-1])]).any())
     heights = [4, 1, 1] if rated else [4, 1]
     size = (10, 4.2 + 1.1 * rated)
-    figure, panels = plt.subplots(len(heights), 1, figsize=size, sharex=True, height_ratios=heights, layout="constrained")
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     wave, below = panels[:2]
     values = raw.astype(np.float64)
     outlier = (flags & Flag.OUTLIER) != 0
@@ -93,10 +110,7 @@ def before_after(
     panels[-1].set_xlabel("time, s")
     for axes in panels:
         axes.spines[["top", "right"]].set_visible(False)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format=suffix[1:], dpi=110)
-    plt.close(figure)
-    return buffer.getvalue()
+    return figure
 
 
 def _draw_rates(axes: Axes, pulse: Pulse, start_s: float, stop_s: float) -> None:

@@ -1,0 +1,1 @@
+"""The package from Python: `ppgstream.denoise`, `LiveDenoiser`, `connect`, `Sender` and `load`. docs/python.md shows them."""

@@ -1,0 +1,104 @@
+"""Arguments of the Python functions: arrays of any kind to float64, and what is none of them as one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ppgstream.core.denoiser import Denoiser
+from ppgstream.core.measuring import RATES_HZ
+from ppgstream.core.plan import Rules
+from ppgstream.errors import ArgumentError
+from ppgstream.model.checkpoint import Checkpoint
+
+Float64 = NDArray[np.float64]
+POLARITIES = ("auto", "up", "down")
+
+
+def rate_of(fs: Any) -> float:
+    """A sampling rate, Hz. Raises ArgumentError for what none can be."""
+    try:
+        found = float(fs)
+    except (TypeError, ValueError):
+        found = float("nan")
+    if not RATES_HZ[0] <= found <= RATES_HZ[1]:
+        raise ArgumentError(f"fs: {fs!r}: must be the sampling rate in Hz, {RATES_HZ[0]:g} to {RATES_HZ[1]:g}")
+    return found
+
+
+def samples_of(x: Any, *, rows: bool) -> Float64:
+    """Samples (n,), or with `rows` recordings in rows (rows, n), as float64; what is masked, None or infinite is NaN. Raises
+    ArgumentError."""
+    if isinstance(x, str | Path):
+        raise ArgumentError(f"x: {str(x)!r} is a path: ppgstream.load(path) reads it")
+    try:
+        found = np.asarray(np.ma.filled(np.ma.asarray(x, np.float64), np.nan)) if np.ma.isMaskedArray(x) else np.asarray(x)
+        if found.dtype.kind == "O":
+            found = np.array([np.nan if value is None else value for value in found.ravel()], np.float64).reshape(found.shape)
+    except (TypeError, ValueError) as error:
+        raise ArgumentError(f"x: no numbers: {error}") from error
+    if found.dtype.kind not in "fiub":
+        why = "complex: a PPG sample is one real number" if found.dtype.kind == "c" else f"of type {found.dtype}: no numbers"
+        raise ArgumentError(f"x: {why}")
+    most = 2 if rows else 1
+    if found.ndim not in (1, most):
+        shape = "(n,)" if most == 1 else "(n,) or (recordings, n)"
+        raise ArgumentError(f"x: an array of shape {found.shape}: must be {shape}")
+    if found.ndim == 2 and found.shape[1] < min(found.shape[0], 250):
+        n, m = found.shape
+        raise ArgumentError(
+            f"x: {n} recordings of {m} samples: recordings are rows: if yours are columns, give x.T, or one: x[:, 0]"
+        )
+    if most == 2 and not found.size:
+        raise ArgumentError(f"x: empty (shape {found.shape})")
+    found = np.asarray(found, np.float64)
+    return found if np.isfinite(found).all() else np.where(np.isfinite(found), found, np.nan)
+
+
+class Serving(NamedTuple):
+    """What denoises: the network, and the rules that samples go by."""
+
+    denoiser: Denoiser
+    rules: Rules
+
+
+def serving(checkpoint: str | Path, lookahead: int | None, polarity: str, sentinels: tuple[float, ...], few: int = 0) -> Serving:
+    """A checkpoint, by its name or path, made ready. Raises ArgumentError, CheckpointError, ConfigError."""
+    import msgspec
+
+    from ppgstream.assemble import rules_of
+    from ppgstream.config import Config
+    from ppgstream.model.checkpoint import BUNDLED
+    from ppgstream.model.restore import restore
+
+    if polarity not in POLARITIES:
+        raise ArgumentError(f"polarity: {polarity!r}: must be {', '.join(POLARITIES[:-1])} or {POLARITIES[-1]}")
+    if lookahead is not None and (isinstance(lookahead, bool) or int(lookahead) != lookahead or lookahead < 0):
+        raise ArgumentError(f"lookahead: {lookahead!r}: must be a number of samples, 0 or more, or None: all that help")
+    plain = Config()
+    settings = msgspec.structs.replace(
+        plain,
+        windows=msgspec.structs.replace(plain.windows, lookahead=-1 if lookahead is None else int(lookahead)),
+        streams=msgspec.structs.replace(plain.streams, polarity=polarity),
+        in_=msgspec.structs.replace(plain.in_, sentinels=tuple(float(value) for value in sentinels)),
+    )
+    chosen = restore(BUNDLED if checkpoint == "default" else Path(checkpoint))
+    rules = rules_of(settings, chosen, few=few)
+    return Serving(_denoiser(chosen), rules)
+
+
+_made: dict[bytes, Denoiser] = {}  # by the checkpoint's id
+MOST_MADE = 4
+
+
+def _denoiser(checkpoint: Checkpoint) -> Denoiser:
+    from ppgstream.model import runtime
+
+    if checkpoint.id not in _made:
+        for oldest in list(_made)[: len(_made) - MOST_MADE + 1]:
+            del _made[oldest]
+        _made[checkpoint.id] = runtime.denoiser(checkpoint)
+    return _made[checkpoint.id]

@@ -1,0 +1,264 @@
+"""The two ends of a daemon from Python: `connect` receives what it publishes, `Sender` is a sensor."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+
+from ppgstream.api.arguments import rate_of, samples_of
+from ppgstream.api.live import Block, joined
+from ppgstream.errors import ArgumentError, WireError
+from ppgstream.live.publisher import Publisher
+from ppgstream.live.receiver import Receiver
+from ppgstream.wire.message import EMPTY, MAX_COUNT, Chunk, Kind, encode
+
+WAIT_S = 0.2  # for messages, before looking up
+
+
+class _Kept:
+    """The last seconds of one stream."""
+
+    def __init__(self) -> None:
+        self.chunks: deque[Chunk] = deque()
+        self.samples = 0
+
+    def add(self, chunk: Chunk, most_s: float) -> None:
+        if self.chunks and self.chunks[-1].session != chunk.session:
+            self.chunks.clear()
+            self.samples = 0
+        self.chunks.append(chunk)
+        self.samples += len(chunk.samples) + chunk.missing
+        while len(self.chunks) > 1 and self.samples - len(self.chunks[0].samples) - self.chunks[0].missing > most_s * chunk.fs:
+            first = self.chunks.popleft()
+            self.samples -= len(first.samples) + first.missing
+
+
+class Connection:
+    """What a daemon publishes, as `ppgstream.connect` gives it. One thread uses it.
+
+        for block in connection:          blocks of any stream as they come, until all that were seen have ended
+        async for block in connection:    the same, for asyncio
+        connection.get_data(8)            the newest 8 s that have come
+
+    streams: the names seen so far. lost: samples that were published and did not reach this end; gap: samples that never reached
+    the daemon. Closed by `close`, or at the end of a `with`."""
+
+    def __init__(self, endpoint: str, stream: str | None, keep_s: float) -> None:
+        self._receiver = Receiver(endpoint, stream)
+        self._keep_s = keep_s
+        self._kept: dict[str, _Kept] = {}
+        self._open = True
+
+    @property
+    def streams(self) -> list[str]:
+        return list(self._kept)
+
+    @property
+    def lost(self) -> int:
+        return self._receiver.lost
+
+    @property
+    def gap(self) -> int:
+        return sum(account.gap for account in self._receiver.accounts.values())
+
+    def get_data(self, seconds: float, stream: str | None = None) -> Block:
+        """The newest so many seconds of a stream that have come, or what there is of them; of its newest session alone. Does not
+        wait. stream: may be left out where there is one. Raises ArgumentError for a stream that is not there, and for more
+        seconds than are kept."""
+        if not 0 < seconds <= self._keep_s:
+            raise ArgumentError(f"seconds: {seconds!r}: must be above 0 and at most {self._keep_s:g} (connect(.., keep_s=))")
+        while self._take(0.0):
+            pass
+        if stream is None and len(self._kept) > 1:
+            raise ArgumentError(f"stream: which of {', '.join(self._kept)}?")
+        name = next(iter(self._kept), "") if stream is None else stream
+        if name not in self._kept:
+            there = f": there are {', '.join(self._kept)}" if self._kept else ": nothing has come yet"
+            raise ArgumentError(f"stream: {name!r} has sent nothing{there}" if name else f"stream{there}")
+        chunks = list(self._kept[name].chunks)
+        block = _block(chunks)
+        return _newest(block, round(seconds * chunks[-1].fs), chunks[-1].fs)
+
+    def __iter__(self) -> Iterator[Block]:
+        while self._open and not self._receiver.all_ended:
+            yield from self._take(WAIT_S)
+
+    async def __aiter__(self) -> AsyncIterator[Block]:
+        import zmq.asyncio
+
+        socket = zmq.asyncio.Socket.from_socket(self._receiver._socket)
+        while self._open and not self._receiver.all_ended:
+            await socket.poll(int(1000 * WAIT_S))
+            for block in self._take(0.0):
+                yield block
+
+    def _take(self, wait_s: float) -> list[Block]:
+        """What came: a block a stream and session."""
+        found: dict[tuple[str, int], list[Chunk]] = {}
+        for chunk in self._receiver.poll(wait_s):
+            self._kept.setdefault(chunk.stream, _Kept()).add(chunk, self._keep_s)
+            found.setdefault((chunk.stream, chunk.session), []).append(chunk)
+        blocks = [_block(chunks) for chunks in found.values()]
+        return [block for block in blocks if len(block.denoised) or len(block.beats) or len(block.hr_t_s)]
+
+    def close(self) -> None:
+        if self._open:
+            self._open = False
+            self._receiver.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _block(chunks: list[Chunk]) -> Block:
+    """Messages of one session as one block: where some were lost on the way, their samples are NaN of confidence 0."""
+    whole: list[Chunk] = []
+    reached: int | None = None
+    for chunk in chunks:
+        if chunk.kind is not Kind.BEATS:
+            if reached is not None and chunk.index > reached:
+                lost = Chunk(chunk.stream, chunk.session, reached, EMPTY, Kind.GAP, chunk.fs, missing=chunk.index - reached)
+                whole.append(lost)
+            reached = max(chunk.stop, reached or 0)
+        whole.append(chunk)
+    last = chunks[-1]
+    return joined(whole, index=last.stop, fs=last.fs, stream=last.stream, session=last.session)
+
+
+def _newest(block: Block, n: int, fs: float) -> Block:
+    """The last samples of a block, and what is told of them."""
+    cut = max(len(block.denoised) - n, 0)
+    first = block.index + cut
+    beats, rates = block.beats >= first, block.hr_t_s >= first / fs
+    return replace(
+        block,
+        index=first,
+        **{name: getattr(block, name)[cut:] for name in ("denoised", "confidence", "flags")},
+        **{name: getattr(block, name)[beats] for name in ("beats", "beat_confidence", "beat_interval_ms", "beat_error_ms")},
+        **{name: getattr(block, name)[rates] for name in ("hr_t_s", "hr_bpm", "hr_confidence")},
+    )
+
+
+def connect(endpoint: str = "tcp://127.0.0.1:5601", stream: str | None = None, *, keep_s: float = 60.0) -> Connection:
+    """Receive what a daemon publishes at `endpoint`. stream: this one alone; None: all. keep_s: how many seconds of each stream
+    are kept for `get_data`. The daemon may start later. Raises ConfigError for what is no endpoint.
+
+    >>> import ppgstream
+    >>> with ppgstream.connect("tcp://127.0.0.1:5601", stream="wrist") as daemon:  # doctest: +SKIP
+    ...     for block in daemon:
+    ...         print(block.index, block.denoised, block.confidence)
+    """
+    if not keep_s > 0:
+        raise ArgumentError(f"keep_s: {keep_s!r}: must be above 0")
+    return Connection(endpoint, stream, keep_s)
+
+
+class Sender:
+    """A sensor: sends samples to a daemon. Nothing is dropped on the way: `send` waits for a daemon, and for room.
+
+    endpoint: the socket that the daemon reads; bind: for a daemon that connects. stream: the sensor's name, 1 to 64 of letters,
+    digits and _ . : -. fs: its rate, Hz. wait_s: how long a daemon is waited for (SourceError). At the end of a `with` the
+    session is ended and what was sent has left. sent: samples so far.
+
+    >>> import ppgstream
+    >>> with ppgstream.Sender("tcp://127.0.0.1:5600", stream="wrist", fs=125) as sensor:  # doctest: +SKIP
+    ...     sensor.send([512.0, 513.5, 517.0])
+    """
+
+    def __init__(
+        self,
+        endpoint: str = "tcp://127.0.0.1:5600",
+        stream: str = "python",
+        fs: float = 125.0,
+        *,
+        bind: bool = False,
+        wait_s: float = 30.0,
+    ) -> None:
+        self.stream, self.fs, self.sent = stream, rate_of(fs), 0
+        self.session = int.from_bytes(np.random.default_rng().bytes(8), "little")
+        self._wait_s, self._ended = wait_s, False
+        self._began_ns = 0  # the time of the first sample
+        try:
+            encode(self._chunk(EMPTY, Kind.STATUS))
+        except WireError as error:  # a name that cannot be
+            raise ArgumentError(str(error)) from None
+        self._publisher = Publisher(endpoint, bind=bind)
+
+    def send(self, samples: Any, *, t_ns: int | None = None) -> None:
+        """The next samples (n,), NaN where there is none. t_ns: the time of the first of them, ns since 1970; None: as many
+        samples after the session's first as were sent, at `fs`. Raises ArgumentError, and SourceError where no daemon listens."""
+        x = samples_of(samples, rows=False)
+        if self._ended:
+            raise ArgumentError("send: the session has ended: make another Sender")
+        if not self._began_ns:
+            self._began_ns = time.time_ns() - round((len(x) / self.fs) * 1e9)
+        for start in range(0, len(x), MAX_COUNT):
+            part = x[start : start + MAX_COUNT]
+            at = self._at(self.sent) if t_ns is None else t_ns + round(start / self.fs * 1e9)
+            self._put(self._chunk(part.astype(np.float32) if _fits(part) else part, Kind.DATA, at))
+            self.sent += len(part)
+
+    def play(self, samples: Any, *, chunk: int = 25) -> None:
+        """Send samples (n,) in messages of `chunk` at the sensor's pace: each leaves when its last sample would be measured."""
+        x = samples_of(samples, rows=False)
+        if not 1 <= chunk <= MAX_COUNT:
+            raise ArgumentError(f"chunk: {chunk!r}: must be 1 to {MAX_COUNT} samples")
+        self._began_ns = self._began_ns or time.time_ns()
+        for start in range(0, len(x), chunk):
+            part = x[start : start + chunk]
+            time.sleep(max(self._at(self.sent + len(part)) - time.time_ns(), 0) / 1e9)
+            self.send(part)
+
+    def gap(self, samples: int) -> None:
+        """So many samples were lost before they could be sent."""
+        if not samples > 0:
+            raise ArgumentError(f"samples: {samples!r}: must be 1 or more")
+        self._put(Chunk(self.stream, self.session, self.sent, EMPTY, Kind.GAP, self.fs, missing=samples))
+        self.sent += samples
+
+    def end(self) -> None:
+        """The session is over: the daemon publishes the rest of it."""
+        if not self._ended:
+            self._ended = True
+            if self.sent:
+                self._put(self._chunk(EMPTY, Kind.END))
+
+    def close(self) -> None:
+        """End the session, and wait until what was sent has left."""
+        try:
+            self.end()
+        finally:
+            self._publisher.close()
+
+    def _chunk(self, samples: Any, kind: Kind, t_ns: int = 0) -> Chunk:
+        return Chunk(self.stream, self.session, self.sent, samples, kind, self.fs, t_ns)
+
+    def _at(self, index: int) -> int:
+        return self._began_ns + round(index / self.fs * 1e9)
+
+    def _put(self, chunk: Chunk) -> None:
+        self._publisher.send(chunk, timeout_s=self._wait_s)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._publisher.close(linger_s=0.0)
+
+
+def _fits(x: Any) -> bool:
+    """Whether float32 holds samples to a millionth of their range."""
+    known = x[np.isfinite(x)]
+    return not len(known) or bool(np.abs(known.astype(np.float32) - known).max() <= 1e-6 * (known.max() - known.min()))
