@@ -23,6 +23,7 @@ MODULES = (
         f"ppgstream.core.{name}"
         for name in (
             "beats",
+            "belief",
             "beside",
             "clock",
             "engine",

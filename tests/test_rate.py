@@ -221,9 +221,10 @@ def test_a_jump_of_level_is_none_of_the_pulse_s() -> None:
 
 
 def test_beliefs_spread_by_the_time_that_passed_and_stay_a_distribution() -> None:
-    belief = np.zeros((3, len(rate.RATES)))
-    belief[:, 40] = 1.0
-    later = belief_of.spread(belief, np.array([2.0, 8.0, 3600.0]))
+    belief, nothing, later = np.zeros(len(rate.RATES), np.float32), np.ones(len(rate.RATES)), np.empty((3, len(rate.RATES)))
+    belief[40] = 1.0
+    for elapsed_s, row in zip((2.0, 8.0, 3600.0), later, strict=True):
+        belief_of.follow(belief, elapsed_s, nothing, row)
     assert later.sum(axis=1) == pytest.approx(1)
     assert (np.diff(later.max(axis=1)) < 0).all()
     assert later[0].argmax() == 40

@@ -1,10 +1,12 @@
 """What is believed of a heart's rate: a distribution over `RATES` of each stream, a row each.
 
-Every 2 s it is spread by what a heart may do in that time (`spread`), and multiplied by what the spectra of output and input say
-(`likelihood`).
+Every 2 s it is spread by what a heart may do in that time, and multiplied by what the spectra of output and input say
+(`likelihood`): `follow`.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,21 +46,32 @@ def uniform() -> Float32:
     return np.full(len(RATES), 1 / len(RATES), np.float32)
 
 
-def spread(belief: Float64, elapsed_s: Float64) -> Float64:
-    """What is believed `elapsed_s` (n,) seconds after `belief` (n, rates): rates change by a Laplace law, and now and then to any
-    other."""
-    steps = np.maximum(elapsed_s / STEP_S, 0.0)[:, None]
-    if (steps == steps[0]).all():  # nearly always: then powers are computed once
-        steps = steps[:1]
-    a = np.exp(-1.0 / np.clip(SPREAD_BPM * np.sqrt(steps), 0.5, 60.0))
-    k = np.arange(len(RATES))
-    up, down = a**k, a**-k  # at most exp(185 / 0.5)
-    norm = (1 - a ** (k + 1)) / (1 - a) + (1 - a ** (len(RATES) - k)) / (1 - a) - 1
-    x = belief / norm
-    from_below = up * np.cumsum(x * down, axis=1)
-    from_above = (up * np.cumsum(x[:, ::-1] * down, axis=1))[:, ::-1]
-    jump = 1 - (1 - JUMP) ** steps
-    return np.asarray((1 - jump) * (from_below + from_above - x) + jump / len(RATES), np.float64)
+def follow(belief: Float32, elapsed_s: float, evidence: Float64, found: Float64) -> None:
+    """What is believed (rates,) `elapsed_s` seconds after `belief`, when `evidence` has come, into `found`: rates change by a
+    Laplace law, and now and then to any other."""
+    steps = max(elapsed_s / STEP_S, 0.0)
+    near = math.exp(-1.0 / min(max(SPREAD_BPM * math.sqrt(steps), 0.5), 60.0))
+    _follow(belief, evidence, near, 1 - (1 - JUMP) ** steps, np.empty((2, len(belief) + 1)), found)
+
+
+def _follow(belief: Float32, evidence: Float64, near: float, jump: float, room: Float64, found: Float64) -> None:
+    """near: the share of a rate's probability that one beside it gets; jump: the share that any gets."""
+    n = belief.shape[0]
+    room[0, 0] = 1.0
+    for k in range(n):
+        room[0, k + 1] = room[0, k] * near  # powers of `near`
+    below = above = total = 0.0
+    for k in range(n):
+        whole = (1 - room[0, k + 1]) / (1 - near) + (1 - room[0, n - k]) / (1 - near) - 1
+        room[1, k] = belief[k] / whole
+        below = below * near + room[1, k]
+        found[k] = below - room[1, k]
+    for k in range(n - 1, -1, -1):
+        above = above * near + room[1, k]
+        found[k] = ((1 - jump) * (found[k] + above) + jump / n) * evidence[k]
+        total += found[k]
+    for k in range(n):
+        found[k] /= total
 
 
 def mode(belief: Float64) -> Float64:

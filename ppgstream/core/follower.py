@@ -46,6 +46,11 @@ class Due:
     def last(self) -> bool:
         return self.gap_s is not None
 
+    @property
+    def points(self) -> int:
+        """How many points its block has."""
+        return self.block.shape[1] // self.follower.factor
+
 
 def step_of(fs: float) -> int:
     """Samples from one heart rate to the next."""
@@ -171,17 +176,13 @@ def index_of(time: Float64, end: Float64, fs: float) -> Float64:
 
 def rows_of(due: list[Due]) -> tuple[Float64, NDArray[np.int64]]:
     """The last 8 s of each, (n, 3, SPAN), and how many of its points are there, at the end of a row; those before repeat the
-    first."""
+    first. Those of one stream are in order."""
     rows = np.empty((len(due), 3, SPAN))
     seen = np.zeros(len(due), np.int64)
     for k, one in enumerate(due):
-        follower, block = one.follower, one.block
-        factor = follower.factor
-        size = block.shape[1] // factor
-        seen[k] = follower.points = min(follower.points + size, SPAN)
-        _fill_row(rows[k], follower.rows, np.ascontiguousarray(block), size, factor, SPAN - follower.points)
-        follower.elapsed_s += size / POINTS_HZ
-        follower.since_sure_s += size / POINTS_HZ
+        follower, factor = one.follower, one.follower.factor
+        seen[k] = follower.points = min(follower.points + one.points, SPAN)
+        _fill_row(rows[k], follower.rows, np.ascontiguousarray(one.block), one.points, factor, SPAN - follower.points)
     return rows, seen
 
 

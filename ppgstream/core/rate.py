@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.core.beats import OF_A_BEAT, OF_ALL_BEATS, Intervals, Peaks, intervals_of, of_all_beats, of_each_beat, peaks_of
-from ppgstream.core.belief import likelihood, mode, spread, uniform
+from ppgstream.core.belief import follow, likelihood, mode, uniform
 from ppgstream.core.follower import Due, index_of, rows_of
 from ppgstream.core.logistic import Logistic
 from ppgstream.core.rhythm import (
@@ -42,7 +42,6 @@ from ppgstream.core.rhythm import (
 )
 from ppgstream.core.spectra import POINTS_HZ, RATES, SPAN, at_rate
 from ppgstream.core.trees import Classifier, classifier_of
-from ppgstream.core.turns import turns
 from ppgstream.wire.message import Beats
 
 Float64 = NDArray[np.float64]
@@ -127,40 +126,51 @@ def untimed(beats: Beats) -> Beats:
 
 def fill(due: Sequence[Due], rules: RateRules) -> None:
     """Compute beats and rates of `due`, which are in order, and put them into their messages."""
-    for turn in turns(due, lambda one: id(one.follower)):
-        long = [one for one in turn if not _is_brief(one)]
-        if long:
-            _fill(long, rules)
+    long: list[Due] = []
+    brief: list[Due] = []
+    points: dict[int, int] = {}  # of followers, once those of this list are there
+    over: set[int] = set()  # followers whose stretch ends in this list
+    for one in due:
+        key = id(one.follower)
+        if key in over:  # the next stretch begins with what the last has left
+            _fill(long, brief, rules)
+            long, brief, points, over = [], [], {}, set()
+        points[key] = points.get(key, one.follower.points) + one.points
+        is_brief = one.last and points[key] < LEAST_S * POINTS_HZ
+        (brief if is_brief else long).append(one)
+        if one.last:
+            over.add(key)
+    _fill(long, brief, rules)
 
 
-def _is_brief(due: Due) -> bool:
-    """Whether a stretch ends here that is too brief for beats: then its message has none, and its follower forgets it."""
-    follower, size = due.follower, due.block.shape[1] // due.follower.factor
-    if due.gap_s is None or follower.points + size >= LEAST_S * POINTS_HZ:
-        return False
-    due.chunk.beats = Beats(math.nan, 0.0, _NO_BEATS, _NONE, _NONE, _NONE)
-    follower.elapsed_s += size / POINTS_HZ
-    follower.since_sure_s += size / POINTS_HZ
-    if due.untimed:
-        follower.sure_bpm = math.nan
-    follower.forget(due.gap_s)
-    return True
+def _fill(due: list[Due], brief: list[Due], rules: RateRules) -> None:
+    """`due` of which each is the last of its follower, if it is the last of a stretch; then ends of stretches that are too brief
+    for beats: their messages have none."""
+    if due:
+        rows, seen = rows_of(due)
+        _fill_rows(due, wave_of(rows), seen, rules)
+    for one in brief:
+        follower, seconds = one.follower, one.points / POINTS_HZ
+        one.chunk.beats = Beats(math.nan, 0.0, _NO_BEATS, _NONE, _NONE, _NONE)
+        follower.elapsed_s += seconds
+        follower.since_sure_s += seconds
+        if one.untimed:
+            follower.sure_bpm = math.nan
+        assert one.gap_s is not None
+        follower.forget(one.gap_s)
 
 
-def _fill(due: list[Due], rules: RateRules) -> None:
-    """`due` of different streams."""
-    rows, seen = rows_of(due)
-    wave = wave_of(rows)
+def _fill_rows(due: list[Due], wave: Wave, seen: NDArray[np.int64], rules: RateRules) -> None:
     full = np.flatnonzero((seen >= SPAN) & ~np.array([one.last for one in due]))
-    rate, rate_confidence = np.full(len(due), math.nan), np.zeros(len(due))
     there = wave if len(full) == len(due) else wave.of(full)
-    belief = _believed([due[k] for k in full], there) if len(full) else np.zeros((0, len(RATES)))
-    rate[full] = mode(belief)
-    about = _about(due, wave, rate)
+    belief, about = _believed(due, wave, full)
+    rate, rate_confidence = np.full(len(due), math.nan), np.zeros(len(due))
+    rate[full] = about[full] = mode(belief)
     peaks = peaks_of(wave.out, wave.confidence, about)
     of_row = of_the_rhythm(about, wave)
     of_alone = of_all_beats(peaks.only(peaks.alone), wave.out)
     of_beat, beat_confidence = _judged_beats(peaks, wave, about, of_row | of_alone, rules)
+    own = np.zeros(0)
     if len(full):
         told = ~peaks.candidate | (beat_confidence >= SURE)
         kept, sure_kept = peaks.only(told), beat_confidence[told] >= SURE
@@ -172,38 +182,48 @@ def _fill(due: list[Due], rules: RateRules) -> None:
         rate[full], rate_confidence[full] = _judged(rated, rate[full], _Seen(there, belief, every, sure, of_beats), rhythm, rules)
         denoised = there.confidence.mean(axis=1) > 0
         own = np.where(denoised, rate_of_clean_input(there.raw, there.of_raw, rate[full]), math.nan)
-        for k, at in zip(full[~np.isnan(own)], own[~np.isnan(own)], strict=True):
-            due[k].disagrees, rate[k], rate_confidence[k] = float(rate[k]), at, min(float(rate_confidence[k]), DOUBT)
         nothing = full[~denoised]  # no sample of the 8 s was denoised
         rate[nothing], rate_confidence[nothing] = math.nan, 0.0
-        for k in full[rate_confidence[full] >= SURE]:
-            due[k].follower.sure_bpm, due[k].follower.since_sure_s = float(rate[k]), 0.0
+    _in_order(due, full, rate, rate_confidence, own)
     _tell(due, wave.confidence, seen, peaks, beat_confidence, of_beat, rate, rate_confidence, rules)
 
 
-def _believed(due: Sequence[Due], wave: Wave) -> Float64:
-    """What is believed of each stream's rate now, (n, rates), which its follower keeps."""
-    before = np.stack([uniform() if one.follower.belief is None else one.follower.belief for one in due]).astype(np.float64)
-    elapsed = np.array([one.follower.elapsed_s for one in due])
-    belief = spread(before, elapsed) * likelihood(wave.of_out, wave.of_raw, wave.confidence.mean(axis=1))
-    belief /= belief.sum(axis=1, keepdims=True)
-    for one, row in zip(due, belief, strict=True):
-        one.follower.belief, one.follower.elapsed_s = row.astype(np.float32), 0.0
-    return np.asarray(belief, np.float64)
+def _believed(due: Sequence[Due], wave: Wave, full: NDArray[np.int64]) -> tuple[Float64, Float64]:
+    """What is believed of the rates of the `full` rows, (full, rates), which their followers keep; and of the other rows the rate
+    that is believed of their followers, or the likeliest of what there is, (n,)."""
+    evidence = likelihood(wave.of_out, wave.of_raw, wave.confidence.mean(axis=1))
+    belief, about = np.empty((len(full), len(RATES))), np.empty(len(due))
+    place = dict(zip(full.tolist(), belief, strict=True))
+    for k, one in enumerate(due):
+        follower, now = one.follower, place.get(k)
+        follower.elapsed_s += one.points / POINTS_HZ
+        if now is None:
+            about[k] = RATES[int(np.argmax(evidence[k] if follower.belief is None else follower.belief))]
+            continue
+        follow(uniform() if follower.belief is None else follower.belief, follower.elapsed_s, evidence[k], now)
+        follower.belief, follower.elapsed_s = now.astype(np.float32), 0.0
+    return belief, about
 
 
-def _about(due: Sequence[Due], wave: Wave, rate: Float64) -> Float64:
-    """The rates, and where there is none yet what is believed or the likeliest of what there is."""
-    about = rate.copy()
-    unrated = np.flatnonzero(np.isnan(rate)).tolist()
-    for k in unrated:
-        if (known := due[k].follower.belief) is not None:
-            about[k] = RATES[int(np.argmax(known))]
-    new = np.array([k for k in unrated if due[k].follower.belief is None], np.int64)
-    if len(new):
-        confidence = wave.confidence[new].mean(axis=1)
-        about[new] = RATES[np.argmax(likelihood(wave.of_out.of(new), wave.of_raw.of(new), confidence), axis=1)]
-    return about
+def _in_order(due: list[Due], full: NDArray[np.int64], rate: Float64, confidence: Float64, own: Float64) -> None:
+    """What the last sure rate of a stream says of the next, one after the other. Changes `rate` and `confidence` (n,): to at most
+    `DOUBT` where a heart does not get there so soon. own (full,): rates of input that is clean by itself and has another rate,
+    which are told instead, else NaN."""
+    owns = dict(zip(full.tolist(), own.tolist(), strict=True))
+    for k, one in enumerate(due):
+        follower = one.follower
+        follower.since_sure_s += one.points / POINTS_HZ
+        if k in owns:
+            told, sure = float(rate[k]), float(confidence[k])
+            if abs(math.log(told / follower.sure_bpm)) > FAR_JUMP + FARTHER_A_S * follower.since_sure_s:
+                sure = min(sure, DOUBT)
+            if not math.isnan(owns[k]):
+                one.disagrees, told, sure = told, owns[k], min(sure, DOUBT)
+            if sure >= SURE:
+                follower.sure_bpm, follower.since_sure_s = told, 0.0
+            rate[k], confidence[k] = told, sure
+        if one.untimed:
+            follower.sure_bpm = math.nan
 
 
 def _judged_beats(
@@ -270,20 +290,22 @@ def _judged(
 ) -> tuple[Float64, Float64]:
     """What is told of each row, and its confidence: the believed rate, whose `OF_THE_RHYTHM` are given, or that of the sure
     beats, whichever is more likely right. NaN beyond the scale. At most `DOUBT` where the sure beats have another rate, where all
-    beats say something like half or twice of it, where beats come in pairs, where the wave is lost, or where a heart does not get
-    from the last sure rate to this one so soon."""
-    followers, n = [one.follower for one in due], len(due)
+    beats say something like half or twice of it, where beats come in pairs, or where the wave is lost."""
+    n = len(due)
     enough = seen.sure.n >= LEAST_INTERVALS
-    found = _of_rates(rate, seen, jump_of(rate, np.array([one.bpm for one in followers])), rhythm)
+    before = np.empty((2, n))  # the rates of 2 s ago, believed and counted
+    for k, one in enumerate(due):
+        follower = one.follower
+        before[0, k], before[1, k] = follower.bpm, follower.counted
+        one.rated, follower.bpm = True, float(rate[k])
+        follower.counted = float(seen.sure.bpm[k]) if enough[k] else math.nan
+    found = _of_rates(rate, seen, jump_of(rate, before[0]), rhythm)
     again = np.flatnonzero(enough & (np.abs(seen.sure.bpm - rate) > SAME_BPM))
     if len(again):
         counted, wave = seen.sure.bpm[again], seen.wave.of(again)
-        jump = jump_of(counted, np.array([followers[k].counted for k in again]))
+        jump = jump_of(counted, before[1][again])
         more = _of_rates(counted, seen.of(again), jump, of_the_rhythm(counted, wave))
         found = {name: np.concatenate([v, more[name]]) for name, v in found.items()}
-    for k, one in enumerate(due):
-        one.rated, one.follower.bpm = True, float(rate[k])
-        one.follower.counted = float(seen.sure.bpm[k]) if enough[k] else math.nan
     found["row"] = np.concatenate([np.arange(n), again]).astype(np.float64)  # no feature: whoever fits them needs it
     confidence = rules.rate.of(found)
     confidence = np.where(found["doubted"] > 0, np.minimum(confidence, DOUBT), confidence)
@@ -291,9 +313,6 @@ def _judged(
     likelier = confidence[n:] > told_confidence[again]
     better = again[likelier]
     told[better], told_confidence[better] = seen.sure.bpm[better], confidence[n:][likelier]
-    far = np.abs(np.log(told / np.array([one.sure_bpm for one in followers])))
-    since = np.array([one.since_sure_s for one in followers])
-    told_confidence = np.where(far > FAR_JUMP + FARTHER_A_S * since, np.minimum(told_confidence, DOUBT), told_confidence)
     return np.where(_beyond(told), math.nan, told), np.where(_beyond(told), 0.0, told_confidence)
 
 
@@ -318,9 +337,13 @@ def _tell(
     base = index_of(np.zeros(len(due)), end, rules.fs)  # of the middle of a row's first point
     last = np.array([one.last for one in due])
     limit = np.where(last, end, end - LAST_S * POINTS_HZ * factor)
-    told = np.array([max(one.follower.told, e - s * factor) for one, e, s in zip(due, end.tolist(), seen.tolist(), strict=True)])
     short = seen < WAIT_S * POINTS_HZ  # of such a stretch the period is not known
     ready = np.where(last, seen >= LEAST_S * POINTS_HZ, ~short)
+    told = end - seen * factor  # up to where beats are decided already
+    for k, one in enumerate(due):
+        told[k] = max(told[k], one.follower.told)
+        if ready[k]:
+            one.follower.told = float(limit[k])
     row, at = peaks.row, peaks.at
     index = base[row] + at * factor
     new = (index > told[row]) & (index <= limit[row]) & ready[row]
@@ -333,7 +356,7 @@ def _tell(
     before = np.append(math.nan, where[:-1])[: len(where)]  # the beat before, which of a row's first is the follower's last
     for k, one in enumerate(due):
         if bounds[k] < bounds[k + 1]:
-            before[bounds[k]] = one.follower.beat
+            before[bounds[k]], one.follower.beat = one.follower.beat, float(where[bounds[k + 1] - 1])
     empty = np.cumsum(confidence <= 0, axis=1)  # points of which no sample was denoised: over them no interval is known
     since = np.clip(np.nan_to_num((before - base[row]) / factor), 0, SPAN - 1).astype(np.int64)
     unknown = (empty[row, at] - empty[row, since] >= EMPTY_POINTS) | (before < base[row])
@@ -351,12 +374,7 @@ def _tell(
             error[part],
             told_confidence[part],
         )
-        if bounds[k] < bounds[k + 1]:
-            one.follower.beat = float(where[bounds[k + 1] - 1])
-        if ready[k]:
-            one.follower.told = float(limit[k])
         if one.untimed:
             one.chunk.beats = untimed(one.chunk.beats)
-            one.follower.sure_bpm = math.nan
         if one.gap_s is not None:
             one.follower.forget(one.gap_s)

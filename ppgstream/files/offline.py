@@ -20,6 +20,7 @@ from ppgstream.wire.message import EMPTY, Chunk, Kind
 
 CHUNK = 10_000  # samples fed at once
 AT_ONCE = 1_000_000  # samples of rows that go through the engine side by side
+FILLED_AT_ONCE = 64  # messages of beats and rates
 
 
 class Denoised(NamedTuple):
@@ -119,15 +120,20 @@ def _chunks_of(rows: Mapping[str, NDArray[np.float64]], engine: Engine, fs: floa
         for chunk in chunks:
             found[chunk.stream].append(chunk)
 
+    filled_before, engine.fills_itself = engine.fills_itself, False  # many at once are cheaper
     for start in range(0, length, CHUNK):
         for name, row in rows.items():
             keep(engine.feed(Chunk(name, 0, start, row[start : start + CHUNK], fs=fs), 0.0))
         while len(engine.ready) >= engine.rules.tile:
             keep(engine.step())
+        if engine.unfilled >= FILLED_AT_ONCE:
+            engine.fill()
     for name in rows:
         keep(engine.feed(Chunk(name, 0, length, EMPTY, Kind.END, fs), 0.0))
     while engine.ready:
         keep(engine.step())
+    engine.fill()
+    engine.fills_itself = filled_before
     return found
 
 
