@@ -87,14 +87,14 @@ def serving(checkpoint: str | Path, lookahead: int | None, polarity: str, sentin
     )
     chosen = restore(BUNDLED if checkpoint == "default" else Path(checkpoint))
     rules = rules_of(settings, chosen, few=few)
-    return Serving(_denoiser(chosen), rules)
+    return Serving(denoiser_of(chosen), rules)
 
 
 _made: dict[bytes, Denoiser] = {}  # by the checkpoint's id
 MOST_MADE = 4
 
 
-def _denoiser(checkpoint: Checkpoint) -> Denoiser:
+def denoiser_of(checkpoint: Checkpoint) -> Denoiser:
     from ppgstream.model import runtime
 
     if checkpoint.id not in _made:

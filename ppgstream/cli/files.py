@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     import numpy as np_
     from numpy.typing import NDArray
 
+    from ppgstream.api import folder as folder_
+    from ppgstream.config import Config
     from ppgstream.core.engine import Engine
     from ppgstream.files import offline as offline_
     from ppgstream.model.checkpoint import Checkpoint
@@ -41,10 +43,27 @@ if TYPE_CHECKING:
 
 @app.command(cls=Command)
 def denoise(
-    source: Annotated[
-        str, typer.Argument(metavar="IN", help="A recording (one value a line, csv, npy), or - for lines from a pipe.")
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IN...",
+            help="A recording (one value a line, csv, npy), or - for lines from a pipe. Several, or a folder: with -o DIR.",
+        ),
     ],
-    output: Annotated[str, typer.Option("-o", "--output", metavar="OUT", help="txt, csv, npy or npz; - is stdout.")] = "-",
+    output: Annotated[
+        str,
+        typer.Option("-o", "--output", metavar="OUT", help="txt, csv, npy or npz; - is stdout; of several recordings a folder."),
+    ] = "-",
+    format_: Annotated[
+        str | None, typer.Option("--format", help="Of the files in a folder: npz, csv, npy or txt. (default: npz)")
+    ] = None,
+    jobs: Annotated[int, typer.Option(min=1, max=256, help="So many recordings at once, a process each.")] = 1,
+    beats: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Write the beats of all recordings into this file too.")
+    ] = None,
+    rates: Annotated[
+        Path | None, typer.Option(metavar="CSV", help="Write the heart rates of all recordings into this file too.")
+    ] = None,
     fs: Annotated[
         float | None,
         typer.Option(
@@ -109,6 +128,16 @@ def denoise(
     )
     in_ = msgspec.structs.replace(settings.in_, sentinels=sentinel or settings.in_.sentinels)
     settings = msgspec.structs.replace(settings, windows=windows, in_=in_)
+    several = output != "-" and (output.endswith("/") or Path(output).is_dir())
+    if several or len(sources) > 1 or Path(sources[0]).is_dir() or beats is not None or rates is not None:
+        if scale == "model" or plot is not None or plot_from is not None or plot_seconds is not None:
+            raise UsageError("--scale model and --plot: of one recording: name one file as IN, and a file with -o")
+        many = _Many(sources, output, format_ or "npz", jobs, beats, rates)
+        many.run(settings, (fs, trust_fs, column, field, stream, transpose, strict))
+        return
+    if format_ is not None or jobs > 1:
+        raise UsageError("--format and --jobs: of several recordings: give a folder with -o (-o DIR/)")
+    source = sources[0]
     suffix = Path(output).suffix.lower()
     if output != "-" and suffix not in offline.SUFFIXES:
         raise UsageError(f"-o {output}: {suffix} is not written: txt, csv, npy or npz")
@@ -210,6 +239,84 @@ def denoise(
         short = found.samples.shape[-1] * target_fs / rate < window
         why = f"shorter than {window / target_fs:g} s" if short else f"no stretch of {window / target_fs:g} s with a signal"
         raise DataError(f"{source}: 0 of {result.denoised.size} samples denoised: {why}; they are written as they came")
+
+
+class _Many:
+    """Several recordings on their way into a folder, with what is shown of them meanwhile."""
+
+    def __init__(self, sources: list[str], output: str, format_: str, jobs: int, beats: Path | None, rates: Path | None) -> None:
+        from ppgstream.api import folder
+        from ppgstream.files import offline, recording
+        from ppgstream.storage import check_folder
+
+        if "-" in sources:
+            raise UsageError("IN: - is a pipe: denoise it alone")
+        if format_ not in folder.FORMATS:
+            raise UsageError(f"--format {format_!r}: must be one of {', '.join(folder.FORMATS)}")
+        if output == "-" or (Path(output).suffix.lower() in offline.SUFFIXES[1:] and not output.endswith("/")):
+            what = "several recordings" if len(sources) > 1 else "a folder, --beats or --rates"
+            raise UsageError(f"-o {output}: {what}: give a folder for the outputs (-o DIR/)")
+        self.folder, self.jobs, self.beats, self.rates = Path(output), jobs, beats, rates
+        self.paths = folder.found_in([Path(source) for source in sources])
+        self.outputs = folder.outputs_of(self.paths, self.folder, format_)
+        for table in filter(None, (beats, rates)):
+            recording.check_writable(table)
+        try:
+            check_folder(self.folder)
+        except OSError as error:
+            raise OutputError(f"{self.folder}: cannot write there: {error.strerror or error}") from error
+
+    def run(self, settings: Config, reading: tuple[Any, ...]) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        from ppgstream.api import folder
+
+        as_asked, tables = folder.Reading(*reading), self.beats is not None or self.rates is not None
+        if as_asked.fs is not None:
+            from ppgstream.files import offline
+
+            offline.check_rate(as_asked.fs)
+        chosen = restored(settings.model.checkpoint)
+        pairs = zip(self.paths, self.outputs, strict=True)
+        tasks = [folder.Task(path, output, as_asked, settings, tables) for path, output in pairs]
+        console = Console(stderr=True)
+        columns = (
+            TextColumn("denoising"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.description}"),
+        )
+        shown = time.monotonic() + SHOWN_EVERY_S
+        n = 0
+        with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+            line = bar.add_task("", total=len(tasks))
+
+            def seen(one: folder_.Done) -> None:
+                nonlocal n, shown
+                n += 1
+                bar.update(line, advance=1, description=Path(one.row.file).name)
+                if one.row.error:
+                    say(f"passed over: {one.row.error}")
+                if bar.disable and time.monotonic() > shown:
+                    shown = time.monotonic() + SHOWN_EVERY_S
+                    say(f"{n} of {len(tasks)} recordings")
+
+            done = folder.run(
+                tasks, self.folder, jobs=self.jobs, checkpoint=chosen, seen=seen, beats=self.beats, rates=self.rates
+            )
+        bad, there = sum(one.code != 0 for one in done), sum(one.skipped for one in done)
+        minutes = sum(float(one.row.minutes or 0) for one in done if not one.code)
+        say(
+            f"{len(done) - bad} of {len(done)} recordings in {self.folder} ({minutes:.1f} minutes of signal"
+            + (f"; {there} were there already" if there else "")
+            + f"): {self.folder / folder.SUMMARY}"
+        )
+        if bad:
+            raise DataError(
+                f"{bad} of {len(done)} recordings have no output: their reasons are in {self.folder / folder.SUMMARY}"
+            )
 
 
 class _Long:

@@ -49,7 +49,7 @@ class Due:
     @property
     def points(self) -> int:
         """How many points its block has."""
-        return self.block.shape[1] // self.follower.factor
+        return int(self.block.shape[1]) // self.follower.factor
 
 
 def step_of(fs: float) -> int:
