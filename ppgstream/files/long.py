@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from ppgstream.core.engine import Engine
 from ppgstream.files import offline
 from ppgstream.files.clocks import LATE_S, ClockError, clock_of, laid_out
+from ppgstream.files.formats import reader_of
 from ppgstream.files.offline import Denoised, Pulse
 from ppgstream.files.opened import lines_in
 from ppgstream.files.recording import counted, is_table, lasting, of_clock, of_table
@@ -48,7 +49,7 @@ class Part(NamedTuple):
 def is_long(path: Path) -> bool:
     """Whether a file is taken in parts."""
     try:
-        if path.suffix in (".npy", ".npz") or not path.is_file():
+        if path.suffix in (".npy", ".npz") or reader_of(path) is not None or not path.is_file():
             return False
     except OSError:  # what cannot be opened is told where it is opened
         return False

@@ -16,14 +16,14 @@ from ppgstream.errors import DataError
 from ppgstream.files.cells import SHOWN
 
 NAMED = (  # beginnings of files that hold recordings and are no text; what converts them
-    (0, b"\x89HDF", "HDF5 or MATLAB 7.3: h5py.File(...) reads it"),
-    (0, b"MATLAB 5.0", "a MATLAB file: scipy.io.loadmat reads it; save one column with numpy.savetxt"),
-    (0, b"XDF:", "XDF of LabRecorder: pyxdf.load_xdf reads it"),
+    (0, b"\x89HDF", "HDF5 or MATLAB 7.3: name it .h5 or .mat"),
+    (0, b"MATLAB 5.0", "a MATLAB file: name it .mat"),
+    (0, b"XDF:", "XDF of LabRecorder: name it .xdf"),
     (0, b"Obj\x01", "Avro, as Empatica's EmbracePlus writes: fastavro reads it"),
     (8, b".FIT", "FIT of a watch: fitdecode reads it"),
-    (0, b"PAR1", "Parquet: pandas.read_parquet reads it"),
-    (0, b"\xffBIOSEMI", "BDF: pyedflib or MNE reads it"),
-    (0, b"0       ", "EDF: pyedflib or MNE reads it"),
+    (0, b"PAR1", "Parquet: name it .parquet"),
+    (0, b"\xffBIOSEMI", "BDF: name it .bdf"),
+    (0, b"0       ", "EDF: name it .edf"),
     (0, b"\x80\x02", "a pickle, which can run any program when it is read: ask for csv"),
     (0, b"\x80\x03", "a pickle, which can run any program when it is read: ask for csv"),
     (0, b"\x80\x04", "a pickle, which can run any program when it is read: ask for csv"),
@@ -37,9 +37,6 @@ NAMED = (  # beginnings of files that hold recordings and are no text; what conv
 )
 SUFFIX_NAMED = {
     ".acq": "of BIOPAC's AcqKnowledge: bioread converts it",
-    ".edf": NAMED[7][2],
-    ".bdf": NAMED[6][2],
-    ".mat": NAMED[1][2],
 }
 MOST_UNPACKED = 2_000_000_000  # bytes
 HEAD = 4096  # bytes, by which text is told from anything else

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from ppgstream.errors import DataError, OutputError, SourceError, UsageError
 from ppgstream.files.arrays import Arrays, read_arrays
 from ppgstream.files.clocks import Clock, ClockError, clock_of, laid_out
+from ppgstream.files.formats import Signal, read_signal, reader_of
 from ppgstream.files.opened import lines_in
 from ppgstream.files.stamps import Form
 from ppgstream.files.table import Table, read_lines
@@ -186,8 +187,9 @@ def read(
     stream: str | None = None,
     clocked: bool = True,
 ) -> Recording:
-    """A recording from .npy, an .npz that `denoise` wrote, or text (docs/formats.md). `column`: by name or number from 0; `key`:
-    of lines like `IR=512`; `stream`: of an output of several; `clocked` False: its times are not looked at.
+    """A recording from .npy, an .npz that `denoise` wrote, a format of others, or text (docs/formats.md). `column`: by name or
+    number from 0; `key`: of lines like `IR=512`; `stream`: of an output of several; `clocked` False: its times are not looked
+    at.
 
     Raises SourceError if it cannot be opened, DataError if it holds no valid sample or a clock that cannot be read, UsageError if
     the column is not clear.
@@ -201,6 +203,10 @@ def read(
             return _of_arrays(path, read_arrays(path, column, transpose=transpose))
         if transpose:
             raise UsageError(f"--transpose: {path} is no array of rows (npy)")
+        if reader_of(path) is not None:
+            if key is not None:
+                raise UsageError(f"--field {key!r}: {path} holds no lines of text")
+            return _of_signal(path, read_signal(path, column), clocked=clocked)
         found = of_lines(str(path), lines_in(path), column=column, key=key, table=is_table(path), stream=stream, clocked=clocked)
         if found.fs is None and path.name in COURSE and hashlib.sha256(path.read_bytes()).hexdigest() == COURSE[path.name]:
             return found._replace(fs=125.0, said="the course that it belongs to")
@@ -224,6 +230,21 @@ def _of_arrays(path: Path, arrays: Arrays) -> Recording:
         raise DataError(f"{path}: t_s {error}") from error
     samples, rows = laid_out(found.samples, clock, arrays.fs)
     return found._replace(samples=samples, rows=rows, clock=clock)
+
+
+def _of_signal(path: Path, signal: Signal, *, clocked: bool) -> Recording:
+    """A signal, laid out by its times where it has any."""
+    found = Recording(signal.samples, fs=signal.fs, said=signal.said, name=signal.name)
+    if signal.times is None or not clocked or len(found.samples) < 8:
+        return found
+    try:
+        clock = clock_of(signal.times, found.samples)
+    except ClockError as error:
+        raise DataError(f"{path}: the time {error}: with --fs HZ --trust-fs it is not looked at") from error
+    samples, rows = laid_out(found.samples, clock, clock.fs)
+    plain = len(clock.starts) == 1 and not clock.repeats and not clock.moved and len(rows) == len(samples) and not clock.jitter
+    found = found._replace(fs=clock.fs, said="its times", header_fs=signal.fs, header_said=signal.said)
+    return found if plain else found._replace(samples=samples, rows=rows, clock=clock)
 
 
 def of_lines(
