@@ -442,3 +442,20 @@ def test_a_run_is_shipped_with_the_figures_of_its_row_and_its_id(tmp_path: Path)
     assert "| white: gain, dB | 7.5 |" in card
     with pytest.raises(DataError, match="no row is named 'his': there are mine"):
         ship.ship(SHIPPED / "lmmse", "his", bench, into=tmp_path)
+
+
+def test_a_table_for_latex_has_its_marks_escaped() -> None:
+    text = tables.Shown("gain, 50 % of #1", ["method", "G & r_2", "5 %"], [["a_b <c>", "1.0", "2^3"], ["~\\", "{}", "$"]]).latex()
+    assert text.splitlines() == [
+        r"\begin{table}",
+        r"\caption{gain, 50 \% of \#1}",
+        r"\begin{tabular}{lrr}",
+        r"\toprule",
+        r"method & G \& r\_2 & 5 \% \\",
+        r"\midrule",
+        r"a\_b $<$c$>$ & 1.0 & 2\textasciicircum{}3 \\",
+        r"\textasciitilde{}\textbackslash{} & \{\} & \$ \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]

@@ -246,3 +246,46 @@ def test_an_edf_is_dated_and_long_without_harm(tmp_path: Path) -> None:
     signal = edfio.EdfSignal(long, FS, label="PPG", physical_range=(-4000, 4000))
     edfio.Edf([signal], recording=edfio.Recording(startdate=datetime(2026, 1, 2).date())).write(tmp_path / "long.edf")
     assert len(ppgstream.load(tmp_path / "long.edf").x) == len(long)
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "edf", "bdf"])
+def test_what_is_written_reads_back(suffix: str, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    for name in (f"out.{suffix}", "out.npz"):
+        command = [sys.executable, "-m", "ppgstream", "denoise", "x.npy", "--fs", "64", "-o", name]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    expected = np.load(tmp_path / "out.npz")
+    sure = expected["beats"][expected["beat_confidence"] >= 0.5]
+    assert len(sure) > 10
+    found = ppgstream.load(tmp_path / f"out.{suffix}")
+    assert found.fs == pytest.approx(FS)
+    span = float(np.ptp(expected["denoised"]))
+    bits = {"parquet": 52, "edf": 15, "bdf": 23}[suffix]
+    np.testing.assert_allclose(found.x[: len(X)], expected["denoised"], atol=1.2 * span / 2**bits)
+    if suffix == "parquet":
+        table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
+        assert table.column_names == ["t_s", "denoised", "confidence", "flags", "beat"]
+        assert np.flatnonzero(table.column("beat").to_numpy()).tolist() == sure.tolist()
+        assert table.column("confidence").to_numpy().tobytes() == expected["confidence"].tobytes()
+    else:
+        read = edfio.read_edf if suffix == "edf" else edfio.read_bdf
+        whole = read(tmp_path / f"out.{suffix}")
+        assert [one.label for one in whole.signals] == ["PPG", "Confidence"]
+        told = [one.onset for one in whole.annotations if one.text == "beat"]
+        np.testing.assert_allclose(told, sure / FS, atol=1e-4)
+        assert sum(one.text.endswith(" bpm") for one in whole.annotations) == (expected["hr_confidence"] >= 0.5).sum()
+
+
+@pytest.mark.parametrize(
+    "value", [0.0, 1.0, -1.0, 123456.789, -123456.789, 0.00123456789, -9.99999999e5, 99999999.5, 1e30, -1e-12, 5e-324]
+)
+def test_a_bound_of_edf_takes_eight_characters_and_holds_the_value(value: float) -> None:
+    for up in (True, False):
+        try:
+            found = formats._eight(value, up=up)
+        except ValueError:
+            assert abs(value) > 1e7 or abs(value) < 1e-5
+            continue
+        assert found >= value if up else found <= value
+        assert found == pytest.approx(value, rel=0.2)

@@ -123,11 +123,12 @@ def evaluate(
     seeds: int,
     only: bool = False,
     out: Path | None,
+    latex: bool = False,
     console: Console,
 ) -> dict[str, Any]:
     """All tables asked for (None: those of people, `streamed` and `windows` of which there are recordings), as they are written
     to JSON. `only`: without the course's checkpoints, `lmmse` and what is computed from training windows. With `out`,
-    evaluate.json, evaluate.md and pictures go there.
+    evaluate.json, evaluate.md and pictures go there, and with `latex` evaluate.tex.
 
     Raises UsageError for an unknown table, SourceError, DataError or CheckpointError for what cannot be read, OutputError.
     """
@@ -165,7 +166,7 @@ def evaluate(
         "records": [{"person": r.person, "seconds": round(len(r.clean) / data.FS, 1)} for r in people],
         "seeds": seeds,
     }
-    where, pages = next(iter(sets), ""), [""]
+    where, pages, papers = next(iter(sets), ""), [""], [""]
     if not people and set(tables) - {"windows", "rates", "ecg", "cost", "shapes", "wrist"}:
         raise DataError(
             f"no clean stretch of {shortest_s:g} s and more: only --tables shapes, wrist, windows, rates, ecg and cost do "
@@ -188,18 +189,18 @@ def evaluate(
             for part in table.rich(console.width):
                 console.print(part)
             pages.append(table.markdown())
+            papers.append(table.latex())
     if out is not None:
         from . import pictures
 
         try:
             content = {"evaluate.json": json.dumps(_plain(result), indent=1) + "\n", "evaluate.md": "\n".join(pages).lstrip()}
+            content |= {"evaluate.tex": "\n".join(papers).lstrip()} if latex else {}
             replace_files({out / name: text.encode() for name, text in content.items()})
             drawn = pictures.bench(result, compared, patients, out, tested)
         except OSError as error:
             raise OutputError(f"{out}: cannot write: {error}") from error
-        console.print(
-            f"written: {out / 'evaluate.json'}, evaluate.md{''.join(f', {path.name}' for path in drawn)}", soft_wrap=True
-        )
+        console.print(f"written: {out}/{', '.join([*content, *(path.name for path in drawn)])}", soft_wrap=True)
     return dict(_plain(result))
 
 

@@ -100,7 +100,7 @@ class Shown(NamedTuple):
             natural = [max(widths[k], len(self.columns[k])) for k in [0, *block]]
             fits = sum(natural) + FRAME * len(natural) <= width
             for k in [0, *block]:
-                left = self.columns[k] in ("method", "kind", "set", "lookahead")
+                left = self.columns[k] in LEFT
                 # Left to itself, rich would take the room for whole headings from the widest column, and crop the table.
                 own = None if fits else widths[k]
                 table.add_column(self.columns[k], justify="left" if left else "right", overflow="fold", width=own)
@@ -112,6 +112,33 @@ class Shown(NamedTuple):
     def markdown(self) -> str:
         lines = [f"**{self.title}**", "", *(f"| {' | '.join(row)} |" for row in [self.columns, *self.rows])]
         return "\n".join([*lines[:3], "|---" * len(self.columns) + "|", *lines[3:]]) + "\n"
+
+    def latex(self) -> str:
+        """A table for a paper that uses the package booktabs."""
+        head, *rows = (" & ".join(map(_latex, row)) + r" \\" for row in [self.columns, *self.rows])
+        left = sum(column in LEFT for column in self.columns)
+        lines = [
+            r"\begin{table}",
+            rf"\caption{{{_latex(self.title)}}}",
+            rf"\begin{{tabular}}{{{'l' * left}{'r' * (len(self.columns) - left)}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *rows,
+            r"\bottomrule",
+            r"\end{tabular}",
+            r"\end{table}",
+        ]
+        return "\n".join(lines) + "\n"
+
+
+SPECIAL = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
+LEFT = ("method", "kind", "set", "lookahead")  # columns of words
+
+
+def _latex(text: str) -> str:
+    """Text with what means something to LaTeX made plain."""
+    return "".join(SPECIAL.get(c, f"\\{c}" if c in "&%$#_{}" else c) for c in text)
 
 
 def shown(name: str, rows: list[dict[str, Any]], title: str) -> list[Shown]:

@@ -33,7 +33,7 @@ from ppgstream.model.restore import restore
 from ppgstream.wire.message import stream_like
 
 SUMMARY = "summary.csv"
-FORMATS = ("npz", "csv", "npy", "txt")
+FORMATS = ("npz", "csv", "npy", "txt", "parquet", "edf", "bdf")
 KNOWN = (
     ".csv",
     ".tsv",

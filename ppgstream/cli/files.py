@@ -52,10 +52,16 @@ def denoise(
     ],
     output: Annotated[
         str,
-        typer.Option("-o", "--output", metavar="OUT", help="txt, csv, npy or npz; - is stdout; of several recordings a folder."),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="OUT",
+            help="txt, csv, npy, npz, parquet, edf, bdf; - is stdout; of several a folder.",
+        ),
     ] = "-",
     format_: Annotated[
-        str | None, typer.Option("--format", help="Of the files in a folder: npz, csv, npy or txt. (default: npz)")
+        str | None,
+        typer.Option("--format", help="Of the files in a folder: a suffix that -o takes. (default: npz)"),
     ] = None,
     jobs: Annotated[int, typer.Option(min=1, max=256, help="So many recordings at once, a process each.")] = 1,
     beats: Annotated[
@@ -111,7 +117,7 @@ def denoise(
 
     from ppgstream.assemble import rules_of
     from ppgstream.core.engine import Engine
-    from ppgstream.files import long, offline, recording
+    from ppgstream.files import formats, long, offline, recording
     from ppgstream.model import runtime
     from ppgstream.show import plots
     from ppgstream.wire.message import stream_like
@@ -140,7 +146,8 @@ def denoise(
     source = sources[0]
     suffix = Path(output).suffix.lower()
     if output != "-" and suffix not in offline.SUFFIXES:
-        raise UsageError(f"-o {output}: {suffix} is not written: txt, csv, npy or npz")
+        raise UsageError(f"-o {output}: {suffix} is not written: txt, csv, npy, npz, parquet, edf or bdf")
+    formats.check_writer(Path(output))
     if plot is None and (plot_from is not None or plot_seconds is not None):
         raise UsageError("--plot-from and --plot-seconds: nothing is drawn without --plot")
     if plot is not None and plot.suffix.lower() not in plots.SUFFIXES:
@@ -155,8 +162,8 @@ def denoise(
         return Engine(runtime.denoiser(chosen, runtime=settings.model.runtime, say=say), rules)
 
     if source == "-":
-        if plot is not None or suffix in (".csv", ".npy", ".npz") or transpose:
-            raise UsageError("denoise -: lines in, lines out: give a file as IN for csv, npy, npz, --plot or --transpose")
+        if plot is not None or suffix not in ("", ".txt") or transpose:
+            raise UsageError("denoise -: lines in, lines out: give a file as IN for other formats, --plot or --transpose")
         if column is not None and field is not None:
             raise UsageError("--column and --field: give one of them")
         _denoise_pipe(
@@ -246,13 +253,14 @@ class _Many:
 
     def __init__(self, sources: list[str], output: str, format_: str, jobs: int, beats: Path | None, rates: Path | None) -> None:
         from ppgstream.api import folder
-        from ppgstream.files import offline, recording
+        from ppgstream.files import formats, offline, recording
         from ppgstream.storage import check_folder
 
         if "-" in sources:
             raise UsageError("IN: - is a pipe: denoise it alone")
         if format_ not in folder.FORMATS:
             raise UsageError(f"--format {format_!r}: must be one of {', '.join(folder.FORMATS)}")
+        formats.check_writer(Path(f"x.{format_}"))
         if output == "-" or (Path(output).suffix.lower() in offline.SUFFIXES[1:] and not output.endswith("/")):
             what = "several recordings" if len(sources) > 1 else "a folder, --beats or --rates"
             raise UsageError(f"-o {output}: {what}: give a folder for the outputs (-o DIR/)")

@@ -460,6 +460,9 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write evaluate.json, evaluate.md and pictures into this folder.")
     ] = None,
+    latex: Annotated[
+        bool, typer.Option("--latex", help="Write the tables for LaTeX too: evaluate.tex, in the folder of --out.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="JSON on stdout, the tables on stderr.")] = False,
 ) -> None:
     """How good checkpoints are on people they were not trained on, beside what needs no training. Docs: docs/bench.md."""
@@ -473,6 +476,8 @@ def evaluate(
         own = {"recordings": str(recordings), "fs": fs, "trusted": trust_fs, "column": column, "key": field}
     elif fs is not None or trust_fs or column is not None or field is not None:
         raise UsageError("--fs, --trust-fs, --column and --field: are for --recordings, which is not given")
+    if latex and out is None:
+        raise UsageError("--latex: say where with --out FOLDER")
     result = bench.evaluate(
         checkpoints or [],
         folder=data,
@@ -485,6 +490,7 @@ def evaluate(
         seeds=seeds,
         only=only,
         out=out,
+        latex=latex,
         console=Console(stderr=json, highlight=False, markup=False),
     )
     if json:

@@ -5,17 +5,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import io
 import json
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.errors import DataError, SourceError, UsageError
+from ppgstream.files.cells import NONFINITE
 from ppgstream.files.layout import is_time
 from ppgstream.storage import MOST_TEXT, json_of, read_regular
 
@@ -23,6 +26,7 @@ Float64 = NDArray[np.float64]
 PPG_NAME = re.compile(r"ppg|ple?th|\bbvp\b|photopl|\bpulse( wave)?\b|\binfra-?red\b|\bir\b|\bpox\b|spo2 ?wave", re.IGNORECASE)
 RATE_NAME = re.compile(r"(ppg_?|bvp_?)?(fs|srate|sfreq|sr|sample_?rate|sampling_?(rate|freq(uency)?))(_?hz)?", re.IGNORECASE)
 SHOWN = 20  # names of signals in an error
+OURS = ("t_s", "denoised", "confidence", "flags")  # columns of a Parquet file that `denoise` wrote
 PACKAGES = {  # by the module: what is installed, and the extra
     "edfio": ("edfio", "edf"),
     "wfdb": ("wfdb", "wfdb"),
@@ -98,10 +102,10 @@ def _chosen(path: Path, signals: list[Signal], column: str | None) -> Signal:
     raise UsageError(f"{path}: {len(signals)} signals: say which with --column ({listed})")
 
 
-def _library(path: Path, module: str) -> Any:
+def _library(path: Path, module: str, done: str = "read") -> Any:
     package, extra = PACKAGES[module.split(".", maxsplit=1)[0]]
     if importlib.util.find_spec(module.split(".", maxsplit=1)[0]) is None:
-        raise UsageError(f"{path}: is read with {package}: pip install {package}, or ppgstream[{extra}]")
+        raise UsageError(f"{path}: is {done} with {package}: pip install {package}, or ppgstream[{extra}]")
     return importlib.import_module(module)
 
 
@@ -225,6 +229,10 @@ def _parquet(path: Path) -> list[Signal]:
     rate = next((float(value) for key, value in stated.items() if RATE_NAME.fullmatch(key) and _is_number(value)), None)
     columns: dict[str, Float64] = {}
     times: Float64 | None = None
+    if set(OURS) <= set(table.column_names):  # an output of ours: the wave is what is wanted
+        wave, flags = (table.column(name).to_numpy() for name in ("denoised", "flags"))
+        columns["denoised"] = np.where((flags & NONFINITE) != 0, np.nan, wave.astype(np.float64))
+        return [Signal("denoised", columns["denoised"], rate, "its metadata", _seconds(table.column("t_s").to_numpy(), "t_s"))]
     for name in table.column_names:
         values = table.column(name).to_numpy()
         if values.dtype.kind == "M":
@@ -235,6 +243,70 @@ def _parquet(path: Path) -> list[Signal]:
     if times is None and len(clocks) == 1:
         times = _seconds(columns[clocks[0]], clocks[0])
     return [Signal(name, x, rate, "its metadata", times) for name, x in columns.items() if name not in clocks]
+
+
+class Written(NamedTuple):
+    """What is written of a recording (n,). seconds: of its samples, from 0; beats: the indexes of those that are sure; rates: the
+    times and values of the sure heart rates, s and bpm."""
+
+    fs: float
+    seconds: Float64
+    denoised: NDArray[np.floating]
+    confidence: NDArray[np.float32]
+    flags: NDArray[np.uint16]
+    beats: NDArray[np.int64]
+    rates: tuple[Float64, NDArray[np.float32]]
+
+
+def check_writer(path: Path) -> None:
+    """Raises UsageError where the library that writes a file is missing."""
+    needed = {".parquet": "pyarrow", ".edf": "edfio", ".bdf": "edfio"}.get(path.suffix.lower())
+    if needed is not None:
+        _library(path, needed, "written")
+
+
+def write_parquet(file: IO[bytes], it: Written) -> None:
+    """Columns t_s, denoised, confidence, flags and beat (whether a sure beat's peak is there); the rate is in the metadata."""
+    pa, parquet = importlib.import_module("pyarrow"), importlib.import_module("pyarrow.parquet")
+    beat = np.zeros(len(it.denoised), np.bool_)
+    beat[it.beats] = True
+    columns = {"t_s": it.seconds, "denoised": it.denoised, "confidence": it.confidence, "flags": it.flags, "beat": beat}
+    parquet.write_table(pa.table(columns).replace_schema_metadata({"fs": repr(it.fs), "written_by": "ppgstream"}), file)
+
+
+def write_edf(file: IO[bytes], suffix: str, it: Written) -> None:
+    """Signals PPG (the wave; 16 bits over its range in EDF, 24 in BDF) and Confidence; annotations for sure beats and, every 2 s,
+    sure heart rates. Raises DataError where the format cannot hold it."""
+    edfio = importlib.import_module("edfio")
+    made, signal = (edfio.Bdf, edfio.BdfSignal) if suffix == ".bdf" else (edfio.Edf, edfio.EdfSignal)
+    annotations = [edfio.EdfAnnotation(float(it.seconds[k]), None, "beat") for k in it.beats]
+    annotations += [edfio.EdfAnnotation(float(t), None, f"{bpm:.1f} bpm") for t, bpm in zip(*it.rates, strict=True)]
+    wave = np.nan_to_num(it.denoised.astype(np.float64))
+    try:
+        low, high = _eight(wave.min(), up=False), _eight(wave.max(), up=True)
+        signals = [
+            signal(wave, it.fs, label="PPG", physical_range=(low, high if high > low else low + 1)),
+            signal(it.confidence.astype(np.float64), it.fs, label="Confidence", physical_range=(0, 1)),
+        ]
+        content = io.BytesIO()
+        made(signals, annotations=sorted(annotations, key=lambda one: one.onset)).write(content)
+    except ValueError as error:
+        raise DataError(f"{suffix}: cannot hold this recording: {error}") from error
+    file.write(content.getvalue())
+
+
+def _eight(value: float, *, up: bool) -> float:
+    """A number that is written in eight characters, as EDF's header has room for: the next above or below."""
+    for digits in range(7, 0, -1):
+        text = f"{value:.{digits}g}"
+        if len(text) <= 8:
+            step = 10.0 ** (math.floor(math.log10(abs(value))) - digits + 1) if value else 0.0
+            found = float(text)
+            if (found < value) if up else (found > value):
+                found += step if up else -step
+            if len(f"{found:.{digits}g}") <= 8:
+                return float(f"{found:.{digits}g}")
+    raise ValueError(f"the value {value:g} has no room in its header")
 
 
 def _seconds(x: Float64, name: str) -> Float64:

@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from ppgstream.core.engine import Engine
 from ppgstream.core.follower import step_of
 from ppgstream.core.measuring import RATES_HZ
+from ppgstream.core.rate import SURE
 from ppgstream.core.resample import ratio_of
-from ppgstream.errors import UsageError
+from ppgstream.errors import DataError, UsageError
+from ppgstream.files import formats
 from ppgstream.files.recording import CSV_HEAD, Recording, text_of
 from ppgstream.wire.message import EMPTY, Chunk, Kind
 
@@ -180,7 +182,7 @@ def _arrays(result: Denoised) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-SUFFIXES = ("", ".txt", ".csv", ".npy", ".npz")
+SUFFIXES = ("", ".txt", ".csv", ".npy", ".npz", ".parquet", ".edf", ".bdf")
 WRITTEN_AT_ONCE = 100_000  # lines
 
 
@@ -200,13 +202,21 @@ def clocked(found: Recording, fs: float) -> Clocked | None:
 
 def write(file: IO[bytes], result: Denoised, suffix: str, *, fs: float, stream: str = "", clock: Clocked | None = None) -> None:
     """Write a file for `suffix`: .npy the wave; .npz wave, confidence, flags, `fs`, of a recording with gaps `t_s`, and the
-    fields of `Pulse`, of a 2-D array with `beat_row`; .csv the columns of `tap`, time from 0, a session for each stretch; else
-    one value a line."""
+    fields of `Pulse`, of a 2-D array with `beat_row`; .csv the columns of `tap`, time from 0, a session for each stretch;
+    .parquet, .edf and .bdf as `formats` says; else one value a line."""
     if suffix == ".npy":
         np.save(file, result.denoised, allow_pickle=False)
     elif suffix == ".npz":
         times = {} if clock is None else {"t_s": clock.times}
         np.savez_compressed(file, allow_pickle=False, **_arrays(result), fs=np.float64(fs), **times)
+    elif suffix in (".parquet", ".edf", ".bdf"):
+        written = _written(result, fs, clock)
+        if suffix == ".parquet":
+            formats.write_parquet(file, written)
+        elif clock is not None:
+            raise DataError(f"{suffix}: has no room for gaps: npz, csv and parquet have")
+        else:
+            formats.write_edf(file, suffix, written)
     else:
         n = len(result.denoised)
         if suffix == ".csv":
@@ -217,6 +227,15 @@ def write(file: IO[bytes], result: Denoised, suffix: str, *, fs: float, stream: 
             if suffix == ".csv":
                 lines = _csv_lines(result, part, lines, fs, stream, clock)
             file.write(("\n".join(lines) + "\n").encode())
+
+
+def _written(result: Denoised, fs: float, clock: Clocked | None) -> formats.Written:
+    seconds = np.arange(len(result.denoised)) / fs if clock is None else clock.times
+    beats, rates = np.zeros(0, np.int64), (np.zeros(0), np.zeros(0, np.float32))
+    for pulse in result.pulses[:1]:
+        sure = pulse.hr_confidence >= SURE
+        beats, rates = pulse.beats[pulse.beat_confidence >= SURE], (pulse.hr_t_s[sure], pulse.hr_bpm[sure])
+    return formats.Written(fs, seconds, result.denoised, result.confidence, result.flags, beats, rates)
 
 
 def _csv_lines(result: Denoised, part: slice, values: list[str], fs: float, stream: str, clock: Clocked | None) -> list[str]:
