@@ -215,3 +215,21 @@ def test_the_udp_bridge_passes_one_sender_s_datagrams_on_and_no_more_than_it_is_
         sensor.close()
         other.close()
         context.destroy(linger=0)
+
+
+def test_the_notebook_runs_from_its_first_cell_to_its_last(tmp_path: Path) -> None:
+    import nbclient
+    import nbformat
+
+    book = nbformat.read(Path(__file__).parents[1] / "examples" / "notebook.ipynb", as_version=4)
+    nbclient.NotebookClient(book, timeout=150, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    shown = "".join(out.get("text", "") for cell in book.cells if cell.cell_type == "code" for out in cell.outputs)
+    rates = dict(re.findall(r"^(\S.*?) {2,}([0-9.]+) bpm$", shown, re.MULTILINE))
+    assert abs(float(rates["ppgstream"]) - 75) < 3
+    assert abs(float(rates["NeuroKit2, denoised"]) - 75) < 5
+    trusted, elsewhere = map(float, re.search(r"pulse: ([0-9.]+) where trusted, ([0-9.]+) elsewhere", shown).groups())  # type: ignore[union-attr]
+    assert trusted < elsewhere
+    pictures = [
+        out for cell in book.cells if cell.cell_type == "code" for out in cell.outputs if "image/png" in out.get("data", {})
+    ]
+    assert pictures

@@ -58,11 +58,19 @@ def figure_of(
     arrays (n,). `pulse`: of the whole recording; its beats are marked, and heart rates drawn where the stretch has any."""
     from matplotlib.figure import Figure
 
+    class Picture(Figure):
+        """A figure that a notebook shows, whether its backend of matplotlib is there or not."""
+
+        def _repr_png_(self) -> bytes:
+            buffer = io.BytesIO()
+            self.savefig(buffer, format="png", dpi=110)
+            return buffer.getvalue()
+
     t = start_s + np.arange(len(raw)) / fs
     rated = pulse is not None and bool(np.isfinite(pulse.hr_bpm[(pulse.hr_t_s >= t[0]) & (pulse.hr_t_s <= t[-1])]).any())
     heights = [4, 1, 1] if rated else [4, 1]
     size = (10, 4.2 + 1.1 * rated)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = Picture(figsize=size, layout="constrained")
     panels = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights)
     wave, below = panels[:2]
     values = raw.astype(np.float64)
