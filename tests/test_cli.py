@@ -190,7 +190,7 @@ ERRORS = {
     "an empty file": (65, ["denoise", "empty.txt"], ["empty.txt", "no valid sample"]),
     "a bad line under --strict": (65, ["denoise", "bad.txt", "--strict"], ["line 301", r"\x1b[2J"]),
     "a file that is missing": (69, ["denoise", "missing.txt"], ["missing.txt", "No such file"]),
-    "a folder for a file": (69, ["denoise", "."], ["directory"]),
+    "a folder for a file": (2, ["denoise", "."], ["a folder of recordings", "-o DIR/"]),
     "a table without a choice": (2, ["denoise", "table.csv"], ["--column", "t, ppg, acc"]),
     "a scale that is none": (2, ["denoise", "bad.txt", "--scale", "grams"], ["grams"]),
     "a file that states no rate": (2, ["denoise", "bad.txt"], ["bad.txt", "states no sampling rate: say --fs"]),
@@ -205,7 +205,7 @@ ERRORS = {
     "an empty pipe": (65, ["denoise", "-", "--fs", "250"], ["stdin", "no valid sample"]),
     "lines into an npy": (2, ["denoise", "-", "-o", "x.npy"], ["npy"]),
     "an output folder that is missing": (74, ["denoise", "bad.txt", "-o", "no/where.txt"], ["no/where.txt"]),
-    "an output that is a folder": (74, ["denoise", "bad.txt", "-o", "."], ["cannot write"]),
+    "an output that is a folder": (74, ["denoise", "bad.txt", "-o", "bad.txt/x/"], ["cannot write"]),
     "an output for the lines of a pipe": (74, ["denoise", "-", "-o", "no/where.txt"], ["no/where.txt"]),
     "nobody listening": (
         69,

@@ -134,8 +134,8 @@ def denoise(
     )
     in_ = msgspec.structs.replace(settings.in_, sentinels=sentinel or settings.in_.sentinels)
     settings = msgspec.structs.replace(settings, windows=windows, in_=in_)
-    several = output != "-" and (output.endswith("/") or Path(output).is_dir())
-    if several or len(sources) > 1 or Path(sources[0]).is_dir() or beats is not None or rates is not None:
+    into_folder = output != "-" and (output.endswith("/") or is_folder(Path(output)))
+    if into_folder or len(sources) > 1 or is_folder(Path(sources[0])) or beats is not None or rates is not None:
         if scale == "model" or plot is not None or plot_from is not None or plot_seconds is not None:
             raise UsageError("--scale model and --plot: of one recording: name one file as IN, and a file with -o")
         many = _Many(sources, output, format_ or "npz", jobs, beats, rates)
@@ -163,7 +163,9 @@ def denoise(
 
     if source == "-":
         if plot is not None or suffix not in ("", ".txt") or transpose:
-            raise UsageError("denoise -: lines in, lines out: give a file as IN for other formats, --plot or --transpose")
+            raise UsageError(
+                "denoise -: lines in, lines out: give a file as IN for csv, npy, npz, edf, --plot or --transpose"
+            )
         if column is not None and field is not None:
             raise UsageError("--column and --field: give one of them")
         _denoise_pipe(
@@ -248,6 +250,14 @@ def denoise(
         raise DataError(f"{source}: 0 of {result.denoised.size} samples denoised: {why}; they are written as they came")
 
 
+def is_folder(path: Path) -> bool:
+    """Whether there is a folder; what cannot be asked for is none."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
 class _Many:
     """Several recordings on their way into a folder, with what is shown of them meanwhile."""
 
@@ -262,7 +272,8 @@ class _Many:
             raise UsageError(f"--format {format_!r}: must be one of {', '.join(folder.FORMATS)}")
         formats.check_writer(Path(f"x.{format_}"))
         if output == "-" or (Path(output).suffix.lower() in offline.SUFFIXES[1:] and not output.endswith("/")):
-            what = "several recordings" if len(sources) > 1 else "a folder, --beats or --rates"
+            one = "a folder of recordings" if is_folder(Path(sources[0])) else "--beats and --rates"
+            what = "several recordings" if len(sources) > 1 else one
             raise UsageError(f"-o {output}: {what}: give a folder for the outputs (-o DIR/)")
         self.folder, self.jobs, self.beats, self.rates = Path(output), jobs, beats, rates
         self.paths = folder.found_in([Path(source) for source in sources])
