@@ -163,9 +163,7 @@ def denoise(
 
     if source == "-":
         if plot is not None or suffix not in ("", ".txt") or transpose:
-            raise UsageError(
-                "denoise -: lines in, lines out: give a file as IN for csv, npy, npz, edf, --plot or --transpose"
-            )
+            raise UsageError("denoise -: lines in, lines out: give a file as IN for csv, npy, npz, edf, --plot or --transpose")
         if column is not None and field is not None:
             raise UsageError("--column and --field: give one of them")
         _denoise_pipe(
