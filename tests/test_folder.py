@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from test_daemon import until
 from test_python import recording
 
 import ppgstream
@@ -81,13 +85,13 @@ def test_what_is_there_already_is_not_made_again_and_what_changed_is(place: Path
     good = [str(place / "in" / f"p{k}.csv") for k in range(3)]
 
     def made(*more: str) -> tuple[set[str], str]:
-        before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("out/*.csv.csv")} | stamps()
+        before = stamps()
         done = run(*good, "-o", "out/", "--format", "csv", *more, at=tmp_path)
         assert done.returncode == 0, done.stderr
         return {name for name, stamp in stamps().items() if before.get(name) != stamp}, done.stderr
 
     def stamps() -> dict[str, int]:
-        return {path.name: path.stat().st_ino for path in tmp_path.glob("out/p*.csv")}
+        return {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("out/p*.csv")}
 
     assert made()[0] == {"p0.csv", "p1.csv", "p2.csv"}
     again, said = made()
@@ -101,8 +105,13 @@ def test_what_is_there_already_is_not_made_again_and_what_changed_is(place: Path
     assert made("--lookahead", "49", "--checkpoint", "fast")[0] == {"p2.csv"}
     rows = lines_of(tmp_path / "out" / "summary.csv")
     assert [row["file"] for row in rows] == good
-    (tmp_path / "out" / "summary.csv").write_text("file,mine\na,b\n")  # not ours: nothing is known
-    assert len(made("--lookahead", "49", "--checkpoint", "fast")[0]) == 3
+    (tmp_path / "out" / "p0.csv").write_text("damaged")
+    assert made("--lookahead", "49", "--checkpoint", "fast")[0] == {"p0.csv"}
+    (tmp_path / "out" / "summary.csv").write_text("file,mine\na,b\n")
+    done = run(*good, "-o", "out/", "--format", "csv", at=tmp_path)
+    assert done.returncode == 2
+    assert "summary.csv: is no summary of this version: move it away" in done.stderr
+    assert (tmp_path / "out" / "summary.csv").read_text() == "file,mine\na,b\n"
 
 
 def test_outputs_of_one_name_are_told_apart_or_refused_before_the_work(place: Path, tmp_path: Path) -> None:
@@ -134,7 +143,7 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
         "--format 'wav': must be one of npz, csv, npy, txt",
     ),
     "a plot": (["in/p0.csv", "in/p1.csv", "-o", "out/", "--plot", "x.png"], 2, "--plot: of one recording"),
-    "jobs of one": (["in/p0.csv", "-o", "x.npz", "--jobs", "2"], 2, "--format and --jobs: of several recordings"),
+    "jobs of one": (["in/p0.csv", "-o", "x.npz", "--jobs", "2"], 2, "--format and --jobs are of several recordings"),
     "a rate": (["in/p0.csv", "in/p1.csv", "-o", "out/", "--fs", "5"], 2, "--fs 5: must be 10 to 1000 Hz"),
     "a table in no folder": (["in/p0.csv", "-o", "out/", "--beats", "no/b.csv"], 74, "no is no folder"),
 }
@@ -181,13 +190,95 @@ if __name__ == "__main__":
     command = [sys.executable, "killed.py", *files, "-o", "out/", "--jobs", "2"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 74
-    assert "a process was ended from outside (out of memory?) near" in done.stderr
+    assert "a process was ended from outside (out of memory?); it had one of" in done.stderr
     there = {path.stem for path in (tmp_path / "out").glob("*.npz")}
     rows = {row["output"].removesuffix(".npz") for row in lines_of(tmp_path / "out" / "summary.csv")}
     assert rows <= there
     done = run(*files, "-o", "out/", at=tmp_path)
     assert done.returncode == 0
     assert f"; {len(rows)} were there already)" in done.stderr if rows else "5 of 5" in done.stderr
+
+
+@pytest.mark.parametrize("how", ["in place", "by a link", "one file", "a table", "the summary"])
+def test_no_output_takes_an_input_s_place(how: str, tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        put(tmp_path / "in" / name, recording(12), 125.0)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "a.csv").symlink_to("../in/a.csv")
+    before = {path: path.read_bytes() for path in (tmp_path / "in").iterdir()}
+    arguments = {
+        "in place": ["in", "-o", "in/", "--format", "csv"],
+        "by a link": ["in", "-o", "out", "--format", "csv"],
+        "one file": ["in/a.csv", "-o", "in/a.csv"],
+        "a table": ["in", "-o", "new/", "--beats", "in/b.csv"],
+        "the summary": ["in", "-o", "new/", "--rates", "new/summary.csv"],
+    }[how]
+    done = run(*arguments, at=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert ": is the input " in done.stderr
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_recording_that_lies_in_two_files_is_made_again_where_the_second_changed(tmp_path: Path) -> None:
+    x = recording(20, 1, 50.0)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "s_physio.tsv").write_text("".join(f"{v:.3f}\n" for v in x))
+    for fs in (50, 100):
+        (tmp_path / "in" / "s_physio.json").write_text(json.dumps({"Columns": ["cardiac"], "SamplingFrequency": fs}))
+        done = run("in", "-o", "out/", at=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert "1 of 1 recordings" in done.stderr
+        assert "there already" not in done.stderr
+        assert lines_of(tmp_path / "out" / "summary.csv")[0]["fs"] == str(fs)
+
+
+def test_a_name_that_is_no_unicode_stops_nothing(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    good = put(tmp_path / "in" / "good.csv", recording(12), 125.0)
+    (tmp_path / "in" / os.fsdecode(b"odd\xff.csv")).write_bytes(good.read_bytes())
+    for text in ("2 of 2 recordings", "2 were there already"):
+        done = run("in", "-o", "out/", at=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert text in done.stderr
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGINT], [signal.SIGINT, signal.SIGINT], [signal.SIGTERM], [signal.SIGKILL]])
+def test_a_run_that_is_stopped_leaves_nobody_behind_and_goes_on_where_it_was(signals: list[int], tmp_path: Path) -> None:
+    x = np.tile(recording(60), 8)
+    (tmp_path / "in").mkdir()
+    for k in range(6):
+        np.save(tmp_path / "in" / f"r{k}.npy", x + k)
+    command = [sys.executable, "-m", "ppgstream", "denoise", "in", "--fs", "125", "-o", "out/", "--jobs", "2"]
+    started = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, cwd=tmp_path, start_new_session=True)
+    until(lambda: list(tmp_path.glob("out/summary.csv")), "a first recording")
+    children = children_of(started.pid)
+    assert len(children) >= 2
+    for number in signals:
+        os.kill(started.pid, number)
+    said = started.communicate(timeout=30)[1]
+    assert started.returncode in (130, -15, -9)
+    assert "Traceback" not in said
+    if signals == [signal.SIGINT]:
+        assert re.search(r"stopped: \d of 6 recordings are in out; the same command goes on from there", said)
+    until(lambda: not any(Path(f"/proc/{child}").exists() for child in children), "its processes to end", seconds=20)
+    assert not list(tmp_path.glob("out/.ppgstream*")) or signals != [signal.SIGINT]
+    known = len(lines_of(tmp_path / "out" / "summary.csv"))
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"; {known} were there already" in done.stderr
+
+
+def children_of(parent: int) -> list[int]:
+    """The processes that a process has started."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent:
+            found.append(int(stat.parent.name))
+    return found
 
 
 def test_rows_of_an_array_are_counted_together(tmp_path: Path) -> None:

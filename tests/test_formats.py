@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -289,3 +290,102 @@ def test_a_bound_of_edf_takes_eight_characters_and_holds_the_value(value: float)
             continue
         assert found >= value if up else found <= value
         assert found == pytest.approx(value, rel=0.2)
+
+
+RATES: dict[str, tuple[dict[str, Any], float | None]] = {
+    "beside it, not above": ({"sampling_frequency": 500.0, "a": {"fs": 100.0, "ppg": X}}, 100.0),
+    "of another group": ({"ab": {"fs": 50.0}, "abc": {"ppg": X}}, None),
+    "two that differ": ({"Fs": 100.0, "srate": 50.0, "ppg": X}, None),
+    "two that agree": ({"Fs": 100.0, "srate": 100.0, "ppg": X}, 100.0),
+    "by its times": ({"t": np.arange(len(X)) / FS, "ppg": X}, FS),
+    "above all": ({"fs": 64.0, "a": {"b": {"ppg": X}}}, 64.0),
+    "complex": ({"fs": 64.0 + 1j, "ppg": X}, None),
+}
+
+
+@pytest.mark.parametrize("case", RATES)
+def test_the_rate_of_a_signal_is_the_one_that_is_said_nearest_to_it(case: str, tmp_path: Path) -> None:
+    values, fs = RATES[case]
+    scipy.io.savemat(tmp_path / "r.mat", values)
+    if fs is None:
+        with pytest.raises(UsageError, match="states no sampling rate"):
+            ppgstream.load(tmp_path / "r.mat")
+    else:
+        assert ppgstream.load(tmp_path / "r.mat").fs == pytest.approx(fs, rel=1e-4)
+
+
+def test_a_dataset_s_own_attribute_counts_for_it_alone(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "r.h5", "w") as file:
+        file.attrs["sampling_rate"] = 500.0
+        file["ppg"], file["ppg_ir"] = X, X
+        file["ppg"].attrs["fs"] = 100.0
+    assert ppgstream.load(tmp_path / "r.h5", column="ppg").fs == 100.0
+    assert ppgstream.load(tmp_path / "r.h5", column="ppg_ir").fs == 500.0
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["pulse_rate", "ecg"], None),
+        (["ir_temperature", "signal"], None),
+        (["ppg_quality", "sig"], None),
+        (["ppg", "ppg_peaks"], "ppg"),
+        (["ppg", "ppg_filtered"], "ppg"),
+        (["cardiac", "trigger"], "cardiac"),
+        (["PPG_GREEN", "ACC_X", "GYR"], "PPG_GREEN"),
+    ],
+)
+def test_what_a_signal_is_called_decides_only_where_it_is_clear(names: list[str], chosen: str | None, tmp_path: Path) -> None:
+    scipy.io.savemat(tmp_path / "r.mat", dict.fromkeys(names, X) | {"fs": FS})
+    if chosen is None:
+        with pytest.raises(UsageError, match="2 signals: say which with --column"):
+            ppgstream.load(tmp_path / "r.mat")
+    else:
+        assert ppgstream.load(tmp_path / "r.mat").found.name == chosen
+
+
+T = np.arange(len(X))
+CLOCKS: dict[str, dict[str, Any]] = {
+    "time in ms": {"time": np.round(T * 1000 / FS, 3)},
+    "epoch, ms": {"timestamp": (1_767_225_600_000 + np.round(T * 1000 / FS)).astype(np.int64)},
+    "epoch, ns": {"timestamp": (1_767_225_600_000_000_000 + np.round(T * 1e9 / FS)).astype(np.int64)},
+    "duration": {"time": pa.array(np.round(T * 1e6 / FS).astype("m8[us]"))},
+    "with a date that stands still": {
+        "recorded_at": pa.array((T * 1e6 / FS).astype("M8[us]")),
+        "birthday": pa.array(np.zeros(len(X), "M8[us]")),
+    },
+    "with a null first": {"time": pa.array([None, *(T[1:] * 1e6 / FS).astype("M8[us]").tolist()])},
+}
+
+
+@pytest.mark.parametrize("case", CLOCKS)
+def test_times_of_a_parquet_file_are_known_as_those_of_a_csv(case: str, tmp_path: Path) -> None:
+    pyarrow.parquet.write_table(pa.table(CLOCKS[case] | {"ppg": X}), tmp_path / "r.parquet")
+    assert ppgstream.load(tmp_path / "r.parquet").fs == pytest.approx(FS, rel=2e-3)
+
+
+def test_two_clocks_are_asked_about_and_two_columns_of_a_name_are_two(tmp_path: Path) -> None:
+    two = {"sent_at": pa.array((T * 1e6 / FS).astype("M8[us]")), "seen_at": pa.array((T * 2e6 / FS).astype("M8[us]")), "ppg": X}
+    pyarrow.parquet.write_table(pa.table(two), tmp_path / "two.parquet")
+    with pytest.raises(DataError, match=r"2 columns of time \(sent_at, seen_at\): with --fs HZ --trust-fs"):
+        ppgstream.load(tmp_path / "two.parquet")
+    table = pa.table([pa.array(X), pa.array(OTHER)], names=["ppg", "ppg"])
+    pyarrow.parquet.write_table(table, tmp_path / "same.parquet")
+    assert ppgstream.load(tmp_path / "same.parquet", fs=FS, column=1).x.tolist() == OTHER.tolist()
+
+
+def test_half_of_an_edf_is_said_and_strict_stops_there(tmp_path: Path) -> None:
+    whole = edf(tmp_path).read_bytes()
+    (tmp_path / "half.edf").write_bytes(whole[: len(whole) * 2 // 3])
+    for more, code in (([], 0), (["--strict"], 65)):
+        command = [sys.executable, "-m", "ppgstream", "denoise", "half.edf", "-o", "out.npz", *more]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        assert done.returncode == code, done.stderr
+        assert re.search(r"half\.edf: .*(truncated|incomplete|Incomplete|actual)", done.stderr), done.stderr
+
+
+def test_a_file_of_ten_samples_a_second_is_read(tmp_path: Path) -> None:
+    x = recording(30, 1, 10.0)
+    signal = edfio.EdfSignal(x, 10.0, label="PPG", physical_range=(-4000, 4000))
+    edfio.Edf([signal]).write(tmp_path / "slow.edf")
+    assert ppgstream.load(tmp_path / "slow.edf").fs == 10.0

@@ -79,6 +79,13 @@ def test_each_row_is_denoised_as_if_alone_whatever_holds_it() -> None:
     assert both[-1].raw is not both.raw
     with pytest.raises(IndexError):
         _ = both[3]
+    for wrong in (slice(0, 2), [0, 1], "a", np.array([0, 1])):
+        with pytest.raises(ArgumentError, match="must be the number of a recording, 0 to 2"):
+            _ = both[wrong]  # type: ignore[index]
+    kept = both.raw.copy()
+    x[:] = 0
+    assert np.array_equal(both.raw, kept, equal_nan=True)  # it is its own
+    x[:] = np.nan_to_num(kept)
     whole = np.round(x[0]).astype(np.int16)
     same(ppgstream.denoise(whole, FS), ppgstream.denoise(whole.astype(float), FS))
 
@@ -135,7 +142,12 @@ WRONG: dict[str, tuple[Any, Any, dict[str, Any], str]] = {
     "two channels in columns": (np.ones((5000, 2)), 125, {}, r"x: 5000 recordings of 2 samples: .*give x.T, or one: x\[:, 0\]"),
     "a frame": (pd.DataFrame({"ir": np.ones(900), "red": np.ones(900)}), 125, {}, "give x.T"),
     "a polarity": (np.ones(500), 125, {"polarity": "down "}, "polarity: 'down ': must be auto, up or down"),
-    "a lookahead in seconds": (np.ones(500), 125, {"lookahead": 0.5}, "lookahead: 0.5: must be a number of samples"),
+    "a lookahead in seconds": (np.ones(500), 125, {"lookahead": 0.5}, "lookahead: 0.5: must be a whole number, 0 or more"),
+    "a lookahead that is none": (np.ones(500), 125, {"lookahead": float("nan")}, "lookahead: nan: must be a whole number"),
+    "a lookahead that is true": (np.ones(500), 125, {"lookahead": np.True_}, "lookahead: .*True.*: must be a whole number"),
+    "a number as checkpoint": (np.ones(500), 125, {"checkpoint": 3}, "checkpoint: 3: must be a name or a path"),
+    "one sentinel": (np.ones(500), 125, {"sentinels": 500}, "sentinels: 500: must be numbers"),
+    "words as sentinels": (np.ones(500), 125, {"sentinels": "abc"}, "sentinels: 'abc': must be numbers"),
     "a lookahead below 0": (np.ones(500), 125, {"lookahead": -1}, "lookahead: -1: must be"),
 }
 
@@ -152,7 +164,7 @@ def test_what_is_no_argument_is_one_clear_value_error(case: str) -> None:
 def test_a_checkpoint_that_is_not_there_and_a_lookahead_that_is_too_long_are_said() -> None:
     with pytest.raises(CheckpointError, match="nowhere"):
         ppgstream.denoise(np.ones(500), 125, checkpoint="nowhere")
-    with pytest.raises(ConfigError, match="lookahead: 250 is not below"):
+    with pytest.raises(ArgumentError, match="lookahead: 250: must be below the checkpoint's window of 250"):
         ppgstream.LiveDenoiser(125, lookahead=250)
     with pytest.raises(ArgumentError, match="must be auto, up or down"):
         ppgstream.LiveDenoiser(125, polarity="left")
@@ -166,6 +178,7 @@ def test_too_little_to_denoise_comes_back_as_it_was_with_no_confidence() -> None
     assert found.confidence.tolist() == [0.0] * 3
     assert not len(found.beats)
     assert found.hrv().n == 0
+    assert found.events == ("nothing denoised: no stretch of 2 s with a signal",)
     nothing = ppgstream.denoise(np.full(1000, np.nan), 125)
     assert not nothing.confidence.any()
     assert not len(nothing.hr_bpm[~np.isnan(nothing.hr_bpm)])
@@ -187,6 +200,16 @@ def test_neurokit_goes_on_with_the_frame(monkeypatch: pytest.MonkeyPatch) -> Non
     assert float(np.ravel(hrv["HRV_SDNN"].iloc[0])[0]) == pytest.approx(own.sdnn_ms, abs=8)
     with pytest.raises(ArgumentError, match=r"denoised\[k\].to_frame\(\)"):
         ppgstream.denoise(np.stack([x, x]), FS).to_frame()
+
+
+def test_no_rate_is_made_up_where_beats_are_not_known() -> None:
+    x = recording(60, 5)
+    x[2000:3500] = np.nan
+    frame = ppgstream.denoise(x, FS).to_frame()
+    beats = np.flatnonzero(frame["PPG_Peaks"])
+    assert frame["PPG_Rate"][2100:3400].isna().all()
+    assert frame["PPG_Rate"].min() > 40
+    assert frame["PPG_Rate"][beats[2] : 1800].notna().all()
 
 
 def test_what_is_said_of_the_error_of_hrv_holds() -> None:
@@ -230,8 +253,13 @@ def test_a_picture_is_a_figure_and_needs_no_backend(tmp_path: Path) -> None:
     figure.savefig(tmp_path / "part.png")
     assert (tmp_path / "part.png").stat().st_size > 10_000
     assert len(figure.axes) == 3
-    with pytest.raises(ArgumentError, match="the recording is 20 s long"):
-        found.plot(30)
+    for start in (30, -5, 20, float("nan"), float("inf")):
+        with pytest.raises(ArgumentError, match="start_s"):
+            found.plot(start)
+    for seconds in (0, -1, float("nan"), "8"):
+        with pytest.raises(ArgumentError, match="seconds"):
+            found.plot(0, seconds)  # type: ignore[arg-type]
+    assert found.plot(15, float("inf")).axes[0].get_xlim()[1] < 21
 
 
 def test_a_file_is_loaded_as_denoise_reads_it(tmp_path: Path) -> None:
@@ -324,7 +352,7 @@ def test_what_is_asked_of_a_connection_in_vain_is_said() -> None:
         with pytest.raises(ArgumentError, match="stream: nothing has come yet"):
             heard.get_data(1)
         for seconds in (0, 6, float("nan")):
-            with pytest.raises(ArgumentError, match=r"seconds: .*: must be above 0 and at most 5"):
+            with pytest.raises(ArgumentError, match=r"seconds: .*: must be a number above 0, at most 5"):
                 heard.get_data(seconds)
         until(lambda: served.ask()["subscribers"] == 2, "the connection to be heard of")
         for name in ("a", "b"):
@@ -349,9 +377,45 @@ def test_a_sender_says_what_cannot_be_sent() -> None:
         ppgstream.Sender("tcp://127.0.0.1:9", wait_s=0.1).send([1.0])
     with pytest.raises(ArgumentError, match="fs: 5: must be"):
         ppgstream.Sender(fs=5)
-    for wrong in ("a b\n", "", "x" * 65, "ä"):
-        with pytest.raises(ArgumentError):
-            ppgstream.Sender(stream=wrong)
+    for wrong in ("a b\n", "", "x" * 65, "ä", 3, None):
+        with pytest.raises(ArgumentError, match="stream"):
+            ppgstream.Sender(stream=wrong)  # type: ignore[arg-type]
+        if wrong is not None:
+            with pytest.raises(ArgumentError, match="stream"):
+                ppgstream.connect("tcp://127.0.0.1:9", wrong)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="endpoint: None: must be a text"):
+        ppgstream.Sender(None)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="wait_s: 'a'"):
+        ppgstream.Sender(wait_s="a")  # type: ignore[arg-type]
+    with serving() as served:
+        sensor = ppgstream.Sender(served.daemon.endpoints["in"], "a", FS)
+        for call, text in (
+            (lambda: sensor.gap(1.5), "samples: 1.5"),  # type: ignore[arg-type]
+            (lambda: sensor.play([1.0], chunk=1.5), "chunk: 1.5"),  # type: ignore[arg-type]
+            (lambda: sensor.send([1.0], t_ns=10**30), "t_ns: 1000"),
+        ):
+            with pytest.raises(ArgumentError, match=text):
+                call()
+        sensor.send([1.0])
+        sensor.end()
+        with pytest.raises(ArgumentError, match="gap: the session has ended"):
+            sensor.gap(5)
+        sensor.close()
+
+
+def test_an_error_between_samples_ends_the_session_too() -> None:
+    with serving() as served, ppgstream.connect(served.daemon.endpoints["out"]) as heard:
+        until(lambda: served.ask()["subscribers"] == 2, "the connection to be heard of")
+
+        def send() -> None:
+            with ppgstream.Sender(served.daemon.endpoints["in"], "a", FS) as sensor:
+                sensor.send(np.sin(np.arange(600) / 16))
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            send()
+        assert sum(len(block.denoised) for block in heard) == 600
+    assert heard.get_data(1).denoised.shape == (125,)  # closed: what came is still there
 
 
 def test_a_sender_keeps_a_sensor_s_pace_and_its_clock() -> None:

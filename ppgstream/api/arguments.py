@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -54,8 +56,41 @@ def samples_of(x: Any, *, rows: bool) -> Float64:
         )
     if most == 2 and not found.size:
         raise ArgumentError(f"x: empty (shape {found.shape})")
-    found = np.asarray(found, np.float64)
-    return found if np.isfinite(found).all() else np.where(np.isfinite(found), found, np.nan)
+    found = np.array(found, np.float64, order="C")  # the caller's may change
+    found[~np.isfinite(found)] = np.nan
+    return found
+
+
+def whole_of(name: str, value: Any, least: int, most: float = math.inf) -> int:
+    """A whole number. Raises ArgumentError, which names it."""
+    try:
+        found = operator.index(value)
+    except TypeError:
+        found = None
+    if found is None or isinstance(value, bool | np.bool_) or not least <= found <= most:
+        bound = f"{least} or more" if math.isinf(most) else f"{least} to {most:g}"
+        raise ArgumentError(f"{name}: {value!r}: must be a whole number, {bound}")
+    return found
+
+
+def number_of(name: str, value: Any, least: float, most: float = math.inf) -> float:
+    """A number above `least`, at most `most`. Raises ArgumentError, which names it."""
+    try:
+        found = float(value)
+    except (TypeError, ValueError, OverflowError):
+        found = math.nan
+    if isinstance(value, str | bytes) or not least < found <= most:
+        raise ArgumentError(
+            f"{name}: {value!r}: must be a number above {least:g}" + (f", at most {most:g}" if most < math.inf else "")
+        )
+    return found
+
+
+def text_of(name: str, value: Any) -> str:
+    """A text. Raises ArgumentError, which names it."""
+    if not isinstance(value, str):
+        raise ArgumentError(f"{name}: {value!r}: must be a text")
+    return value
 
 
 class Serving(NamedTuple):
@@ -76,16 +111,23 @@ def serving(checkpoint: str | Path, lookahead: int | None, polarity: str, sentin
 
     if polarity not in POLARITIES:
         raise ArgumentError(f"polarity: {polarity!r}: must be {', '.join(POLARITIES[:-1])} or {POLARITIES[-1]}")
-    if lookahead is not None and (isinstance(lookahead, bool) or int(lookahead) != lookahead or lookahead < 0):
-        raise ArgumentError(f"lookahead: {lookahead!r}: must be a number of samples, 0 or more, or None: all that help")
+    if not isinstance(checkpoint, str | Path):
+        raise ArgumentError(f"checkpoint: {checkpoint!r}: must be a name or a path")
+    ahead = -1 if lookahead is None else whole_of("lookahead", lookahead, 0)
+    try:
+        values = tuple(float(value) for value in sentinels)
+    except (TypeError, ValueError):
+        raise ArgumentError(f"sentinels: {sentinels!r}: must be numbers, such as (0, -1)") from None
     plain = Config()
     settings = msgspec.structs.replace(
         plain,
-        windows=msgspec.structs.replace(plain.windows, lookahead=-1 if lookahead is None else int(lookahead)),
+        windows=msgspec.structs.replace(plain.windows, lookahead=ahead),
         streams=msgspec.structs.replace(plain.streams, polarity=polarity),
-        in_=msgspec.structs.replace(plain.in_, sentinels=tuple(float(value) for value in sentinels)),
+        in_=msgspec.structs.replace(plain.in_, sentinels=values),
     )
     chosen = restore(BUNDLED if checkpoint == "default" else Path(checkpoint))
+    if ahead >= chosen.arch.window:
+        raise ArgumentError(f"lookahead: {lookahead}: must be below the checkpoint's window of {chosen.arch.window} samples")
     rules = rules_of(settings, chosen, few=few)
     return Serving(denoiser_of(chosen), rules)
 

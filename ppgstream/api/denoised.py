@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.api.arguments import Float64, rate_of, samples_of, serving
+from ppgstream.api.arguments import Float64, number_of, rate_of, samples_of, serving
 from ppgstream.errors import ArgumentError
 from ppgstream.files.recording import Recording
 
@@ -44,9 +45,9 @@ class Denoised:
     raw: the samples as they were given, in their units; fs: their rate, Hz. denoised: the same shape, f4; confidence: f4, P(the
     samples around are good), 0 to 1; flags: u2, bits of `ppgstream.wire.message.Flag`. beats: indexes of the samples nearest to
     the beats' peaks (b,); beat_confidence: P(it is a beat); beat_interval_ms to the beat before, NaN where that is not known, and
-    its expected error beat_error_ms. hr_t_s: when a heart rate was known, every 2 s (m,); hr_bpm: the rate of the 8 s before,
-    NaN where there is none; hr_confidence: P(it is within 5 bpm). Of several recordings the four of beats are lists, an array a
-    row, and the rates (rows, m). events: what else there is to say, in words."""
+    its expected error beat_error_ms. hr_t_s: every 2 s (m,); hr_bpm: the heart rate of the 8 s before, NaN where there is none;
+    hr_confidence: P(it is within 5 bpm). Of several recordings the four of beats are lists, an array a row, and the rates (rows,
+    m). events: what else there is to say, in words."""
 
     raw: Float64
     fs: float
@@ -69,8 +70,13 @@ class Denoised:
         return (self[k] for k in range(len(self._rows("[k]"))))
 
     def __getitem__(self, row: int) -> Denoised:
-        """One of several recordings."""
-        found = self._rows(f"[{row}]")[row]
+        """One of several recordings, by its number."""
+        rows = self._rows(f"[{row!r}]")
+        try:
+            row = operator.index(row)
+        except TypeError:
+            raise ArgumentError(f"[{row!r}]: must be the number of a recording, 0 to {len(rows) - 1}") from None
+        found = rows[row]
         return Denoised(
             self.raw[row],
             self.fs,
@@ -92,23 +98,35 @@ class Denoised:
             raise ArgumentError(f"{what}: this is one recording")
         return self.denoised
 
+    def _known_intervals(self, least: float) -> NDArray[np.bool_]:
+        """Of each beat whether the interval before it is known, and both its beats are sure, (b,)."""
+        least = number_of("least", least, -math.inf)
+        sure = self.beat_confidence >= least
+        return np.asarray(np.isfinite(self.beat_interval_ms) & sure & np.append(False, sure[:-1])[: len(sure)])
+
     def _one(self, what: str) -> None:
         if self.denoised.ndim != 1:
             raise ArgumentError(f"{what}: of one recording: denoised[k].{what}, of the {len(self.denoised)} that there are")
 
     def to_frame(self, least: float = SURE) -> pd.DataFrame:
         """A row a sample, with the columns that NeuroKit2's `ppg_process` gives, so that `nk.ppg_analyze` and `nk.hrv` take it:
-        PPG_Raw, PPG_Clean, PPG_Rate (of the beats, bpm), PPG_Quality (the confidence), PPG_Peaks (1 at beats of a confidence from
-        `least` on). Needs pandas (ImportError)."""
+        PPG_Raw, PPG_Clean, PPG_Rate (of the beats, bpm; NaN where an interval is not known), PPG_Quality (the confidence),
+        PPG_Peaks (1 at beats of a confidence from `least` on). Needs pandas (ImportError)."""
         import pandas as pd
 
         self._one("to_frame()")
         at = self.beats[self.beat_confidence >= least]
-        peaks = np.zeros(len(self.denoised), np.int64)
+        n = len(self.denoised)
+        peaks = np.zeros(n, np.int64)
         peaks[at] = 1
-        rate = np.full(len(self.denoised), np.nan)
-        if len(at) > 1:
-            rate = np.interp(np.arange(len(rate)), at[1:], 60 * self.fs / np.diff(at))
+        rate = np.full(n, np.nan)
+        known = self._known_intervals(least)
+        ends = self.beats[known]
+        if len(ends):
+            rate = np.interp(np.arange(n), ends, 60_000 / self.beat_interval_ms[known])
+            unknown = self.beats[1:][~known[1:]], self.beats[:-1][~known[1:]]  # gaps: no rate is known between their beats
+            for stop, start in zip(*unknown, strict=True):
+                rate[start + 1 : stop] = np.nan
         columns = {
             "PPG_Raw": self.raw,
             "PPG_Clean": self.denoised,
@@ -121,9 +139,8 @@ class Denoised:
     def hrv(self, least: float = SURE) -> Hrv:
         """Heart rate variability, from intervals whose two beats have a confidence from `least` on."""
         self._one("hrv()")
-        sure, n = self.beat_confidence >= least, len(self.beats)
         interval, error = (np.asarray(v, np.float64) for v in (self.beat_interval_ms, self.beat_error_ms))
-        known = np.isfinite(interval) & sure & np.append(False, sure[:-1])[:n]
+        known = self._known_intervals(least)
         if known.sum() < 2:
             return Hrv(int(known.sum()), *(math.nan,) * 6)
         count, mean, sd = int(known.sum()), float(interval[known].mean()), float(interval[known].std(ddof=1))
@@ -161,9 +178,11 @@ class Denoised:
         from ppgstream.show import plots
 
         self._one("plot()")
-        part = slice(int(start_s * self.fs), int((start_s + seconds) * self.fs))
-        if len(self.raw[part]) < 2:
-            raise ArgumentError(f"start_s: {start_s:g}: the recording is {len(self.raw) / self.fs:g} s long")
+        length = len(self.raw) / self.fs
+        start_s, seconds = number_of("start_s", start_s, -math.inf, math.inf), number_of("seconds", seconds, 0.0)
+        if not 0 <= start_s <= length - 2 / self.fs:
+            raise ArgumentError(f"start_s: {start_s:g}: the recording is {length:g} s long")
+        part = slice(int(start_s * self.fs), int(min(start_s + max(seconds, 2 / self.fs), length) * self.fs))
         pulse = Pulse(*(getattr(self, name) for name in Pulse._fields))
         raw, clean, confidence, flags = self.raw[part], self.denoised[part], self.confidence[part], self.flags[part]
         return plots.figure_of(raw, clean, confidence, flags, fs=self.fs, start_s=start_s, pulse=pulse)
@@ -204,12 +223,16 @@ def denoise(
     830.0
     """
     from ppgstream.core.engine import Engine
+    from ppgstream.core.ledger import Event
     from ppgstream.files import offline
 
     rate, samples = rate_of(fs), samples_of(x, rows=True)
     served = serving(checkpoint, lookahead, polarity, sentinels)
     engine = Engine(served.denoiser, served.rules)
     found = offline.denoise(samples, engine, fs=rate)
+    if not engine.ledger.denoised:
+        window_s = served.rules.plan.geometry.window / served.rules.plan.fs
+        engine.events.append(Event("nothing", f"row0: nothing denoised: no stretch of {window_s:g} s with a signal", "row0"))
     events = tuple(event.text if samples.ndim == 2 else event.text.removeprefix("row0: ") for event in engine.events)
     several, pulses = samples.ndim == 2, found.pulses
 
@@ -272,6 +295,8 @@ def load(
 
     if fs is not None:
         rate_of(fs)
+    if not isinstance(path, str | Path):
+        raise ArgumentError(f"path: {path!r}: must be the path of a file")
     found = recording.read(
         Path(path), column=None if column is None else str(column), key=None, stream=stream, clocked=True, transpose=transpose
     )

@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import itertools
 import multiprocessing
 import os
+import re
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +23,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream import __version__
 from ppgstream.api.arguments import denoiser_of
 from ppgstream.assemble import rules_of
 from ppgstream.config import Config
@@ -27,27 +31,17 @@ from ppgstream.core.engine import Engine
 from ppgstream.core.rate import SURE
 from ppgstream.errors import DataError, OutputError, PpgStreamError, SourceError, UsageError
 from ppgstream.files import long, offline, recording
+from ppgstream.files.formats import READERS, parts_of
 from ppgstream.files.offline import Denoised
 from ppgstream.model.checkpoint import BUNDLED, Checkpoint
 from ppgstream.model.restore import restore
 from ppgstream.wire.message import stream_like
 
 SUMMARY = "summary.csv"
+BESIDE = ".ppgstream-*.tmp"  # files that are not whole yet (storage.py)
 FORMATS = ("npz", "csv", "npy", "txt", "parquet", "edf", "bdf")
-KNOWN = (
-    ".csv",
-    ".tsv",
-    ".txt",
-    ".log",
-    ".dat",
-    ".json",
-    ".jsonl",
-    ".ndjson",
-    ".npy",
-    ".npz",
-    ".gz",
-    ".zip",
-)  # of a folder's files
+# The endings by which recordings in a folder are known.
+KNOWN = (".csv", ".tsv", ".txt", ".log", ".json", ".jsonl", ".ndjson", ".npy", ".npz", ".gz", ".zip", *READERS)
 BEATS_HEAD = ("file", "row", "sample", "t_s", "confidence", "interval_ms", "error_ms")
 RATES_HEAD = ("file", "row", "t_s", "bpm", "confidence")
 
@@ -78,7 +72,7 @@ class Task(NamedTuple):
 class Row:
     """A line of the summary. fs: Hz; trusted: share of the samples whose confidence is 0.5 or more; hr_bpm: the median of the
     sure rates; beats: the sure ones; events: what the engine said, in words. sha256: of the input; made_by: of all that decides
-    the output, the checkpoint and the settings. error: why there is no output."""
+    the output, the checkpoint, the settings and the version; output_sha256: of the output. error: why there is no output."""
 
     file: str
     output: str
@@ -90,6 +84,7 @@ class Row:
     events: str = ""
     sha256: str = ""
     made_by: str = ""
+    output_sha256: str = ""
     error: str = ""
 
 
@@ -115,29 +110,48 @@ def found_in(sources: Sequence[Path]) -> list[Path]:
             inside = sorted(path for path in source.iterdir() if path.is_file() and path.suffix.lower() in KNOWN)
         except OSError as error:
             raise SourceError(f"{source}: cannot read the folder: {error.strerror}") from error
-        inside = [path for path in inside if path.name != SUMMARY and not path.name.startswith(".")]
+        beside = {part for path in inside for part in parts_of(path)[1:]}  # a sidecar is none by itself
+        inside = [path for path in inside if path.name != SUMMARY and not path.name.startswith(".") and path not in beside]
         if not inside:
             raise SourceError(f"{source}: no recording in this folder: none of its files ends in {', '.join(KNOWN)}")
         paths += inside
-    return list(dict.fromkeys(paths))
+    return list({_resolved(path): path for path in reversed(paths)}.values())[::-1]
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError):  # too long, or links in a circle: told when it is read
+        return path
 
 
 def outputs_of(paths: Sequence[Path], folder: Path, format_: str) -> list[Path]:
     """A file for each recording: by its name without its ending where that is the only one, else with it. Raises UsageError where
     that is not enough."""
-    stems = [path.name.removesuffix(path.suffix) for path in paths]
+    stems = [re.sub(r"(\.(csv|tsv|txt|json))?\.[^.]+$", "", path.name) or path.name for path in paths]
     names = [stem if stems.count(stem) == 1 else path.name for stem, path in zip(stems, paths, strict=True)]
     for k, name in enumerate(names):
         if name in names[:k]:
             first = paths[names.index(name)]
             raise UsageError(f"{first} and {paths[k]}: both would be written to {folder / name}.{format_}: use two folders")
-    return [folder / f"{name}.{format_}" for name in names]
+    outputs = [folder / f"{name}.{format_}" for name in names]
+    check_apart(paths, outputs)
+    return outputs
+
+
+def check_apart(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
+    """Raises UsageError where an output would take an input's place."""
+    taken = {_resolved(part): path for path in inputs for part in parts_of(path)}
+    for output in outputs:
+        if (path := taken.get(_resolved(output))) is not None:
+            raise UsageError(f"{output}: is the input {path}: write somewhere else")
 
 
 def made_by(settings: Config, reading: Reading, checkpoint: Checkpoint) -> str:
-    """What tells apart all that decides an output beside its input: 16 hexadecimal digits."""
+    """What tells apart all that decides an output beside its input: the checkpoint, the settings, and the program's version; 16
+    hexadecimal digits."""
     told = (checkpoint.id, msgspec.json.encode(settings.windows), msgspec.json.encode(settings.streams), settings.out.dtype)
-    more = (settings.in_.sentinels, tuple(reading))
+    more = (settings.in_.sentinels, tuple(reading), __version__)
     return hashlib.sha256(repr((told, more)).encode()).hexdigest()[:16]
 
 
@@ -150,29 +164,45 @@ def denoise_all(tasks: Sequence[Task], *, jobs: int, known: dict[str, Row], chec
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # in the processes that begin now
     context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    with ProcessPoolExecutor(min(jobs, len(tasks)), mp_context=context, initializer=_begin) as pool:
-        waiting: dict[Future[Done], Task] = {}
-        todo = iter(tasks)
-        try:
-            while True:
-                while len(waiting) < 2 * jobs and (task := next(todo, None)) is not None:
-                    waiting[pool.submit(work, task, known.get(task.output.name), None)] = task
-                if not waiting:
-                    return
-                done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-                for future in done:
-                    del waiting[future]
+    jobs = min(jobs, len(tasks))
+    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin)
+    waiting: dict[Future[Done], Task] = {}
+    todo = iter(tasks)
+    whole = False
+    try:
+        while True:
+            for task in itertools.islice(todo, jobs + 1 - len(waiting)):
+                waiting[pool.submit(work, task, known.get(task.output.name), None)] = task
+            if not waiting:
+                break
+            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                task = waiting.pop(future)
+                try:
                     yield future.result()
-        except BrokenProcessPool:
-            names = ", ".join(str(task.path) for task in list(waiting.values())[:jobs])
-            raise OutputError(f"a process was ended from outside (out of memory?) near {names}: what is done is kept") from None
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+                except BrokenProcessPool:
+                    names = ", ".join(str(one.path) for one in (task, *waiting.values()))
+                    why = "a process was ended from outside (out of memory?)"
+                    raise OutputError(f"{why}; it had one of {names:.300}: what is done is kept") from None
+        whole = True
+    finally:
+        if not whole:  # outputs are written whole or not at all: nothing is lost but what is under way
+            for process in list((pool._processes or {}).values()):
+                process.kill()
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _begin() -> None:
-    """In each process: Ctrl-C is the parent's."""
+    """In each process: Ctrl-C is the parent's, and without the parent it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: Any) -> None:
+    parent.join()
+    os._exit(1)
 
 
 @lru_cache(maxsize=1)
@@ -185,11 +215,11 @@ def work(task: Task, known: Row | None, checkpoint: Checkpoint | None = None) ->
     row = Row(str(task.path), task.output.name)
     try:
         chosen = checkpoint or _restored(task.settings.model.checkpoint)
-        row.sha256, row.made_by = _digest(task.path), made_by(task.settings, task.reading, chosen)
+        row.sha256, row.made_by = _digest(*parts_of(task.path)), made_by(task.settings, task.reading, chosen)
         same = known is not None and (known.sha256, known.made_by, known.error) == (row.sha256, row.made_by, "")
-        if same and known is not None and task.output.is_file():
+        if same and known is not None and not task.tables and task.output.is_file():
             known.file = row.file
-            if not task.tables:
+            if _digest(task.output) == known.output_sha256:
                 return Done(known, [], [], skipped=True)
         result, fs, clock, events = _denoised(task, Engine(denoiser_of(chosen), rules_of(task.settings, chosen)))
 
@@ -199,6 +229,7 @@ def work(task: Task, known: Row | None, checkpoint: Checkpoint | None = None) ->
 
         recording.write_by(task.output, write)
         _fill(row, result, fs, events)
+        row.output_sha256 = _digest(task.output)
         return Done(row, *_tables(row.file, result, fs, clock)) if task.tables else Done(row, [], [])
     except PpgStreamError as error:
         row.error = str(error)
@@ -211,12 +242,16 @@ def work(task: Task, known: Row | None, checkpoint: Checkpoint | None = None) ->
         return Done(row, [], [], SourceError.exit_code)
 
 
-def _digest(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise SourceError(f"{path}: cannot read: {error.strerror}") from error
+def _digest(*paths: Path) -> str:
+    """Of the content of files; of one its sha256. Raises SourceError."""
+    found = []
+    for path in paths:
+        try:
+            with path.open("rb") as file:
+                found.append(hashlib.file_digest(file, "sha256").hexdigest())
+        except OSError as error:
+            raise SourceError(f"{path}: cannot read: {error.strerror}") from error
+    return found[0] if len(found) == 1 else hashlib.sha256(" ".join(found).encode()).hexdigest()
 
 
 def _denoised(task: Task, engine: Engine) -> tuple[Denoised, float, offline.Clocked | None, list[str]]:
@@ -284,16 +319,21 @@ def _number(value: NDArray[Any]) -> str:
 
 
 def summary_in(folder: Path) -> dict[str, Row]:
-    """The lines of a folder's summary, by their outputs; none where there is no summary of ours."""
-    names = [field.name for field in fields(Row)]
+    """The lines of a folder's summary, by their outputs. Raises UsageError for one that is not as `write_summary` writes it: it
+    is somebody's, and is not overwritten."""
+    names, path = [field.name for field in fields(Row)], folder / SUMMARY
     try:
-        with (folder / SUMMARY).open(newline="") as file:
+        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             lines = csv.DictReader(file)
             if lines.fieldnames != names:
-                return {}
+                raise UsageError(f"{path}: is no summary of this version: move it away, or write into another folder")
             return {line["output"]: Row(**{name: line[name] or "" for name in names}) for line in lines}
-    except (OSError, csv.Error, UnicodeDecodeError, KeyError):
+    except (FileNotFoundError, NotADirectoryError):
         return {}
+    except OSError as error:
+        raise OutputError(f"{path}: cannot read: {error.strerror}") from error
+    except csv.Error as error:
+        raise UsageError(f"{path}: is no summary of ours ({error}): move it away, or write into another folder") from error
 
 
 def write_table(path: Path, head: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
@@ -302,7 +342,7 @@ def write_table(path: Path, head: Sequence[str], lines: Iterable[Sequence[str]])
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(head)
     writer.writerows(lines)
-    recording.write_whole(path, text.getvalue().encode())
+    recording.write_whole(path, text.getvalue().encode(errors="surrogateescape"))
 
 
 def write_summary(folder: Path, rows: Iterable[Row]) -> None:
@@ -325,11 +365,17 @@ def run(
     known = summary_in(folder)
     rows, done = dict(known), []
     order = {task.output.name: k for k, task in enumerate(tasks)}
-    for one in denoise_all(tasks, jobs=jobs, known=known, checkpoint=checkpoint):
-        done.append(one)
-        rows[one.row.output] = one.row
-        write_summary(folder, sorted(rows.values(), key=lambda row: (order.get(row.output, -1), row.output)))
-        seen(one)
+    others = set(folder.glob(BESIDE))
+    try:
+        for one in denoise_all(tasks, jobs=jobs, known=known, checkpoint=checkpoint):
+            done.append(one)
+            rows[one.row.output] = one.row
+            write_summary(folder, sorted(rows.values(), key=lambda row: (order.get(row.output, len(order)), row.output)))
+            seen(one)
+    except BaseException:
+        for half in set(folder.glob(BESIDE)) - others:  # of processes that were ended
+            half.unlink(missing_ok=True)
+        raise
     done.sort(key=lambda one: order[one.row.output])
     if beats is not None:
         write_table(beats, BEATS_HEAD, [line for one in done for line in one.beats])

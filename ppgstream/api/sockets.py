@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ppgstream.api.arguments import rate_of, samples_of
+from ppgstream.api.arguments import number_of, rate_of, samples_of, text_of, whole_of
 from ppgstream.api.live import Block, joined
 from ppgstream.errors import ArgumentError, WireError
 from ppgstream.live.publisher import Publisher
@@ -71,9 +71,8 @@ class Connection:
         """The newest so many seconds of a stream that have come, or what there is of them; of its newest session alone. Does not
         wait. stream: may be left out where there is one. Raises ArgumentError for a stream that is not there, and for more
         seconds than are kept."""
-        if not 0 < seconds <= self._keep_s:
-            raise ArgumentError(f"seconds: {seconds!r}: must be above 0 and at most {self._keep_s:g} (connect(.., keep_s=))")
-        while self._take(0.0):
+        seconds = number_of("seconds", seconds, 0.0, self._keep_s)
+        while self._open and self._take(0.0):
             pass
         if stream is None and len(self._kept) > 1:
             raise ArgumentError(f"stream: which of {', '.join(self._kept)}?")
@@ -157,9 +156,16 @@ def connect(endpoint: str = "tcp://127.0.0.1:5601", stream: str | None = None, *
     ...     for block in daemon:
     ...         print(block.index, block.denoised, block.confidence)
     """
-    if not keep_s > 0:
-        raise ArgumentError(f"keep_s: {keep_s!r}: must be above 0")
-    return Connection(endpoint, stream, keep_s)
+    return Connection(text_of("endpoint", endpoint), None if stream is None else _named(stream), number_of("keep_s", keep_s, 0.0))
+
+
+def _named(stream: Any) -> str:
+    """A stream's name. Raises ArgumentError for one that no stream can have."""
+    try:
+        encode(Chunk(text_of("stream", stream), 0, 0, EMPTY, Kind.STATUS))
+    except WireError as error:
+        raise ArgumentError(f"stream: {error}") from None
+    return str(stream)
 
 
 class Sender:
@@ -167,7 +173,7 @@ class Sender:
 
     endpoint: the socket that the daemon reads; bind: for a daemon that connects. stream: the sensor's name, 1 to 64 of letters,
     digits and _ . : -. fs: its rate, Hz. wait_s: how long a daemon is waited for (SourceError). At the end of a `with` the
-    session is ended and what was sent has left. sent: samples so far.
+    session is ended, after an error too, and what was sent has left. sent: samples so far.
 
     >>> import ppgstream
     >>> with ppgstream.Sender("tcp://127.0.0.1:5600", stream="wrist", fs=125) as sensor:  # doctest: +SKIP
@@ -183,22 +189,19 @@ class Sender:
         bind: bool = False,
         wait_s: float = 30.0,
     ) -> None:
-        self.stream, self.fs, self.sent = stream, rate_of(fs), 0
+        self.stream, self.fs, self.sent = _named(stream), rate_of(fs), 0
         self.session = int.from_bytes(np.random.default_rng().bytes(8), "little")
-        self._wait_s, self._ended = wait_s, False
+        self._wait_s, self._ended = number_of("wait_s", wait_s, 0.0), False
         self._began_ns = 0  # the time of the first sample
-        try:
-            encode(self._chunk(EMPTY, Kind.STATUS))
-        except WireError as error:  # a name that cannot be
-            raise ArgumentError(str(error)) from None
-        self._publisher = Publisher(endpoint, bind=bind)
+        self._publisher = Publisher(text_of("endpoint", endpoint), bind=bind)
 
     def send(self, samples: Any, *, t_ns: int | None = None) -> None:
         """The next samples (n,), NaN where there is none. t_ns: the time of the first of them, ns since 1970; None: as many
         samples after the session's first as were sent, at `fs`. Raises ArgumentError, and SourceError where no daemon listens."""
         x = samples_of(samples, rows=False)
-        if self._ended:
-            raise ArgumentError("send: the session has ended: make another Sender")
+        self._check_open("send")
+        if t_ns is not None:
+            t_ns = whole_of("t_ns", t_ns, 0, 2**63 - 1)
         if not self._began_ns:
             self._began_ns = time.time_ns() - round((len(x) / self.fs) * 1e9)
         for start in range(0, len(x), MAX_COUNT):
@@ -210,8 +213,7 @@ class Sender:
     def play(self, samples: Any, *, chunk: int = 25) -> None:
         """Send samples (n,) in messages of `chunk` at the sensor's pace: each leaves when its last sample would be measured."""
         x = samples_of(samples, rows=False)
-        if not 1 <= chunk <= MAX_COUNT:
-            raise ArgumentError(f"chunk: {chunk!r}: must be 1 to {MAX_COUNT} samples")
+        chunk = whole_of("chunk", chunk, 1, MAX_COUNT)
         self._began_ns = self._began_ns or time.time_ns()
         for start in range(0, len(x), chunk):
             part = x[start : start + chunk]
@@ -220,8 +222,8 @@ class Sender:
 
     def gap(self, samples: int) -> None:
         """So many samples were lost before they could be sent."""
-        if not samples > 0:
-            raise ArgumentError(f"samples: {samples!r}: must be 1 or more")
+        samples = whole_of("samples", samples, 1, 2**32 - 1)
+        self._check_open("gap")
         self._put(Chunk(self.stream, self.session, self.sent, EMPTY, Kind.GAP, self.fs, missing=samples))
         self.sent += samples
 
@@ -239,6 +241,10 @@ class Sender:
         finally:
             self._publisher.close()
 
+    def _check_open(self, what: str) -> None:
+        if self._ended:
+            raise ArgumentError(f"{what}: the session has ended: make another Sender")
+
     def _chunk(self, samples: Any, kind: Kind, t_ns: int = 0) -> Chunk:
         return Chunk(self.stream, self.session, self.sent, samples, kind, self.fs, t_ns)
 
@@ -254,8 +260,11 @@ class Sender:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if kind is None:
             self.close()
-        else:
-            self._publisher.close(linger_s=0.0)
+            return
+        if self.sent and not self._ended:  # whatever went wrong, the daemon need not wait for more
+            self._ended = True
+            self._publisher.send_last(self._chunk(EMPTY, Kind.END))
+        self._publisher.close(linger_s=2.0)
 
 
 def _fits(x: Any) -> bool:

@@ -47,7 +47,7 @@ def denoise(
         list[str],
         typer.Argument(
             metavar="IN...",
-            help="A recording (one value a line, csv, npy), or - for lines from a pipe. Several, or a folder: with -o DIR.",
+            help="A recording (csv, npy, EDF ..: docs/formats.md), or - for lines from a pipe. Several, or a folder: with -o DIR.",
         ),
     ],
     output: Annotated[
@@ -73,7 +73,7 @@ def denoise(
     fs: Annotated[
         float | None,
         typer.Option(
-            help="Sampling rate, Hz, 20 to 1000, if the file does not tell it; another than the checkpoint's is resampled and "
+            help="Sampling rate, Hz, 10 to 1000, if the file does not tell it; another than the checkpoint's is resampled and "
             "back."
         ),
     ] = None,
@@ -115,6 +115,7 @@ def denoise(
     import msgspec
     import numpy as np
 
+    from ppgstream.api.folder import check_apart
     from ppgstream.assemble import rules_of
     from ppgstream.core.engine import Engine
     from ppgstream.files import formats, long, offline, recording
@@ -142,7 +143,7 @@ def denoise(
         many.run(settings, (fs, trust_fs, column, field, stream, transpose, strict))
         return
     if format_ is not None or jobs > 1:
-        raise UsageError("--format and --jobs: of several recordings: give a folder with -o (-o DIR/)")
+        raise UsageError("--format and --jobs are of several recordings: give a folder with -o (-o DIR/)")
     source = sources[0]
     suffix = Path(output).suffix.lower()
     if output != "-" and suffix not in offline.SUFFIXES:
@@ -156,6 +157,8 @@ def denoise(
         offline.check_rate(fs)
     for target in filter(None, (None if output == "-" else Path(output), plot)):
         recording.check_writable(target)
+        if source != "-":
+            check_apart([Path(source)], [target])
 
     def engine(chosen: Checkpoint) -> Engine:
         rules = rules_of(settings, chosen, output="model" if scale == "model" else "input")
@@ -276,12 +279,15 @@ class _Many:
         self.folder, self.jobs, self.beats, self.rates = Path(output), jobs, beats, rates
         self.paths = folder.found_in([Path(source) for source in sources])
         self.outputs = folder.outputs_of(self.paths, self.folder, format_)
-        for table in filter(None, (beats, rates)):
-            recording.check_writable(table)
+        tables = [table for table in (beats, rates) if table is not None]
+        folder.check_apart([*self.paths, self.folder / folder.SUMMARY], tables)
+        folder.summary_in(self.folder)  # one that is not ours is told before the work
         try:
             check_folder(self.folder)
         except OSError as error:
             raise OutputError(f"{self.folder}: cannot write there: {error.strerror or error}") from error
+        for table in tables:
+            recording.check_writable(table)
 
     def run(self, settings: Config, reading: tuple[Any, ...]) -> None:
         from rich.console import Console
@@ -320,9 +326,13 @@ class _Many:
                     shown = time.monotonic() + SHOWN_EVERY_S
                     say(f"{n} of {len(tasks)} recordings")
 
-            done = folder.run(
-                tasks, self.folder, jobs=self.jobs, checkpoint=chosen, seen=seen, beats=self.beats, rates=self.rates
-            )
+            try:
+                done = folder.run(
+                    tasks, self.folder, jobs=self.jobs, checkpoint=chosen, seen=seen, beats=self.beats, rates=self.rates
+                )
+            except KeyboardInterrupt:
+                say(f"stopped: {n} of {len(tasks)} recordings are in {self.folder}; the same command goes on from there")
+                raise
         bad, there = sum(one.code != 0 for one in done), sum(one.skipped for one in done)
         minutes = sum(float(one.row.minutes or 0) for one in done if not one.code)
         say(

@@ -20,11 +20,18 @@ from numpy.typing import NDArray
 from ppgstream.errors import DataError, SourceError, UsageError
 from ppgstream.files.cells import NONFINITE
 from ppgstream.files.layout import is_time
+from ppgstream.files.stamps import form_of
 from ppgstream.storage import MOST_TEXT, json_of, read_regular
 
 Float64 = NDArray[np.float64]
-PPG_NAME = re.compile(r"ppg|ple?th|\bbvp\b|photopl|\bpulse( wave)?\b|\binfra-?red\b|\bir\b|\bpox\b|spo2 ?wave", re.IGNORECASE)
+# A signal is likely the PPG by a word in its name, surely by the whole of it, and not with one of the others.
+PPG_NAME = re.compile(
+    r"ppg|ple?th|\bbvp\b|\bcardiac\b|photopl|\bpulse( wave)?\b|\binfra-?red\b|\bir\b|\bpox\b|spo2 ?wave", re.IGNORECASE
+)
+SURE_NAMES = ("ppg", "pleth", "plethysmogram", "bvp", "cardiac")
+OTHER_NAME = re.compile(r"rate|temp|quality|conf|peak|beat|foot|feet|index|flag|time|\bhr\b|interval", re.IGNORECASE)
 RATE_NAME = re.compile(r"(ppg_?|bvp_?)?(fs|srate|sfreq|sr|sample_?rate|sampling_?(rate|freq(uency)?))(_?hz)?", re.IGNORECASE)
+FIRST = 5000  # cells by which the form of a column of time is known
 SHOWN = 20  # names of signals in an error
 OURS = ("t_s", "denoised", "confidence", "flags")  # columns of a Parquet file that `denoise` wrote
 PACKAGES = {  # by the module: what is installed, and the extra
@@ -37,14 +44,16 @@ PACKAGES = {  # by the module: what is installed, and the extra
 
 
 class Signal(NamedTuple):
-    """One signal of a file (n,), NaN where nothing was measured. fs: its rate, Hz, where the file says it, `said` by what; times:
-    of its samples, s, where they have their own."""
+    """One signal of a file (n,), NaN where nothing was measured. fs: its rate, Hz, where it is told, `said` by what; times:
+    of its samples, s, where they have their own. note: what the library says of the file; unclear: why its times are unknown."""
 
     name: str
     samples: Float64
     fs: float | None = None
     said: str = "the file's header"
     times: Float64 | None = None
+    note: str = ""
+    unclear: str = ""
 
 
 def reader_of(path: Path) -> Callable[[Path], list[Signal]] | None:
@@ -57,6 +66,16 @@ def reader_of(path: Path) -> Callable[[Path], list[Signal]] | None:
     return READERS.get(suffix)
 
 
+def parts_of(path: Path) -> list[Path]:
+    """The files that a recording consists of: itself first, then what is read beside it."""
+    name, suffix = path.name.lower(), path.suffix.lower()
+    if name.endswith(("_physio.tsv.gz", "_physio.tsv")) and _sidecar(path).is_file():
+        return [path, _sidecar(path)]
+    if suffix == ".hea" or (suffix == ".dat" and path.with_suffix(".hea").is_file()):
+        return [path, *(other for end in (".hea", ".dat") if (other := path.with_suffix(end)) != path and other.is_file())]
+    return [path]
+
+
 def read_signal(path: Path, column: str | None) -> Signal:
     """The PPG of a file that `reader_of` knows. column: its name, or its number from 0. Raises SourceError, DataError, UsageError
     where it is not clear which signal it is or a library is missing."""
@@ -65,8 +84,8 @@ def read_signal(path: Path, column: str | None) -> Signal:
     if not path.exists():
         raise SourceError(f"{path}: cannot read: No such file or directory")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of libraries, about what they repair
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
             signals = reader(path)
     except (SourceError, DataError, UsageError):
         raise
@@ -78,7 +97,8 @@ def read_signal(path: Path, column: str | None) -> Signal:
     chosen = _chosen(path, signals, column)
     if not np.isfinite(chosen.samples).any():
         raise DataError(f"{path}: no valid sample in {chosen.name}")
-    return chosen
+    note = next((str(one.message).split("\n")[0] for one in said if issubclass(one.category, UserWarning)), "")
+    return chosen._replace(note=f"{path}: {note:.300}" if note else "")
 
 
 def _chosen(path: Path, signals: list[Signal], column: str | None) -> Signal:
@@ -96,9 +116,11 @@ def _chosen(path: Path, signals: list[Signal], column: str | None) -> Signal:
         raise UsageError(f"{path}: no signal {column!r:.100}: it has {len(signals)} ({listed}); the first is 0")
     if len(signals) == 1:
         return signals[0]
-    likely = [signal for signal in signals if PPG_NAME.search(signal.name.replace("_", " "))]
-    if len(likely) == 1:
-        return likely[0]
+    plain = {signal.name: signal.name.replace("_", " ") for signal in signals}
+    likely = [one for one in signals if PPG_NAME.search(plain[one.name]) and not OTHER_NAME.search(plain[one.name])]
+    for found in (likely, [one for one in likely if one.name.rpartition("/")[2].lower() in SURE_NAMES]):
+        if len(found) == 1:
+            return found[0]
     raise UsageError(f"{path}: {len(signals)} signals: say which with --column ({listed})")
 
 
@@ -192,27 +214,55 @@ def _of_values(values: dict[str, Any]) -> list[Signal]:
     """Signals among named values, of MATLAB or HDF5: vectors, columns of matrices, and in what is nested. A number that is named
     as a rate is that of the signals beside and below it."""
     flat = dict(_flat("", values))
-    rates = {name: float(np.ravel(value)[0]) for name, value in flat.items() if np.size(value) == 1 and _is_rate(name)}
+    rates = {name: float(np.ravel(value)[0]) for name, value in flat.items() if _is_rate(name, value)}
+    clocks = {name: x for name, value in flat.items() if is_time(name.rpartition("/")[2]) and (x := _numbers(value)) is not None}
     found = []
     for name, value in flat.items():
         x = _numbers(value)
-        if x is None or x.size < 2 or is_time(name.rpartition("/")[2]):
+        if x is None or x.size < 2 or name in clocks:
             continue
         x = np.squeeze(x)
         if x.ndim == 2 and x.shape[0] < x.shape[1]:
             x = x.T  # recordings are longer than they are many
         if x.ndim > 2:
             continue
-        own = max((at for at in rates if name.startswith(at.rpartition("/")[0])), key=len, default=None)
+        fs, said = _rate_beside(name, rates)
         columns = x[:, None] if x.ndim == 1 else x
+        beside = {at: np.ravel(t) for at, t in clocks.items() if _is_beside(at, name) and t.size == len(columns)}
+        times, unclear = _clock(beside)
         for k in range(columns.shape[1]):
             label = name if columns.shape[1] == 1 else f"{name}/{k}"
-            found.append(Signal(label, columns[:, k], None if own is None else rates[own], f"its {own}"))
+            found.append(Signal(label, columns[:, k], fs, said, times, unclear=unclear))
     return found
 
 
-def _is_rate(name: str) -> bool:
-    return RATE_NAME.fullmatch(name.rpartition("/")[2]) is not None
+def _is_beside(name: str, signal: str) -> bool:
+    """Whether what has this name is said of a signal: it lies beside it, in a group that holds it, or in it."""
+    group = name.rpartition("/")[0]
+    return not group or signal == group or signal.startswith(f"{group}/")
+
+
+def _rate_beside(signal: str, rates: dict[str, float]) -> tuple[float | None, str]:
+    """The rate that is said nearest to a signal, and by what; None where two differ."""
+    beside = [name for name in rates if _is_beside(name, signal)]
+    if not beside:
+        return None, ""
+    deepest = max(name.count("/") for name in beside)
+    nearest = [name for name in beside if name.count("/") == deepest]
+    same = len({rates[name] for name in nearest}) == 1
+    return (rates[nearest[0]], f"its {nearest[0]}") if same else (None, "")
+
+
+def _clock(columns: dict[str, NDArray[Any]]) -> tuple[Float64 | None, str]:
+    """The times of the only column of time that moves, s from its first; or why they are not known."""
+    moving = {name: t for name, t in columns.items() if len(t) > 1 and (t[1:] != t[:-1]).any()}
+    if len(moving) > 1:
+        return None, f"{len(moving)} columns of time ({', '.join(moving)}): with --fs HZ --trust-fs none is looked at"
+    return next(((_seconds(t, name), "") for name, t in moving.items()), (None, ""))
+
+
+def _is_rate(name: str, value: Any) -> bool:
+    return RATE_NAME.fullmatch(name.rpartition("/")[2]) is not None and np.size(value) == 1 and _numbers(value) is not None
 
 
 def _flat(under: str, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -224,25 +274,22 @@ def _flat(under: str, values: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _parquet(path: Path) -> list[Signal]:
-    table = _library(path, "pyarrow.parquet").read_table(path)
+    table = _library(path, "pyarrow.parquet").ParquetFile(path).read()
     stated = {key.decode(errors="replace"): value for key, value in (table.schema.metadata or {}).items()}
     rate = next((float(value) for key, value in stated.items() if RATE_NAME.fullmatch(key) and _is_number(value)), None)
-    columns: dict[str, Float64] = {}
-    times: Float64 | None = None
     if set(OURS) <= set(table.column_names):  # an output of ours: the wave is what is wanted
-        wave, flags = (table.column(name).to_numpy() for name in ("denoised", "flags"))
-        columns["denoised"] = np.where((flags & NONFINITE) != 0, np.nan, wave.astype(np.float64))
-        return [Signal("denoised", columns["denoised"], rate, "its metadata", _seconds(table.column("t_s").to_numpy(), "t_s"))]
-    for name in table.column_names:
-        values = table.column(name).to_numpy()
-        if values.dtype.kind == "M":
-            times = (values - values[0]).astype("m8[ns]").astype(np.float64) / 1e9 if len(values) else None
-        elif (x := _numbers(values)) is not None:
-            columns[name] = x
-    clocks = [name for name in columns if is_time(name)]
-    if times is None and len(clocks) == 1:
-        times = _seconds(columns[clocks[0]], clocks[0])
-    return [Signal(name, x, rate, "its metadata", times) for name, x in columns.items() if name not in clocks]
+        t, wave, flags = (table.column(name).to_numpy() for name in ("t_s", "denoised", "flags"))
+        return [Signal("denoised", np.where((flags & NONFINITE) != 0, np.nan, wave.astype(np.float64)), rate, "its metadata", t)]
+    signals: list[tuple[str, Float64]] = []
+    clocks: dict[str, NDArray[Any]] = {}
+    for k, name in enumerate(table.column_names):
+        values = table.column(k).to_numpy()
+        if values.dtype.kind in "mM" or ((x := _numbers(values)) is not None and is_time(name)):
+            clocks[name] = values
+        elif x is not None:
+            signals.append((name, x))
+    times, unclear = _clock(clocks)
+    return [Signal(name, x, rate, "its metadata", times, unclear=unclear) for name, x in signals]
 
 
 class Written(NamedTuple):
@@ -309,10 +356,15 @@ def _eight(value: float, *, up: bool) -> float:
     raise ValueError(f"the value {value:g} has no room in its header")
 
 
-def _seconds(x: Float64, name: str) -> Float64:
-    """A column of time as seconds from its first."""
-    unit = next((factor for end, factor in (("_ns", 1e-9), ("_us", 1e-6), ("_ms", 1e-3)) if name.lower().endswith(end)), 1.0)
-    return (x - x[0]) * unit if len(x) else x
+def _seconds(x: NDArray[Any], name: str) -> Float64 | None:
+    """A column of time as seconds, by its kind, its name and its values, as a csv's would be; None: it only counts."""
+    if x.dtype.kind in "mM":
+        there = x[~np.isnat(x)]
+        since = x if x.dtype.kind == "m" else x - there[0]
+        return np.where(np.isnat(x), np.nan, since.astype("m8[ns]").astype(np.int64) / 1e9)
+    texts = [str(value) for value in x.tolist()]
+    form = form_of(texts[:FIRST], name)
+    return None if form is None or form.counter else form.seconds(texts)
 
 
 def _is_number(value: bytes) -> bool:

@@ -12,6 +12,7 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.core.measuring import RATES_HZ
 from ppgstream.errors import DataError, OutputError, SourceError, UsageError
 from ppgstream.files.arrays import Arrays, read_arrays
 from ppgstream.files.clocks import Clock, ClockError, clock_of, laid_out
@@ -84,12 +85,12 @@ class Recording(NamedTuple):
             fs, said = sane[0]
         elif witnesses:
             raise DataError(
-                f"{path}: {witnesses[0][0]:.4g} Hz by {witnesses[0][1]}: must be 20 to 1000 Hz; say the right rate with --fs"
+                f"{path}: {witnesses[0][0]:.4g} Hz by {witnesses[0][1]}: must be 10 to 1000 Hz; say the right rate with --fs"
             )
         else:
             raise UsageError(f"{path}: states no sampling rate: say --fs HZ")
-        if not 20 <= fs <= 1000:
-            raise DataError(f"{path}: {fs:.4g} Hz by {said}: must be 20 to 1000 Hz")
+        if not RATES_HZ[0] <= fs <= RATES_HZ[1]:
+            raise DataError(f"{path}: {fs:.4g} Hz by {said}: must be 10 to 1000 Hz")
         return fs
 
     def named(self, path: str, fs: float) -> str:
@@ -234,7 +235,9 @@ def _of_arrays(path: Path, arrays: Arrays) -> Recording:
 
 def _of_signal(path: Path, signal: Signal, *, clocked: bool) -> Recording:
     """A signal, laid out by its times where it has any."""
-    found = Recording(signal.samples, fs=signal.fs, said=signal.said, name=signal.name)
+    found = Recording(signal.samples, fs=signal.fs, said=signal.said, name=signal.name, first_bad=signal.note)
+    if signal.unclear and clocked:
+        raise DataError(f"{path}: {signal.unclear}")
     if signal.times is None or not clocked or len(found.samples) < 8:
         return found
     try:
