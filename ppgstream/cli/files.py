@@ -47,7 +47,7 @@ def denoise(
         list[str],
         typer.Argument(
             metavar="IN...",
-            help="A recording (csv, npy, EDF ..: docs/formats.md), or - for lines from a pipe. Several, or a folder: with -o DIR.",
+            help="A recording (docs/formats.md says which), or - for lines from a pipe. Several, or a folder: with -o DIR.",
         ),
     ],
     output: Annotated[
