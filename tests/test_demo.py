@@ -91,9 +91,8 @@ def test_stopped_early_it_still_adds_up() -> None:
 def drawn(flags: np.ndarray, *, suffix: str = ".svg", truth: bool = False) -> bytes:
     x = np.sin(np.arange(500) / 15)
     wave = x if truth else None
-    return plots.before_after(
-        x + 0.1, x, np.full(500, 0.7), flags, fs=FS, start_s=60.0, truth=wave, title="somebody", suffix=suffix
-    )
+    figure = plots.before_after(x + 0.1, x, np.full(500, 0.7), flags, fs=FS, start_s=60.0, truth=wave, title="somebody")
+    return plots.content_of(figure, suffix)
 
 
 def labels(svg: bytes) -> set[str]:
@@ -133,7 +132,7 @@ def test_a_picture_marks_beats_and_draws_heart_rates_of_its_stretch() -> None:
         np.array([0.9, 0.9], np.float32),
     )
     x, flags = np.sin(np.arange(500) / 15), np.zeros(500, np.uint16)
-    told = labels(plots.before_after(x, x, np.full(500, 0.7), flags, fs=FS, start_s=60.0, suffix=".svg", pulse=pulse))
+    told = labels(plots.content_of(plots.before_after(x, x, np.full(500, 0.7), flags, fs=FS, start_s=60.0, pulse=pulse), ".svg"))
     assert {"beats", "unsure beats", "bpm"} <= told
-    early = labels(plots.before_after(x, x, np.full(500, 0.7), flags, fs=FS, start_s=0.0, suffix=".svg", pulse=pulse))
+    early = labels(plots.content_of(plots.before_after(x, x, np.full(500, 0.7), flags, fs=FS, start_s=0.0, pulse=pulse), ".svg"))
     assert not early & {"beats", "unsure beats", "bpm"}

@@ -140,7 +140,7 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
     "a format": (
         ["in/p0.csv", "in/p1.csv", "-o", "out/", "--format", "wav"],
         2,
-        "--format 'wav': must be one of npz, csv, npy, txt",
+        "--format 'wav': must be one of txt, csv, npy, npz",
     ),
     "a plot": (["in/p0.csv", "in/p1.csv", "-o", "out/", "--plot", "x.png"], 2, "--plot: of one recording"),
     "jobs of one": (["in/p0.csv", "-o", "x.npz", "--jobs", "2"], 2, "--format and --jobs are of several recordings"),
@@ -230,6 +230,16 @@ def test_a_recording_that_lies_in_two_files_is_made_again_where_the_second_chang
         assert "1 of 1 recordings" in done.stderr
         assert "there already" not in done.stderr
         assert lines_of(tmp_path / "out" / "summary.csv")[0]["fs"] == str(fs)
+
+
+def test_outputs_beside_their_recordings_are_no_recordings(tmp_path: Path) -> None:
+    for name in ("a.csv", "b.csv"):
+        put(tmp_path / "in" / name, recording(12), 125.0)
+    for text in ("2 of 2 recordings in in (0.4 minutes of signal)", "; 2 were there already)"):
+        done = run("in", "-o", "in", at=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert text in done.stderr
+    assert {path.name for path in (tmp_path / "in").iterdir()} == {"a.csv", "a.npz", "b.csv", "b.npz", "summary.csv"}
 
 
 def test_a_name_that_is_no_unicode_stops_nothing(tmp_path: Path) -> None:

@@ -278,18 +278,20 @@ def test_what_is_written_reads_back(suffix: str, tmp_path: Path) -> None:
         assert sum(one.text.endswith(" bpm") for one in whole.annotations) == (expected["hr_confidence"] >= 0.5).sum()
 
 
-@pytest.mark.parametrize(
-    "value", [0.0, 1.0, -1.0, 123456.789, -123456.789, 0.00123456789, -9.99999999e5, 99999999.5, 1e30, -1e-12, 5e-324]
-)
-def test_a_bound_of_edf_takes_eight_characters_and_holds_the_value(value: float) -> None:
-    for up in (True, False):
-        try:
-            found = formats._eight(value, up=up)
-        except ValueError:
-            assert abs(value) > 1e7 or abs(value) < 1e-5
-            continue
-        assert found >= value if up else found <= value
-        assert found == pytest.approx(value, rel=0.2)
+@pytest.mark.parametrize("case", ["one value", "tiny", "far from 0", "too large"])
+def test_any_range_is_written_to_edf_or_said(case: str, tmp_path: Path) -> None:
+    x = {"one value": 0 * X + 5, "tiny": 1e-9 * X, "far from 0": X + 1e6, "too large": X * 1e12}[case]
+    np.save(tmp_path / "x.npy", x)
+    command = [sys.executable, "-m", "ppgstream", "denoise", "x.npy", "--fs", "64", "-o", "out.edf"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    if case == "too large":
+        assert done.returncode == 65
+        assert ".edf: cannot hold this recording" in done.stderr
+        assert not (tmp_path / "out.edf").exists()
+    else:
+        assert done.returncode == (65 if case == "one value" else 0), done.stderr  # nothing is denoised of it
+        found = ppgstream.load(tmp_path / "out.edf").x[: len(x)]
+        np.testing.assert_allclose(found, x, atol=max(3 * float(np.ptp(x)), 1e-7))
 
 
 RATES: dict[str, tuple[dict[str, Any], float | None]] = {

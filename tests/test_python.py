@@ -18,13 +18,14 @@ import pytest
 from test_daemon import serving, until
 
 import ppgstream
+from ppgstream.api import sockets
 from ppgstream.api.live import Block
 from ppgstream.errors import ArgumentError, CheckpointError, ConfigError, SourceError
 from ppgstream.lab import synthetic
 from ppgstream.model import runtime
 from ppgstream.model.checkpoint import BUNDLED
 from ppgstream.model.restore import restore
-from ppgstream.wire.message import Flag
+from ppgstream.wire.message import EMPTY, Beats, Chunk, Flag, Kind
 
 FS = 125.0
 WAVES = ("denoised", "confidence", "flags")
@@ -300,19 +301,44 @@ def test_a_sender_and_a_connection_on_both_ends_of_a_daemon_give_what_the_same_s
             assert (heard.lost, heard.gap, sorted(heard.streams)) == (0, 100, ["a", "b"])
             same_b = list(other)
             assert {block.stream for block in same_b} == {"b"}
-            last = heard.get_data(10, "a")
-        expected = ppgstream.denoise(x.astype(np.float32), FS)
+            last, newest = heard.get_data(10, "a"), heard.get_data(10, "b")
+        expected = ppgstream.denoise(x, FS)
         for name in (*WAVES, *BEATS):
             found = np.concatenate([getattr(block, name) for block in blocks["a"]])
             assert found.tobytes() == getattr(expected, name).tobytes(), name
         assert (last.index, len(last.denoised)) == (len(x) - 1250, 1250)
         assert last.denoised.tobytes() == expected.denoised[-1250:].tobytes()
         assert last.beats.tolist() == [at for at in expected.beats.tolist() if at >= last.index]
-        of_b = np.concatenate([block.denoised for block in blocks["b"]])
-        assert len(of_b) == len(x) + 600
-        assert np.flatnonzero(np.isnan(of_b)).tolist() == list(range(len(x), len(x) + 100))
+        reached = 0
+        for block in blocks["b"]:
+            assert block.index in (reached, reached + 100) if reached == len(x) else block.index == reached
+            reached = block.index + len(block.denoised)
+        assert reached == len(x) + 600
+        assert len(newest.denoised) == 1250
+        assert (np.flatnonzero(np.isnan(newest.denoised)) + newest.index).tolist() == list(range(len(x), len(x) + 100))
         with pytest.raises(ArgumentError, match="send: the session has ended"):
             a.send([1.0])
+
+
+def test_what_is_kept_of_a_stream_is_bounded_whatever_is_missing() -> None:
+    kept, x = sockets._Kept(), np.ones(25, np.float32)
+
+    def beats(index: int) -> Chunk:
+        none = np.empty(0, np.float32)
+        return Chunk("a", 1, index, EMPTY, Kind.BEATS, beats=Beats(60.0, 0.9, np.empty(0, np.uint64), none, none, none))
+
+    kept.add(Chunk("a", 1, 0, x), 2.0)
+    kept.add(beats(10), 2.0)  # tells of what came before: no sample is missing
+    kept.add(Chunk("a", 1, 25, x), 2.0)
+    assert kept.samples == 50
+    kept.add(Chunk("a", 1, 50, EMPTY, Kind.GAP, missing=4_000_000_000), 2.0)
+    kept.add(Chunk("a", 1, 2**50, x), 2.0)  # more that was lost on the way than any memory holds
+    assert kept.samples <= 2 * 250
+    block = sockets._newest(sockets._block(list(kept.chunks)), 250, FS)
+    assert (block.index, len(block.denoised)) == (2**50 + 25 - 250, 250)
+    assert np.isnan(block.denoised[:225]).all()
+    kept.add(Chunk("a", 2, 0, x), 2.0)
+    assert kept.samples == 25
 
 
 def test_asyncio_gets_the_same_blocks() -> None:

@@ -100,7 +100,7 @@ class Serving(NamedTuple):
     rules: Rules
 
 
-def serving(checkpoint: str | Path, lookahead: int | None, polarity: str, sentinels: tuple[float, ...], few: int = 0) -> Serving:
+def serving(checkpoint: str | Path, lookahead: int | None, polarity: str, sentinels: tuple[float, ...]) -> Serving:
     """A checkpoint, by its name or path, made ready. Raises ArgumentError, CheckpointError, ConfigError."""
     import msgspec
 
@@ -128,7 +128,7 @@ def serving(checkpoint: str | Path, lookahead: int | None, polarity: str, sentin
     chosen = restore(BUNDLED if checkpoint == "default" else Path(checkpoint))
     if ahead >= chosen.arch.window:
         raise ArgumentError(f"lookahead: {lookahead}: must be below the checkpoint's window of {chosen.arch.window} samples")
-    rules = rules_of(settings, chosen, few=few)
+    rules = rules_of(settings, chosen)
     return Serving(denoiser_of(chosen), rules)
 
 
@@ -137,6 +137,7 @@ MOST_MADE = 4
 
 
 def denoiser_of(checkpoint: Checkpoint) -> Denoiser:
+    """What runs a checkpoint: made once, and kept for the next call."""
     from ppgstream.model import runtime
 
     if checkpoint.id not in _made:

@@ -13,15 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ppgstream.api.arguments import Float64, number_of, rate_of, samples_of, serving
+from ppgstream.core.rate import SURE
 from ppgstream.errors import ArgumentError
 from ppgstream.files.recording import Recording
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
-
-
-SURE = 0.5  # from this confidence on a beat or a rate is sure
 
 
 class Hrv(NamedTuple):
@@ -76,7 +74,7 @@ class Denoised:
             row = operator.index(row)
         except TypeError:
             raise ArgumentError(f"[{row!r}]: must be the number of a recording, 0 to {len(rows) - 1}") from None
-        found = rows[row]
+        found, name = rows[row], f"row{row % len(rows)}: "
         return Denoised(
             self.raw[row],
             self.fs,
@@ -90,7 +88,7 @@ class Denoised:
             self.hr_t_s,
             self.hr_bpm[row],
             self.hr_confidence[row],
-            tuple(text for text in self.events if text.startswith(f"row{row % len(self.raw)}: ")),
+            tuple(text.removeprefix(name) for text in self.events if text.startswith(name)),
         )
 
     def _rows(self, what: str) -> NDArray[np.float32]:
@@ -112,8 +110,10 @@ class Denoised:
         """A row a sample, with the columns that NeuroKit2's `ppg_process` gives, so that `nk.ppg_analyze` and `nk.hrv` take it:
         PPG_Raw, PPG_Clean, PPG_Rate (of the beats, bpm; NaN where an interval is not known), PPG_Quality (the confidence),
         PPG_Peaks (1 at beats of a confidence from `least` on). Needs pandas (ImportError)."""
-        import pandas as pd
-
+        try:
+            import pandas as pd
+        except ImportError as error:
+            raise ImportError("to_frame() needs pandas: pip install pandas") from error
         self._one("to_frame()")
         at = self.beats[self.beat_confidence >= least]
         n = len(self.denoised)
@@ -185,7 +185,7 @@ class Denoised:
         part = slice(int(start_s * self.fs), int(min(start_s + max(seconds, 2 / self.fs), length) * self.fs))
         pulse = Pulse(*(getattr(self, name) for name in Pulse._fields))
         raw, clean, confidence, flags = self.raw[part], self.denoised[part], self.confidence[part], self.flags[part]
-        return plots.figure_of(raw, clean, confidence, flags, fs=self.fs, start_s=start_s, pulse=pulse)
+        return plots.before_after(raw, clean, confidence, flags, fs=self.fs, start_s=start_s, pulse=pulse)
 
 
 def _added(value: float, variance: float) -> float:
@@ -223,17 +223,19 @@ def denoise(
     830.0
     """
     from ppgstream.core.engine import Engine
-    from ppgstream.core.ledger import Event
     from ppgstream.files import offline
+    from ppgstream.wire.message import Flag
 
     rate, samples = rate_of(fs), samples_of(x, rows=True)
     served = serving(checkpoint, lookahead, polarity, sentinels)
     engine = Engine(served.denoiser, served.rules)
     found = offline.denoise(samples, engine, fs=rate)
-    if not engine.ledger.denoised:
-        window_s = served.rules.plan.geometry.window / served.rules.plan.fs
-        engine.events.append(Event("nothing", f"row0: nothing denoised: no stretch of {window_s:g} s with a signal", "row0"))
-    events = tuple(event.text if samples.ndim == 2 else event.text.removeprefix("row0: ") for event in engine.events)
+    window_s, bare = served.rules.plan.geometry.window / served.rules.plan.fs, Flag.PASSTHROUGH | Flag.NONFINITE
+    texts = [event.text for event in engine.events]
+    for k, flags in enumerate(np.atleast_2d(found.flags)):
+        if ((flags & bare) != 0).all():
+            texts.append(f"row{k}: nothing denoised: no stretch of {window_s:g} s with a signal")
+    events = tuple(text if samples.ndim == 2 else text.removeprefix("row0: ") for text in texts)
     several, pulses = samples.ndim == 2, found.pulses
 
     def of_beats(name: str) -> Any:

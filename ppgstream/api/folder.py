@@ -6,11 +6,13 @@ import csv
 import hashlib
 import io
 import itertools
+import math
 import multiprocessing
 import os
 import re
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -39,7 +41,7 @@ from ppgstream.wire.message import stream_like
 
 SUMMARY = "summary.csv"
 BESIDE = ".ppgstream-*.tmp"  # files that are not whole yet (storage.py)
-FORMATS = ("npz", "csv", "npy", "txt", "parquet", "edf", "bdf")
+WRITE_EVERY_S = 1.0  # the summary: of thousands of recordings it is long
 # The endings by which recordings in a folder are known.
 KNOWN = (".csv", ".tsv", ".txt", ".log", ".json", ".jsonl", ".ndjson", ".npy", ".npz", ".gz", ".zip", *READERS)
 BEATS_HEAD = ("file", "row", "sample", "t_s", "confidence", "interval_ms", "error_ms")
@@ -98,9 +100,10 @@ class Done(NamedTuple):
     skipped: bool = False
 
 
-def found_in(sources: Sequence[Path]) -> list[Path]:
-    """The recordings: the files, and of a folder those whose names end as recordings do. Raises SourceError for what is not there
-    and for a folder without any."""
+def found_in(sources: Sequence[Path], outputs: Path) -> list[Path]:
+    """The recordings: the files, and of a folder those whose names end as recordings do, without what was written there before,
+    where it is the folder of the `outputs` too. Raises SourceError for a folder without any."""
+    made = {_resolved(outputs / name) for name in summary_in(outputs)}
     paths: list[Path] = []
     for source in sources:
         if not source.is_dir():
@@ -111,7 +114,8 @@ def found_in(sources: Sequence[Path]) -> list[Path]:
         except OSError as error:
             raise SourceError(f"{source}: cannot read the folder: {error.strerror}") from error
         beside = {part for path in inside for part in parts_of(path)[1:]}  # a sidecar is none by itself
-        inside = [path for path in inside if path.name != SUMMARY and not path.name.startswith(".") and path not in beside]
+        named = (path for path in inside if path.name != SUMMARY and not path.name.startswith("."))
+        inside = [path for path in named if path not in beside and _resolved(path) not in made]
         if not inside:
             raise SourceError(f"{source}: no recording in this folder: none of its files ends in {', '.join(KNOWN)}")
         paths += inside
@@ -266,11 +270,7 @@ def _denoised(task: Task, engine: Engine) -> tuple[Denoised, float, offline.Cloc
         rate = source.head.rate(str(path), fs, trusted=trusted)
         whole = long.denoise(source, engine, fs=rate, dtype=dtype, say=events.append)
         told = "; ".join(filter(None, (source.first_bad, source.first_text)))
-        clock = (
-            None
-            if whole.times is None
-            else offline.Clocked(np.rint(whole.times * rate).astype(np.int64), whole.times, whole.starts)
-        )
+        clock = whole.clocked(rate)
         result = whole.result
     else:
         found = recording.read(path, transpose=transpose, **as_asked)
@@ -360,22 +360,28 @@ def run(
     beats: Path | None = None,
     rates: Path | None = None,
 ) -> list[Done]:
-    """All recordings into `folder`; the summary is written anew after each, so that a run that is ended goes on where it was.
-    Raises OutputError where the folder cannot be written."""
+    """All recordings into `folder`; the summary is written anew each second and at the end, so that a run that is ended goes on
+    where it was. Raises OutputError where the folder cannot be written."""
     known = summary_in(folder)
     rows, done = dict(known), []
     order = {task.output.name: k for k, task in enumerate(tasks)}
-    others = set(folder.glob(BESIDE))
+    others, written = set(folder.glob(BESIDE)), -math.inf
+
+    def write() -> None:
+        write_summary(folder, sorted(rows.values(), key=lambda row: (order.get(row.output, len(order)), row.output)))
+
     try:
         for one in denoise_all(tasks, jobs=jobs, known=known, checkpoint=checkpoint):
             done.append(one)
             rows[one.row.output] = one.row
-            write_summary(folder, sorted(rows.values(), key=lambda row: (order.get(row.output, len(order)), row.output)))
+            if time.monotonic() > written + WRITE_EVERY_S:
+                write()
+                written = time.monotonic()
             seen(one)
-    except BaseException:
+    finally:
+        write()
         for half in set(folder.glob(BESIDE)) - others:  # of processes that were ended
             half.unlink(missing_ok=True)
-        raise
     done.sort(key=lambda one: order[one.row.output])
     if beats is not None:
         write_table(beats, BEATS_HEAD, [line for one in done for line in one.beats])

@@ -18,10 +18,10 @@ STREAM = "live"
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """What became final. index: the number of its first sample; denoised f4, confidence f4 and flags u2 of each sample (n,), as
-    in `ppgstream.Denoised`. Of beats that were decided now: their sample indexes, P(it is one), the interval before and its
-    expected error; a beat is decided some 1 s after it. Of heart rates: when they were known, s, the rate, and P(it is within 5
-    bpm). events: what else there is to say. stream, session: of which."""
+    """What became final: samples that follow each other. index: the number of the first; denoised f4, confidence f4 and flags u2
+    of each sample (n,), as in `ppgstream.Denoised`. Of beats that were decided now: their sample indexes, P(it is one), the
+    interval before and its expected error; a beat is decided some 1 s after it. Of heart rates: when they were known, s, the
+    rate, and P(it is within 5 bpm). events: what else there is to say. stream, session: of which."""
 
     index: int
     denoised: NDArray[np.float32]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
@@ -9,7 +10,7 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-import numpy as np
+import msgspec
 
 from ppgstream.api.arguments import number_of, rate_of, samples_of, text_of, whole_of
 from ppgstream.api.live import Block, joined
@@ -22,21 +23,37 @@ WAIT_S = 0.2  # for messages, before looking up
 
 
 class _Kept:
-    """The last seconds of one stream."""
+    """The last seconds of one stream's newest session. What was lost on the way is a GAP, as what never reached the daemon."""
 
     def __init__(self) -> None:
         self.chunks: deque[Chunk] = deque()
-        self.samples = 0
+        self.samples = 0  # in them, those of GAPs included
+        self._reached: int | None = None  # the index after the newest of them
 
     def add(self, chunk: Chunk, most_s: float) -> None:
         if self.chunks and self.chunks[-1].session != chunk.session:
             self.chunks.clear()
-            self.samples = 0
+            self.samples, self._reached = 0, None
+        if chunk.kind is not Kind.BEATS:
+            at = chunk.index if self._reached is None else self._reached
+            if chunk.index > at:
+                lost = Chunk(chunk.stream, chunk.session, at, EMPTY, Kind.GAP, chunk.fs, missing=chunk.index - at)
+                self._append(lost, most_s)
+            self._reached = max(chunk.stop, at)
+        self._append(chunk, most_s)
+
+    def _append(self, chunk: Chunk, most_s: float) -> None:
+        most = round(most_s * chunk.fs)
+        if chunk.missing > most:  # of a long gap its end is enough
+            chunk = msgspec.structs.replace(chunk, index=chunk.stop - most, missing=most)
         self.chunks.append(chunk)
-        self.samples += len(chunk.samples) + chunk.missing
-        while len(self.chunks) > 1 and self.samples - len(self.chunks[0].samples) - self.chunks[0].missing > most_s * chunk.fs:
-            first = self.chunks.popleft()
-            self.samples -= len(first.samples) + first.missing
+        self.samples += _count(chunk)
+        while len(self.chunks) > 1 and self.samples - _count(self.chunks[0]) > most:
+            self.samples -= _count(self.chunks.popleft())
+
+
+def _count(chunk: Chunk) -> int:
+    return len(chunk.samples) + chunk.missing
 
 
 class Connection:
@@ -69,8 +86,8 @@ class Connection:
 
     def get_data(self, seconds: float, stream: str | None = None) -> Block:
         """The newest so many seconds of a stream that have come, or what there is of them; of its newest session alone. Does not
-        wait. stream: may be left out where there is one. Raises ArgumentError for a stream that is not there, and for more
-        seconds than are kept."""
+        wait. Samples that never came are NaN of confidence 0. stream: may be left out where there is one. Raises ArgumentError
+        for a stream that is not there, and for more seconds than are kept."""
         seconds = number_of("seconds", seconds, 0.0, self._keep_s)
         while self._open and self._take(0.0):
             pass
@@ -81,8 +98,7 @@ class Connection:
             there = f": there are {', '.join(self._kept)}" if self._kept else ": nothing has come yet"
             raise ArgumentError(f"stream: {name!r} has sent nothing{there}" if name else f"stream{there}")
         chunks = list(self._kept[name].chunks)
-        block = _block(chunks)
-        return _newest(block, round(seconds * chunks[-1].fs), chunks[-1].fs)
+        return _newest(_block(chunks), round(seconds * chunks[-1].fs), chunks[-1].fs)
 
     def __iter__(self) -> Iterator[Block]:
         while self._open and not self._receiver.all_ended:
@@ -91,19 +107,27 @@ class Connection:
     async def __aiter__(self) -> AsyncIterator[Block]:
         import zmq.asyncio
 
-        socket = zmq.asyncio.Socket.from_socket(self._receiver._socket)
+        socket = zmq.asyncio.Socket.from_socket(self._receiver.socket)
         while self._open and not self._receiver.all_ended:
             await socket.poll(int(1000 * WAIT_S))
             for block in self._take(0.0):
                 yield block
 
     def _take(self, wait_s: float) -> list[Block]:
-        """What came: a block a stream and session."""
-        found: dict[tuple[str, int], list[Chunk]] = {}
+        """What came: of each stream and session a block, and another after samples that never came."""
+        parts: dict[tuple[str, int], list[list[Chunk]]] = {}
+        reached: dict[tuple[str, int], int] = {}
         for chunk in self._receiver.poll(wait_s):
             self._kept.setdefault(chunk.stream, _Kept()).add(chunk, self._keep_s)
-            found.setdefault((chunk.stream, chunk.session), []).append(chunk)
-        blocks = [_block(chunks) for chunks in found.values()]
+            key = chunk.stream, chunk.session
+            own = parts.setdefault(key, [[]])
+            if chunk.kind is not Kind.BEATS:
+                if chunk.missing or chunk.index > reached.get(key, chunk.index):
+                    own.append([])
+                reached[key] = chunk.stop
+            if not chunk.missing:
+                own[-1].append(chunk)
+        blocks = [_block(part) for own in parts.values() for part in own if part]
         return [block for block in blocks if len(block.denoised) or len(block.beats) or len(block.hr_t_s)]
 
     def close(self) -> None:
@@ -119,18 +143,8 @@ class Connection:
 
 
 def _block(chunks: list[Chunk]) -> Block:
-    """Messages of one session as one block: where some were lost on the way, their samples are NaN of confidence 0."""
-    whole: list[Chunk] = []
-    reached: int | None = None
-    for chunk in chunks:
-        if chunk.kind is not Kind.BEATS:
-            if reached is not None and chunk.index > reached:
-                lost = Chunk(chunk.stream, chunk.session, reached, EMPTY, Kind.GAP, chunk.fs, missing=chunk.index - reached)
-                whole.append(lost)
-            reached = max(chunk.stop, reached or 0)
-        whole.append(chunk)
     last = chunks[-1]
-    return joined(whole, index=last.stop, fs=last.fs, stream=last.stream, session=last.session)
+    return joined(chunks, index=last.stop, fs=last.fs, stream=last.stream, session=last.session)
 
 
 def _newest(block: Block, n: int, fs: float) -> Block:
@@ -190,7 +204,7 @@ class Sender:
         wait_s: float = 30.0,
     ) -> None:
         self.stream, self.fs, self.sent = _named(stream), rate_of(fs), 0
-        self.session = int.from_bytes(np.random.default_rng().bytes(8), "little")
+        self.session = secrets.randbits(64)
         self._wait_s, self._ended = number_of("wait_s", wait_s, 0.0), False
         self._began_ns = 0  # the time of the first sample
         self._publisher = Publisher(text_of("endpoint", endpoint), bind=bind)
@@ -207,7 +221,7 @@ class Sender:
         for start in range(0, len(x), MAX_COUNT):
             part = x[start : start + MAX_COUNT]
             at = self._at(self.sent) if t_ns is None else t_ns + round(start / self.fs * 1e9)
-            self._put(self._chunk(part.astype(np.float32) if _fits(part) else part, Kind.DATA, at))
+            self._put(self._chunk(part, Kind.DATA, at))
             self.sent += len(part)
 
     def play(self, samples: Any, *, chunk: int = 25) -> None:
@@ -265,9 +279,3 @@ class Sender:
             self._ended = True
             self._publisher.send_last(self._chunk(EMPTY, Kind.END))
         self._publisher.close(linger_s=2.0)
-
-
-def _fits(x: Any) -> bool:
-    """Whether float32 holds samples to a millionth of their range."""
-    known = x[np.isfinite(x)]
-    return not len(known) or bool(np.abs(known.astype(np.float32) - known).max() <= 1e-6 * (known.max() - known.min()))

@@ -147,7 +147,7 @@ def denoise(
     source = sources[0]
     suffix = Path(output).suffix.lower()
     if output != "-" and suffix not in offline.SUFFIXES:
-        raise UsageError(f"-o {output}: {suffix} is not written: txt, csv, npy, npz, parquet, edf or bdf")
+        raise UsageError(f"-o {output}: {suffix} is not written: {', '.join(offline.FORMATS)}")
     formats.check_writer(Path(output))
     if plot is None and (plot_from is not None or plot_seconds is not None):
         raise UsageError("--plot-from and --plot-seconds: nothing is drawn without --plot")
@@ -230,21 +230,10 @@ def denoise(
         )
         if len(raw) < 2:
             raise UsageError(f"--plot-from {start:g}: the recording is {of_all / rate:g} s long")
+        pulse = result.pulses[0] if result.pulses else None
         title = found.named(source, rate)
-        recording.write_whole(
-            plot,
-            plots.before_after(
-                raw,
-                clean,
-                confidence,
-                flags,
-                fs=rate,
-                start_s=start,
-                title=title,
-                suffix=plot.suffix.lower(),
-                pulse=result.pulses[0] if result.pulses else None,
-            ),
-        )
+        drawn = plots.before_after(raw, clean, confidence, flags, fs=rate, start_s=start, title=title, pulse=pulse)
+        recording.write_whole(plot, plots.content_of(drawn, plot.suffix.lower()))
     if not machine.ledger.denoised:
         short = found.samples.shape[-1] * target_fs / rate < window
         why = f"shorter than {window / target_fs:g} s" if short else f"no stretch of {window / target_fs:g} s with a signal"
@@ -269,15 +258,15 @@ class _Many:
 
         if "-" in sources:
             raise UsageError("IN: - is a pipe: denoise it alone")
-        if format_ not in folder.FORMATS:
-            raise UsageError(f"--format {format_!r}: must be one of {', '.join(folder.FORMATS)}")
+        if format_ not in offline.FORMATS:
+            raise UsageError(f"--format {format_!r}: must be one of {', '.join(offline.FORMATS)}")
         formats.check_writer(Path(f"x.{format_}"))
         if output == "-" or (Path(output).suffix.lower() in offline.SUFFIXES[1:] and not output.endswith("/")):
             one = "a folder of recordings" if is_folder(Path(sources[0])) else "--beats and --rates"
             what = "several recordings" if len(sources) > 1 else one
             raise UsageError(f"-o {output}: {what}: give a folder for the outputs (-o DIR/)")
         self.folder, self.jobs, self.beats, self.rates = Path(output), jobs, beats, rates
-        self.paths = folder.found_in([Path(source) for source in sources])
+        self.paths = folder.found_in([Path(source) for source in sources], self.folder)
         self.outputs = folder.outputs_of(self.paths, self.folder, format_)
         tables = [table for table in (beats, rates) if table is not None]
         folder.check_apart([*self.paths, self.folder / folder.SUMMARY], tables)
@@ -373,9 +362,7 @@ class _Long:
         self, engine: Engine, *, fs: float, dtype: str, keep: tuple[int, int], strict: bool
     ) -> tuple[offline_.Denoised, offline_.Clocked | None, NDArray[np_.float64]]:
         """The output, its clock if its samples do not follow each other evenly, and the input of the rows `keep`."""
-        import numpy as np
-
-        from ppgstream.files import long, offline
+        from ppgstream.files import long
 
         with self._bar:
             found = long.denoise(self.source, engine, fs=fs, dtype=dtype, keep=keep, say=say)
@@ -383,10 +370,7 @@ class _Long:
         if told and strict:
             raise DataError(told)
         say(self.source.counted(fs) + (f"; {told}" if told else ""))
-        clock = None
-        if found.times is not None:
-            clock = offline.Clocked(np.rint(found.times * fs).astype(np.int64), found.times, found.starts)
-        return found.result, clock, found.raw
+        return found.result, found.clocked(fs), found.raw
 
 
 def _denoise_pipe(

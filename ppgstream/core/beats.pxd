@@ -28,7 +28,8 @@ cdef object _of_rows(
 )
 
 @cython.locals(
-    n=Py_ssize_t, m=Py_ssize_t, half=Py_ssize_t, near=Py_ssize_t, last=Py_ssize_t, k=Py_ssize_t, j=Py_ssize_t, own=Py_ssize_t,
+    n=Py_ssize_t, m=Py_ssize_t, half=Py_ssize_t, near=Py_ssize_t, last=Py_ssize_t, way=Py_ssize_t, i=Py_ssize_t, k=Py_ssize_t, j=Py_ssize_t,
+    own=Py_ssize_t,
     centre=Py_ssize_t, place=Py_ssize_t, lowest=double, mean=double, mean_in=double, power=double, product=double,
     power_in=double, residual=double, y=double, x=double
 )

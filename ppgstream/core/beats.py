@@ -361,22 +361,16 @@ def _of_beats(
     far the two rise; its height over the lowest point near it; and of the second around it, without their means, the power of
     the output, the product with the input, the power of the input, and that of their difference."""
     n, m, half, near = row.shape[0], out.shape[1], HALF, NEAR
-    last = -1
-    for k in range(n):
-        if last >= 0 and row[last] != row[k]:
-            last = -1
-        found[0, k] = time[k] - time[last] if last >= 0 else 0.0
-        found[2, k] = rise[last] if last >= 0 else rise[k]
-        if alone[k]:
-            last = k
-    last = -1
-    for k in range(n - 1, -1, -1):
-        if last >= 0 and row[last] != row[k]:
-            last = -1
-        found[1, k] = time[last] - time[k] if last >= 0 else 0.0
-        found[3, k] = rise[last] if last >= 0 else rise[k]
-        if alone[k]:
-            last = k
+    for way in range(2):  # from the first beat on, then from the last
+        last = -1
+        for i in range(n):
+            k = i if way == 0 else n - 1 - i
+            if last >= 0 and row[last] != row[k]:
+                last = -1
+            found[way, k] = abs(time[k] - time[last]) if last >= 0 else 0.0
+            found[2 + way, k] = rise[last] if last >= 0 else rise[k]
+            if alone[k]:
+                last = k
     for k in range(n):
         own, centre = row[k], at[k]
         lowest = out[own, centre]

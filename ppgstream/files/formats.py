@@ -7,7 +7,6 @@ import importlib
 import importlib.util
 import io
 import json
-import math
 import re
 import warnings
 from collections.abc import Callable, Iterator
@@ -330,9 +329,8 @@ def write_edf(file: IO[bytes], suffix: str, it: Written) -> None:
     annotations += [edfio.EdfAnnotation(float(t), None, f"{bpm:.1f} bpm") for t, bpm in zip(*it.rates, strict=True)]
     wave = np.nan_to_num(it.denoised.astype(np.float64))
     try:
-        low, high = _eight(wave.min(), up=False), _eight(wave.max(), up=True)
         signals = [
-            signal(wave, it.fs, label="PPG", physical_range=(low, high if high > low else low + 1)),
+            signal(wave, it.fs, label="PPG"),
             signal(it.confidence.astype(np.float64), it.fs, label="Confidence", physical_range=(0, 1)),
         ]
         content = io.BytesIO()
@@ -340,20 +338,6 @@ def write_edf(file: IO[bytes], suffix: str, it: Written) -> None:
     except ValueError as error:
         raise DataError(f"{suffix}: cannot hold this recording: {error}") from error
     file.write(content.getvalue())
-
-
-def _eight(value: float, *, up: bool) -> float:
-    """A number that is written in eight characters, as EDF's header has room for: the next above or below."""
-    for digits in range(7, 0, -1):
-        text = f"{value:.{digits}g}"
-        if len(text) <= 8:
-            step = 10.0 ** (math.floor(math.log10(abs(value))) - digits + 1) if value else 0.0
-            found = float(text)
-            if (found < value) if up else (found > value):
-                found += step if up else -step
-            if len(f"{found:.{digits}g}") <= 8:
-                return float(f"{found:.{digits}g}")
-    raise ValueError(f"the value {value:g} has no room in its header")
 
 
 def _seconds(x: NDArray[Any], name: str) -> Float64 | None:

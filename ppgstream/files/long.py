@@ -282,6 +282,12 @@ class LongDenoised(NamedTuple):
     starts: list[int]
     raw: Float64
 
+    def clocked(self, fs: float) -> offline.Clocked | None:
+        """What the csv and npz say of its clock; None where its samples follow each other evenly."""
+        if self.times is None:
+            return None
+        return offline.Clocked(np.rint(self.times * fs).astype(np.int64), self.times, self.starts)
+
 
 def denoise(
     source: LongRecording,

@@ -182,7 +182,8 @@ def _arrays(result: Denoised) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-SUFFIXES = ("", ".txt", ".csv", ".npy", ".npz", ".parquet", ".edf", ".bdf")
+FORMATS = ("txt", "csv", "npy", "npz", "parquet", "edf", "bdf")
+SUFFIXES = ("", *(f".{name}" for name in FORMATS))
 WRITTEN_AT_ONCE = 100_000  # lines
 
 

@@ -46,24 +46,24 @@ class Receiver:
     skipped: int = 0  # messages of kinds that this version does not know
     messages: int = 0
     _context: zmq.Context[zmq.Socket[bytes]] = field(init=False)
-    _socket: zmq.Socket[bytes] = field(init=False)
+    socket: zmq.Socket[bytes] = field(init=False)
     _inbox: Inbox = field(init=False)
 
     def __post_init__(self) -> None:
         self._context = zmq.Context()
-        self._socket = make(self._context, zmq.SUB, most=MOST_BODY, rcvhwm=self.high_water_mark)
-        self._inbox = Inbox(self._socket)
+        self.socket = make(self._context, zmq.SUB, most=MOST_BODY, rcvhwm=self.high_water_mark)
+        self._inbox = Inbox(self.socket)
         # A subscription is a prefix: "a" would bring "ab" too, so ids are compared again on arrival.
-        self._socket.setsockopt(zmq.SUBSCRIBE, (self.stream or "").encode("ascii", "replace"))
+        self.socket.setsockopt(zmq.SUBSCRIBE, (self.stream or "").encode("ascii", "replace"))
         try:
-            attach(self._socket, self.endpoint, bind=False)
+            attach(self.socket, self.endpoint, bind=False)
         except PpgStreamError:
             self._context.destroy(linger=0)
             raise
 
     def poll(self, timeout_s: float) -> Iterator[Chunk]:
         """The chunks that are there, or come within `timeout_s` seconds; of many, the first `MESSAGES_A_POLL`."""
-        if not self._socket.poll(int(timeout_s * 1000)):
+        if not self.socket.poll(int(timeout_s * 1000)):
             return
         for _ in range(MESSAGES_A_POLL):
             parts = self._inbox.take()

@@ -177,7 +177,7 @@ def run(
     if picture is not None:
         p, n = sensors[0], int(PICTURE_S * checkpoint.fs)
         drawn = plots.before_after(p.noisy[:n], p.out[:n], p.confidence[:n], p.flags[:n], fs=checkpoint.fs, truth=p.clean[:n])
-        recording.write_whole(picture, drawn)
+        recording.write_whole(picture, plots.content_of(drawn))
         say(f"drew {picture}", highlight=False)
     say(NEXT, highlight=False)
     return engine.unaccounted == 0 and (stopped() or all(np.isfinite(p.out).all() for p in sensors))

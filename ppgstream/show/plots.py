@@ -22,27 +22,14 @@ SUFFIXES = (".png", ".svg", ".pdf")
 _COLOURS = {flag: f"C{number}" for number, flag in enumerate((f for f in Flag if f is not Flag.LOW_CONFIDENCE), start=4)}
 
 
-def before_after(
-    raw: NDArray[np.floating],
-    clean: NDArray[np.floating],
-    confidence: NDArray[np.floating],
-    flags: NDArray[np.uint16],
-    *,
-    fs: float,
-    start_s: float = 0.0,
-    truth: NDArray[np.floating] | None = None,
-    title: str = "",
-    suffix: str = ".png",
-    pulse: Pulse | None = None,
-) -> bytes:
-    """The picture that `figure_of` draws, as a file's content (of `SUFFIXES`)."""
-    figure = figure_of(raw, clean, confidence, flags, fs=fs, start_s=start_s, truth=truth, title=title, pulse=pulse)
+def content_of(figure: Figure, suffix: str = ".png") -> bytes:
+    """A figure as a file's content (of `SUFFIXES`)."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format=suffix[1:], dpi=110)
     return buffer.getvalue()
 
 
-def figure_of(
+def before_after(
     raw: NDArray[np.floating],
     clean: NDArray[np.floating],
     confidence: NDArray[np.floating],
@@ -62,9 +49,7 @@ def figure_of(
         """A figure that a notebook shows, whether its backend of matplotlib is there or not."""
 
         def _repr_png_(self) -> bytes:
-            buffer = io.BytesIO()
-            self.savefig(buffer, format="png", dpi=110)
-            return buffer.getvalue()
+            return content_of(self)
 
     t = start_s + np.arange(len(raw)) / fs
     rated = pulse is not None and bool(np.isfinite(pulse.hr_bpm[(pulse.hr_t_s >= t[0]) & (pulse.hr_t_s <= t[-1])]).any())
