@@ -40,8 +40,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(f"{item.nodeid.partition('::')[0]}"))
 
 
-# A shell ignores SIGINT for what it starts in the background, and so would the commands that tests start and interrupt.
+# A shell ignores SIGINT for what it starts in the background, and `nohup` SIGHUP; so would the commands that tests start and send
+# signals.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+for _number in (signal.SIGHUP, signal.SIGTERM):
+    signal.signal(_number, signal.SIG_DFL)
 
 # By the beginnings of their names: tests that share a fixture that takes seconds, or TensorFlow, whose import does.
 TOGETHER = {
