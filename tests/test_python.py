@@ -334,7 +334,7 @@ def test_what_is_kept_of_a_stream_is_bounded_whatever_is_missing() -> None:
     kept.add(Chunk("a", 1, 50, EMPTY, Kind.GAP, missing=4_000_000_000), 2.0)
     kept.add(Chunk("a", 1, 2**50, x), 2.0)  # more that was lost on the way than any memory holds
     assert kept.samples <= 2 * 250
-    block = sockets._newest(sockets._block(list(kept.chunks)), 250, FS)
+    block = sockets._newest(sockets._block(list(kept.chunks), kept.reached or 0), 250, FS)
     assert (block.index, len(block.denoised)) == (2**50 + 25 - 250, 250)
     assert np.isnan(block.denoised[:225]).all()
     kept.add(Chunk("a", 2, 0, x), 2.0)

@@ -28,18 +28,18 @@ class _Kept:
     def __init__(self) -> None:
         self.chunks: deque[Chunk] = deque()
         self.samples = 0  # in them, those of GAPs included
-        self._reached: int | None = None  # the index after the newest of them
+        self.reached: int | None = None  # the index after the newest of them
 
     def add(self, chunk: Chunk, most_s: float) -> None:
         if self.chunks and self.chunks[-1].session != chunk.session:
             self.chunks.clear()
-            self.samples, self._reached = 0, None
+            self.samples, self.reached = 0, None
         if chunk.kind is not Kind.BEATS:
-            at = chunk.index if self._reached is None else self._reached
+            at = chunk.index if self.reached is None else self.reached
             if chunk.index > at:
                 lost = Chunk(chunk.stream, chunk.session, at, EMPTY, Kind.GAP, chunk.fs, missing=chunk.index - at)
                 self._append(lost, most_s)
-            self._reached = max(chunk.stop, at)
+            self.reached = max(chunk.stop, at)
         self._append(chunk, most_s)
 
     def _append(self, chunk: Chunk, most_s: float) -> None:
@@ -70,6 +70,7 @@ class Connection:
         self._receiver = Receiver(endpoint, stream)
         self._keep_s = keep_s
         self._kept: dict[str, _Kept] = {}
+        self._reached: dict[tuple[str, int], int] = {}  # of each stream and session, the index after all samples so far
         self._open = True
 
     @property
@@ -97,8 +98,9 @@ class Connection:
         if name not in self._kept:
             there = f": there are {', '.join(self._kept)}" if self._kept else ": nothing has come yet"
             raise ArgumentError(f"stream: {name!r} has sent nothing{there}" if name else f"stream{there}")
-        chunks = list(self._kept[name].chunks)
-        return _newest(_block(chunks), round(seconds * chunks[-1].fs), chunks[-1].fs)
+        kept = self._kept[name]
+        chunks = list(kept.chunks)
+        return _newest(_block(chunks, kept.reached or 0), round(seconds * chunks[-1].fs), chunks[-1].fs)
 
     def __iter__(self) -> Iterator[Block]:
         while self._open and not self._receiver.all_ended:
@@ -115,19 +117,19 @@ class Connection:
 
     def _take(self, wait_s: float) -> list[Block]:
         """What came: of each stream and session a block, and another after samples that never came."""
-        parts: dict[tuple[str, int], list[list[Chunk]]] = {}
-        reached: dict[tuple[str, int], int] = {}
+        parts: dict[tuple[str, int], list[tuple[int, list[Chunk]]]] = {}  # and the index at which each begins
         for chunk in self._receiver.poll(wait_s):
             self._kept.setdefault(chunk.stream, _Kept()).add(chunk, self._keep_s)
             key = chunk.stream, chunk.session
-            own = parts.setdefault(key, [[]])
+            reached = self._reached.get(key, chunk.index)
+            own = parts.setdefault(key, [(reached, [])])
             if chunk.kind is not Kind.BEATS:
-                if chunk.missing or chunk.index > reached.get(key, chunk.index):
-                    own.append([])
-                reached[key] = chunk.stop
+                if chunk.missing or chunk.index > reached:
+                    own.append((chunk.index + chunk.missing, []))
+                self._reached[key] = max(chunk.stop, reached)
             if not chunk.missing:
-                own[-1].append(chunk)
-        blocks = [_block(part) for own in parts.values() for part in own if part]
+                own[-1][1].append(chunk)
+        blocks = [_block(part, at) for own in parts.values() for at, part in own if part]
         return [block for block in blocks if len(block.denoised) or len(block.beats) or len(block.hr_t_s)]
 
     def close(self) -> None:
@@ -142,9 +144,10 @@ class Connection:
         self.close()
 
 
-def _block(chunks: list[Chunk]) -> Block:
+def _block(chunks: list[Chunk], at: int) -> Block:
+    """Messages of one session as a block. at: its index, where it has no samples."""
     last = chunks[-1]
-    return joined(chunks, index=last.stop, fs=last.fs, stream=last.stream, session=last.session)
+    return joined(chunks, index=at, fs=last.fs, stream=last.stream, session=last.session)
 
 
 def _newest(block: Block, n: int, fs: float) -> Block:

@@ -132,10 +132,10 @@ def test_a_poll_of_the_tap_and_of_a_publisher_is_bounded(tmp_path: Path) -> None
     tap = receiver.Receiver(f"ipc://{tmp_path}/out")
     sender = publisher.Publisher(f"ipc://{tmp_path}/in")
     asks = status.StatusClient(f"ipc://{tmp_path}/status")
-    sockets = [(tap, tap._socket), (sender, sender._socket), (asks, asks._socket)]
+    sockets = [(tap, "socket", tap.socket), (sender, "_socket", sender._socket), (asks, "_socket", asks._socket)]
     try:
         endless = [Endless(b"x"), Endless(b"\1"), Endless(b'{"in": "x"}')]
-        tap._socket = tap._inbox._socket = endless[0]  # type: ignore[assignment]
+        tap.socket = tap._inbox._socket = endless[0]  # type: ignore[assignment]
         sender._inbox._socket = endless[1]  # type: ignore[assignment]
         asks._socket = endless[2]  # type: ignore[assignment]
         assert list(tap.poll(0.0)) == []
@@ -144,8 +144,8 @@ def test_a_poll_of_the_tap_and_of_a_publisher_is_bounded(tmp_path: Path) -> None
         most = (receiver.MESSAGES_A_POLL, publisher.SUBSCRIPTIONS_A_TURN, status.ANSWERS_A_LOOK)
         assert tuple(e.taken for e in endless) == most
     finally:
-        for owner, socket in sockets:
-            owner._socket = socket  # type: ignore[union-attr]
+        for owner, name, socket in sockets:
+            setattr(owner, name, socket)
         tap.close()
         sender.close(0)
         asks.close()
