@@ -46,6 +46,7 @@ class Out(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     endpoint: str = "tcp://127.0.0.1:5601"
     bind: bool = True
     dtype: Literal["f4", "f8"] = "f4"
+    raw: bool = False
     high_water_mark: Annotated[int, Meta(ge=1, le=10_000_000)] = 10_000
     linger_ms: Annotated[int, Meta(ge=0, le=60_000)] = 2000
 
@@ -110,7 +111,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 DEFAULT_PATH = Path("config.toml")
 
 
-def load(path: Path | None = None, **overrides: str | None) -> Config:
+def load(path: Path | None = None, **overrides: str | bool | None) -> Config:
     """Defaults < the file (`path`, else ./config.toml if there is one) < `overrides`, named `section.key`.
 
     Raises ConfigError naming the file, the key and the offending value.

@@ -159,6 +159,7 @@ def test_xdf_of_the_lab_recorder_is_read_with_the_channel_s_name_and_its_own_tim
 def test_wfdb_s_data_file_and_its_header_are_the_same_recording(tmp_path: Path) -> None:
     header = of_wfdb(tmp_path)
     assert ppgstream.load(tmp_path / "r.dat").x.tobytes() == ppgstream.load(header).x.tobytes()
+    assert ppgstream.load(tmp_path / "r").x.tobytes() == ppgstream.load(header).x.tobytes()  # as WFDB's own tools name it
     (tmp_path / "lines.dat").write_text("\n".join(map(str, X)))
     assert len(ppgstream.load(tmp_path / "lines.dat", fs=FS).x) == len(X)  # text is text
     (tmp_path / "r.dat").unlink()
@@ -249,7 +250,7 @@ def test_an_edf_is_dated_and_long_without_harm(tmp_path: Path) -> None:
     assert len(ppgstream.load(tmp_path / "long.edf").x) == len(long)
 
 
-@pytest.mark.parametrize("suffix", ["parquet", "edf", "bdf"])
+@pytest.mark.parametrize("suffix", ["parquet", "edf", "bdf", "hea"])
 def test_what_is_written_reads_back(suffix: str, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", X)
     for name in (f"out.{suffix}", "out.npz"):
@@ -262,13 +263,18 @@ def test_what_is_written_reads_back(suffix: str, tmp_path: Path) -> None:
     found = ppgstream.load(tmp_path / f"out.{suffix}")
     assert found.fs == pytest.approx(FS)
     span = float(np.ptp(expected["denoised"]))
-    bits = {"parquet": 52, "edf": 15, "bdf": 23}[suffix]
+    bits = {"parquet": 52, "edf": 15, "bdf": 23, "hea": 23}[suffix]
     np.testing.assert_allclose(found.x[: len(X)], expected["denoised"], atol=1.2 * span / 2**bits)
     if suffix == "parquet":
         table = pyarrow.parquet.read_table(tmp_path / "out.parquet")
         assert table.column_names == ["t_s", "denoised", "confidence", "flags", "beat"]
         assert np.flatnonzero(table.column("beat").to_numpy()).tolist() == sure.tolist()
         assert table.column("confidence").to_numpy().tobytes() == expected["confidence"].tobytes()
+    elif suffix == "hea":
+        assert sorted(p.name for p in tmp_path.glob("out.[!n]*")) == ["out.atr", "out.dat", "out.hea"]
+        told = wfdb.rdann(str(tmp_path / "out"), "atr")
+        assert (told.sample.tolist(), set(told.symbol), told.fs) == (sure.tolist(), {"N"}, FS)
+        assert wfdb.rdheader(str(tmp_path / "out")).sig_name == ["PPG", "Confidence"]
     else:
         read = edfio.read_edf if suffix == "edf" else edfio.read_bdf
         whole = read(tmp_path / f"out.{suffix}")
@@ -276,6 +282,31 @@ def test_what_is_written_reads_back(suffix: str, tmp_path: Path) -> None:
         told = [one.onset for one in whole.annotations if one.text == "beat"]
         np.testing.assert_allclose(told, sure / FS, atol=1e-4)
         assert sum(one.text.endswith(" bpm") for one in whole.annotations) == (expected["hr_confidence"] >= 0.5).sum()
+
+
+def test_a_wfdb_record_replaces_the_whole_of_another_and_no_input(tmp_path: Path) -> None:
+    def denoise(source: str, out: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "ppgstream", "denoise", source, "-o", out, "--fs", "64"]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    np.save(tmp_path / "x.npy", X)
+    np.save(tmp_path / "flat.npy", np.zeros(300))
+    assert denoise("x.npy", "out.hea").returncode == 0
+    assert (tmp_path / "out.atr").exists()
+    denoise("flat.npy", "out.hea")
+    assert wfdb.rdheader(str(tmp_path / "out")).sig_len == 300
+    assert not (tmp_path / "out.atr").exists()  # the beats of another recording
+    whole = of_wfdb(tmp_path).with_suffix(".dat").read_bytes()
+    for source, out in (("r.dat", "r.hea"), ("r.hea", "r.hea"), ("r", "r.hea")):
+        done = denoise(source, out)
+        assert (done.returncode, "is the input" in done.stderr) == (2, True), done.stderr
+    assert (tmp_path / "r.dat").read_bytes() == whole
+    done = denoise("x.npy", "a.b.hea")
+    assert (done.returncode, "WFDB's names are of A-Z" in done.stderr) == (2, True)
+    times = np.arange(len(X)) / FS + 30 * (np.arange(len(X)) > 600)
+    (tmp_path / "gap.csv").write_text("t,ppg\n" + "\n".join(f"{t:.6f},{x}" for t, x in zip(times, X, strict=True)))
+    done = denoise("gap.csv", "gap.hea")
+    assert (done.returncode, "has no room for gaps" in done.stderr) == (65, True), done.stderr
 
 
 @pytest.mark.parametrize("case", ["one value", "tiny", "far from 0", "too large"])
@@ -320,7 +351,7 @@ def test_a_dataset_s_own_attribute_counts_for_it_alone(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "r.h5", "w") as file:
         file.attrs["sampling_rate"] = 500.0
         file["ppg"], file["ppg_ir"] = X, X
-        file["ppg"].attrs["fs"] = 100.0
+        file["ppg"].attrs["fs"] = "100"  # as text
     assert ppgstream.load(tmp_path / "r.h5", column="ppg").fs == 100.0
     assert ppgstream.load(tmp_path / "r.h5", column="ppg_ir").fs == 500.0
 

@@ -148,7 +148,7 @@ def chunks(draw: st.DrawFn) -> Chunk:
     """Anything the format can say, of any kind and dtype."""
     kind = draw(st.sampled_from(Kind))
     dtype = draw(st.sampled_from(list(message.DTYPES.values())))
-    n = draw(st.integers(0, 40)) if kind is Kind.DATA else 0
+    n = draw(st.integers(0, 40)) if kind in (Kind.DATA, Kind.RAW) else 0
     missing = draw(st.integers(0, 2**32 - 1)) if kind is Kind.GAP else 0
     annotated = kind is Kind.DATA and draw(st.booleans())
     count = draw(st.integers(0, 12))
@@ -306,9 +306,9 @@ def test_whatever_passes_the_crc_is_refused_or_is_what_encode_makes(
 
 
 def test_a_kind_of_a_later_version_is_told_from_damage() -> None:
-    with pytest.raises(UnknownKindError, match="kind 6: this reader knows 1 DATA, 2 STATUS, 3 END, 4 GAP, 5 BEATS"):
-        decode((b"s", body_of(bytes(99), kind=6, count=3)))
-    damaged = bytearray(body_of(bytes(99), kind=6, count=3))
+    with pytest.raises(UnknownKindError, match="kind 7: this reader knows 1 DATA, 2 STATUS, 3 END, 4 GAP, 5 BEATS, 6 RAW"):
+        decode((b"s", body_of(bytes(99), kind=7, count=3)))
+    damaged = bytearray(body_of(bytes(99), kind=7, count=3))
     damaged[-1] ^= 1
     with pytest.raises(WireError, match="CRC") as told:
         decode((b"s", bytes(damaged)))
@@ -326,6 +326,8 @@ def test_a_kind_of_a_later_version_is_told_from_damage() -> None:
         pytest.param(body_of(bytes(27), kind=5, count=1), id="a broken beat"),
         pytest.param(body_of(bytes(8 + 20 * (MAX_BEATS + 1)), kind=5, count=MAX_BEATS + 1), id="one beat too many"),
         pytest.param(body_of(b"\x01\x00\x80\x7f" + bytes(4), kind=5), id="an unusual NaN as a rate"),
+        pytest.param(body_of(bytes(10), kind=6, annotated=1, count=1), id="annotated RAW"),
+        pytest.param(body_of(bytes(7), kind=6, count=2), id="RAW of another length"),
         pytest.param(body_of(dtype=0), id="dtype 0"),
         pytest.param(body_of(dtype=5), id="dtype 5"),
         pytest.param(body_of(annotated=2), id="annotated 2"),

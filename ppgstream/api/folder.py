@@ -19,7 +19,7 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -33,7 +33,7 @@ from ppgstream.core.engine import Engine
 from ppgstream.core.rate import SURE
 from ppgstream.errors import DataError, OutputError, PpgStreamError, SourceError, UsageError
 from ppgstream.files import long, offline, recording
-from ppgstream.files.formats import READERS, parts_of
+from ppgstream.files.formats import READERS, check_writer, parts_of, written_at
 from ppgstream.files.offline import Denoised
 from ppgstream.model.checkpoint import BUNDLED, Checkpoint
 from ppgstream.model.restore import restore
@@ -139,6 +139,8 @@ def outputs_of(paths: Sequence[Path], folder: Path, format_: str) -> list[Path]:
             first = paths[names.index(name)]
             raise UsageError(f"{first} and {paths[k]}: both would be written to {folder / name}.{format_}: use two folders")
     outputs = [folder / f"{name}.{format_}" for name in names]
+    for output in outputs:
+        check_writer(output)
     check_apart(paths, outputs)
     return outputs
 
@@ -146,7 +148,7 @@ def outputs_of(paths: Sequence[Path], folder: Path, format_: str) -> list[Path]:
 def check_apart(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
     """Raises UsageError where an output would take an input's place."""
     taken = {_resolved(part): path for path in inputs for part in parts_of(path)}
-    for output in outputs:
+    for output in itertools.chain.from_iterable(written_at(output) for output in outputs):
         if (path := taken.get(_resolved(output))) is not None:
             raise UsageError(f"{output}: is the input {path}: write somewhere else")
 
@@ -223,17 +225,12 @@ def work(task: Task, known: Row | None, checkpoint: Checkpoint | None = None) ->
         same = known is not None and (known.sha256, known.made_by, known.error) == (row.sha256, row.made_by, "")
         if same and known is not None and not task.tables and task.output.is_file():
             known.file = row.file
-            if _digest(task.output) == known.output_sha256:
+            if _digest(*parts_of(task.output)) == known.output_sha256:
                 return Done(known, [], [], skipped=True)
         result, fs, clock, events = _denoised(task, Engine(denoiser_of(chosen), rules_of(task.settings, chosen)))
-
-        def write(file: IO[bytes]) -> None:
-            stream = stream_like(task.path.stem)
-            offline.write(file, result, task.output.suffix, fs=fs, stream=stream, clock=clock)
-
-        recording.write_by(task.output, write)
+        offline.save(task.output, result, fs=fs, stream=stream_like(task.path.stem), clock=clock)
         _fill(row, result, fs, events)
-        row.output_sha256 = _digest(task.output)
+        row.output_sha256 = _digest(*parts_of(task.output))
         return Done(row, *_tables(row.file, result, fs, clock)) if task.tables else Done(row, [], [])
     except PpgStreamError as error:
         row.error = str(error)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-from ppgstream.cli import files, live, models, run, shared
+from ppgstream.cli import files, live, models, record, run, shared
 from ppgstream.cli.shared import app, prepare_process, settle
 
-__all__ = ["app", "files", "live", "main", "models", "run"]
+__all__ = ["app", "files", "live", "main", "models", "record", "run"]
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -215,14 +215,12 @@ def denoise(
         samples = found.samples if found.rows is None else found.samples[found.rows]
         of_all = samples.shape[-1]
 
-    def write(file: IO[bytes]) -> None:
-        offline.write(file, result, suffix, fs=rate, stream=stream_like(Path(source).stem), clock=clock)
-
+    told_of: dict[str, Any] = {"fs": rate, "stream": stream_like(Path(source).stem), "clock": clock}
     if output == "-":
-        write(sys.stdout.buffer)
+        offline.write(sys.stdout.buffer, result, suffix, **told_of)
         sys.stdout.buffer.flush()
     else:
-        recording.write_by(Path(output), write)
+        offline.save(Path(output), result, **told_of)
     if plot is not None:
         raw, clean, confidence, flags = (
             np.atleast_2d(samples)[0, shown],

@@ -64,6 +64,9 @@ def run(
     brainflow_channel: Annotated[
         int | None, typer.Option(metavar="N", help="Which of its PPG channels, from 0 on. (default: infrared, if that is known)")
     ] = None,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Publish what sensors send too, for `ppgstream record`; as [out] raw = true.")
+    ] = False,
     check: Annotated[
         bool, typer.Option("--check", help="Try settings, checkpoint, model and ports, say what is wrong, and leave.")
     ] = False,
@@ -76,7 +79,9 @@ def run(
     stop = Stop(at_once=True)
     if log_format not in FORMATS:
         raise UsageError(f"--log-format {log_format!r}: must be one of {', '.join(FORMATS)}")
-    settings = loaded(config, in__endpoint=in_, out__endpoint=out, status__endpoint=status, model__checkpoint=checkpoint)
+    settings = loaded(
+        config, in__endpoint=in_, out__endpoint=out, status__endpoint=status, model__checkpoint=checkpoint, out__raw=raw or None
+    )
     log = Log(log_format)  # type: ignore[arg-type]
     stuck = False
     try:

@@ -293,7 +293,7 @@ def restored(path: str | None) -> Checkpoint:
     return restore(Path(path) if path else BUNDLED)
 
 
-def loaded(config_path: Path | None, **overrides: str | None) -> Config:
+def loaded(config_path: Path | None, **overrides: str | bool | None) -> Config:
     from ppgstream import config
 
     if config_path is None and config.DEFAULT_PATH.is_file() and config.is_foreign(config.DEFAULT_PATH):

@@ -18,11 +18,13 @@ from ppgstream.files.opened import MOST_UNPACKED
 
 
 class Arrays(NamedTuple):
-    """samples (n,) or (rows, n), NaN where an output of ours says so; fs, Hz, and times (n,), s, where the file holds them."""
+    """samples (n,) or (rows, n), NaN where an output of ours says so; fs, Hz, and times (n,), s, where the file holds them.
+    counted: the times are whole multiples of 1 / fs."""
 
     samples: NDArray[np.float64]
     fs: float | None = None
     times: NDArray[np.float64] | None = None
+    counted: bool = False
 
 
 def read_arrays(path: Path, column: str | None, *, transpose: bool) -> Arrays:
@@ -33,9 +35,14 @@ def read_arrays(path: Path, column: str | None, *, transpose: bool) -> Arrays:
         if not isinstance(array, np.ndarray):
             with array as archive:
                 if "denoised" not in archive.files:
-                    raise DataError(f"{path}: an npz without `denoised`: only those that `ppgstream denoise` wrote are read")
+                    raise DataError(
+                        f"{path}: an npz without `denoised`: only those that `ppgstream denoise` and `record` wrote are read"
+                    )
                 _sizes(path, archive)
                 fs = float(archive["fs"]) if "fs" in archive.files else None
+                times = np.asarray(archive["t_s"], np.float64) if "t_s" in archive.files else None
+                if "raw" in archive.files and "raw_heard" in archive.files:
+                    return _recorded(path, archive, column, fs, times)
                 array = np.array(archive["denoised"])  # what is no array is given as bytes
                 if (
                     "flags" in archive.files
@@ -43,7 +50,6 @@ def read_arrays(path: Path, column: str | None, *, transpose: bool) -> Arrays:
                     and array.dtype.kind == "f"
                 ):
                     array[(flags & NONFINITE) != 0] = np.nan
-                times = np.asarray(archive["t_s"], np.float64) if "t_s" in archive.files else None
     except _NOT_NPY as error:
         # NumPy's words for a file that is none of its own advise to load it unsafely.
         told = "no .npy or .npz file" if "pickle" in str(error) else str(error)
@@ -64,6 +70,19 @@ def read_arrays(path: Path, column: str | None, *, transpose: bool) -> Arrays:
     if not np.isfinite(samples).any():
         raise DataError(f"{path}: no valid sample")
     return Arrays(samples, fs, times if times is not None and times.shape == array.shape else None)
+
+
+def _recorded(path: Path, archive: Any, column: str | None, fs: float | None, times: NDArray[np.float64] | None) -> Arrays:
+    """What `record` wrote: the raw samples that were heard, or with `column` the denoised ones there."""
+    if column not in (None, "raw", "denoised"):
+        raise UsageError(f"{path}: no column {column!r:.100}: it has raw and denoised")
+    heard = np.asarray(archive["raw_heard"]).astype(np.bool_)
+    samples = np.asarray(archive[column or "raw"], np.float64)
+    if times is None or not samples.shape == times.shape == heard.shape or samples.ndim != 1:
+        raise DataError(f"{path}: its columns differ in length")
+    if not np.isfinite(samples[heard]).any():
+        raise DataError(f"{path}: no valid sample")
+    return Arrays(samples[heard], fs, times[heard], counted=True)
 
 
 def _sizes(path: Path, archive: Any) -> None:

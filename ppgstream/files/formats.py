@@ -8,6 +8,7 @@ import importlib.util
 import io
 import json
 import re
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -33,6 +34,7 @@ RATE_NAME = re.compile(r"(ppg_?|bvp_?)?(fs|srate|sfreq|sr|sample_?rate|sampling_
 FIRST = 5000  # cells by which the form of a column of time is known
 SHOWN = 20  # names of signals in an error
 OURS = ("t_s", "denoised", "confidence", "flags")  # columns of a Parquet file that `denoise` wrote
+RECORDED = ("raw", "denoised")  # columns of one that `record` wrote
 PACKAGES = {  # by the module: what is installed, and the extra
     "edfio": ("edfio", "edf"),
     "wfdb": ("wfdb", "wfdb"),
@@ -44,7 +46,8 @@ PACKAGES = {  # by the module: what is installed, and the extra
 
 class Signal(NamedTuple):
     """One signal of a file (n,), NaN where nothing was measured. fs: its rate, Hz, where it is told, `said` by what; times:
-    of its samples, s, where they have their own. note: what the library says of the file; unclear: why its times are unknown."""
+    of its samples, s, where they have their own; counted: they are whole multiples of 1 / fs. note: what the library says of the
+    file; unclear: why its times are unknown."""
 
     name: str
     samples: Float64
@@ -53,6 +56,7 @@ class Signal(NamedTuple):
     times: Float64 | None = None
     note: str = ""
     unclear: str = ""
+    counted: bool = False
 
 
 def reader_of(path: Path) -> Callable[[Path], list[Signal]] | None:
@@ -60,9 +64,14 @@ def reader_of(path: Path) -> Callable[[Path], list[Signal]] | None:
     name, suffix = path.name.lower(), path.suffix.lower()
     if name.endswith(("_physio.tsv.gz", "_physio.tsv")):
         return _bids if _sidecar(path).is_file() else None
-    if suffix == ".dat" and path.with_suffix(".hea").is_file():
+    if (suffix == ".dat" and path.with_suffix(".hea").is_file()) or _is_record(path):
         return _wfdb
     return READERS.get(suffix)
+
+
+def _is_record(path: Path) -> bool:
+    """Whether a path is the name of a WFDB record, without an ending."""
+    return not path.suffix and path.with_suffix(".hea").is_file() and not path.exists()
 
 
 def parts_of(path: Path) -> list[Path]:
@@ -70,6 +79,8 @@ def parts_of(path: Path) -> list[Path]:
     name, suffix = path.name.lower(), path.suffix.lower()
     if name.endswith(("_physio.tsv.gz", "_physio.tsv")) and _sidecar(path).is_file():
         return [path, _sidecar(path)]
+    if _is_record(path):
+        return [path.with_suffix(end) for end in (".hea", ".dat") if path.with_suffix(end).is_file()]
     if suffix == ".hea" or (suffix == ".dat" and path.with_suffix(".hea").is_file()):
         return [path, *(other for end in (".hea", ".dat") if (other := path.with_suffix(end)) != path and other.is_file())]
     return [path]
@@ -80,7 +91,7 @@ def read_signal(path: Path, column: str | None) -> Signal:
     where it is not clear which signal it is or a library is missing."""
     reader = reader_of(path)
     assert reader is not None
-    if not path.exists():
+    if not path.exists() and not _is_record(path):
         raise SourceError(f"{path}: cannot read: No such file or directory")
     try:
         with warnings.catch_warnings(record=True) as said:
@@ -113,7 +124,7 @@ def _chosen(path: Path, signals: list[Signal], column: str | None) -> Signal:
         if re.fullmatch("[0-9]{1,6}", column) and int(column) < len(signals):
             return signals[int(column)]
         raise UsageError(f"{path}: no signal {column!r:.100}: it has {len(signals)} ({listed}); the first is 0")
-    if len(signals) == 1:
+    if len(signals) == 1 or names == list(RECORDED):
         return signals[0]
     plain = {signal.name: signal.name.replace("_", " ") for signal in signals}
     likely = [one for one in signals if PPG_NAME.search(plain[one.name]) and not OTHER_NAME.search(plain[one.name])]
@@ -196,17 +207,26 @@ def _hdf5(path: Path) -> list[Signal]:
     h5py = _library(path, "h5py")
     found: dict[str, Any] = {}
     with h5py.File(path, "r") as file:
-        found |= {name: value for name, value in file.attrs.items() if RATE_NAME.fullmatch(name)}
+        found |= {name: _number(value) for name, value in file.attrs.items() if RATE_NAME.fullmatch(name)}
 
         def keep(name: str, item: Any) -> None:
             for key, value in item.attrs.items():
                 if RATE_NAME.fullmatch(key):
-                    found[f"{name}/{key}"] = np.asarray(value)
+                    found[f"{name}/{key}"] = _number(value)
             if isinstance(item, h5py.Dataset) and item.dtype.kind in "fiu":
                 found[name] = item[()]
 
         file.visititems(keep)
     return _of_values(found)
+
+
+def _number(value: Any) -> NDArray[Any]:
+    """An attribute, as a number where it is the text of one."""
+    text = value.decode(errors="replace") if isinstance(value, bytes) else value
+    try:
+        return np.asarray(float(text) if isinstance(text, str) else value)
+    except ValueError:
+        return np.asarray(value)
 
 
 def _of_values(values: dict[str, Any]) -> list[Signal]:
@@ -276,6 +296,10 @@ def _parquet(path: Path) -> list[Signal]:
     table = _library(path, "pyarrow.parquet").ParquetFile(path).read()
     stated = {key.decode(errors="replace"): value for key, value in (table.schema.metadata or {}).items()}
     rate = next((float(value) for key, value in stated.items() if RATE_NAME.fullmatch(key) and _is_number(value)), None)
+    if set(RECORDED) <= set(table.column_names):  # a live stream of ours: what was heard is wanted
+        heard = table.column("raw").is_valid().to_numpy()
+        t, *waves = (table.column(name).to_numpy()[heard].astype(np.float64) for name in ("t_s", *RECORDED))
+        return [Signal(name, x, rate, "its metadata", t, counted=True) for name, x in zip(RECORDED, waves, strict=True)]
     if set(OURS) <= set(table.column_names):  # an output of ours: the wave is what is wanted
         t, wave, flags = (table.column(name).to_numpy() for name in ("t_s", "denoised", "flags"))
         return [Signal("denoised", np.where((flags & NONFINITE) != 0, np.nan, wave.astype(np.float64)), rate, "its metadata", t)]
@@ -306,9 +330,16 @@ class Written(NamedTuple):
 
 def check_writer(path: Path) -> None:
     """Raises UsageError where the library that writes a file is missing."""
-    needed = {".parquet": "pyarrow", ".edf": "edfio", ".bdf": "edfio"}.get(path.suffix.lower())
+    needed = {".parquet": "pyarrow", ".edf": "edfio", ".bdf": "edfio", ".hea": "wfdb"}.get(path.suffix.lower())
     if needed is not None:
         _library(path, needed, "written")
+    if needed == "wfdb" and not re.fullmatch("[A-Za-z0-9_-]{1,100}", path.stem):
+        raise UsageError(f"{path}: WFDB's names are of A-Z a-z 0-9 _ -: give it another")
+
+
+def written_at(path: Path) -> list[Path]:
+    """The files that an output consists of."""
+    return [path, *(path.with_suffix(end) for end in (".dat", ".atr"))] if path.suffix.lower() == ".hea" else [path]
 
 
 def write_parquet(file: IO[bytes], it: Written) -> None:
@@ -338,6 +369,29 @@ def write_edf(file: IO[bytes], suffix: str, it: Written) -> None:
     except ValueError as error:
         raise DataError(f"{suffix}: cannot hold this recording: {error}") from error
     file.write(content.getvalue())
+
+
+def write_wfdb(path: Path, it: Written) -> None:
+    """A record of WFDB: `path` (.hea) and .dat beside it, signals PPG (24 bits over its range; NaN as its invalid value) and
+    Confidence; .atr with sure beats, if there are any. Each is written whole, the header last. Raises DataError for what the
+    format cannot hold, OSError."""
+    wfdb = importlib.import_module("wfdb")
+    signals = np.stack([it.denoised.astype(np.float64), it.confidence.astype(np.float64)], axis=1)
+    header, *others = written_at(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".ppgstream-") as beside:
+        try:
+            names = ["PPG", "Confidence"]
+            wfdb.wrsamp(path.stem, it.fs, ["NU", "NU"], names, signals, fmt=["24", "16"], write_dir=beside)
+            if len(it.beats):
+                wfdb.wrann(path.stem, "atr", it.beats, symbol=["N"] * len(it.beats), fs=it.fs, write_dir=beside)
+        except (ValueError, TypeError, IndexError) as error:
+            raise DataError(f"{path}: WFDB cannot hold this recording: {error}") from error
+        for place in (*others, header):
+            made = Path(beside) / place.name
+            if made.exists():
+                made.replace(place)
+            else:
+                place.unlink(missing_ok=True)  # the beats of another recording
 
 
 def _seconds(x: NDArray[Any], name: str) -> Float64 | None:

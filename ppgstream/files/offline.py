@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -15,9 +16,9 @@ from ppgstream.core.follower import step_of
 from ppgstream.core.measuring import RATES_HZ
 from ppgstream.core.rate import SURE
 from ppgstream.core.resample import ratio_of
-from ppgstream.errors import DataError, UsageError
+from ppgstream.errors import DataError, OutputError, UsageError
 from ppgstream.files import formats
-from ppgstream.files.recording import CSV_HEAD, Recording, text_of
+from ppgstream.files.recording import CSV_HEAD, Recording, text_of, write_by
 from ppgstream.wire.message import EMPTY, Chunk, Kind
 
 CHUNK = 10_000  # samples fed at once
@@ -182,7 +183,7 @@ def _arrays(result: Denoised) -> dict[str, NDArray[Any]]:
     return arrays
 
 
-FORMATS = ("txt", "csv", "npy", "npz", "parquet", "edf", "bdf")
+FORMATS = ("txt", "csv", "npy", "npz", "parquet", "edf", "bdf", "hea")
 SUFFIXES = ("", *(f".{name}" for name in FORMATS))
 WRITTEN_AT_ONCE = 100_000  # lines
 
@@ -228,6 +229,19 @@ def write(file: IO[bytes], result: Denoised, suffix: str, *, fs: float, stream: 
             if suffix == ".csv":
                 lines = _csv_lines(result, part, lines, fs, stream, clock)
             file.write(("\n".join(lines) + "\n").encode())
+
+
+def save(path: Path, result: Denoised, *, fs: float, stream: str = "", clock: Clocked | None = None) -> None:
+    """Write an output whole, in the format of its suffix, as `write` does; .hea as a record of WFDB. Raises OutputError."""
+    if path.suffix.lower() != ".hea":
+        write_by(path, lambda file: write(file, result, path.suffix.lower(), fs=fs, stream=stream, clock=clock))
+        return
+    if clock is not None:
+        raise DataError(f"{path}: .hea has no room for gaps: npz, csv and parquet have")
+    try:
+        formats.write_wfdb(path, _written(result, fs, clock))
+    except OSError as error:
+        raise OutputError(f"{path}: cannot write: {error.strerror or error}") from error
 
 
 def _written(result: Denoised, fs: float, clock: Clocked | None) -> formats.Written:

@@ -225,12 +225,27 @@ def _of_arrays(path: Path, arrays: Arrays) -> Recording:
     found = Recording(arrays.samples, fs=arrays.fs, said="the file")
     if arrays.times is None or arrays.fs is None:
         return found
+    if arrays.counted:
+        return _counted(path, found, arrays.times, arrays.fs)
     try:
         clock = clock_of(arrays.times, found.samples)
     except ClockError as error:
         raise DataError(f"{path}: t_s {error}") from error
     samples, rows = laid_out(found.samples, clock, arrays.fs)
     return found._replace(samples=samples, rows=rows, clock=clock)
+
+
+def _counted(path: Path, found: Recording, times: Float64, fs: float) -> Recording:
+    """A recording whose times are whole multiples of 1 / fs, with each sample in its place."""
+    if len(times) < 2 or not np.isfinite(times).all():
+        return found
+    try:
+        clock = clock_of(np.rint(times * fs), found.samples, Form(counter=True))
+    except ClockError as error:
+        raise DataError(f"{path}: t_s {error}") from error
+    samples, rows = laid_out(found.samples, clock, fs)
+    plain = len(rows) == len(samples) and not clock.repeats and not clock.moved
+    return found if plain else found._replace(samples=samples, rows=rows, clock=clock)
 
 
 def _of_signal(path: Path, signal: Signal, *, clocked: bool) -> Recording:
@@ -240,6 +255,8 @@ def _of_signal(path: Path, signal: Signal, *, clocked: bool) -> Recording:
         raise DataError(f"{path}: {signal.unclear}")
     if signal.times is None or not clocked or len(found.samples) < 8:
         return found
+    if signal.counted and signal.fs:
+        return _counted(path, found, signal.times, signal.fs)
     try:
         clock = clock_of(signal.times, found.samples)
     except ClockError as error:

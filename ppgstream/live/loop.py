@@ -29,7 +29,7 @@ from ppgstream.live.service import Notifier
 from ppgstream.live.sink import ZmqSink
 from ppgstream.live.source import Source
 from ppgstream.live.workers import Found, Workers
-from ppgstream.wire.message import Chunk
+from ppgstream.wire.message import Chunk, Kind
 
 BURST = 256  # messages read before looking up
 BACKLOG_S = 2.0  # longer than a message waits in a socket that is read all the time
@@ -81,6 +81,7 @@ class Loop:
 
     def __init__(self, config: Config, rooms: Rooms, stop: Stop, say: Callable[[str], None]) -> None:
         self._config, self._stop, self._say = config, stop, say
+        self._publishes_raw = config.out.raw
         self._rooms = rooms
         self._engine, self._workers, self._sink, self._clock = rooms.engine, rooms.workers, rooms.sink, rooms.clock
         self._round = Round(rooms.engine, rooms.sink, rooms.events, rooms.pace, rooms.clock, config.streams.idle_s)
@@ -161,6 +162,8 @@ class Loop:
             if chunks is None:
                 return True
             for chunk in chunks:
+                if self._publishes_raw and chunk.kind is Kind.DATA:
+                    self._sink.publish_raw(chunk)
                 if published := self._engine.feed(chunk, running, read_at=now, listened=listened):
                     self._publish(published)
             if now > until or not self._has_room():

@@ -36,11 +36,13 @@ class Account:
 
 @dataclass(slots=True)
 class Receiver:
-    """Subscribes to a daemon's output. `stream` None means all of them."""
+    """Subscribes to a daemon's output. `stream` None means all of them. raw: give what the daemon heard (kind RAW) too, which the
+    accounts leave out."""
 
     endpoint: str
     stream: str | None = None
     high_water_mark: int = 100_000
+    raw: bool = False
     accounts: dict[tuple[str, int], Account] = field(default_factory=dict)
     damaged: int = 0
     skipped: int = 0  # messages of kinds that this version does not know
@@ -82,7 +84,10 @@ class Receiver:
                 continue
             if self.stream is not None and chunk.stream != self.stream:
                 continue
-            self.accounts.setdefault((chunk.stream, chunk.session), Account()).take(chunk)
+            if chunk.kind is not Kind.RAW:
+                self.accounts.setdefault((chunk.stream, chunk.session), Account()).take(chunk)
+            elif not self.raw:
+                continue
             yield chunk
 
     @property

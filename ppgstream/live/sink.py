@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Literal, Protocol
 
+import numpy as np
 import zmq
+from msgspec import structs
 
 from ppgstream.live.endpoints import Inbox
 from ppgstream.live.publisher import SUBSCRIPTIONS_A_TURN, change_of
-from ppgstream.wire.message import Chunk, Kind, encode
+from ppgstream.wire.message import DTYPE_CODES, Chunk, Kind, encode
 
 
 class Sink(Protocol):
@@ -20,6 +22,9 @@ class Sink(Protocol):
     def publish(self, chunks: Iterable[Chunk]) -> None:
         """Send chunks, in order. Those whose beats and rates are not computed yet wait, and what follows of their streams waits
         behind them."""
+
+    def publish_raw(self, chunk: Chunk) -> None:
+        """Send a sensor's samples as they came (kind RAW), at once."""
 
     def release(self) -> None:
         """All beats and rates are computed: send what waited."""
@@ -42,7 +47,11 @@ class ZmqSink:
                 self._blocked.add(chunk.stream)
                 self._waiting.append(chunk)
             else:
-                self._send(chunk)
+                self._send(chunk, self._dtype)
+
+    def publish_raw(self, chunk: Chunk) -> None:
+        samples = chunk.samples if chunk.samples.dtype in DTYPE_CODES else chunk.samples.astype(np.float64)
+        self._send(structs.replace(chunk, kind=Kind.RAW, samples=samples), None)
 
     def release(self) -> None:
         if not self._waiting:
@@ -50,7 +59,7 @@ class ZmqSink:
         waiting, self._waiting = self._waiting, []
         self._blocked.clear()
         for chunk in waiting:
-            self._send(chunk)
+            self._send(chunk, self._dtype)
 
     def hear(self) -> None:
         """Count the subscriptions that came and went."""
@@ -60,8 +69,8 @@ class ZmqSink:
                 return
             self.subscribers += change_of(parts)
 
-    def _send(self, chunk: Chunk) -> None:
-        stream, body = encode(chunk, dtype=self._dtype)
+    def _send(self, chunk: Chunk, dtype: str | None) -> None:
+        stream, body = encode(chunk, dtype=dtype)
         self.socket.send(stream, zmq.SNDMORE)
         self.socket.send(body)
         self.published += 1

@@ -66,8 +66,9 @@ class ZmqSource:
             peer = f" from {self._inbox.peer}" if self._inbox.peer else ""
             why = f"{who}malformed message of {least}{sum(len(p) for p in parts)} bytes{peer}: {error}"
             return self._refuse(why, stream, str(error))
-        if chunks and chunks[0].kind is Kind.BEATS:
-            return self._refuse(f"{chunks[0].stream}: a BEATS message: only this daemon makes them", chunks[0].stream)
+        if chunks and chunks[0].kind in (Kind.BEATS, Kind.RAW):
+            kind = chunks[0].kind.name
+            return self._refuse(f"{chunks[0].stream}: a {kind} message: only a daemon sends these", chunks[0].stream)
         if self._foreign.doubt:
             self._events.tell(Event("doubtful", self._foreign.doubt, chunks[-1].stream if chunks else ""))
             self._foreign.doubt = ""

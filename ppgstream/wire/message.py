@@ -5,7 +5,7 @@ A message has two parts, the stream id and a body. A body is a fixed header of 5
     offset  size  field
          0     3  magic, "PPG"
          3     1  version, 1
-         4     1  kind: 1 DATA, 2 STATUS, 3 END, 4 GAP, 5 BEATS
+         4     1  kind: 1 DATA, 2 STATUS, 3 END, 4 GAP, 5 BEATS, 6 RAW
          5     1  dtype of the samples: 1 f4, 2 f8, 3 i2, 4 i4
          6     1  annotated: 1 if confidence and flags follow the samples (the daemon's output), else 0
          7     1  unclean: 1 in an END sent on behalf of a session that never sent its own, else 0
@@ -63,6 +63,7 @@ class Kind(enum.IntEnum):
     END = 3
     GAP = 4
     BEATS = 5
+    RAW = 6
 
 
 class Flag(enum.IntFlag):
@@ -115,7 +116,7 @@ class Chunk(msgspec.Struct, eq=False, gc=False):
     sensor's time of the first sample in ns since 1970 (0: unknown). `samples` is 1-D, in the sensor's units. `adopted`: session
     and index were given here, on arrival. The daemon's output adds `confidence` (0..1) and `flags` a sample. STATUS and END have
     no samples, and their `index` is the next one. A GAP has none either: `missing` samples from `index` on never came. BEATS has
-    `beats` instead, which rest on the samples before `index`.
+    `beats` instead, which rest on the samples before `index`. RAW is the sensor's DATA as the daemon heard it, published again.
     """
 
     stream: str
@@ -141,6 +142,7 @@ class Chunk(msgspec.Struct, eq=False, gc=False):
 
 
 EMPTY: NDArray[np.generic] = np.empty(0, np.float32)
+_WITH_SAMPLES = (Kind.DATA, Kind.RAW)
 
 
 def encode(chunk: Chunk, *, dtype: str | None = None) -> tuple[bytes, bytes]:
@@ -199,7 +201,7 @@ def _unsayable(chunk: Chunk) -> str | None:
         and (flags.dtype.kind not in "iu" or not 0 <= flags.min() <= flags.max() < 2**16)
     ):
         return "flags must be whole numbers of 16 bits"
-    if chunk.kind is not Kind.DATA and (n or confidence is not None):
+    if (n and chunk.kind not in _WITH_SAMPLES) or (confidence is not None and chunk.kind is not Kind.DATA):
         return f"{chunk.kind.name} with samples"
     if (chunk.beats is not None) != (chunk.kind is Kind.BEATS):
         return f"{chunk.kind.name} with{'out' if chunk.beats is None else ''} beats"
@@ -268,7 +270,7 @@ def decode(parts: Sequence[bytes]) -> Chunk:
     if (kind in (Kind.STATUS, Kind.END) and count) or (annotated and not data) or (beats and code != 1):
         raise WireError(f"{Kind(kind).name} with {count} samples, annotated {annotated}, dtype {code}")
     dtype = DTYPES[code]
-    samples = count if data else 0
+    samples = count if data or kind == Kind.RAW else 0
     expected = _RATE.size + count * BEAT_SIZE if beats else samples * (dtype.itemsize + (6 if annotated else 0))
     if samples > MAX_COUNT or (beats and count > MAX_BEATS) or len(body) - HEADER_SIZE != expected:
         raise WireError(

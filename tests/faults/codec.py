@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-DATA, STATUS, END, GAP, BEATS = 1, 2, 3, 4, 5
+DATA, STATUS, END, GAP, BEATS, RAW = 1, 2, 3, 4, 5, 6
 DTYPES = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 3: np.dtype("<i2"), 4: np.dtype("<i4")}
-MAX_COUNT = {DATA: 2_048, STATUS: 0, END: 0, GAP: 2**32 - 1, BEATS: 4_096}
+MAX_COUNT = {DATA: 2_048, STATUS: 0, END: 0, GAP: 2**32 - 1, BEATS: 4_096, RAW: 2_048}
 MAX_INDEX = 2**63 - 1
 MAX_BODY = 81_984
 STREAM_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
@@ -49,13 +49,13 @@ class Message:
     kind: int
     session: int
     index: int
-    count: int = 0  # DATA: samples; GAP: samples that never came; BEATS: beats
+    count: int = 0  # DATA and RAW: samples; GAP: samples that never came; BEATS: beats
     fs_mhz: int = 125_000
     t_ns: int = 0  # 0: unknown
     checkpoint: bytes = bytes(8)
     unclean: bool = False
     dtype: int = 1
-    samples: np.ndarray | None = None  # DATA only
+    samples: np.ndarray | None = None  # DATA and RAW only
     confidence: np.ndarray | None = None  # DATA only, if annotated
     flags: np.ndarray | None = None  # DATA only, if annotated
     beats: Beats | None = None  # BEATS only
@@ -102,17 +102,17 @@ def decode(parts: list[bytes]) -> Message:
     _need(not annotated or kind == DATA, "annotated, but not DATA")
     _need(unclean == 0 or (unclean == 1 and kind == END), "unclean out of range, or not in an END")
     _need(count <= MAX_COUNT[kind], "count out of range")
-    _need(index + (count if kind in (DATA, GAP) else 0) <= MAX_INDEX, "index out of range")
+    _need(index + (count if kind in (DATA, GAP, RAW) else 0) <= MAX_INDEX, "index out of range")
     _need(reserved == 0, "reserved is not 0")
 
     sample_size = DTYPES[dtype].itemsize + (6 if annotated else 0)
-    payload = {DATA: count * sample_size, BEATS: 8 + 20 * count}.get(kind, 0)
+    payload = {DATA: count * sample_size, RAW: count * sample_size, BEATS: 8 + 20 * count}.get(kind, 0)
     _need(len(body) == BODY_START + payload, "the length does not fit")
 
     message = Message(name.decode("ascii"), kind, session, index, count, fs, t_ns, checkpoint, bool(unclean), dtype)
     if kind == BEATS:
         message.beats = _beats(body, count)
-    if kind == DATA:
+    if kind in (DATA, RAW):
         message.samples = np.frombuffer(body, DTYPES[dtype], count, BODY_START)
     if annotated:
         at = BODY_START + message.samples.nbytes

@@ -1,0 +1,259 @@
+"""Records what a daemon publishes: a file a stream and hour, raw beside clean, with beats, heart rates and events.
+
+While a file is open it is a journal of messages (`files.journal`), to which what was heard is added every `FLUSH_S`. When it
+closes, at the full hour or at the end, it becomes Parquet or npz. Journals that another recorder left, because it was killed or
+lost its power, are closed at the next start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import fcntl
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from ppgstream.errors import DataError, OutputError, UsageError
+from ppgstream.files import journal, recorded
+from ppgstream.files.journal import Row
+from ppgstream.live.snapshot import EventStatus, Snapshot
+from ppgstream.storage import check_folder
+from ppgstream.wire.message import Chunk, Kind, encode
+
+FLUSH_S = 10.0  # at most so long is lost in a crash
+FILE_S = 3600  # of the wall clock, in a file
+MOST_PENDING = 8192  # raw messages of a stream whose clean samples have not come; then the oldest are taken to get none
+LOCK = ".ppgstream-record.lock"
+
+
+class _Raw(NamedTuple):
+    """A raw message that clean samples may still come for."""
+
+    session: int
+    index: int
+    stop: int
+    row: Row
+
+
+@dataclass
+class _Open:
+    """A stream's open file. rows: not on the disk yet, the oldest since `since` (monotonic s)."""
+
+    stream: str
+    path: Path
+    period: int
+    rows: list[Row] = field(default_factory=list)
+    since: float = 0.0
+    clean_to: dict[int, int] = field(default_factory=dict)  # by session, the index after the last clean sample
+    pending: deque[_Raw] = field(default_factory=lambda: deque(maxlen=MOST_PENDING))
+
+
+class Recorder:
+    """Into `folder`, files of `format` ("parquet" or "npz"), each of `file_s` seconds of the wall clock. say: takes a line for
+    people. raw, samples: of raw and clean samples heard; files: closed so far.
+
+    Raises OutputError for a folder that cannot be written, UsageError for one that another recorder writes to.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        format: str,
+        say: Callable[[str], None],
+        file_s: int = FILE_S,
+        wall_ns: Callable[[], int] = time.time_ns,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.folder, self.format, self._say, self._file_s = folder, format, say, file_s
+        self._wall_ns, self._monotonic = wall_ns, monotonic
+        self.raw = self.samples = self.files = 0
+        self._open: dict[str, _Open] = {}
+        self._events: dict[tuple[str, str, str], int] = {}
+        self._closing: deque[tuple[Path, Future[tuple[Path, dict[str, Any]] | None]]] = deque()
+        try:
+            check_folder(folder)
+            self._lock = os.open(folder / LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise OutputError(f"{folder}: cannot write there: {error.strerror or error}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(self._lock)
+            raise UsageError(f"{folder}: another `ppgstream record` writes there: give another folder with -o") from None
+        self._pool = ThreadPoolExecutor(1, "closing")
+
+    @property
+    def streams(self) -> int:
+        return len(self._open)
+
+    def recover(self) -> int:
+        """Close the files that another recorder left open; how many. What cannot be read is told, and stays as it is."""
+        left = sorted(path for suffix in journal.SUFFIXES for path in self.folder.glob(f"*/*{suffix}"))
+        for path in left:
+            try:
+                made = recorded.close(path, self.format)
+            except DataError as error:
+                self._say(f"passed over: {error}")
+                continue
+            except OSError as error:
+                raise OutputError(f"{path}: cannot be closed: {error.strerror or error}") from error
+            if made is None:
+                self._say(f"{path}: held no sample: removed")
+            else:
+                until = _clock(made[1]["heard_until_ns"])
+                self._say(
+                    f"{made[0]}: was left open: it reaches to {until}, and what came within {FLUSH_S:g} s after that is lost"
+                )
+        return len(left)
+
+    def take(self, chunk: Chunk) -> None:
+        """Keep a message that was heard now."""
+        heard_ns = self._wall_ns()
+        period = heard_ns // (self._file_s * 1_000_000_000)
+        one = self._open.get(chunk.stream)
+        if one is None:
+            one = self._open[chunk.stream] = self._begin(chunk.stream, period, heard_ns)
+        elif one.period != period:
+            one = self._turn(one, period, heard_ns)
+        row = Row(heard_ns, encode(chunk)[1])
+        self._add(one, row)
+        if chunk.kind is Kind.RAW:
+            self.raw += len(chunk.samples)
+            one.pending.append(_Raw(chunk.session, chunk.index, chunk.stop, row))
+            return
+        self.samples += len(chunk.samples)
+        if chunk.kind is not Kind.BEATS:
+            one.clean_to[chunk.session] = max(chunk.stop, one.clean_to.get(chunk.session, 0))
+            while one.pending and one.pending[0].stop <= one.clean_to.get(one.pending[0].session, 0):
+                one.pending.popleft()
+
+    def hear(self, snapshot: Snapshot, since_s: float) -> None:
+        """Keep the events of a daemon's status that are new. since_s: of events that are not known yet, only those of the last
+        so many seconds."""
+        now = self._wall_ns()
+        for event in snapshot.recent or []:
+            key = (event.name, event.stream, event.text)
+            known = self._events.get(key, 0)
+            self._events[key] = event.times
+            if event.times > known and event.age_s <= since_s:
+                self._tell(event, now)
+
+    def _tell(self, event: EventStatus, now: int) -> None:
+        at_ns = now - round(event.age_s * 1e9)
+        told = {"time": _clock(at_ns), "name": event.name, "stream": event.stream, "text": event.text, "times": event.times}
+        if (one := self._open.get(event.stream)) is not None:
+            self._add(one, journal.note(at_ns, event=told))
+        with _writing(self.folder / "events.jsonl"), (self.folder / "events.jsonl").open("ab") as file:
+            file.write(journal.note(at_ns, **told).body + b"\n")
+
+    def look(self) -> None:
+        """To be called often: put on the disk what has waited long enough, and end the files whose time is over."""
+        now, heard_ns = self._monotonic(), self._wall_ns()
+        period = heard_ns // (self._file_s * 1_000_000_000)
+        for one in list(self._open.values()):
+            if one.period != period:
+                del self._open[one.stream]
+                if one.pending:
+                    self._open[one.stream] = self._turn(one, period, heard_ns)
+                else:
+                    self._end(one, {})
+            elif one.rows and now - one.since >= FLUSH_S:
+                self._flush(one)
+        self._closed(wait=False)
+
+    def close(self) -> None:
+        """End all files."""
+        for one in self._open.values():
+            self._end(one, {})
+        self._open.clear()
+        try:
+            self._closed(wait=True)
+        finally:
+            self._pool.shutdown()
+            os.close(self._lock)
+
+    # ---- one file ------------------------------------------------------------------------------------------------
+
+    def _begin(self, stream: str, period: int, heard_ns: int) -> _Open:
+        name = quote(stream, safe="").replace(".", "%2E") if stream.startswith(".") else quote(stream, safe="")
+        folder = self.folder / name
+        began = datetime.datetime.fromtimestamp(heard_ns / 1e9, datetime.UTC)
+        base = f"{name}_{began:%Y%m%dT%H%M%SZ}"
+        with _writing(folder):
+            folder.mkdir(exist_ok=True)
+            taken = {path.name.rsplit(".", 1)[0] for path in folder.iterdir()}
+        number = 1
+        while (unused := base if number == 1 else f"{base}-{number}") in taken:
+            number += 1
+        return _Open(stream, folder / f"{unused}{journal.suffix_of(self.format)}", period, since=self._monotonic())
+
+    def _add(self, one: _Open, row: Row) -> None:
+        if not one.rows:
+            one.since = self._monotonic()
+        one.rows.append(row)
+
+    def _flush(self, one: _Open) -> None:
+        with _writing(one.path):
+            journal.append(one.path, one.stream, one.rows)
+        one.rows.clear()
+
+    def _turn(self, one: _Open, period: int, heard_ns: int) -> _Open:
+        """End a file, and begin the next with the raw samples that no clean ones came for yet."""
+        first: dict[int, int] = {}
+        for raw in one.pending:
+            first[raw.session] = min(raw.index, first.get(raw.session, raw.index))
+        cut = {f"{session:016x}": max(index, one.clean_to.get(session, 0)) for session, index in first.items()}
+        made = self._open[one.stream] = self._begin(one.stream, period, heard_ns)
+        made.pending, made.clean_to = one.pending, one.clean_to
+        self._add(made, journal.note(heard_ns, begins=cut))
+        for raw in one.pending:
+            self._add(made, raw.row)
+        self._end(one, cut)
+        return made
+
+    def _end(self, one: _Open, cut: dict[str, int]) -> None:
+        """End a file; `cut`: by session, from which index on raw samples are in the next."""
+        self._add(one, journal.note(self._wall_ns(), closed=True, cut=cut))
+        self._flush(one)
+        self._closing.append((one.path, self._pool.submit(recorded.close, one.path, self.format)))
+
+    def _closed(self, *, wait: bool) -> None:
+        """Look at the files that are being closed."""
+        while self._closing and (wait or self._closing[0][1].done()):
+            path, future = self._closing.popleft()
+            try:
+                made = future.result()
+            except OSError as error:
+                raise OutputError(f"{path}: cannot be closed: {error.strerror or error}; the next start closes it") from error
+            if made is not None:
+                self.files += 1
+                self._say(f"{made[0]}: {counted(made[1]['samples'])}")
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """What goes wrong within it is an OutputError."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{path}: cannot write: {error.strerror or error}") from error
+
+
+def counted(account: dict[str, int]) -> str:
+    """The account of a file, for a person."""
+    said = f"{account['raw']:,} samples raw, {account['denoised']:,} denoised"
+    if account["raw"] and (without := account["denoised_without_raw"]):
+        said += f", {without:,} of these without their raw"
+    return said
+
+
+def _clock(ns: int) -> str:
+    return datetime.datetime.fromtimestamp(ns / 1e9, datetime.UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
