@@ -6,7 +6,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -96,8 +95,8 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    yield Desk(tmp_path / "rec")
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path / "rec")
 
 
 def columns_of(path: Path) -> dict[str, list[Any]]:
@@ -357,11 +356,11 @@ def test_a_full_disk_is_told_and_what_is_on_it_is_kept(desk: Desk, monkeypatch: 
 
 def test_events_are_kept_with_their_stream_and_all_together(desk: Desk) -> None:
     class Told:
-        recent = [
+        recent = (
             EventStatus("step", "a", "a: a step at index 40", 1, 0.5),
             EventStatus("malformed", "", "malformed message", 3, 0.2),
             EventStatus("step", "a", "a: long before", 1, 900.0),
-        ]
+        )
 
     desk.hear(raw(0), raw(25))
     for _ in range(3):  # the daemon tells the same ones again and again
@@ -380,9 +379,7 @@ PPGSTREAM = [str(Path(sys.executable).with_name("ppgstream"))]
 
 @contextlib.contextmanager
 def started(*arguments: object) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(
-        [*PPGSTREAM, *map(str, arguments)], stderr=subprocess.PIPE, text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler)
-    )  # fmt: skip
+    process = subprocess.Popen([*PPGSTREAM, *map(str, arguments)], stderr=subprocess.PIPE, text=True)
     try:
         yield process
     finally:
@@ -402,7 +399,8 @@ def test_a_session_is_recorded_and_denoised_again_to_the_same_bits(tmp_path: Pat
         for line in daemon.stderr:  # type: ignore[union-attr]
             if "ready" in line:
                 break
-        with started("record", "-o", tmp_path / "rec", "--from", ends["out"], "--status", ends["status"], "--until-end", "--wait", 60) as recorder:  # fmt: skip
+        asked = ["--from", ends["out"], "--status", ends["status"], "--until-end", "--wait", 60]
+        with started("record", "-o", tmp_path / "rec", *asked) as recorder:
             deadline = time.monotonic() + 60
             status = [*PPGSTREAM, "monitor", "--once", "--json", "--status", ends["status"]]
             while time.monotonic() < deadline:  # until it listens

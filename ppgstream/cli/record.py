@@ -80,9 +80,7 @@ def record(
                 clean_since = clean_since or now * (recorder.samples > 0)
                 if clean_since and not recorder.raw and now - clean_since > NO_RAW_S:
                     clean_since = float("inf")
-                    say(
-                        f"{from_}: publishes no raw samples: the clean ones alone are recorded; `ppgstream run --raw` publishes both"
-                    )
+                    say(f"{from_}: publishes no raw samples, the clean ones are recorded; `ppgstream run --raw` publishes both")
                 if shown is not None:
                     shown.update(
                         f"{recorder.streams} streams, {recorder.raw:,} samples raw, {recorder.samples:,} clean, lost on the way "
@@ -104,8 +102,8 @@ def record(
         if client is not None:
             client.close()
     say(
-        f"recorded {recorder.raw:,} samples raw and {recorder.samples:,} denoised in {recorder.files} files in {out}; lost on the "
-        f"way here {receiver.lost:,}, damaged {receiver.damaged}"
+        f"recorded {recorder.raw:,} samples raw and {recorder.samples:,} denoised in {recorder.files} files in {out}; "
+        f"lost on the way here {receiver.lost:,}, damaged {receiver.damaged}"
     )
     if gone:
         raise SourceError(gone)

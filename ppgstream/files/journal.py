@@ -7,6 +7,7 @@ cut off anywhere, all whole rows before the cut are read.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import json
 import os
@@ -74,9 +75,7 @@ def read(path: Path) -> tuple[str, list[Row]]:
 
 
 def _arrow() -> Any:
-    import pyarrow
-
-    return pyarrow
+    return importlib.import_module("pyarrow")
 
 
 def _schema(stream: str) -> Any:

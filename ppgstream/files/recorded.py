@@ -258,7 +258,7 @@ def _write_parquet(file: IO[bytes], recorded: Recorded) -> None:
 def _write_npz(file: IO[bytes], recorded: Recorded) -> None:
     arrays: dict[str, NDArray[Any]] = {"recording": np.array(json.dumps(recorded.facts))}
     if recorded.facts["fs"]:
-        arrays["fs"] = np.float64(recorded.facts["fs"])
+        arrays["fs"] = np.array(recorded.facts["fs"])
     for name, column in recorded.columns.items():
         values = column.values
         if column.there is not None and values.dtype.kind == "f":

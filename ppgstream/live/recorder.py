@@ -37,7 +37,7 @@ class _Raw(NamedTuple):
     """A raw message that clean samples may still come for."""
 
     session: int
-    index: int
+    start: int
     stop: int
     row: Row
 
@@ -209,7 +209,7 @@ class Recorder:
         """End a file, and begin the next with the raw samples that no clean ones came for yet."""
         first: dict[int, int] = {}
         for raw in one.pending:
-            first[raw.session] = min(raw.index, first.get(raw.session, raw.index))
+            first[raw.session] = min(raw.start, first.get(raw.session, raw.start))
         cut = {f"{session:016x}": max(index, one.clean_to.get(session, 0)) for session, index in first.items()}
         made = self._open[one.stream] = self._begin(one.stream, period, heard_ns)
         made.pending, made.clean_to = one.pending, one.clean_to
