@@ -439,8 +439,8 @@ def test_wrong_requests_are_told(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for arguments, code, text in (
         (["-o", tmp_path / "file"], 74, "file: cannot write there"),
-        (["-o", tmp_path, "--format", "csv"], 64, "--format 'csv': must be one of parquet, npz"),
-        (["-o", tmp_path, "--from", "tcp://1.2.3.4:1"], 64, "is not a loopback address"),
+        (["-o", tmp_path, "--format", "csv"], 2, "--format 'csv': must be one of parquet, npz"),
+        (["-o", tmp_path, "--from", "tcp://1.2.3.4:1"], 78, "is not a loopback address"),
         (["-o", tmp_path, "--from", f"ipc://{tmp_path}/none", "--wait", 0.3], 69, "nothing came in 0.3 s"),
     ):
         done = subprocess.run([*PPGSTREAM, "record", *map(str, arguments)], capture_output=True, text=True, check=False)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from ppgstream.model.checkpoint import Checkpoint
 
 
-ORDER = ("run", "demo", "replay", "denoise", "tap", "monitor", "checkpoint", "train", "evaluate", "bench")  # in --help
+ORDER = ("run", "demo", "replay", "denoise", "tap", "record", "monitor", "checkpoint", "train", "evaluate", "bench")  # in --help
 
 
 LONGEST_LINE = 1000  # characters of an error; of a longer one, the middle is left out

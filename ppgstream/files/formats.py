@@ -381,7 +381,7 @@ def write_wfdb(path: Path, it: Written) -> None:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".ppgstream-") as beside:
         try:
             names = ["PPG", "Confidence"]
-            wfdb.wrsamp(path.stem, it.fs, ["NU", "NU"], names, signals, fmt=["24", "16"], write_dir=beside)
+            wfdb.wrsamp(path.stem, it.fs, ["NU", "NU"], names, signals, fmt=["24", "24"], write_dir=beside)
             if len(it.beats):
                 wfdb.wrann(path.stem, "atr", it.beats, symbol=["N"] * len(it.beats), fs=it.fs, write_dir=beside)
         except (ValueError, TypeError, IndexError) as error:

@@ -132,18 +132,18 @@ def _column(values: object, dtype: np.dtype) -> np.ndarray:
 
 
 def encode(message: Message) -> list[bytes]:
-    """Write a DATA, STATUS, END or GAP message. Raises Refused if the page does not allow it.
+    """Write a DATA, STATUS, END, GAP or RAW message. Raises Refused if the page does not allow it.
 
-    The count of a DATA message is the number of its samples, whatever `count` says.
+    The count of a DATA or RAW message is the number of its samples, whatever `count` says.
     """
     m = message
-    _need(m.kind in (DATA, STATUS, END, GAP), "only DATA, STATUS, END and GAP can be written")
-    _need(m.kind == DATA or m.samples is None, "samples, but not DATA")
+    _need(m.kind in (DATA, STATUS, END, GAP, RAW), "only DATA, STATUS, END, GAP and RAW can be written")
+    _need(m.kind in (DATA, RAW) or m.samples is None, "samples, but neither DATA nor RAW")
     _need((m.confidence is None) == (m.flags is None), "confidence and flags go together")
     _need(len(m.checkpoint) == 8, "a checkpoint id is 8 bytes")
     count, payload, annotated = m.count, b"", m.confidence is not None
     try:
-        if m.kind == DATA:
+        if m.kind in (DATA, RAW):
             samples = _column(m.samples, DTYPES[m.dtype])
             count, payload = len(samples), samples.tobytes()
         if annotated:

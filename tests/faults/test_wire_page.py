@@ -51,7 +51,7 @@ SIZES = {1: 4, 2: 8, 3: 2, 4: 4}
 
 def message(rng: np.random.Generator) -> list[bytes]:
     """A message that is nearly always whole, of any kind, with up to two fields at the edge of what is allowed or beyond."""
-    kind, dtype, count = int(rng.choice([1, 1, 2, 3, 4, 5, 5])), int(rng.integers(1, 5)), int(rng.integers(0, 4))
+    kind, dtype, count = int(rng.choice([1, 1, 2, 3, 4, 5, 5, 6])), int(rng.integers(1, 5)), int(rng.integers(0, 4))
     annotated = int(kind == 1 and rng.uniform() < 0.5)
     fields = {
         "magic": b"PPG",
@@ -68,7 +68,7 @@ def message(rng: np.random.Generator) -> list[bytes]:
         "checkpoint": rng.bytes(8),
         "reserved": 0,
     }
-    length = {1: count * (SIZES[dtype] + 6 * annotated), 5: 8 + 20 * count}.get(kind, 0)
+    length = {1: count * (SIZES[dtype] + 6 * annotated), 6: count * SIZES[dtype], 5: 8 + 20 * count}.get(kind, 0)
     payload = bytearray(rng.bytes(length))
     if kind == 5 and rng.uniform() < 0.7:  # else the rate and its confidence are random bits, NaN of any kind among them
         payload[:8] = struct.pack("<ff", rng.choice([72.0, np.nan]), rng.uniform())
@@ -114,7 +114,7 @@ def same(a: Chunk, b: codec.Message) -> bool:
         == (b.stream, b.kind, b.session, b.index, b.fs_mhz, b.t_ns, b.checkpoint, b.unclean)
     )  # fmt: skip
     columns = [(a.confidence, b.confidence), (a.flags, b.flags)]
-    if a.kind is Kind.DATA:
+    if a.kind in (Kind.DATA, Kind.RAW):
         columns.append((a.samples, b.samples))
     if a.beats is not None and b.beats is not None:
         rate = np.array([a.beats.bpm, a.beats.bpm_confidence], "<f4")
