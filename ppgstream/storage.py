@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 MOST_TEXT = 1_000_000  # bytes of a configuration, recipe or manifest
 MOST_SAVER = 256 * 1024 * 1024  # of a TensorFlow 1 checkpoint: what it needs is not known before it is read
-MOST_GRAPH = 64 * 1024 * 1024  # of an ONNX graph, whose weights lie beside it
+MOST_GRAPH = 256 * 1024 * 1024  # of an ONNX graph; of our own the weights lie beside it
 LONGEST_SHOWN = 100  # characters of an offending value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -93,6 +94,8 @@ def text(found: Checkpoint) -> str:
         ),
         *(
             [f"Training began from the weights of an earlier run, {began['name']} (sha256 {began['sha256'][:16]})."]
+            if isinstance(began, Mapping)
+            else [f"Imported from {began}."]
             if began
             else []
         ),
@@ -100,7 +103,8 @@ def text(found: Checkpoint) -> str:
         *(_figures(found.figures) if found.figures else []),
         "## Cost",
         "",
-        f"{found.parameters:,} parameters, {found.arch.mflop:.2f} MFLOP a window.",
+        f"{found.parameters:,} parameters"
+        + ("." if math.isnan(found.arch.mflop) else f", {found.arch.mflop:.2f} MFLOP a window."),
         "",
         "## Data",
         "",

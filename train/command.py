@@ -12,7 +12,7 @@ from rich.console import Console
 
 from ppgstream.errors import DataError, OutputError, UsageError
 from ppgstream.model import lmmse, runtime
-from ppgstream.model.architecture import Architecture
+from ppgstream.model.architecture import OWN, Architecture
 from ppgstream.model.checkpoint import Checkpoint
 from ppgstream.model.folder import write, write_restored
 from ppgstream.model.restore import restore
@@ -52,6 +52,8 @@ def train(
         _lmmse(_wanted(sources, {}), out or Path("runs/lmmse"), overwrite=overwrite)
         return
     found_start = None if start is None else restore(start)
+    if found_start is not None and found_start.arch.family == OWN:
+        raise UsageError(f"--from {start}: an imported network can be trained only where it was made: import it anew after that")
     if family is None and recipe is None and found_start is not None and not resume:
         family = found_start.arch.family
     stored = None

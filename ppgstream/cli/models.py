@@ -24,6 +24,7 @@ from ppgstream.cli.shared import (
 )
 from ppgstream.errors import DataError, OutputError, UsageError
 
+OWN_PANEL = "Own network"
 checkpoint_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Look at checkpoints.")
 app.add_typer(checkpoint_app, name="checkpoint")
 
@@ -50,6 +51,7 @@ def checkpoint_show(
         "fs": found.fs,
         "hop": found.hop,
         "lookahead": found.lookahead,
+        "scaling": found.arch.scaling,
         "answers": found.arch.answers,
         "calibration": dict(found.calibration),
         "tile": found.tile,
@@ -294,21 +296,87 @@ def train(
 
 @checkpoint_app.command("import", cls=Command)
 def checkpoint_import(
-    path: Annotated[str, typer.Argument(metavar="SAVER", help="A TensorFlow 1 Saver prefix, .index file or folder.")],
+    path: Annotated[
+        Path,
+        typer.Argument(
+            metavar="NETWORK", help="my.onnx, my.keras or my.h5; or a TensorFlow 1 Saver: its prefix, .index file or folder."
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="The new checkpoint's folder.")],
+    fs: Annotated[
+        float | None,
+        typer.Option(min=20, max=1000, help="The sampling rate that it was trained for, Hz.", rich_help_panel=OWN_PANEL),
+    ] = None,
+    scaling: Annotated[
+        str | None,
+        typer.Option(
+            help="How windows are scaled for it: min-max (to 0..1), standard (mean 0, SD 1), none.", rich_help_panel=OWN_PANEL
+        ),
+    ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(metavar="SAMPLES", help="The length of a window. (default: the network's own)", rich_help_panel=OWN_PANEL),
+    ] = None,
+    answers: Annotated[
+        str,
+        typer.Option(
+            "--answers-in",
+            help="input: its answer is scaled as its input was; clean: as a clean window would be.",
+            rich_help_panel=OWN_PANEL,
+        ),
+    ] = "input",
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Calibrate its confidence on the public recordings there: minutes.", rich_help_panel=OWN_PANEL
+        ),
+    ] = None,
 ) -> None:
-    """A TensorFlow 1 checkpoint as a folder of ours, which runs without TensorFlow."""
-    from ppgstream.model.checkpoint import MANIFEST
+    """A network of your own (ONNX, Keras), or a TensorFlow 1 checkpoint, as a checkpoint that `run`, `denoise`, `evaluate` and
+    `bench` take. Docs: docs/own-network.md."""
+    from ppgstream.model import keras_file, own
+    from ppgstream.model.checkpoint import DEFAULT_TILE, MANIFEST
     from ppgstream.model.folder import write_restored
 
-    found = restored(path)
     if (out / MANIFEST).exists():
         raise UsageError(f"{out}: holds a checkpoint already")
+    suffix = path.suffix.lower()
+    if suffix not in (".onnx", *keras_file.SUFFIXES):
+        if told := own.what_else(path):
+            raise UsageError(f"{path}: {told}")
+        if {fs, scaling, window, data} != {None}:
+            raise UsageError(f"{path}: --fs, --scaling, --window and --data are for a network in .onnx, .keras or .h5")
+        found = restored(str(path))
+        try:
+            write_restored(out, found, provenance=dict(found.provenance) | {"from": str(path)})
+        except OSError as error:
+            raise OutputError(f"{out}: cannot write: {error}") from error
+        say(f"{out}: {found.arch.family}, {found.parameters:,} parameters")
+        return
+    if fs is None or scaling is None:
+        missing = " and ".join(name for name, value in (("--fs HZ", fs), ("--scaling KIND", scaling)) if value is None)
+        raise UsageError(f"{path}: say {missing}, as the network was trained: it does not tell (docs/own-network.md)")
+    if scaling not in own.SCALINGS:
+        raise UsageError(f"--scaling {scaling!r}: must be one of {', '.join(own.SCALINGS)}")
+    if answers not in own.ANSWERS:
+        raise UsageError(f"--answers-in {answers!r}: must be one of {', '.join(own.ANSWERS)}")
+    graph = own.read_onnx(path) if suffix == ".onnx" else keras_file.to_onnx(path, window)
+    found_one = own.tried(graph, str(path), window=window, fs=fs, scaling=scaling, answers=answers)
     try:
-        write_restored(out, found, provenance=dict(found.provenance) | {"from": str(path)})
+        own.write(out, graph, found_one, fs=fs, source=path)
     except OSError as error:
         raise OutputError(f"{out}: cannot write: {error}") from error
-    say(f"{out}: {found.arch.family}, {found.parameters:,} parameters")
+    arch = found_one.arch
+    say(
+        f"{out}: {found_one.arch.size('parameters'):,} parameters, windows of {arch.window} samples at {fs:g} Hz, "
+        f"{found_one.window_ms:.3g} ms a window on one thread"
+        + (f", {found_one.tile} at once" if found_one.tile != DEFAULT_TILE else "")
+    )
+    if data is None:
+        rests = "its own log variance" if "log_var" in arch.outputs else "how well its windows agree, as fitted on other networks"
+        say(f"its confidence rests on {rests}: `ppgstream checkpoint calibrate {out} -o FOLDER` fits it to this one, in minutes")
+    else:
+        _calibrate(str(out), out, data, synthetic=False)
 
 
 @checkpoint_app.command("calibrate", cls=Command)
@@ -320,18 +388,24 @@ def checkpoint_calibrate(
 ) -> None:
     """Make a checkpoint's confidence, and that of heart rates and beats, a probability, on people to train and validate with.
     Minutes. Docs: docs/training.md."""
+    from ppgstream.model.checkpoint import MANIFEST
+
+    if (out / MANIFEST).exists():
+        raise UsageError(f"{out}: holds a checkpoint already")
+    _calibrate(path, out, data, synthetic=synthetic)
+
+
+def _calibrate(path: str, out: Path, data: Path, *, synthetic: bool) -> None:
+    """Calibrate a checkpoint, and write it to `out`, which may be itself."""
     from rich.console import Console
 
     from ppgstream.model import runtime
-    from ppgstream.model.checkpoint import MANIFEST
     from ppgstream.model.folder import write_restored
     from ppgstream.storage import replace_files
     from ppgstream.train import calibrate, card, evaluate
     from ppgstream.train import data as sets
 
     found = restored(path)
-    if (out / MANIFEST).exists():
-        raise UsageError(f"{out}: holds a checkpoint already")
     try:
         out.mkdir(parents=True, exist_ok=True)  # what cannot be written is told before the work
     except OSError as error:
@@ -358,11 +432,16 @@ def checkpoint_export(
 ) -> None:
     """The network as one ONNX file with its weights, for other programs."""
     from ppgstream.files.recording import check_writable, write_whole
+    from ppgstream.model.architecture import OWN
     from ppgstream.model.imported import standalone
 
     check_writable(out)
-    write_whole(out, standalone(restored(path)))
-    say(f"{out}: inputs x (and valid where the network takes the mask), output y; what they mean: docs/training.md")
+    found = restored(path)
+    write_whole(out, standalone(found))
+    if found.arch.family == OWN:
+        say(f"{out}: the network as it was imported; how its windows are scaled: `ppgstream checkpoint show {found.path}`")
+    else:
+        say(f"{out}: inputs x (and valid where the network takes the mask), output y; what they mean: docs/training.md")
 
 
 @app.command(cls=Command)

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-Scaling = Literal["min-max", "standard"]  # how a window is scaled for the network (`scaling`)
+Scaling = Literal["min-max", "standard", "z-score", "none"]  # how a window is scaled for the network (`scaling`)
 LOG_VAR = (-8.0, 4.0)  # least and most that a network tells of its error
 Answers = Literal["clean", "input"]  # the scale a network answers in: the clean signal's own 0..1, or its input's
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FARTHEST = 1e6  # of a normalised sample from 0: beyond it, a masked sample might become infinite in float32
+LARGEST = 3e38  # of a sample that is not normalised: float32's limit
 Float64 = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 Bool = NDArray[np.bool_]
@@ -58,6 +59,24 @@ def standard_scale_of(x: Float64, valid: Bool) -> Scale:
     return scale
 
 
+def z_scale_of(x: Float64, valid: Bool) -> Scale:
+    """Scale of each row of `x` (n, m) from its valid samples: offset their mean, gain their standard deviation. A row that is
+    flat, or has less than 3 valid samples, is `flat` and has gain 1."""
+    total = valid.sum(axis=1, keepdims=True)
+    anchor = np.where(valid, x, 0.0).sum(axis=1, keepdims=True) / np.maximum(total, 1)
+    known = np.where(valid, x - anchor, 0.0)
+    mean = known.sum(axis=1, keepdims=True) / np.maximum(total, 1)
+    rest = np.where(valid, known - mean, 0.0)
+    gain = np.sqrt((rest * rest).sum(axis=1, keepdims=True) / np.maximum(total, 1))
+    return _scale(anchor, mean, known, gain, total < 3)
+
+
+def no_scale_of(x: Float64, valid: Bool) -> Scale:
+    """Rows of `x` (n, m) as they are: offset 0, gain 1; `flat` as `scale_of` says."""
+    flat = scale_of(x, valid).flat
+    return Scale(np.zeros(flat.shape), np.ones(flat.shape), flat)
+
+
 def _standard_scale_of_whole(x: Float64) -> Scale:
     """The same as the next, bit for bit, where all samples are valid, in half the time."""
     n = x.shape[1]
@@ -92,10 +111,10 @@ def _scale(anchor: Float64, mean: Float64, known: Float64, gain: Float64, too_fe
     return Scale(anchor + mean, np.where(flat, 1.0, gain), flat)
 
 
-def normalise(x: Float64, scale: Scale) -> Float32:
-    """Rows of `x` (n, m) in the sensor's units to the model's domain, float32. What the scale was not made from may lie outside
-    0..1."""
-    return np.clip((x - scale.offset) / scale.gain, -FARTHEST, FARTHEST).astype(np.float32)
+def normalise(x: Float64, scale: Scale, farthest: float = FARTHEST) -> Float32:
+    """Rows of `x` (n, m) in the sensor's units to the model's domain, float32, at most `farthest` from 0. What the scale was not
+    made from may lie outside 0..1."""
+    return np.clip((x - scale.offset) / scale.gain, -farthest, farthest).astype(np.float32)
 
 
 def denormalise(y: NDArray[np.floating], scale: Scale) -> Float64:

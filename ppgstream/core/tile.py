@@ -12,7 +12,18 @@ from ppgstream.core.measured import HELD, MEASURED, OUTLIER
 from ppgstream.core.plan import Plan
 from ppgstream.core.polarity import skewness_of
 from ppgstream.core.ready import Ready
-from ppgstream.core.scaling import Scale, denormalise, fit_to_input, normalise, scale_of, standard_scale_of
+from ppgstream.core.scaling import (
+    FARTHEST,
+    LARGEST,
+    Scale,
+    denormalise,
+    fit_to_input,
+    no_scale_of,
+    normalise,
+    scale_of,
+    standard_scale_of,
+    z_scale_of,
+)
 
 
 class Tile(NamedTuple):
@@ -54,8 +65,12 @@ def tile_of(ready: list[Ready], plan: Plan) -> Tile:
         x[row] = np.where(known, x[row], np.interp(at, at[known], x[row, known])) if known.any() else 0.0
     # The course's networks were trained on windows scaled by all their samples, clipped ones included.
     scaled_by = measured if plan.answers == "input" else state <= HELD
-    scale = standard_scale_of(x, measured) if plan.scaling == "standard" else scale_of(x, scaled_by)
-    return Tile(plan, ready, x, state, sign, scale, Batch(normalise(x, scale), measured))
+    scale = _SCALES[plan.scaling](x, scaled_by)
+    scaled = normalise(x, scale, LARGEST if plan.scaling == "none" else FARTHEST)
+    return Tile(plan, ready, x, state, sign, scale, Batch(scaled, measured))
+
+
+_SCALES = {"min-max": scale_of, "standard": standard_scale_of, "z-score": z_scale_of, "none": no_scale_of}
 
 
 def _signs(ready: list[Ready], x: NDArray[np.float64], state: NDArray[np.uint8], fs: float) -> NDArray[np.float64]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from ppgstream.core.denoiser import Answers, Scaling
 from ppgstream.errors import CheckpointError
 from ppgstream.model.lmmse import RANK
 
-Family = Literal["ae", "ae3", "dae", "rae", "brae", "brdae", "transformer", "lmmse"]
+Family = Literal["ae", "ae3", "dae", "rae", "brae", "brdae", "transformer", "lmmse", "own"]
 Sizes = dict[str, int | tuple[int, ...]]
 DENSE = ("ae", "ae3", "dae")
 COURSE = (*DENSE, "rae", "brae")
+OWN = "own"  # a network that somebody else's program made: a graph, of which only inputs and outputs are known (`model.own`)
 
 
 DEFAULT_SIZES: dict[str, Sizes] = {
@@ -57,7 +58,8 @@ class Architecture:
 
     sizes: of its parts, named as in `DEFAULT_SIZES`; `hidden` is a width for each hidden layer.
     hidden_activation: of the hidden layers, or of an LSTM's cell. output_activation: of the last layer.
-    outputs: what the network answers for each sample.
+    outputs: what the network answers for each sample. stated_scaling, stated_answers: of the family `OWN`, which has no sizes but
+    the number of its `parameters`.
     """
 
     family: str
@@ -67,6 +69,8 @@ class Architecture:
     hidden_activation: str = ""
     output_activation: str = ""
     outputs: tuple[str, ...] = ()
+    stated_scaling: str = ""
+    stated_answers: str = ""
 
     def __post_init__(self) -> None:
         own: dict[str, Any] = dict(self.sizes)
@@ -80,12 +84,22 @@ class Architecture:
     @property
     def answers(self) -> Answers:
         """The domain of the answer: the clean signal's own 0..1, or the scale of the noisy input."""
+        if self.family == OWN:
+            return "clean" if self.stated_answers == "clean" else "input"
         return "clean" if self.family in COURSE else "input"
 
     @property
     def scaling(self) -> Scaling:
-        """How a window is brought to the network: min-max, or mean 0 and SD 1 of its measured samples."""
+        """How a window is brought to the network: 0..1 (min-max); mean 0 and SD 1 of its measured samples, the latter without a
+        straight line in them (standard) or with it (z-score); or as it is (none)."""
+        if self.family == OWN:
+            return cast(Scaling, self.stated_scaling)
         return "standard" if self.family in ("brdae", "transformer", "lmmse") else "min-max"
+
+    @property
+    def takes_mask(self) -> bool:
+        """Whether the network is told which samples were measured."""
+        return self.family not in (*COURSE, OWN)
 
     def size(self, name: str) -> int:
         value = self.sizes[name]
@@ -95,8 +109,10 @@ class Architecture:
     @property
     def mflop(self) -> float:
         """Multiplications and additions of one window, in millions: two for each product of a matrix. Activations are not
-        counted."""
+        counted. NaN where they are not known."""
         n = self.window
+        if self.family == OWN:
+            return math.nan
         if self.family == "lmmse":
             rank = self.size("rank")
             return 2e-6 * (n * (rank + 2) ** 2 + (rank + 2) ** 3 + n * rank**2)
@@ -111,6 +127,9 @@ class Architecture:
         told = asdict(self)
         if self.family == "transformer" and told["sizes"]["bands"] == 1:
             del told["sizes"]["bands"]
+        for name in ("stated_scaling", "stated_answers"):
+            if not told[name]:
+                del told[name]
         return told
 
 
@@ -134,6 +153,8 @@ def layers_of(arch: Architecture) -> list[Layer]:
     """The layers of a network, of an architecture that `check` has passed. What connects them is in `networks`, and for ONNX in
     `graph`."""
     n = arch.window
+    if arch.family == OWN:
+        return []
     if arch.family in DENSE:
         hidden = arch.sizes["hidden"]
         assert isinstance(hidden, tuple)
@@ -186,6 +207,11 @@ def tensors_of(arch: Architecture) -> dict[str, tuple[int, ...]]:
 def check(arch: Architecture) -> None:
     """Raises CheckpointError for an unknown family or activation, or a size that is not the family's own or out of range."""
     family = arch.family
+    if family == OWN:
+        _check_own(arch)
+        return
+    if arch.stated_scaling or arch.stated_answers:
+        raise CheckpointError(f"network family {family!r}: its scaling is fixed")
     if family not in DEFAULT_SIZES:
         raise CheckpointError(f"unknown network family {family!r}: known are {', '.join(DEFAULT_SIZES)}")
     unknown = set(arch.sizes) - set(DEFAULT_SIZES[family])
@@ -225,6 +251,25 @@ def check(arch: Architecture) -> None:
         raise CheckpointError(f"network family {family!r} answers {', '.join(own)}, not {', '.join(map(str, arch.outputs))}")
     if arch.context and family in (*COURSE, "brdae", "lmmse"):
         raise CheckpointError(f"network family {family!r} takes no context, got {arch.context} samples")
+
+
+OWN_SCALINGS, OWN_ANSWERS = ("min-max", "z-score", "none"), ("clean", "input")
+OWN_WINDOWS = (8, 10_000)  # samples
+
+
+def _check_own(arch: Architecture) -> None:
+    known = set(arch.sizes) == {"parameters"} and type(arch.sizes["parameters"]) is int and arch.size("parameters") >= 0
+    if not known or arch.context or arch.hidden_activation or arch.output_activation != "linear":
+        raise CheckpointError(f"network family {OWN!r}: has its number of parameters, no context and no activations")
+    if not OWN_WINDOWS[0] <= arch.window <= OWN_WINDOWS[1]:
+        raise CheckpointError(f"window must be {OWN_WINDOWS[0]} to {OWN_WINDOWS[1]} samples, got {arch.window}")
+    if arch.stated_scaling not in OWN_SCALINGS or arch.stated_answers not in OWN_ANSWERS:
+        raise CheckpointError(
+            f"network family {OWN!r}: scaling must be one of {', '.join(OWN_SCALINGS)} and answers {' or '.join(OWN_ANSWERS)}, "
+            f"got {arch.stated_scaling!r} and {arch.stated_answers!r}"
+        )
+    if arch.outputs not in (("wave",), ("wave", "log_var")):
+        raise CheckpointError(f"network family {OWN!r} answers wave, or wave and log_var, not {', '.join(arch.outputs)}")
 
 
 def _is_size(value: Any, like: int | tuple[int, ...]) -> bool:

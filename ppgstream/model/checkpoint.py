@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.model.architecture import Architecture
+from ppgstream.model.architecture import OWN, Architecture
 
 Tensor = NDArray[np.float32]
 DEFAULT_HOP = 50  # samples from one window to the next, of a checkpoint that does not say
@@ -49,6 +49,8 @@ class Checkpoint:
 
     @property
     def parameters(self) -> int:
+        if self.arch.family == OWN:
+            return self.arch.size("parameters")
         return sum(t.size for t in self.tensors.values())
 
 

@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ppgstream.errors import CheckpointError
-from ppgstream.model.architecture import Architecture, Sizes, check, tensors_of
+from ppgstream.model.architecture import OWN, Architecture, Sizes, check, tensors_of
 from ppgstream.model.checkpoint import DEFAULT_HOP, DEFAULT_TILE, GRAPH, MANIFEST, WEIGHTS, Checkpoint, Tensor
 from ppgstream.model.graph import graph_of
+from ppgstream.model.onnx_runtime import checked_graph
 from ppgstream.model.tensorflow_runtime import array_of, names_of
-from ppgstream.storage import MOST_TEXT, json_of, read_regular, replace_files, shown
+from ppgstream.storage import MOST_GRAPH, MOST_TEXT, json_of, read_regular, replace_files, shown
 
 if TYPE_CHECKING:
     import keras
@@ -46,12 +47,15 @@ def write(
     calibration: Mapping[str, Any] | None = None,
     provenance: Mapping[str, Any] | None = None,
     figures: Mapping[str, Any] | None = None,
+    tile: int = DEFAULT_TILE,
+    graph: bytes | None = None,
 ) -> None:
     """Write tensors by name as a checkpoint folder of format 2. The files are replaced whole, the manifest last. The graph is
-    left out of a linear estimate, and where the package onnx is missing."""
+    left out of a linear estimate, and where the package onnx is missing. graph: of the family `OWN`, which has no tensors."""
     from safetensors.numpy import save as to_bytes
 
-    blob = to_bytes(dict(tensors))
+    own = arch.family == OWN
+    blob = to_bytes(dict(tensors)) if not own else graph or b""
     decides = {
         "network": arch.to_json(),
         "fs": fs,
@@ -67,16 +71,17 @@ def write(
         "sha256": identity(weights, decides),
         "weights_sha256": weights,
         **decides,
-        "tile": DEFAULT_TILE,
-        "parameters": sum(t.size for t in tensors.values()),
+        "tile": tile,
+        "parameters": arch.size("parameters") if own else sum(t.size for t in tensors.values()),
         "provenance": dict(provenance or {}),
         "figures": dict(figures or {}),
     }
-    graph = graph_of(arch, blob) if arch.family != "lmmse" and find_spec("onnx") is not None else None
+    if not own:
+        graph = graph_of(arch, blob) if arch.family != "lmmse" and find_spec("onnx") is not None else None
     if graph is not None:
         manifest["graph_sha256"] = hashlib.sha256(graph).hexdigest()
     folder.mkdir(parents=True, exist_ok=True)
-    files = {WEIGHTS: blob} | ({} if graph is None else {GRAPH: graph})
+    files = ({} if own else {WEIGHTS: blob}) | ({} if graph is None else {GRAPH: graph})
     files[MANIFEST] = (json.dumps(manifest, indent=2) + "\n").encode()
     replace_files({folder / name: content for name, content in files.items()})
 
@@ -84,7 +89,9 @@ def write(
 def write_restored(folder: Path, found: Checkpoint, **stated: Any) -> None:
     """Write a restored checkpoint as a folder of format 2. stated: what is to be another than the checkpoint's own, as `write`
     takes it."""
-    own = {key: getattr(found, key) for key in ("fs", "hop", "lookahead", "calibration", "provenance", "figures")}
+    own = {key: getattr(found, key) for key in ("fs", "hop", "lookahead", "calibration", "provenance", "figures", "tile")}
+    if found.arch.family == OWN:
+        own["graph"] = read_regular(checked_graph(found), MOST_GRAPH)
     write(folder, found.tensors, found.arch, **(own | stated))
 
 
@@ -112,7 +119,7 @@ def hop_of(arch: Architecture) -> int:
 def restore_folder(folder: Path) -> Checkpoint:
     """Read a checkpoint folder. Raises CheckpointError for any that `write` cannot have made: names and shapes of its tensors are
     compared with what the network needs before they are read."""
-    manifest_path, weights_path = folder / MANIFEST, folder / WEIGHTS
+    manifest_path = folder / MANIFEST
     try:
         manifest = json_of(read_regular(manifest_path, MOST_TEXT))
     except (OSError, ValueError) as error:
@@ -129,6 +136,8 @@ def restore_folder(folder: Path) -> Checkpoint:
             hidden_activation=str(plan.get("hidden_activation", "")),
             output_activation=str(plan.get("output_activation", "linear")),
             outputs=tuple(plan.get("outputs", ())),
+            stated_scaling=str(plan.get("stated_scaling", "")),
+            stated_answers=str(plan.get("stated_answers", "")),
         )
         fs, tile, sha256 = float(manifest["fs"]), int(manifest["tile"]), str(manifest["sha256"])
         hop = int(manifest.get("hop", min(DEFAULT_HOP, arch.window)))
@@ -151,11 +160,14 @@ def restore_folder(folder: Path) -> Checkpoint:
         raise CheckpointError(f"{manifest_path}: tile must be 1 to 4096 windows, got {tile}")
     if arch.window > 0 and not 0 < hop <= arch.window:
         raise CheckpointError(f"{manifest_path}: hop must be 1 to {arch.window} samples, got {hop}")
+    weights_path = folder / (GRAPH if arch.family == OWN else WEIGHTS)
     if lookahead is not None and not 0 <= lookahead < arch.window:
         raise CheckpointError(f"{manifest_path}: lookahead must be 0 to {arch.window - 1} samples, got {lookahead}")
+    own = arch.family == OWN
     needed = tensors_of(arch)
     try:
-        blob = read_regular(weights_path, MOST_HEADER + sum(4 * math.prod(shape) for shape in needed.values()))
+        most = MOST_GRAPH if own else MOST_HEADER + sum(4 * math.prod(shape) for shape in needed.values())
+        blob = read_regular(weights_path, most)
     except OSError as error:
         raise CheckpointError(f"{weights_path}: cannot read the weights of {arch.family!r}: {error.strerror}") from error
     weights = hashlib.sha256(blob).hexdigest()
@@ -167,8 +179,8 @@ def restore_folder(folder: Path) -> Checkpoint:
         raise CheckpointError(
             f"{manifest_path}: its sha256 does not fit its content: {', '.join(decides)} or the weights were changed"
         )
-    tensors = _tensors(blob, needed, f"{weights_path}: tensors do not match a {arch.family!r} network")
-    graph_sha256 = str(manifest.get("graph_sha256", ""))
+    tensors = {} if own else _tensors(blob, needed, f"{weights_path}: tensors do not match a {arch.family!r} network")
+    graph_sha256 = weights if own else str(manifest.get("graph_sha256", ""))
     graph = folder / GRAPH if graph_sha256 else None
     stated_facts = (calibration, "ppgstream", provenance, figures)
     return Checkpoint(folder, arch, tensors, sha256, fs, tile, hop, lookahead, *stated_facts, graph, graph_sha256)

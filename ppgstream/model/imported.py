@@ -17,10 +17,11 @@ from pathlib import Path
 from platformdirs import user_cache_path
 
 from ppgstream.errors import CheckpointError
+from ppgstream.model.architecture import OWN
 from ppgstream.model.checkpoint import GRAPH, Checkpoint
 from ppgstream.model.folder import restore_folder, write
 from ppgstream.model.onnx_runtime import checked_graph
-from ppgstream.storage import MOST_SAVER, read_regular
+from ppgstream.storage import MOST_GRAPH, MOST_SAVER, read_regular
 
 LAYOUT = "1"  # of what is kept; another one is imported anew
 IMPORT_S = 300.0
@@ -54,6 +55,8 @@ def with_graph(checkpoint: Checkpoint, say: Say = say_on_stderr) -> Checkpoint:
 def standalone(checkpoint: Checkpoint, say: Say = say_on_stderr) -> bytes:
     """The network as an ONNX file that holds its weights. A graph that is missing or damaged is written anew from the tensors,
     and `say` is told. Raises CheckpointError as `with_graph` does, and where there is no valid graph in the end."""
+    if checkpoint.arch.family == OWN:
+        return read_regular(checked_graph(checkpoint), MOST_GRAPH)
     whole = with_graph(checkpoint, say)
     try:
         import onnx

@@ -57,7 +57,7 @@ def build(arch: Architecture, *, dropout: float = 0.0) -> keras.Model:
     """The untrained network of an architecture. Raises CheckpointError as `check` does, and for `lmmse`, which is no network."""
     check(arch)
     if arch.family not in _BUILDERS:
-        raise CheckpointError(f"{arch.family!r} is a linear estimate and has no network")
+        raise CheckpointError(f"{arch.family!r} is no network that TensorFlow could build")
     return _BUILDERS[arch.family](arch, dropout)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ppgstream.core.denoiser import LOG_VAR
 from ppgstream.errors import CheckpointError
-from ppgstream.model.architecture import COURSE
+from ppgstream.model.architecture import OWN, Architecture
 from ppgstream.model.checkpoint import GRAPH, Checkpoint
 from ppgstream.model.tensorflow_runtime import Compute
 from ppgstream.storage import MOST_GRAPH, read_regular
@@ -23,17 +24,13 @@ def in_onnx(checkpoint: Checkpoint) -> Compute:
     shape that is not the network's."""
     path = checked_graph(checkpoint)
     arch = checkpoint.arch
-    ort = import_onnxruntime()
-    options: Any = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    if arch.family == OWN:
+        return compute_of(session_of(path), arch, str(path))
     try:
-        session: Any = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime raises classes of its own that share no base
-        raise CheckpointError(
-            f"{path}: ONNX Runtime cannot load the graph: {str(error).splitlines()[0]}; {_anew(checkpoint)}"
-        ) from error
-    takes_mask, width = arch.family not in COURSE, arch.window * len(arch.outputs)
+        session = session_of(path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; {_anew(checkpoint)}") from error
+    takes_mask, width = arch.takes_mask, arch.window * len(arch.outputs)
     needed, there = ["x", "valid"] if takes_mask else ["x"], [given.name for given in session.get_inputs()]
     if sorted(there) != sorted(needed):
         raise CheckpointError(
@@ -58,6 +55,50 @@ def in_onnx(checkpoint: Checkpoint) -> Compute:
     return compute
 
 
+def session_of(graph: Path | bytes, name: str = "") -> Any:
+    """A graph in ONNX Runtime, one thread a call. Raises CheckpointError where it cannot be loaded, which names the graph `name`
+    (or its file)."""
+    ort = import_onnxruntime()
+    options: Any = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    given = graph if isinstance(graph, bytes) else str(graph)
+    try:
+        return ort.InferenceSession(given, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises classes of its own that share no base
+        raise CheckpointError(f"{name or graph!s}: ONNX Runtime cannot load the graph: {str(error).splitlines()[0]}") from error
+
+
+DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
+
+
+def compute_of(session: Any, arch: Architecture, name: str) -> Compute:
+    """A graph of the family `OWN`, however its one input and output lie: windows as (n, window), (n, window, 1) or (n, 1,
+    window), the answer so too, or twice as much: the wave and its log variance. A call raises CheckpointError where it does
+    not."""
+    given, window, outputs = session.get_inputs()[0], arch.window, len(arch.outputs)
+    dtype = DTYPES[given.type]
+    form: tuple[int, ...] = (-1, window)
+    if len(given.shape) == 3:
+        form = (-1, 1, window) if given.shape[1] == 1 else (-1, window, 1)
+
+    def compute(x: NDArray[np.float32], _: NDArray[np.bool_]) -> NDArray[np.float32]:
+        try:
+            y = np.asarray(session.run(None, {given.name: x.astype(dtype).reshape(form)})[0], np.float32)
+        except Exception as error:  # as above
+            raise CheckpointError(f"{name}: ONNX Runtime cannot run the graph: {str(error).splitlines()[0]}") from error
+        if y.shape == (len(x), window, 2) and outputs == 2:
+            y = y.transpose(0, 2, 1)
+        if len(y) != len(x) or y.size != len(x) * window * outputs:
+            raise CheckpointError(f"{name}: the output of {len(x)} windows of {window} samples has the shape {np.shape(y)}")
+        y = y.reshape(len(x), -1)
+        if outputs == 2:
+            y[:, window:] = y[:, window:].clip(*LOG_VAR)
+        return np.ascontiguousarray(y)
+
+    return compute
+
+
 def checked_graph(checkpoint: Checkpoint) -> Path:
     """The file of a checkpoint's graph. Raises CheckpointError where it is missing, cannot be read, or is not the one that the
     manifest names."""
@@ -77,6 +118,8 @@ def checked_graph(checkpoint: Checkpoint) -> Path:
 
 
 def _anew(checkpoint: Checkpoint) -> str:
+    if checkpoint.arch.family == OWN:
+        return "import it anew"
     return f"`ppgstream checkpoint import {checkpoint.path} -o FOLDER` writes it with a new graph"
 
 

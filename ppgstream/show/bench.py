@@ -37,7 +37,8 @@ from ppgstream.lab import synthetic
 from ppgstream.live.daemon import cores
 from ppgstream.live.snapshot import Snapshot
 from ppgstream.live.status import StatusClient
-from ppgstream.model.checkpoint import SHIPPED, Checkpoint
+from ppgstream.model.architecture import OWN
+from ppgstream.model.checkpoint import DEFAULT_TILE, SHIPPED, Checkpoint
 from ppgstream.model.restore import restore
 from ppgstream.show import messages
 from ppgstream.show.load import CHUNK, FS, HEAR_S, NOISE, SEED, Load, Received, Sent, receive, send
@@ -84,7 +85,7 @@ def run(checkpoint: Checkpoint, *, parts: Sequence[str], plan: Plan, say: Say, s
             "family": checkpoint.arch.family,
             "id": checkpoint.id.hex(),
             "parameters": checkpoint.parameters,
-            "mflop": round(checkpoint.arch.mflop, 2),
+            "mflop": None if math.isnan(checkpoint.arch.mflop) else round(checkpoint.arch.mflop, 2),
         },
         "cores": cores(),
     }
@@ -175,7 +176,8 @@ def model_speeds(path: Path, threads: int, seconds: float) -> list[dict[str, Any
     checkpoint = restore(path)
     a = np.random.default_rng(0).standard_normal((GEMM, GEMM), np.float32)
     rows = []
-    for tile in TILES:
+    of_one_size = checkpoint.arch.family == OWN and checkpoint.tile != DEFAULT_TILE
+    for tile in (checkpoint.tile,) if of_one_size else TILES:
         denoise, batch = denoiser(replace(checkpoint, tile=tile), threads=threads), batch_of(checkpoint, tile)
         calls, products = rates_by_turns(partial(denoise, batch), partial(np.matmul, a, a), threads, seconds)
         speed, gflops = tile * calls, products * 2e-9 * GEMM**3
@@ -186,7 +188,7 @@ def model_speeds(path: Path, threads: int, seconds: float) -> list[dict[str, Any
                 "tile": tile,
                 "windows_per_s": round(speed),
                 "gemm_gflops": round(gflops, 1),
-                "of_gemm": round(speed / limit, 3),
+                "of_gemm": None if math.isnan(limit) else round(speed / limit, 3),
             }
         )
     return rows
@@ -467,7 +469,12 @@ def tables(result: dict[str, Any]) -> list[Table]:
     c = result["checkpoint"]
     if "model" in result:
         table = Table(
-            "threads", "tile", "windows/s", "GEMM, GFLOP/s", "of GEMM", title=f"{c['family']}, {c['mflop']} MFLOP a window"
+            "threads",
+            "tile",
+            "windows/s",
+            "GEMM, GFLOP/s",
+            "of GEMM",
+            title=c["family"] + ("" if c["mflop"] is None else f", {c['mflop']} MFLOP a window"),
         )
         for row in result["model"]:
             table.add_row(
@@ -475,7 +482,7 @@ def tables(result: dict[str, Any]) -> list[Table]:
                 str(row["tile"]),
                 f"{row['windows_per_s']:,}",
                 f"{row['gemm_gflops']:g}",
-                f"{row['of_gemm']:.0%}",
+                "-" if row["of_gemm"] is None else f"{row['of_gemm']:.0%}",
             )
         made.append(table)
     if "peers" in result:
@@ -530,8 +537,8 @@ def summary(result: dict[str, Any]) -> list[str]:
     if "model" in result:
         one = max((row for row in result["model"] if row["threads"] == 1), key=lambda row: row["windows_per_s"])
         lines.append(
-            f"model: {one['windows_per_s']:,} windows/s on one core (tile {one['tile']}), {one['of_gemm']:.0%} of the matrix "
-            f"product's speed"
+            f"model: {one['windows_per_s']:,} windows/s on one core (tile {one['tile']})"
+            + ("" if one["of_gemm"] is None else f", {one['of_gemm']:.0%} of the matrix product's speed")
         )
     if "messages" in result:
         dearest = max(result["messages"][1:], key=lambda row: row["times"])
