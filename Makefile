@@ -36,6 +36,9 @@ check: .venv/dev
 	$(BIN)/lint-imports
 
 # What pip resolves today, with hashes and no word of an index.
+docs: .venv/dev
+	$(BIN)/python -m tools.site site
+
 lock: .venv/dev
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra build pyproject.toml -o requirements.lock

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
+import tomllib
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -35,6 +37,21 @@ class Build(build_ext):
         (here / BUILT).write_text(json.dumps(built, indent=1) + "\n")
 
 
+def description(readme: str, home: str) -> str:
+    """The README as a package index shows it, where its relative links lead nowhere: they lead to files of the project at `home`,
+    or, without one, are named alone; pictures are left out then."""
+    link = re.compile(r"(!?)\[([^\]]*)\]\((?!\w+:|#)([^)\s]+)\)")
+    if home:
+        return link.sub(lambda found: f"{found[1]}[{found[2]}]({home.rstrip('/')}/{found[3]})", readme)
+    return link.sub(lambda found: "" if found[1] else found[2], readme)
+
+
+def home() -> str:
+    """Where the project's files can be read, if pyproject.toml says so."""
+    with (HERE / "pyproject.toml").open("rb") as file:
+        return str(tomllib.load(file)["project"].get("urls", {}).get("Files", ""))
+
+
 def extensions() -> list[Extension]:
     """Those that can be built here."""
     if os.environ.get("PPGSTREAM_PURE") == "1":
@@ -57,4 +74,10 @@ def extensions() -> list[Extension]:
     return found
 
 
-setup(ext_modules=extensions(), cmdclass={"build_ext": Build})
+if __name__ == "__main__":
+    setup(
+        ext_modules=extensions(),
+        cmdclass={"build_ext": Build},
+        long_description=description((HERE / "README.md").read_text(), home()),
+        long_description_content_type="text/markdown",
+    )

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import re
 import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+import typer
+from ppgstream.tools import site
 from ppgstream.train import data, fit, pictures
 from typer.testing import CliRunner
 
@@ -19,6 +28,7 @@ from ppgstream.cli.app import app
 from ppgstream.lab import synthetic
 from ppgstream.live import snapshot
 from ppgstream.live.daemon import Daemon
+from ppgstream.live.status import StatusClient
 from ppgstream.model.restore import restore
 
 ROOT = Path(__file__).parents[1]
@@ -26,10 +36,14 @@ SHARED = Path(os.environ.get("PPGSTREAM_DATA", ROOT.parent / "shared" / "data"))
 CUT = ["--epochs", "1", "--steps", "1", "--batch", "8", "--no-calibrate"]  # of options given twice the last counts
 
 
+def shell_lines(page: Path) -> list[str]:
+    """The lines of a page's shell blocks."""
+    return [line for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.DOTALL) for line in block.splitlines()]
+
+
 def commands(page: str) -> list[str]:
     """The ppgstream commands of a page's shell blocks."""
-    blocks = re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
-    return [line for block in blocks for line in block.splitlines() if line.startswith("ppgstream ")]
+    return [line for line in shell_lines(ROOT / "docs" / page) if line.startswith("ppgstream ")]
 
 
 @pytest.fixture
@@ -138,3 +152,190 @@ def test_the_status_page_names_every_field_of_a_snapshot() -> None:
     for struct in vars(snapshot).values():
         if isinstance(struct, type) and issubclass(struct, msgspec.Struct) and struct is not msgspec.Struct:
             assert set(struct.__struct_fields__) <= named, struct.__name__
+
+
+# ---- every command of every page ---------------------------------------------------------------------------------
+
+WALKED = ("training.md", "course.md")  # by the tests above
+PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+NOT_TESTED = "not tested"  # of a line that no test runs
+ELSEWHERE = ("make demo", "make test", "pip ", "ppgstream checkpoint import my.keras")  # test_demo, this suite, .ci/run, test_own
+
+
+def parsed(line: str) -> list[str]:
+    """The words of a ppgstream command, once the command line has taken its options. A name in capitals stands for a file."""
+    words = shlex.split(line, comments=True)[1:]
+    command: Any = typer.main.get_command(app)
+    rest = list(words)
+    while hasattr(command, "commands"):
+        command = command.commands[rest.pop(0)]
+    command.make_context("ppgstream", rest)
+    return words
+
+
+def test_every_command_of_the_pages_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = 0
+    for page in PAGES:
+        for line in shell_lines(page):
+            for part in line.partition("#")[0].split("|"):
+                if part.strip().startswith("ppgstream "):
+                    parsed(part.strip())
+                    found += 1
+    assert found > 50
+
+
+class Bench:
+    """A folder with recordings, a `sensor` and a `plot` on the path, a network of one's own, and a daemon whose sockets the
+    commands are told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        rng = np.random.default_rng(1)
+        pulse, _ = synthetic.pulse(1500, synthetic.person(rng), rng, fs=125.0)
+        for name, fs in (("recording", 125.0), ("watch", 25.0), ("phone", 25.0), ("recordings/a", 125.0), ("recordings/b", 125.0)):
+            (folder / name).parent.mkdir(exist_ok=True)
+            rows = np.column_stack([np.arange(len(pulse)) / fs, pulse])[: int(12 * fs)]
+            np.savetxt(folder / f"{name}.csv", rows, delimiter=",", header="t,ppg", comments="", fmt="%.6g")
+        (folder / "bin").mkdir()
+        for name, text in (("sensor", f"cut -d, -f2 {folder}/recording.csv | tail -n +2"), ("plot", "cat > plotted.txt")):
+            (folder / "bin" / name).write_text(f"#!/bin/sh\n{text}\n")
+            (folder / "bin" / name).chmod(0o755)
+        self.ends = {name: f"ipc://{folder}/{name}" for name in ("in", "out", "status")}
+        (folder / "config.toml").write_text("".join(f'[{name}]\nendpoint = "{end}"\n' for name, end in self.ends.items()))
+        self.env = os.environ | {"PATH": f"{folder / 'bin'}:{Path(sys.executable).parent}:{os.environ['PATH']}"}
+
+    def told(self, line: str) -> str:
+        """A line with files for its placeholders, and the daemon's sockets in place of those that commands take by default."""
+        line = line.partition("  #")[0].replace("FILES...", "recording.csv watch.csv").replace("DIR/", "dir/")
+        line = re.sub(r"\bFILE\b", "recording.csv", line).replace("--to tcp://127.0.0.1:5600", "")
+        line = re.sub(r"sessions/wrist/wrist_\w+\.parquet", "sessions/wrist/*.parquet", line).replace("--web 8600", "--web 0")
+        of = {"replay": ("to", "in"), "tap": ("from", "out"), "record": ("from", "out"), "monitor": ("status", "status")}
+        for command, (option, end) in of.items():
+            line = line.replace(f"ppgstream {command}", f"ppgstream {command} --{option} {self.ends[end]}")
+        for command in ("replay", "record"):
+            line = line.replace(f"ppgstream {command}", f"ppgstream {command} --status {self.ends['status']}")
+        return line.strip()
+
+    def start(self, line: str) -> subprocess.Popen[str]:
+        group = {"start_new_session": True, "stdin": subprocess.DEVNULL, "text": True}
+        return subprocess.Popen(  # noqa: S602 (the pages' own lines)
+            self.told(line), shell=True, cwd=self.folder, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **group
+        )
+
+    def run(self, line: str) -> str:
+        process = self.start(line)
+        out, _ = process.communicate(timeout=120)
+        assert process.returncode == 0, f"{line}\n{out}"
+        return out
+
+    def stop(self, process: subprocess.Popen[str], number: int = signal.SIGINT) -> str:
+        """Ask a command, and all that it began, to end; what it printed."""
+        os.killpg(process.pid, number)
+        return process.communicate(timeout=60)[0]
+
+    def wait_for(self, there: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 60
+        while not there():
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+
+    @contextlib.contextmanager
+    def daemon(self, line: str) -> Iterator[None]:
+        process = self.start(line)
+        try:
+            assert process.stdout is not None
+            for said in process.stdout:
+                if "ready" in said:
+                    break
+            else:
+                raise AssertionError(f"{line} did not begin")
+            yield
+            self.stop(process, signal.SIGTERM)
+            assert process.returncode == 0, line
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()
+
+
+@pytest.mark.timeout(600)  # some thirty commands
+def test_every_command_of_the_pages_runs_or_says_that_no_test_runs_it(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    lines = [line for page in PAGES if page.name not in WALKED for line in shell_lines(page)]
+    left = {line for line in lines if line.strip() and NOT_TESTED not in line and not line.startswith(ELSEWHERE)}
+
+    def take(*begins: str) -> list[str]:
+        found = sorted(line for line in left if line.startswith(begins))
+        left.difference_update(found)
+        return found
+
+    own = [line for line in left if "my-network" in line]
+    left.difference_update(own)  # test_own
+    for line in take("ppgstream run"):
+        if "--check" in line:
+            assert "answers a known pulse" in bench.run(line)
+        else:
+            with bench.daemon(line):
+                pass
+    after = [line for line in left if "sessions/wrist" in line]
+    left.difference_update(after)
+    for line in take("ppgstream denoise", "sensor | ppgstream denoise"):
+        bench.run(line)
+    assert (tmp_path / "plotted.txt").read_text().count("\n") == 1500
+    assert {path.name for path in (tmp_path / "dir").iterdir()} == {"recording.npz", "watch.npz", "summary.csv"}
+    with bench.daemon("ppgstream run --raw"):
+        status = StatusClient(bench.ends["status"])
+        heard = [bench.start(line) for line in take("ppgstream tap", "ppgstream record")]
+        assert len(heard) >= 3
+        bench.wait_for(lambda: (snapshot := status.ask(1.0)) is not None and snapshot.subscribers >= len(heard))
+        bench.run("ppgstream replay recording.csv --stream wrist --speed max")
+        for line in take("ppgstream replay", "sensor | ppgstream replay"):
+            bench.run(line)
+        for line in take("ppgstream monitor"):
+            if "--once" in line:
+                assert "ppgstream" in bench.run(line)
+            else:
+                watching = bench.start(line)
+                assert watching.stdout is not None
+                assert "log.txt" in line or watching.stdout.readline()
+                bench.wait_for(lambda: "log.txt" not in line or (tmp_path / "log.txt").read_text())  # noqa: B023
+                bench.stop(watching)
+        said = [bench.stop(one) if one.poll() is None else one.communicate()[0] for one in heard]
+        status.close()
+    assert any("recorded" in text for text in said)
+    assert any("received" in text for text in said)
+    for line in after:
+        bench.run(line)
+    assert not left
+
+
+def test_the_site_is_built_and_each_of_its_links_holds(tmp_path: Path) -> None:
+    site.build(tmp_path / "site")
+    there = {path.name for path in (tmp_path / "site").glob("*.html")}
+    named = {name for part in site.NAV.values() for name in ([part] if isinstance(part, str) else part)}
+    assert there == {Path(name).with_suffix(".html").name for name in named} | {"404.html"}
+    assert {page.name for page in (ROOT / "docs").glob("*.md")} <= named  # none is without a place
+    reference = (tmp_path / "site/reference.html").read_text()
+    assert "Samples in any units" in reference or "samples in any units" in reference
+    for name in ("ppgstream.api.denoised.denoise", "ppgstream.errors.CheckpointError", "ppgstream.wire.message.Flag"):
+        assert f'id="{name}"' in reference
+    index = tmp_path / "site/index.html"
+    index.write_text(index.read_text() + '<a href="nowhere.html">x</a><a href="bench.html#nowhere">x</a>')
+    assert site.broken(tmp_path / "site") == ["index.html: bench.html#nowhere", "index.html: nowhere.html"]
+
+
+def test_a_wheel_s_page_leads_nowhere_that_is_not_there() -> None:
+    sys.path.insert(0, str(ROOT))
+    try:
+        from setup import description
+    finally:
+        sys.path.remove(str(ROOT))
+    text = (ROOT / "README.md").read_text()
+    plain = description(text, "")
+    assert not re.search(r"\]\((?!https?://)", plain)
+    assert "docs/wire.md" in plain  # still named
+    held = description(text, "https://example.org/project/")
+    assert "](https://example.org/project/docs/wire.md)" in held
+    assert "![" in held
+    assert not re.search(r"\]\((?!https?://)", held)

@@ -211,16 +211,17 @@ def denoise(
 
     Raises ArgumentError (a ValueError) for arguments that are none, CheckpointError for a checkpoint that cannot be read.
 
-    >>> import numpy as np, ppgstream
-    >>> t = np.arange(60 * 125) / 125
-    >>> x = 500 + 30 * np.exp(3 * np.cos(2 * np.pi * 1.2 * t)) + np.random.default_rng(0).normal(0, 40, len(t))
-    >>> found = ppgstream.denoise(x, fs=125)
-    >>> found.denoised.shape, bool(found.confidence.mean() > 0.7)
-    ((7500,), True)
-    >>> round(float(np.nanmedian(found.hr_bpm)))
-    72
-    >>> round(found.hrv().mean_nn_ms, -1)
-    830.0
+    Examples:
+        >>> import numpy as np, ppgstream
+        >>> t = np.arange(60 * 125) / 125
+        >>> x = 500 + 30 * np.exp(3 * np.cos(2 * np.pi * 1.2 * t)) + np.random.default_rng(0).normal(0, 40, len(t))
+        >>> found = ppgstream.denoise(x, fs=125)
+        >>> found.denoised.shape, bool(found.confidence.mean() > 0.7)
+        ((7500,), True)
+        >>> round(float(np.nanmedian(found.hr_bpm)))
+        72
+        >>> round(found.hrv().mean_nn_ms, -1)
+        830.0
     """
     from ppgstream.core.engine import Engine
     from ppgstream.files import offline
@@ -285,13 +286,14 @@ def load(
 
     Raises SourceError where there is no file, DataError where it holds no PPG, UsageError where nobody tells the rate.
 
-    >>> import numpy as np, ppgstream, tempfile, os
-    >>> path = os.path.join(tempfile.mkdtemp(), "ppg.csv")
-    >>> with open(path, "w") as file:
-    ...     _ = file.write("t,ppg\\n" + "".join(f"{k / 64:.6f},{k % 50}\\n" for k in range(640)))
-    >>> x, fs, found = ppgstream.load(path)
-    >>> len(x), round(fs)
-    (640, 64)
+    Examples:
+        >>> import numpy as np, ppgstream, tempfile, os
+        >>> path = os.path.join(tempfile.mkdtemp(), "ppg.csv")
+        >>> with open(path, "w") as file:
+        ...     _ = file.write("t,ppg\\n" + "".join(f"{k / 64:.6f},{k % 50}\\n" for k in range(640)))
+        >>> x, fs, found = ppgstream.load(path)
+        >>> len(x), round(fs)
+        (640, 64)
     """
     from ppgstream.files import recording
 

@@ -87,14 +87,15 @@ class LiveDenoiser:
     fs: their rate, 10 to 1000 Hz; the others as in `ppgstream.denoise`, whose errors it raises. A sample is final some 2 s after
     it came, or sooner with `lookahead`, in samples of the checkpoint.
 
-    >>> import numpy as np, ppgstream
-    >>> live = ppgstream.LiveDenoiser(fs=125, lookahead=49)
-    >>> x = np.sin(np.arange(1000) / 16)
-    >>> sum(len(live.feed(x[k : k + 25]).denoised) for k in range(0, 1000, 25)) > 700
-    True
-    >>> rest = live.finish()
-    >>> rest.index + len(rest.denoised)
-    1000
+    Examples:
+        >>> import numpy as np, ppgstream
+        >>> live = ppgstream.LiveDenoiser(fs=125, lookahead=49)
+        >>> x = np.sin(np.arange(1000) / 16)
+        >>> sum(len(live.feed(x[k : k + 25]).denoised) for k in range(0, 1000, 25)) > 700
+        True
+        >>> rest = live.finish()
+        >>> rest.index + len(rest.denoised)
+        1000
     """
 
     def __init__(

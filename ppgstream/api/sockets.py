@@ -168,10 +168,11 @@ def connect(endpoint: str = "tcp://127.0.0.1:5601", stream: str | None = None, *
     """Receive what a daemon publishes at `endpoint`. stream: this one alone; None: all. keep_s: how many seconds of each stream
     are kept for `get_data`. The daemon may start later. Raises ConfigError for what is no endpoint.
 
-    >>> import ppgstream
-    >>> with ppgstream.connect("tcp://127.0.0.1:5601", stream="wrist") as daemon:  # doctest: +SKIP
-    ...     for block in daemon:
-    ...         print(block.index, block.denoised, block.confidence)
+    Examples:
+        >>> import ppgstream
+        >>> with ppgstream.connect("tcp://127.0.0.1:5601", stream="wrist") as daemon:  # doctest: +SKIP
+        ...     for block in daemon:
+        ...         print(block.index, block.denoised, block.confidence)
     """
     return Connection(text_of("endpoint", endpoint), None if stream is None else _named(stream), number_of("keep_s", keep_s, 0.0))
 
@@ -192,9 +193,10 @@ class Sender:
     digits and _ . : -. fs: its rate, Hz. wait_s: how long a daemon is waited for (SourceError). At the end of a `with` the
     session is ended, after an error too, and what was sent has left. sent: samples so far.
 
-    >>> import ppgstream
-    >>> with ppgstream.Sender("tcp://127.0.0.1:5600", stream="wrist", fs=125) as sensor:  # doctest: +SKIP
-    ...     sensor.send([512.0, 513.5, 517.0])
+    Examples:
+        >>> import ppgstream
+        >>> with ppgstream.Sender("tcp://127.0.0.1:5600", stream="wrist", fs=125) as sensor:  # doctest: +SKIP
+        ...     sensor.send([512.0, 513.5, 517.0])
     """
 
     def __init__(

@@ -64,7 +64,8 @@ def tile_of(ready: list[Ready], plan: Plan) -> Tile:
         known = state[row] <= HELD
         x[row] = np.where(known, x[row], np.interp(at, at[known], x[row, known])) if known.any() else 0.0
     # The course's networks were trained on windows scaled by all their samples, clipped ones included.
-    scaled_by = measured if plan.answers == "input" else state <= HELD
+    as_course = plan.answers == "clean" and plan.scaling == "min-max"
+    scaled_by = state <= HELD if as_course else measured
     scale = _SCALES[plan.scaling](x, scaled_by)
     scaled = normalise(x, scale, LARGEST if plan.scaling == "none" else FARTHEST)
     return Tile(plan, ready, x, state, sign, scale, Batch(scaled, measured))
