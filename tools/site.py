@@ -23,9 +23,18 @@ ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)")  # of Markdown, to a file
 COMMANDS = ("run", "demo", "replay", "denoise", "tap", "record", "monitor", "train", "evaluate", "bench")
 CHECKPOINT_COMMANDS = ("show", "probe", "import", "export", "calibrate")
-ERRORS = ("PpgStreamError", "ArgumentError", "UsageError", "ConfigError", "CheckpointError", "DataError", "SourceError", "OutputError")
+ERRORS = (
+    "PpgStreamError",
+    "ArgumentError",
+    "UsageError",
+    "ConfigError",
+    "CheckpointError",
+    "DataError",
+    "SourceError",
+    "OutputError",
+)
 
-NAV = {
+NAV: dict[str, str | list[str]] = {
     "Five minutes": "index.md",
     "Your sensor": "sensors.md",
     "Your files": "formats.md",
@@ -101,7 +110,14 @@ def _reference() -> str:
     lines = ["# Reference", "", "The names of the package, from their docstrings. How to use them: [From Python](python.md).", ""]
     for name in ("denoise", "load", "Denoised", "LiveDenoiser", "Block", "connect", "Connection", "Sender"):
         lines += [f"::: {getattr(ppgstream, name).__module__}.{name}", "    options:", "      show_root_full_path: false", ""]
-    lines += ["## Messages", "", "::: ppgstream.wire.message", "    options:", "      members: [Kind, Flag, Beats, Chunk, encode, decode]", ""]
+    lines += [
+        "## Messages",
+        "",
+        "::: ppgstream.wire.message",
+        "    options:",
+        "      members: [Kind, Flag, Beats, Chunk, encode, decode]",
+        "",
+    ]
     lines += ["## Errors", ""]
     for name in ERRORS:
         lines += [f"::: ppgstream.errors.{name}", "    options:", "      show_root_full_path: false", ""]
@@ -198,7 +214,7 @@ def build(site: Path) -> None:
         pages.mkdir()
         write_pages(pages)
         (Path(folder) / "zensical.toml").write_text(_config("pages", "site"))
-        done = subprocess.run(  # noqa: S603
+        done = subprocess.run(
             [sys.executable, "-m", "zensical", "build", "--strict", "-f", "zensical.toml"],
             cwd=folder, capture_output=True, text=True, check=False,
         )  # fmt: skip
