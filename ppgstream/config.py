@@ -97,6 +97,11 @@ class Overload(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     drain_s: Annotated[float, Meta(ge=0, le=60)] = 6.0
 
 
+class Security(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    key: str = ""
+    allow: str = ""
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     in_: In = msgspec.field(name="in", default_factory=In)
     out: Out = msgspec.field(default_factory=Out)
@@ -106,6 +111,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     windows: Windows = msgspec.field(default_factory=Windows)
     streams: Streams = msgspec.field(default_factory=Streams)
     overload: Overload = msgspec.field(default_factory=Overload)
+    security: Security = msgspec.field(default_factory=Security)
 
 
 DEFAULT_PATH = Path("config.toml")
@@ -141,7 +147,14 @@ def load(path: Path | None = None, **overrides: str | bool | None) -> Config:
             raise ConfigError(f'{chosen or "settings"}: {name}: must be 10 to 1000 Hz, 0 or "measure", got {rate:g}')
     for section, endpoint in (("in", config.in_.endpoint), ("out", config.out.endpoint), ("status", config.status.endpoint)):
         given = overrides.get(f"{section}__endpoint") is not None or chosen is None
-        check_endpoint(endpoint, f"{section}.endpoint" if given else f"{chosen}: {section}.endpoint")
+        check_endpoint(
+            endpoint, f"{section}.endpoint" if given else f"{chosen}: {section}.endpoint", keyed=bool(config.security.key)
+        )
+    if bool(config.security.key) != bool(config.security.allow):
+        missing = "allow" if config.security.key else "key"
+        raise ConfigError(f"{chosen or 'settings'}: security.{missing}: key and allow go together (SECURITY.md)")
+    if config.security.key and not (config.in_.bind and config.out.bind):
+        raise ConfigError(f"{chosen or 'settings'}: security.key: a daemon with keys binds its sockets: in.bind and out.bind")
     if config.metrics.endpoint:
         name = f"{chosen or 'settings'}: metrics.endpoint"
         if "/" in config.metrics.endpoint:
@@ -203,8 +216,8 @@ def _choices(key: str) -> list[str]:
     return [str(value) for value in get_args(hint)]
 
 
-def check_endpoint(endpoint: str, name: str) -> None:
-    """Only loopback and ipc: there is no encryption yet, so nothing else may hear or speak. Raises ConfigError."""
+def check_endpoint(endpoint: str, name: str, *, keyed: bool = False) -> None:
+    """Without keys only loopback and ipc, so that nothing else may hear or speak; `keyed`: any address. Raises ConfigError."""
     scheme, _, rest = endpoint.partition("://")
     if not endpoint.isprintable():
         raise ConfigError(f"{name}: {shown(endpoint)} holds control characters")
@@ -219,7 +232,7 @@ def check_endpoint(endpoint: str, name: str) -> None:
     host, _, port = rest.rpartition(":")
     if port != "*" and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65_536):
         raise ConfigError(f"{name}: {shown(endpoint)} needs a port from 1 to 65535")
-    if host == "localhost":
+    if host == "localhost" or (keyed and re.fullmatch(r"[A-Za-z0-9*][A-Za-z0-9.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\]", host)):
         return
     try:
         bracketed = re.fullmatch(r"\[(.*)\]", host)
@@ -228,5 +241,6 @@ def check_endpoint(endpoint: str, name: str) -> None:
         loopback = False
     if not loopback:
         raise ConfigError(
-            f"{name}: {shown(endpoint)} is not a loopback address: only 127.0.0.0/8, [::1], localhost and ipc:// are served"
+            f"{name}: {shown(endpoint)} is not a loopback address: without [security] key only 127.0.0.0/8, [::1], localhost "
+            f"and ipc:// are served"
         )

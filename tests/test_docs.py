@@ -288,6 +288,8 @@ def test_every_command_of_the_pages_runs_or_says_that_no_test_runs_it(tmp_path: 
         assert "brae" in bench.run(line)
     for line in take("ppgstream train"):
         bench.run(f"{line.partition('  #')[0]} {shlex.join(CUT)}")
+    for line in take("ppgstream keygen"):
+        bench.run(line)
     for line in take("ppgstream run"):
         if "--check " in line:
             assert "answers a known pulse" in bench.run(line)

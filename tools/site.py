@@ -21,7 +21,7 @@ import ppgstream
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)")  # of Markdown, to a file
-COMMANDS = ("run", "demo", "replay", "denoise", "tap", "record", "monitor", "train", "evaluate", "bench")
+COMMANDS = ("run", "demo", "replay", "denoise", "tap", "record", "monitor", "keygen", "train", "evaluate", "bench")
 CHECKPOINT_COMMANDS = ("show", "probe", "import", "export", "calibrate")
 ERRORS = (
     "PpgStreamError",

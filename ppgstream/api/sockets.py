@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,6 +16,7 @@ import msgspec
 from ppgstream.api.arguments import number_of, rate_of, samples_of, text_of, whole_of
 from ppgstream.api.live import Block, joined
 from ppgstream.errors import ArgumentError, WireError
+from ppgstream.live.keys import Key, client
 from ppgstream.live.publisher import Publisher
 from ppgstream.live.receiver import Receiver
 from ppgstream.wire.message import EMPTY, MAX_COUNT, Chunk, Kind, encode
@@ -66,8 +68,8 @@ class Connection:
     streams: the names seen so far. lost: samples that were published and did not reach this end; gap: samples that never reached
     the daemon. Closed by `close`, or at the end of a `with`."""
 
-    def __init__(self, endpoint: str, stream: str | None, keep_s: float) -> None:
-        self._receiver = Receiver(endpoint, stream)
+    def __init__(self, endpoint: str, stream: str | None, keep_s: float, key: Key | None = None) -> None:
+        self._receiver = Receiver(endpoint, stream, key=key)
         self._keep_s = keep_s
         self._kept: dict[str, _Kept] = {}
         self._reached: dict[tuple[str, int], int] = {}  # of each stream and session, the index after all samples so far
@@ -164,9 +166,12 @@ def _newest(block: Block, n: int, fs: float) -> Block:
     )
 
 
-def connect(endpoint: str = "tcp://127.0.0.1:5601", stream: str | None = None, *, keep_s: float = 60.0) -> Connection:
+def connect(
+    endpoint: str = "tcp://127.0.0.1:5601", stream: str | None = None, *, keep_s: float = 60.0, key: str | Path | None = None
+) -> Connection:
     """Receive what a daemon publishes at `endpoint`. stream: this one alone; None: all. keep_s: how many seconds of each stream
-    are kept for `get_data`. The daemon may start later. Raises ConfigError for what is no endpoint.
+    are kept for `get_data`. key: the file of a secret key, for a daemon that asks for one (SECURITY.md). The daemon may start
+    later. Raises ConfigError for what is no endpoint, and for what is no key.
 
     Examples:
         >>> import ppgstream
@@ -174,7 +179,9 @@ def connect(endpoint: str = "tcp://127.0.0.1:5601", stream: str | None = None, *
         ...     for block in daemon:
         ...         print(block.index, block.denoised, block.confidence)
     """
-    return Connection(text_of("endpoint", endpoint), None if stream is None else _named(stream), number_of("keep_s", keep_s, 0.0))
+    own = None if key is None else client(Path(key))
+    chosen = None if stream is None else _named(stream)
+    return Connection(text_of("endpoint", endpoint), chosen, number_of("keep_s", keep_s, 0.0), own)
 
 
 def _named(stream: Any) -> str:
@@ -190,8 +197,8 @@ class Sender:
     """A sensor: sends samples to a daemon. Nothing is dropped on the way: `send` waits for a daemon, and for room.
 
     endpoint: the socket that the daemon reads; bind: for a daemon that connects. stream: the sensor's name, 1 to 64 of letters,
-    digits and _ . : -. fs: its rate, Hz. wait_s: how long a daemon is waited for (SourceError). At the end of a `with` the
-    session is ended, after an error too, and what was sent has left. sent: samples so far.
+    digits and _ . : -. fs: its rate, Hz. wait_s: how long a daemon is waited for (SourceError). key: as in `connect`. At the end
+    of a `with` the session is ended, after an error too, and what was sent has left. sent: samples so far.
 
     Examples:
         >>> import ppgstream
@@ -207,12 +214,13 @@ class Sender:
         *,
         bind: bool = False,
         wait_s: float = 30.0,
+        key: str | Path | None = None,
     ) -> None:
         self.stream, self.fs, self.sent = _named(stream), rate_of(fs), 0
         self.session = secrets.randbits(64)
         self._wait_s, self._ended = number_of("wait_s", wait_s, 0.0), False
         self._began_ns = 0  # the time of the first sample
-        self._publisher = Publisher(text_of("endpoint", endpoint), bind=bind)
+        self._publisher = Publisher(text_of("endpoint", endpoint), bind=bind, key=None if key is None else client(Path(key)))
 
     def send(self, samples: Any, *, t_ns: int | None = None) -> None:
         """The next samples (n,), NaN where there is none. t_ns: the time of the first of them, ns since 1970; None: as many

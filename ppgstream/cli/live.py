@@ -18,15 +18,18 @@ from ppgstream.cli.shared import (
     ColumnOption,
     Command,
     FieldOption,
+    KeyOption,
     Stop,
     TrustFsOption,
     app,
+    key_of,
     restored,
     say,
 )
 from ppgstream.errors import DataError, OutputError, PpgStreamError, SourceError, UsageError
 
 if TYPE_CHECKING:
+    from ppgstream.live.keys import Key
     from ppgstream.live.publisher import Publisher
     from ppgstream.live.status import StatusClient
     from ppgstream.show.web import Web
@@ -71,14 +74,14 @@ def demo(
     raise typer.Exit(stop.exit_code() or (0 if fine else 1))
 
 
-def _page(status: str, port: int = 0) -> Web:
+def _page(status: str, port: int = 0, key: Key | None = None) -> Web:
     """What serves the monitor's page of a daemon."""
     from ppgstream.cli.sources import check_package
 
     check_package("--web", "websockets", "websockets", "web")
     from ppgstream.show.web import Web
 
-    return Web(status, port)
+    return Web(status, port, key)
 
 
 @app.command(cls=Command)
@@ -117,6 +120,7 @@ def replay(
     outage: Annotated[
         list[str] | None, typer.Option(metavar="AT:FOR", help="Nothing is sent from AT for FOR seconds; may be repeated.")
     ] = None,
+    key: KeyOption = None,
 ) -> None:
     """Stream recordings to a daemon as sensors would: paced, many at once, with seeded faults. `replay -` is a live pipe."""
     from ppgstream.config import check_endpoint
@@ -133,8 +137,9 @@ def replay(
         raise UsageError(f"--from {from_:g}, --until {until}: must be seconds from 0 on")
     outages = tuple(_outage(text) for text in outage or [])
     stop = Stop()
-    check_endpoint(status or STATUS, "--status")
-    client = StatusClient(status or STATUS)
+    own = key_of(key)
+    check_endpoint(status or STATUS, "--status", keyed=own is not None)
+    client = StatusClient(status or STATUS, key=own)
     if "-" in files:
         altered = loop or copies != 1 or speed_value != 1.0 or trust_fs or from_ or until is not None
         if files != ["-"] or altered or drop or dup or reorder or jitter_ms or outages:
@@ -142,7 +147,7 @@ def replay(
                 "replay -: a live pipe comes alone, once, whole and at its own pace: only --to, --stream, --fs, --column, "
                 "--field, --chunk and --wait go with it"
             )
-        publisher = Publisher(to, bind=bind, stopped=stop)
+        publisher = Publisher(to, bind=bind, key=own, stopped=stop)
         publisher.wait_for_subscriber(wait)
         report = tool.pipe(
             sys.stdin.fileno(),
@@ -158,7 +163,7 @@ def replay(
     else:
         named: dict[str, Any] = {"column": column, "key": field, "fs": fs, "trusted": trust_fs}
         tracks, told = _tracks(files, **named, part=(from_, until), stream=stream, copies=copies)
-        publisher = Publisher(to, bind=bind, stopped=stop)
+        publisher = Publisher(to, bind=bind, key=own, stopped=stop)
         publisher.wait_for_subscriber(wait)
         for line in told:
             say(line)
@@ -281,6 +286,7 @@ def tap(
     wait: Annotated[
         float, typer.Option(min=0, help="Exit 69 if nothing has come after so many seconds; 0: wait for ever.")
     ] = 0.0,
+    key: KeyOption = None,
 ) -> None:
     """Published samples as lines on stdout."""
     import time
@@ -300,7 +306,7 @@ def tap(
     if format not in shapes:
         raise UsageError(f"--format {format!r}: must be one of {', '.join(shapes)}")
     stop = Stop()
-    receiver = taps.Receiver(from_, stream)
+    receiver = taps.Receiver(from_, stream, key=key_of(key))
     messages = 0
     started = heard = time.monotonic()
     if format in heads:
@@ -342,6 +348,7 @@ def monitor(
     web: Annotated[
         int | None, typer.Option(min=0, max=65535, metavar="PORT", help="Serve a page on 127.0.0.1 instead; 0: any port.")
     ] = None,
+    key: KeyOption = None,
 ) -> None:
     """Watch a running daemon: throughput, lag, ledger, a row a stream, raw over clean."""
     from rich.console import Console
@@ -353,39 +360,39 @@ def monitor(
     piped = not (once or json or web is not None) and not sys.stdout.isatty()
     if piped and stream is not None:
         raise UsageError("--stream: into a pipe goes a line about all streams: --json, or --once, with --stream")
-    stop = Stop()
+    stop, own = Stop(), key_of(key)
     if web is not None:
-        _serve_page(status, web, stop)
+        _serve_page(status, web, stop, own)
     elif json:
-        _print_json(status, stop, stream=stream, interval_s=interval, once=once)
+        _print_json(status, stop, stream=stream, interval_s=interval, once=once, key=own)
     elif once:
-        if view.once(status, stream=stream, console=Console()):
+        if view.once(status, stream=stream, console=Console(), key=own):
             raise typer.Exit(1)
     elif piped:
-        view.lines(status, stopped=stop, write=lambda line: print(line, flush=True))
+        view.lines(status, stopped=stop, write=lambda line: print(line, flush=True), key=own)
     else:
         stop.hold(lambda: os._exit(0) if stop.signal == signal.SIGHUP else None)  # the terminal is gone: nothing can be drawn
-        view.watch(status, stream=stream, interval_s=interval, stopped=stop)
+        view.watch(status, stream=stream, interval_s=interval, stopped=stop, key=own)
     raise typer.Exit(stop.exit_code())
 
 
-def _serve_page(endpoint: str, port: int, stop: Stop) -> None:
+def _serve_page(endpoint: str, port: int, stop: Stop, key: Key | None) -> None:
     """The page, until stopped."""
     from ppgstream.config import check_endpoint
 
-    check_endpoint(endpoint, "--status")
-    server = _page(endpoint, port)
+    check_endpoint(endpoint, "--status", keyed=key is not None)
+    server = _page(endpoint, port, key)
     say(f"{server.url} shows the daemon at {endpoint}; Ctrl-C ends this page's server, not the daemon")
     server.serve(stop)
 
 
-def _print_json(endpoint: str, stop: Stop, *, stream: str | None, interval_s: float, once: bool) -> None:
+def _print_json(endpoint: str, stop: Stop, *, stream: str | None, interval_s: float, once: bool, key: Key | None) -> None:
     """Snapshots as lines of JSON."""
     import msgspec
 
     from ppgstream.live.status import StatusClient
 
-    client = StatusClient(endpoint)
+    client = StatusClient(endpoint, key=key)
     try:
         while not stop():
             began = time.monotonic()

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ppgstream.cli.live import GONE_S, STATUS
-from ppgstream.cli.shared import Command, Stop, app, say
+from ppgstream.cli.shared import Command, KeyOption, Stop, app, key_of, say
 from ppgstream.cli.sources import check_package
 from ppgstream.errors import SourceError, UsageError
 
@@ -35,6 +35,7 @@ def record(
     wait: Annotated[
         float, typer.Option(min=0, help="Exit 69 if nothing has come after so many seconds; 0: wait for ever.")
     ] = 0.0,
+    key: KeyOption = None,
 ) -> None:
     """Record what a daemon publishes into files: raw beside clean (of `ppgstream run --raw`), confidence, flags, beats, heart
     rates, events. `denoise` and `replay` read them. Docs: docs/formats.md."""
@@ -50,15 +51,16 @@ def record(
         raise UsageError(f"--format {format!r}: must be one of {', '.join(recorded.FORMATS)}")
     if format == "parquet":
         check_package("--format parquet", "pyarrow", "pyarrow", "parquet")
-    check_endpoint(from_, "--from")
+    own = key_of(key)
+    check_endpoint(from_, "--from", keyed=own is not None)
     if status:
-        check_endpoint(status, "--status")
+        check_endpoint(status, "--status", keyed=own is not None)
     stop = Stop()
     wanted = set(stream or [])
     recorder = Recorder(out, format=format, say=say, file_s=60 * minutes)
     recorder.recover()
-    receiver = Receiver(from_, stream[0] if stream and len(stream) == 1 else None, raw=True)
-    client = StatusClient(status) if status else None
+    receiver = Receiver(from_, stream[0] if stream and len(stream) == 1 else None, raw=True, key=own)
+    client = StatusClient(status, key=own) if status else None
     console = Console(stderr=True)
     started = heard = looked = time.monotonic()
     clean_since = 0.0

@@ -6,6 +6,7 @@ import gc
 import os
 import threading
 import time
+from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from ppgstream.live.metrics import MetricsServer
 
 HANGUP = Event("hangup", "SIGHUP without a terminal: nothing is read again, and the daemon goes on; SIGTERM ends it")
+HERE = Path()
 LAST_END_S = 0.6  # for serial ports and LSL's streams to end their sessions once the daemon is stopped
 LAST_OUT_S = 0.3  # for Lab Streaming Layer to take what was published last
 
@@ -138,7 +140,7 @@ def _serve(settings: Config, log: Log, stop: Stop, read: list[Maker], published:
     daemon.open()
     e = daemon.endpoints
     if metrics is not None:
-        metrics.serve(e["status"])
+        metrics.serve(e["status"], daemon.key)
         tell("metrics at http://%s/metrics, /healthz and /readyz", metrics.address)
     readers, publishers = [make(daemon) for make in read], [make(daemon) for make in published]
 
@@ -169,7 +171,7 @@ def _serve(settings: Config, log: Log, stop: Stop, read: list[Maker], published:
     gc.freeze()
     gc.set_threshold(100_000, 20, 100)
     for task in publishers + readers:
-        task.start()
+        task.start(daemon.key)
     engine = daemon.run(denoiser)
     if publishers:
         time.sleep(LAST_OUT_S)
@@ -213,3 +215,24 @@ def _check(settings: Config, log: Log) -> None:
     if metrics is not None:
         metrics.release()
     say(f"all is well: {found.arch.family} {found.id.hex()} answers a known pulse; {ends} are free")
+
+
+@app.command(cls=Command)
+def keygen(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the daemon, the sensor or the reader.")],
+    server: Annotated[
+        Path | None, typer.Option(metavar="DAEMON.pub", help="The daemon's public key, for a sensor or a reader of it.")
+    ] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", metavar="FOLDER", help="Where NAME.key and NAME.pub are written.")] = HERE,
+) -> None:
+    """A pair of keys: NAME.key is secret, NAME.pub is for others. Docs: SECURITY.md."""
+    from ppgstream.live import keys
+
+    made = keys.make(name, b"" if server is None else keys.read_public(server))
+    secret, public = keys.write(out, made)
+    say(f"{secret}: secret, keep it where it is used; {public}: for others")
+    if server is None:
+        say(f'the daemon\'s settings: [security] key = "{secret}" and allow = "FILE", a list of the keys that it admits')
+    else:
+        say("a line of the daemon's list, with the streams that it may send and read:")
+        print(f'[{name}]\nkey = "{made.public.decode()}"\nsend = ["{name}"]\nread = []\nstatus = false')

@@ -24,10 +24,24 @@ from ppgstream.errors import EX_IOERR, EX_SIGINT, EX_SIGPIPE, EX_UNAVAILABLE, Pp
 
 if TYPE_CHECKING:
     from ppgstream.config import Config
+    from ppgstream.live.keys import Key
     from ppgstream.model.checkpoint import Checkpoint
 
 
-ORDER = ("run", "demo", "replay", "denoise", "tap", "record", "monitor", "checkpoint", "train", "evaluate", "bench")  # in --help
+ORDER = (
+    "run",
+    "demo",
+    "replay",
+    "denoise",
+    "tap",
+    "record",
+    "monitor",
+    "keygen",
+    "checkpoint",
+    "train",
+    "evaluate",
+    "bench",
+)  # in --help
 
 
 LONGEST_LINE = 1000  # characters of an error; of a longer one, the middle is left out
@@ -170,6 +184,11 @@ app = typer.Typer(
 )
 
 
+KeyOption = Annotated[
+    Path | None,
+    typer.Option("--key", metavar="FILE", help="Your secret key, NAME.key, for a daemon that asks for one (SECURITY.md)."),
+]
+
 CheckpointOption = Annotated[
     str | None,
     typer.Option(
@@ -204,6 +223,15 @@ def printable(text: str) -> str:
     if len(text) > LONGEST_LINE:
         text = f"{text[: LONGEST_LINE - 300]} ... {text[-300:]}"
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def key_of(path: Path | None) -> Key | None:
+    """The key that an option names. Raises ConfigError."""
+    if path is None:
+        return None
+    from ppgstream.live.keys import client
+
+    return client(path)
 
 
 def say(text: str) -> None:

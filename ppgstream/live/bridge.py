@@ -21,6 +21,7 @@ from ppgstream.files.cells import SHOWN, is_number, is_text, number
 from ppgstream.files.layout import LineReader
 from ppgstream.files.opened import MAX_LINE
 from ppgstream.files.pipe import line_reader
+from ppgstream.live.keys import Key
 from ppgstream.live.publisher import Publisher
 from ppgstream.wire.message import EMPTY, Chunk, Kind
 
@@ -169,12 +170,14 @@ class BackgroundTask:
 
     def __init__(self, name: str, log: logging.Logger) -> None:
         self.over = threading.Event()
+        self.curve: Key | None = None  # for the daemon's sockets, where it asks for one
         self._log = log
         self._told: dict[tuple[str, str], float] = {}  # when something was said last, by stream and text
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
-    def start(self) -> None:
-        """Begin to work."""
+    def start(self, key: Key | None = None) -> None:
+        """Begin to work. key: for the daemon's sockets."""
+        self.curve = key
         self._thread.start()
 
     def end(self) -> None:
@@ -263,7 +266,7 @@ class Retried(BackgroundTask):
     def work(self) -> None:
         wait_s = RETRY_S[0]
         while not self.over.is_set():
-            publisher = Publisher(self._endpoint, stopped=self.over.is_set)
+            publisher = Publisher(self._endpoint, key=self.curve, stopped=self.over.is_set)
             samples = 0
             try:
                 samples, why = self.send(publisher)

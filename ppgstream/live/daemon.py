@@ -31,6 +31,8 @@ from ppgstream.live.canary import Canary
 from ppgstream.live.descriptors import check_descriptors
 from ppgstream.live.endpoints import MOST_BODY, MOST_QUESTION, MOST_SUBSCRIPTION, attach, make
 from ppgstream.live.events import Events
+from ppgstream.live.guard import Guard
+from ppgstream.live.keys import Key
 from ppgstream.live.loop import LEAVE_S, Loop, Rooms, Stop, ready_limit
 from ppgstream.live.questions import Question, Questions
 from ppgstream.live.round import Clock, Pace
@@ -77,21 +79,24 @@ class Daemon:
         self.notifier = Notifier()
         self.notes: SimpleQueue[Event] = SimpleQueue()  # events of other threads and of signal handlers
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self.guard: Guard | None = None
+        self._unbound = False  # the output is to be bound again
+
+    @property
+    def key(self) -> Key | None:
+        """For what runs in this process and connects to the daemon's sockets; None where they need none."""
+        return None if self.guard is None else self.guard.key
 
     def open(self) -> None:
-        """Create the sockets and take the ports. Raises SourceError when one is in use."""
+        """Create the sockets and take the ports. Raises SourceError when one is in use, ConfigError for keys that cannot be
+        read."""
         c = self.config
         check_descriptors()
         try:
+            if c.security.key:
+                self.guard = Guard(self._context, c.security, self.events)
             incoming = make(self._context, zmq.SUB, most=MOST_BODY, rcvhwm=c.in_.high_water_mark)
-            outgoing = make(
-                self._context,
-                zmq.XPUB,
-                most=MOST_SUBSCRIPTION,
-                sndhwm=c.out.high_water_mark,
-                linger=c.out.linger_ms,
-                xpub_verboser=1,
-            )
+            outgoing = self._outgoing()
             # ZeroMQ counts half a queue of answers that were read as still there; beyond this many it drops one.
             self._asked = make(self._context, zmq.ROUTER, most=MOST_QUESTION, sndhwm=16, rcvhwm=16)
             for name, socket, endpoint, bind in (
@@ -99,11 +104,45 @@ class Daemon:
                 ("out", outgoing, c.out.endpoint, c.out.bind),
                 ("status", self._asked, c.status.endpoint, True),
             ):
-                self.endpoints[name] = attach(socket, endpoint, bind=bind, name=f"{name}.endpoint")
+                self.endpoints[name] = self._attach(name, socket, endpoint, bind=bind)
         except PpgStreamError:
             self.close()
             raise
-        self.source, self.sink = ZmqSource(incoming, c, self.events), ZmqSink(outgoing, c.out.dtype)
+        self.source = ZmqSource(incoming, c, self.events, self._guard_of("in"))
+        self.sink = ZmqSink(outgoing, c.out.dtype, self._guard_of("out"))
+
+    def _outgoing(self) -> zmq.Socket[bytes]:
+        c = self.config.out
+        keyed = {"xpub_manual": 1} if self.guard is not None and c.endpoint.startswith("tcp://") else {"xpub_verboser": 1}
+        return make(
+            self._context, zmq.XPUB, most=MOST_SUBSCRIPTION, sndhwm=c.high_water_mark, linger=c.linger_ms, **keyed
+        )  # fmt: skip
+
+    def _attach(self, name: str, socket: zmq.Socket[bytes], endpoint: str, *, bind: bool) -> str:
+        guard = self.guard if endpoint.startswith("tcp://") else None  # an ipc path is guarded by its permissions
+        if guard is not None:
+            guard.protect(socket, name)
+        return attach(socket, endpoint, bind=bind, name=f"{name}.endpoint", keyed=guard is not None)
+
+    def _guard_of(self, name: str) -> Guard | None:
+        return self.guard if self.endpoints[name].startswith("tcp://") else None
+
+    def reopen_output(self) -> bool:
+        """Bind the output again, so that a reader whose key was revoked is cut off. The others connect again by themselves, and
+        miss what is published until then. False where the port is not free yet: to be called again."""
+        if not self._unbound:
+            self.sink.socket.close(linger=self.config.out.linger_ms)
+            self.sink.reopen(self._outgoing())
+            if self.guard is not None:
+                self.guard.protect(self.sink.socket, "out")
+            self._unbound = True
+        try:
+            attach(self.sink.socket, self.endpoints["out"], bind=True, name="out.endpoint", keyed=True)
+        except PpgStreamError as error:
+            self.events.tell(Event("keys", f"{error}: tried again"))
+            return False
+        self._unbound = False
+        return True
 
     def close(self) -> None:
         """Give the ports back, at once. `run` does it itself."""
@@ -137,12 +176,17 @@ class Daemon:
     def loop_of(self, engine: Engine, workers: Workers) -> Loop:
         """The loop over the sockets that are open."""
         self.questions = Questions(
-            self._asked, engine, self.events, self.endpoints["in"], partial(self.snapshot, engine, workers)
+            self._asked,
+            engine,
+            self.events,
+            self.endpoints["in"],
+            partial(self.snapshot, engine, workers),
+            self._guard_of("status"),
         )
         self.canary = Canary(engine.rules.plan, workers)
         rooms = Rooms(
             engine, workers, self.source, self.sink, self.questions, self.events, self.clock, self.pace, self.canary,
-            self.notifier, self.notes,
+            self.notifier, self.notes, self.guard, self.reopen_output,
         )  # fmt: skip
         return Loop(self.config, rooms, self.stop, self._say)
 

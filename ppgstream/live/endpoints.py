@@ -12,6 +12,7 @@ import zmq
 
 from ppgstream.config import check_endpoint
 from ppgstream.errors import SourceError
+from ppgstream.live.keys import Key
 from ppgstream.wire.message import MOST_PARTS
 
 # Bytes of one part of a message; ZeroMQ cuts off a peer that sends more. Up to here, a body that is too long is refused by name.
@@ -66,6 +67,14 @@ class Inbox:
             return None
 
     @property
+    def user(self) -> str:
+        """The key of who sent the last message; empty where there is none, or it is not known any more."""
+        try:
+            return "" if self._last is None else str(self._last.get("User-Id"))
+        except zmq.ZMQError:
+            return ""
+
+    @property
     def peer(self) -> str:
         """Where the last message came from: an address, or over ipc a process; empty where ZeroMQ does not know it."""
         try:
@@ -76,10 +85,18 @@ class Inbox:
         return address if found is None else f"process {found[1]}"
 
 
-def attach(socket: zmq.Socket[Any], endpoint: str, *, bind: bool, name: str = "") -> str:
-    """Bind or connect; returns the endpoint as it came out (a port of `*` resolved). Raises
-    SourceError naming `name` and the endpoint, ConfigError for one that is not served."""
-    check_endpoint(endpoint, name or "endpoint")
+def attach(
+    socket: zmq.Socket[Any], endpoint: str, *, bind: bool, name: str = "", key: Key | None = None, keyed: bool = False
+) -> str:
+    """Bind or connect; returns the endpoint as it came out (a port of `*` resolved). key: of a peer that connects, whose messages
+    are encrypted over tcp; keyed: the socket admits keys alone. Raises SourceError naming `name` and the endpoint, ConfigError
+    for one that is not served."""
+    check_endpoint(endpoint, name or "endpoint", keyed=keyed or key is not None)
+    if key is not None and endpoint.startswith("tcp://"):
+        for option, value in (
+            (zmq.CURVE_SERVERKEY, key.server), (zmq.CURVE_PUBLICKEY, key.public), (zmq.CURVE_SECRETKEY, key.secret)
+        ):  # fmt: skip
+            socket.setsockopt(option, value)
     told = f"{name} {endpoint}".strip()
     try:
         if "[" in endpoint:

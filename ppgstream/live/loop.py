@@ -23,6 +23,7 @@ from ppgstream.core.tile import Tile
 from ppgstream.live.canary import Canary
 from ppgstream.live.descriptors import are_short, most_descriptors
 from ppgstream.live.events import Events
+from ppgstream.live.guard import Guard
 from ppgstream.live.questions import Questions
 from ppgstream.live.round import POLL_S, TURN_S, Clock, Pace, Round
 from ppgstream.live.service import Notifier
@@ -74,6 +75,8 @@ class Rooms(NamedTuple):
     canary: Canary
     notifier: Notifier
     notes: SimpleQueue[Event]
+    guard: Guard | None = None
+    reopen_output: Callable[[], bool] = lambda: True
 
 
 class Loop:
@@ -96,12 +99,21 @@ class Loop:
         poller = zmq.Poller()
         for socket in (source.socket, questions.socket, self._sink.socket, self._workers.fileno()):
             poller.register(socket, zmq.POLLIN)
+        guard, out = self._rooms.guard, self._sink.socket
+        if guard is not None:
+            poller.register(guard.socket, zmq.POLLIN)
         self._round.begin(time.monotonic())
         self._clock.begin(time.monotonic())
         while True:
             stopping, room = self._stop.is_set(), self._has_room()
             poller.register(source.socket, zmq.POLLIN if room else 0)
             there = dict(poller.poll(0 if stopping and room else math.ceil(1000 * self._wait())))
+            if guard is not None:
+                guard.answer()
+                if self._sink.socket is not out:
+                    poller.unregister(out)
+                    out = self._sink.socket
+                    poller.register(out, zmq.POLLIN)
             empty = room and self.read()
             self._tell()
             self._clock.turn(time.monotonic(), empty=empty)
@@ -244,6 +256,10 @@ class Loop:
         self._rooms.questions.tick(now)
         self._sink.hear()
         self._rooms.canary.look(now)
+        if (guard := self._rooms.guard) is not None:
+            guard.tick()
+            if guard.revoked:
+                guard.revoked = not self._rooms.reopen_output()
         if are_short():
             text = f"of {most_descriptors()} descriptors hardly any is left (ulimit -n): connections beyond them are not served"
             self._rooms.events.tell(Event("descriptors", text))

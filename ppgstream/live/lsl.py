@@ -93,7 +93,7 @@ class Inlets(BackgroundTask):
 
     def work(self) -> None:
         while not self.over.is_set():
-            publisher = Publisher(self._endpoint, stopped=self.over.is_set)
+            publisher = Publisher(self._endpoint, key=self.curve, stopped=self.over.is_set)
             try:
                 self._read(publisher)
             except PpgStreamError as error:
@@ -205,7 +205,7 @@ class Outlets(BackgroundTask):
         self._outlets: dict[str, dict[float, Any]] = {}  # by stream and rate, Hz; 0: of beats
 
     def work(self) -> None:
-        receiver = Receiver(self._endpoint)
+        receiver = Receiver(self._endpoint, key=self.curve)
         try:
             while not self.over.is_set():
                 for chunk in receiver.poll(0.05):

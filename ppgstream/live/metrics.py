@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 
 from ppgstream.errors import PpgStreamError, SourceError
+from ppgstream.live.keys import Key
 from ppgstream.live.round import LAG_BUCKETS_MS
 from ppgstream.live.snapshot import OUTCOMES, Snapshot
 from ppgstream.live.status import StatusClient
@@ -160,10 +161,11 @@ class MetricsServer:
         self.address = f"{host}:{self._server.server_address[1]}"
         self._hosts = {self.address, f"localhost:{self._server.server_address[1]}"}
         self._status = ""
+        self._key: Key | None = None
 
-    def serve(self, status: str) -> None:
-        """Answer from now on, by what the status socket `status` tells."""
-        self._status = status
+    def serve(self, status: str, key: Key | None = None) -> None:
+        """Answer from now on, by what the status socket `status` tells. key: for it."""
+        self._status, self._key = status, key
         threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
 
     def release(self) -> None:
@@ -192,7 +194,7 @@ class MetricsServer:
 
     def _ask(self) -> Snapshot | None:
         try:
-            client = StatusClient(self._status)
+            client = StatusClient(self._status, key=self._key)
             try:
                 return client.ask(ANSWER_S, rows=MOST_STREAMS)
             finally:

@@ -11,6 +11,7 @@ import zmq
 
 from ppgstream.errors import PpgStreamError, SourceError
 from ppgstream.live.endpoints import MOST_SUBSCRIPTION, Inbox, attach, make
+from ppgstream.live.keys import Key
 from ppgstream.live.status import StatusClient
 from ppgstream.wire.message import Chunk, encode
 
@@ -50,9 +51,12 @@ class Publisher:
     """An XPUB socket that waits for its subscriber, and then for room: nothing is dropped on the way to a daemon.
 
     `stopped` is asked now and then; once it says True, waiting ends and what is not sent yet stays unsent.
+    `key`: for a daemon that asks for one.
     """
 
-    def __init__(self, endpoint: str, *, bind: bool = False, stopped: Callable[[], bool] = lambda: False) -> None:
+    def __init__(
+        self, endpoint: str, *, bind: bool = False, key: Key | None = None, stopped: Callable[[], bool] = lambda: False
+    ) -> None:
         self._context = zmq.Context()
         self._socket = make(self._context, zmq.XPUB, most=MOST_SUBSCRIPTION, linger=-1, xpub_nodrop=1, sndhwm=HIGH_WATER_MARK)
         self._inbox = Inbox(self._socket)
@@ -61,7 +65,7 @@ class Publisher:
         self._last_by = 0.0
         self.sent = 0
         try:
-            attach(self._socket, endpoint, bind=bind)
+            attach(self._socket, endpoint, bind=bind, key=key)
         except PpgStreamError:
             self._context.destroy(linger=0)
             raise

@@ -16,6 +16,7 @@ from ppgstream.core.engine import Engine
 from ppgstream.core.trace import Trace
 from ppgstream.live.endpoints import Inbox
 from ppgstream.live.events import Events
+from ppgstream.live.guard import Guard
 from ppgstream.live.snapshot import Snapshot
 from ppgstream.live.watch import Sort
 
@@ -41,12 +42,19 @@ class Question(msgspec.Struct):
 
 
 class Questions:
-    """A ROUTER socket. `make` makes a snapshot for a question; `reads` is the endpoint that the daemon reads."""
+    """A ROUTER socket. `make` makes a snapshot for a question; `reads` is the endpoint that the daemon reads. guard: says
+    who may ask."""
 
     def __init__(
-        self, socket: zmq.Socket[bytes], engine: Engine, events: Events, reads: str, make: Callable[[Question], Snapshot]
+        self,
+        socket: zmq.Socket[bytes],
+        engine: Engine,
+        events: Events,
+        reads: str,
+        make: Callable[[Question], Snapshot],
+        guard: Guard | None = None,
     ) -> None:
-        self.socket = socket
+        self.socket, self._guard = socket, guard
         self.watched: dict[str, float] = {}  # streams whose waves are kept, and until when
         self._inbox = Inbox(socket)
         self._engine, self._events, self._reads, self._make = engine, events, reads, make
@@ -64,7 +72,7 @@ class Questions:
             parts = self._inbox.take()
             if parts is None:
                 return
-            if not parts:
+            if not parts or (self._guard is not None and not self._guard.may_ask(self._inbox.user)):
                 continue
             envelope = parts[:-1] or parts  # the peer, and what a REQ socket puts before its question
             try:

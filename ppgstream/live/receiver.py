@@ -9,6 +9,7 @@ import zmq
 
 from ppgstream.errors import PpgStreamError, UnknownKindError, WireError
 from ppgstream.live.endpoints import MOST_BODY, Inbox, attach, make
+from ppgstream.live.keys import Key
 from ppgstream.wire.message import Chunk, Kind, decode
 
 MESSAGES_A_POLL = 256  # so that what came is shown before more is read
@@ -37,12 +38,13 @@ class Account:
 @dataclass(slots=True)
 class Receiver:
     """Subscribes to a daemon's output. `stream` None means all of them. raw: give what the daemon heard (kind RAW) too, which the
-    accounts leave out."""
+    accounts leave out. key: for a daemon that asks for one."""
 
     endpoint: str
     stream: str | None = None
     high_water_mark: int = 100_000
     raw: bool = False
+    key: Key | None = None
     accounts: dict[tuple[str, int], Account] = field(default_factory=dict)
     damaged: int = 0
     skipped: int = 0  # messages of kinds that this version does not know
@@ -58,7 +60,7 @@ class Receiver:
         # A subscription is a prefix: "a" would bring "ab" too, so ids are compared again on arrival.
         self.socket.setsockopt(zmq.SUBSCRIBE, (self.stream or "").encode("ascii", "replace"))
         try:
-            attach(self.socket, self.endpoint, bind=False)
+            attach(self.socket, self.endpoint, bind=False, key=self.key)
         except PpgStreamError:
             self._context.destroy(linger=0)
             raise

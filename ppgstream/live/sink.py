@@ -10,6 +10,7 @@ import zmq
 from msgspec import structs
 
 from ppgstream.live.endpoints import Inbox
+from ppgstream.live.guard import Guard
 from ppgstream.live.publisher import SUBSCRIPTIONS_A_TURN, change_of
 from ppgstream.wire.message import DTYPE_CODES, Chunk, Kind, encode
 
@@ -31,9 +32,11 @@ class Sink(Protocol):
 
 
 class ZmqSink:
-    """An XPUB socket. subscribers: subscriptions to it."""
+    """An XPUB socket. subscribers: subscriptions to it. guard: says who may read what; then the socket is one of XPUB_MANUAL, and
+    of a subscription as much holds as its key may read."""
 
-    def __init__(self, socket: zmq.Socket[bytes], dtype: Literal["f4", "f8"]) -> None:
+    def __init__(self, socket: zmq.Socket[bytes], dtype: Literal["f4", "f8"], guard: Guard | None = None) -> None:
+        self._guard = guard
         self.socket = socket
         self.published = self.subscribers = 0
         self._dtype = dtype
@@ -67,7 +70,22 @@ class ZmqSink:
             parts = self._subscriptions.take()
             if parts is None:
                 return
-            self.subscribers += change_of(parts)
+            change = change_of(parts)
+            self.subscribers += change
+            if self._guard is not None and change:
+                self._subscribe(self._guard, parts[0][1:], zmq.SUBSCRIBE if change > 0 else zmq.UNSUBSCRIBE)
+
+    def _subscribe(self, guard: Guard, wanted: bytes, option: int) -> None:
+        """Grant the last subscription that was read, or take it back."""
+        rights = guard.rights(self._subscriptions.user)
+        for prefix in [] if rights is None else rights.prefixes(wanted):
+            self.socket.setsockopt(option, prefix)
+
+    def reopen(self, socket: zmq.Socket[bytes]) -> None:
+        """Go on with another socket, to which readers that may connect again."""
+        self.socket = socket
+        self._subscriptions = Inbox(socket)
+        self.subscribers = 0
 
     def _send(self, chunk: Chunk, dtype: str | None) -> None:
         stream, body = encode(chunk, dtype=dtype)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol
 
 import zmq
@@ -14,6 +15,7 @@ from ppgstream.core.ledger import Event
 from ppgstream.errors import WireError
 from ppgstream.live.endpoints import Inbox
 from ppgstream.live.events import Events
+from ppgstream.live.guard import Guard
 from ppgstream.wire.foreign import Adopter
 from ppgstream.wire.json_messages import Keys
 from ppgstream.wire.message import MAGIC, MOST_PARTS, Chunk, Kind, decode, stream_id
@@ -35,13 +37,13 @@ class Source(Protocol):
 
 
 class ZmqSource:
-    """A SUB socket, with messages of ours or, by an `Adopter`, of other formats."""
+    """A SUB socket, with messages of ours or, by an `Adopter`, of other formats. guard: says who may send what."""
 
-    def __init__(self, socket: zmq.Socket[bytes], config: Config, events: Events) -> None:
+    def __init__(self, socket: zmq.Socket[bytes], config: Config, events: Events, guard: Guard | None = None) -> None:
         self.socket = socket
         self.received = self.malformed = 0
         self._inbox = Inbox(socket)
-        self._events = events
+        self._events, self._guard = events, guard
         self._foreign = _adopter(config)
         self._takes_ours = config.in_.format in ("auto", "ppgstream")
 
@@ -54,11 +56,12 @@ class ZmqSource:
         if not parts:
             return parts if parts is None else []
         self.received += 1
+        may = None if self._guard is None else partial(self._guard.may_send, self._inbox.user)
         try:
-            if self._takes_ours and len(parts) == 2 and parts[1][:3] == MAGIC:  # nearly always
+            if may is None and self._takes_ours and len(parts) == 2 and parts[1][:3] == MAGIC:  # nearly always
                 chunks = [decode(parts)]
             else:
-                chunks = self._foreign.adopt(parts, now, listened)
+                chunks = self._foreign.adopt(parts, now, listened, may)
         except WireError as error:
             least = "at least " * (len(parts) > MOST_PARTS)
             stream = error.stream or named(parts)

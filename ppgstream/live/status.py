@@ -12,6 +12,7 @@ import zmq
 
 from ppgstream.errors import PpgStreamError, SourceError
 from ppgstream.live.endpoints import MOST_ANSWER, attach, make
+from ppgstream.live.keys import Key
 from ppgstream.live.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -37,14 +38,14 @@ class Taken(msgspec.Struct):
 
 
 class StatusClient:
-    """Asks a daemon for its status. One request, one answer."""
+    """Asks a daemon for its status. One request, one answer. key: for a daemon that asks for one."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, *, key: Key | None = None) -> None:
         self.endpoint = endpoint
         self._context = zmq.Context()
         self._socket = make(self._context, zmq.DEALER, most=MOST_ANSWER, sndhwm=1)
         try:
-            attach(self._socket, endpoint, bind=False)
+            attach(self._socket, endpoint, bind=False, key=key)
         except PpgStreamError:
             self._context.destroy(linger=0)
             raise

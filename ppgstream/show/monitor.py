@@ -16,6 +16,7 @@ from textual.strip import Strip
 from textual.widget import Widget
 
 from ppgstream.errors import SourceError
+from ppgstream.live.keys import Key
 from ppgstream.live.snapshot import Snapshot
 from ppgstream.live.status import StatusClient
 from ppgstream.show.screen import History, Screen, View, chosen_of, line_of, press, rows_of, screen
@@ -212,10 +213,10 @@ class Monitor(App[None]):
         return f"wrote {path}"
 
 
-def watch(endpoint: str, *, stream: str | None, interval_s: float, stopped: Callable[[], bool]) -> None:
+def watch(endpoint: str, *, stream: str | None, interval_s: float, stopped: Callable[[], bool], key: Key | None = None) -> None:
     """Show a running daemon until `stopped`, or until the person quits. A daemon that is not there is a state that is shown, not
     an error. Raises SourceError for a peer that is no daemon."""
-    client = StatusClient(endpoint)
+    client = StatusClient(endpoint, key=key)
     try:
         looks = Looks(client, View(stream=stream))
         glyphs = glyphs_of(sys.stdout.encoding)
@@ -227,9 +228,9 @@ def watch(endpoint: str, *, stream: str | None, interval_s: float, stopped: Call
         raise app.failure
 
 
-def lines(endpoint: str, *, stopped: Callable[[], bool], write: Callable[[str], None]) -> None:
+def lines(endpoint: str, *, stopped: Callable[[], bool], write: Callable[[str], None], key: Key | None = None) -> None:
     """A line a second, for a pipe, until `stopped`."""
-    client = StatusClient(endpoint)
+    client = StatusClient(endpoint, key=key)
     looks = Looks(client, View())
     try:
         while not stopped():
@@ -241,10 +242,10 @@ def lines(endpoint: str, *, stopped: Callable[[], bool], write: Callable[[str], 
         client.close()
 
 
-def once(endpoint: str, *, stream: str | None, console: Console) -> str:
+def once(endpoint: str, *, stream: str | None, console: Console, key: Key | None = None) -> str:
     """Show a daemon once; gives why it is not well, or nothing. Raises SourceError if none answers, and for a stream that it does
     not have."""
-    client = StatusClient(endpoint)
+    client = StatusClient(endpoint, key=key)
     try:
         looks = Looks(client, View(stream=stream))
         # The first look says whose wave there is to ask for; the second has it.

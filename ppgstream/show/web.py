@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ppgstream.errors import PpgStreamError, SourceError
+from ppgstream.live.keys import Key
 from ppgstream.live.receiver import Receiver
 from ppgstream.live.snapshot import StreamStatus, TraceStatus
 from ppgstream.live.status import StatusClient
@@ -65,10 +66,10 @@ class Web:
     """A server on loopback at `port` (0: any that is free). `serve` works until `close`. Raises SourceError where the port is in
     use."""
 
-    def __init__(self, status: str, port: int) -> None:
+    def __init__(self, status: str, port: int, key: Key | None = None) -> None:
         from websockets.sync.server import serve
 
-        self._status = status
+        self._status, self._key = status, key
         self._over = threading.Event()
         self._pages = threading.BoundedSemaphore(MOST_PAGES)
         self._files = {path: (_page(name), kind) for path, (name, kind) in FILES.items()}
@@ -126,7 +127,7 @@ class Web:
         if not self._pages.acquire(blocking=False):
             connection.close(1013, f"{MOST_PAGES} pages are open already")
             return
-        page = Page(self._status)
+        page = Page(self._status, self._key)
         try:
             while not self._over.is_set():
                 with contextlib.suppress(TimeoutError):
@@ -143,8 +144,9 @@ class Web:
 class Page:
     """What one page is told."""
 
-    def __init__(self, status: str) -> None:
-        self._looks = Looks(StatusClient(status), View())
+    def __init__(self, status: str, key: Key | None = None) -> None:
+        self._key = key
+        self._looks = Looks(StatusClient(status, key=key), View())
         self._looks.rows = ROWS
         self._receiver: Receiver | None = None
         self._of = ("", "")  # the output's endpoint and the stream that are subscribed to
@@ -234,7 +236,7 @@ class Page:
             self._receiver = None
         if endpoint and stream:
             try:
-                self._receiver = Receiver(endpoint, stream, high_water_mark=1000)
+                self._receiver = Receiver(endpoint, stream, high_water_mark=1000, key=self._key)
             except PpgStreamError:
                 self._receiver = None  # then the page shows what the status tells
 

@@ -89,15 +89,18 @@ class Adopter:
         self._listened = 0.0  # when the message that is read came, by the clock that tells how long a stream is silent
         self.doubt = ""  # about the last message that was adopted
 
-    def adopt(self, parts: Sequence[bytes], now: float, listened: float | None = None) -> list[Chunk]:
-        """Our chunks for one message that came at `now` (monotonic seconds; `listened`: as in `Engine.feed`). Raises WireError,
-        whose `stream` names the stream where it is known, and nothing else."""
+    def adopt(
+        self, parts: Sequence[bytes], now: float, listened: float | None = None, may: Callable[[str], bool] | None = None
+    ) -> list[Chunk]:
+        """Our chunks for one message that came at `now` (monotonic seconds; `listened`: as in `Engine.feed`). may: whether the
+        sender may send a stream; what it may not changes nothing, and gives no chunk. Raises WireError, whose `stream` names the
+        stream where it is known, and nothing else."""
         self.doubt = ""
         body = parts[-1] if parts else b""
         ours = body[: len(MAGIC)] == MAGIC
         if self._format == "ppgstream" or (self._format == "auto" and (ours or not self._is_json(parts))):
             try:
-                return [decode(parts)]
+                return [chunk for chunk in (decode(parts),) if may is None or may(chunk.stream)]
             except WireError as error:
                 raise WireError(f"{error}{self._hint(body)}") from None
         self._listened = now if listened is None else listened
@@ -117,8 +120,11 @@ class Adopter:
             )
         except WireError as error:
             error.stream = named or error.stream or (self._default_id if len(parts) == 1 else "")
-            self._leave_gap(error.stream, now)
+            if may is None or not error.stream or may(error.stream):
+                self._leave_gap(error.stream, now)
             raise
+        if may is not None:
+            records = [record for record in records if may(named or record.stream or self._default_id)]
         return [chunk for record in self._joined(records) for chunk in self._number(named, record, now)]
 
     def _is_json(self, parts: Sequence[bytes]) -> bool:
