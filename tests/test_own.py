@@ -38,13 +38,14 @@ def graph(
     dtype: int = TensorProto.FLOAT,
     outputs: tuple[str, ...] = ("out",),
     inputs: tuple[str, ...] = ("in",),
+    out: int = 0,
 ) -> Any:
     stored = [numpy_helper.from_array(value, name) for name, value in (weights or {}).items()]
     made = helper.make_graph(
         nodes,
         "g",
         [helper.make_tensor_value_info(name, dtype, given) for name in inputs],
-        [helper.make_tensor_value_info(name, dtype, answer) for name in outputs],
+        [helper.make_tensor_value_info(name, out or dtype, answer) for name in outputs],
         stored,
     )
     return helper.make_model(made, opset_imports=[helper.make_opsetid("", 18)], ir_version=10, producer_name="a program")
@@ -216,13 +217,23 @@ BATCH_MEAN = [
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "two inputs": (lambda: ends(("a", "b")), "must have one input and one output, has inputs a, b"),
     "two outputs": (lambda: ends(outputs=("y", "z")), "has inputs in; outputs y, z"),
-    "whole numbers": (lambda: graph([node("Identity", "in")], dtype=TensorProto.INT64), r"tensor\(int64\) of shape"),
+    "whole numbers": (lambda: graph([node("Identity", "in")], dtype=TensorProto.INT64), r"tensor\(int64\): must be numbers"),
     "two channels": (lambda: graph([node("Identity", "in")], ("n", N, 2)), "must be numbers of shape"),
     "one dimension": (lambda: graph([node("Identity", "in")], (N,)), "must be numbers of shape"),
     "four dimensions": (lambda: graph([node("Identity", "in")], ("n", 1, N, 1)), "must be numbers of shape"),
     "a shorter answer": (
         lambda: graph([node("MatMul", "in", "w")], weights={"w": np.ones((N, 10), np.float32)}),
         r"give an output of shape \(64, 10\)",
+    ),
+    "half as long in two columns": (
+        lambda: graph([node("Reshape", "in", "w")], weights={"w": np.array([-1, N // 2, 2], np.int64)}),
+        r"give an output of shape \(64, 25, 2\)",
+    ),
+    "words": (lambda: graph([node("Cast", "in", to=TensorProto.STRING)], out=TensorProto.STRING), r"tensor\(string\): must be"),
+    "yes and no": (lambda: graph([node("Cast", "in", to=TensorProto.BOOL)], out=TensorProto.BOOL), r"tensor\(bool\): must be"),
+    "the same for all": (
+        lambda: graph([node("Mul", "in", "w")], weights={"w": np.float32(0)}),
+        "answers every window with the same",
     ),
     "one number": (lambda: graph([node("ReduceMean", "in", keepdims=0)]), r"give an output of shape \(\)"),
     "not finite": (lambda: graph([helper.make_node("Neg", ["in"], ["m"]), node("Log", "m")]), "with what is not finite"),
@@ -308,6 +319,18 @@ def test_weights_elsewhere_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(CheckpointError, match=told):
             imported(external(inside, location, **facts))
+
+
+def test_weights_hidden_in_a_constant_are_looked_at_too(tmp_path: Path) -> None:
+    values = numpy_helper.from_array(np.ones(2, np.float32), "values")
+    values.ClearField("raw_data")
+    values.data_location = TensorProto.EXTERNAL
+    values.external_data.add(key="location", value="../secret")
+    sparse = onnx.SparseTensorProto(values=values, indices=numpy_helper.from_array(np.array([0, 1])), dims=[N])
+    hidden = helper.make_node("Constant", [], ["c"], sparse_value=sparse)
+    (tmp_path / "my.onnx").write_bytes(graph([hidden, node("Add", "in", "c")]).SerializeToString())
+    with pytest.raises(CheckpointError, match="only files beside the network are read"):
+        own.read_onnx(tmp_path / "my.onnx")
 
 
 @pytest.mark.parametrize("content", [b"", b"no network", b"\x08\x0a", bytes(1000)], ids=["empty", "text", "no graph", "zeros"])
@@ -421,6 +444,7 @@ MALICIOUS: dict[str, tuple[dict[str, Any], str]] = {
         network(layer("TimeDistributed", {"layer": layer("Bidirectional", {"layer": layer("Lambda", EVIL)})})),
         "holds 'Lambda'",
     ),
+    "a size beyond all sense": (network(layer("Dense", {"units": 4_000_000})), "a layer's units is 4000000: at most 20,000"),
     "a name that is no text": (network(layer("Dense", {}) | {"class_name": ["Dense"]}), "it is not in the list"),
     "a layer that loads files": (network(layer("TFSMLayer", {"filepath": "/x"})), "holds 'TFSMLayer'"),
     "a table of words": (network(layer("TextVectorization", {"vocabulary": "/etc/passwd"})), "holds 'TextVectorization'"),
@@ -467,6 +491,13 @@ def test_what_lies_about_itself_is_refused(tmp_path: Path) -> None:
     for weights, told in of_each:
         with pytest.raises(CheckpointError, match=told):
             keras_file._clean_keras(keras_of(tmp_path, fine, weights=weights.read_bytes()))
+    with h5py.File(tmp_path / "k.h5", "w") as file:  # each group is in the one before it, twice
+        group = file
+        for _ in range(60):
+            inside = group.create_group("a")
+            group["b"] = inside
+            group = inside
+    keras_file._check_h5(tmp_path / "k.h5")
     for members, told in (
         ({"assets/x": b""}, "assets/x"),
         ({"../evil": b""}, "evil"),
@@ -510,7 +541,7 @@ MADE = """
 import sys, numpy as np, keras
 from keras import layers as L
 i = keras.Input((50, 1))
-a = L.Conv1D(4, 5, padding="same", activation="relu")(i)
+a = L.Conv1D(4, 5, padding="same", activation="gelu")(i)
 b = L.UpSampling1D(2)(L.BatchNormalization()(L.MaxPooling1D(2)(a)))
 c = L.Dropout(0.2)(L.Concatenate()([a, b]))
 unet = keras.Model(i, L.Conv1D(1, 1)(c) + i)

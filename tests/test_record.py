@@ -295,9 +295,83 @@ def test_what_is_no_journal_is_passed_over_and_stays(tmp_path: Path, content: by
     path.write_bytes(content)
     desk = Desk(tmp_path)
     desk.recorder.recover()
+    desk.recorder.close()
     assert path.read_bytes() == content
     assert len(desk.told) == 1
     assert desk.told[0].startswith(f"passed over: {path}: no open recording")
+
+
+def test_a_stream_of_other_columns_is_passed_over(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    for k, schema in enumerate(([("x", pa.int64())], [("heard_ns", pa.string()), ("body", pa.string())])):
+        batch = pa.record_batch([pa.array([], kind) for _, kind in schema], schema=pa.schema(schema, {b"stream": b"a"}))
+        with pa.ipc.new_stream(tmp_path / f"a/{k}.arrows", batch.schema) as file:
+            file.write_batch(batch)
+    desk = Desk(tmp_path)
+    assert desk.recorder.recover() == 2
+    desk.recorder.close()
+    assert all("no open recording" in text for text in desk.told)
+    assert len(desk.told) == 2
+
+
+def test_zeros_behind_a_cut_are_no_rows(tmp_path: Path) -> None:
+    path = tmp_path / "x.journal"
+    journal.append(path, "a", [Row(START_NS, encode(raw(0))[1])])
+    path.write_bytes(path.read_bytes() + bytes(1000))
+    assert recorded.of_journal(path).facts["heard_until_ns"] == START_NS
+
+
+def test_a_sensor_that_counts_from_0_again_goes_on_beside_the_daemon_s_next_session(desk: Desk) -> None:
+    other = np.cos(np.arange(4000) / 13).round(3)
+    desk.hear(*(raw(k) for k in range(0, 300, 25)), raw(275), *(clean(k) for k in range(0, 300, 50)))  # and one comes twice
+    desk.hear(*(raw(k, x=other) for k in range(0, 500, 25)), *(clean(k, session=8) for k in range(0, 500, 50)))
+    desk.recorder.close()
+    path = desk.folder / desk.files()[0]
+    assert facts_in(path)["samples"] == {"raw": 800, "denoised": 800, "denoised_without_raw": 0}
+    read = recording.read(path).samples
+    np.testing.assert_array_equal(read[np.isfinite(read)], [*WAVE[:300], *other[:500]])
+
+
+@both_formats
+def test_a_recorder_that_joins_late_without_raw_is_read_all_the_same(tmp_path: Path, format: str) -> None:
+    desk = Desk(tmp_path, format)
+    desk.hear(beats(1000, 800, 900), clean(1000), clean(1050))  # beats of samples that nobody heard
+    desk.recorder.close()
+    read = recording.read(tmp_path / desk.files()[0])
+    np.testing.assert_array_equal(read.samples, (100 + WAVE[1000:1100]).astype(np.float32))
+
+
+def test_another_rate_begins_another_file(desk: Desk) -> None:
+    desk.hear(*(raw(k) for k in range(0, 500, 25)), *(clean(k) for k in range(0, 500, 50)), Chunk("a", 7, 500, EMPTY, Kind.END))
+    desk.now.s = 5.0
+    slow = {"session": 8, "fs": 64.0}
+    desk.hear(*(raw(k, **slow) for k in range(0, 500, 25)), *(clean(k, **slow) for k in range(0, 500, 50)))
+    desk.recorder.close()
+    found = [recording.read(desk.folder / name) for name in desk.files()]
+    assert [(round(one.fs or 0), len(one.samples), one.gaps) for one in found] == [(125, 500, 0), (64, 500, 0)]
+
+
+def test_what_cannot_be_written_costs_the_other_streams_nothing(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.recorder.take(Chunk("full", 1, 0, WAVE[:25], Kind.RAW))
+    desk.recorder.take(Chunk("fine", 1, 0, WAVE[:25], Kind.RAW))
+    real = journal.append
+
+    def append(path: Path, stream: str, rows: Any) -> None:
+        if stream == "full":
+            raise OSError(28, "No space left on device")
+        real(path, stream, rows)
+
+    monkeypatch.setattr(journal, "append", append)
+    with pytest.raises(OutputError, match="No space left"):
+        desk.recorder.close()
+    assert [name.split("/")[0] for name in desk.files()] == ["fine"]
+
+
+def test_what_a_long_recording_keeps_in_memory_stays_small(desk: Desk) -> None:
+    for session in range(300):
+        desk.now.s = 20.0 * session
+        desk.hear(raw(0, session=session), clean(0, 25, session=session))
+    assert len(desk.recorder._open["a"].clean_to) < 200
     desk.recorder.close()
 
 

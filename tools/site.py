@@ -20,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 import ppgstream
 
 ROOT = Path(__file__).parents[1]
+MARK = ".ppgstream-site"  # in a folder that this program made
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)")  # of Markdown, to a file
 COMMANDS = ("run", "demo", "replay", "denoise", "tap", "record", "monitor", "keygen", "train", "evaluate", "bench")
 CHECKPOINT_COMMANDS = ("show", "probe", "import", "export", "calibrate")
@@ -162,10 +163,11 @@ def _toml(part: str | list[str]) -> str:
 
 
 class Page(NamedTuple):
-    """What a page of HTML leads to, and the places in it that can be led to."""
+    """What a page of HTML leads to, the places in it that can be led to, and what it fetches from elsewhere."""
 
     links: list[str]
     places: set[str]
+    fetched: list[str]
 
 
 class _Reader(HTMLParser):
@@ -173,7 +175,7 @@ class _Reader(HTMLParser):
         super().__init__()
         self.links: list[str] = []
         self.places: set[str] = set()
-        self._skipped = 0
+        self.fetched: list[str] = []
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         for name, value in attrs:
@@ -181,12 +183,14 @@ class _Reader(HTMLParser):
                 self.places.add(value)
             if value and name in ("href", "src"):
                 self.links.append(value)
+                if urlsplit(value).netloc and (name == "src" or (tag == "link" and ("rel", "stylesheet") in attrs)):
+                    self.fetched.append(value)
 
 
 def page_of(html: str) -> Page:
     reader = _Reader()
     reader.feed(html)
-    return Page(reader.links, reader.places)
+    return Page(reader.links, reader.places, reader.fetched)
 
 
 def broken(site: Path) -> list[str]:
@@ -194,6 +198,7 @@ def broken(site: Path) -> list[str]:
     pages = {path: page_of(path.read_text()) for path in site.rglob("*.html")}
     found = []
     for path, page in pages.items():
+        found += [f"{path.relative_to(site)}: fetches {link}" for link in page.fetched]
         for link in page.links:
             to = urlsplit(link)
             if to.scheme or to.netloc or path.name == "404.html":
@@ -209,6 +214,8 @@ def broken(site: Path) -> list[str]:
 def build(site: Path) -> None:
     """Build the site into `site`, which is made anew. Exits with what is wrong."""
     site = site.resolve()
+    if site.exists() and not (site / MARK).is_file() and (not site.is_dir() or any(site.iterdir())):
+        sys.exit(f"{site}: is there, and was not made by this program: give a new folder")
     with tempfile.TemporaryDirectory(prefix="ppgstream-site-") as folder:
         pages = Path(folder) / "pages"
         pages.mkdir()
@@ -222,6 +229,7 @@ def build(site: Path) -> None:
             sys.exit(f"the site cannot be built:\n{done.stdout}{done.stderr}")
         shutil.rmtree(site, ignore_errors=True)
         shutil.copytree(Path(folder) / "site", site)
+        (site / MARK).touch()
     if lost := broken(site):
         sys.exit("links that lead nowhere:\n" + "\n".join(lost))
 

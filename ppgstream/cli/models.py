@@ -415,7 +415,9 @@ def _calibrate(path: str, out: Path, data: Path, *, synthetic: bool) -> None:
     with evaluate.progress(Console(stderr=True), "calibrating", calibrate.steps_of(found.arch.window, len(people))) as step:
         stated, figures = calibrate.whole(found, runtime.denoiser(found), people, unseen=unseen, say=say, step=step)
     if not stated:
-        raise DataError(f"{path}: these people's seconds are all good or all bad: nothing to calibrate on")
+        raise DataError(
+            f"{path}: its answers are all good, or all bad (is it trained, is its scaling right?): nothing to calibrate on"
+        )
     try:
         write_restored(out, found, calibration=stated, figures=dict(found.figures) | figures)
         made = restored(str(out))

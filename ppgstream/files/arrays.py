@@ -41,7 +41,7 @@ def read_arrays(path: Path, column: str | None, *, transpose: bool) -> Arrays:
                 _sizes(path, archive)
                 fs = float(archive["fs"]) if "fs" in archive.files else None
                 times = np.asarray(archive["t_s"], np.float64) if "t_s" in archive.files else None
-                if "raw" in archive.files and "raw_heard" in archive.files:
+                if "denoised_heard" in archive.files:
                     return _recorded(path, archive, column, fs, times)
                 array = np.array(archive["denoised"])  # what is no array is given as bytes
                 if (
@@ -76,8 +76,13 @@ def _recorded(path: Path, archive: Any, column: str | None, fs: float | None, ti
     """What `record` wrote: the raw samples that were heard, or with `column` the denoised ones there."""
     if column not in (None, "raw", "denoised"):
         raise UsageError(f"{path}: no column {column!r:.100}: it has raw and denoised")
-    heard = np.asarray(archive["raw_heard"]).astype(np.bool_)
-    samples = np.asarray(archive[column or "raw"], np.float64)
+    name = column or ("raw" if "raw" in archive.files else "denoised")
+    if name not in archive.files:
+        raise UsageError(f"{path}: no column {name!r}: it has denoised alone")
+    samples = np.array(archive[name], np.float64)
+    if name == "denoised":
+        samples[(np.asarray(archive["flags"]) & NONFINITE) != 0] = np.nan
+    heard = np.asarray(archive["raw_heard" if "raw" in archive.files else "denoised_heard"]).astype(np.bool_)
     if times is None or not samples.shape == times.shape == heard.shape or samples.ndim != 1:
         raise DataError(f"{path}: its columns differ in length")
     if not np.isfinite(samples[heard]).any():

@@ -301,8 +301,10 @@ def _parquet(path: Path) -> list[Signal]:
         t, *waves = (table.column(name).to_numpy()[heard].astype(np.float64) for name in ("t_s", *RECORDED))
         return [Signal(name, x, rate, "its metadata", t, counted=True) for name, x in zip(RECORDED, waves, strict=True)]
     if set(OURS) <= set(table.column_names):  # an output of ours: the wave is what is wanted
-        t, wave, flags = (table.column(name).to_numpy() for name in ("t_s", "denoised", "flags"))
-        return [Signal("denoised", np.where((flags & NONFINITE) != 0, np.nan, wave.astype(np.float64)), rate, "its metadata", t)]
+        there = table.column("denoised").is_valid().to_numpy()  # a recorded beat may stand alone
+        t, wave, flags = (table.column(name).to_numpy()[there] for name in ("t_s", "denoised", "flags"))
+        wave = np.where((flags.astype(np.int64) & NONFINITE) != 0, np.nan, wave.astype(np.float64))
+        return [Signal("denoised", wave, rate, "its metadata", t, counted=b"recording" in (table.schema.metadata or {}))]
     signals: list[tuple[str, Float64]] = []
     clocks: dict[str, NDArray[Any]] = {}
     for k, name in enumerate(table.column_names):

@@ -105,6 +105,8 @@ def _arrow_rows(path: Path, content: bytes) -> tuple[str, Iterator[Row]]:
     try:
         reader = pa.ipc.open_stream(content)
         stream = reader.schema.metadata[STREAM].decode()
+        if not reader.schema.equals(_schema(stream)):
+            raise KeyError(f"columns {', '.join(reader.schema.names)}")
     except (pa.ArrowInvalid, OSError, KeyError, TypeError, UnicodeDecodeError) as error:
         raise DataError(f"{path}: no open recording: {str(error).splitlines()[0]}") from error
 
@@ -131,7 +133,7 @@ def _framed_rows(path: Path, content: bytes) -> tuple[str, Iterator[Row]]:
         while at + FRAME.size <= len(content):
             heard_ns, size = FRAME.unpack_from(content, at)
             at += FRAME.size
-            if size > MOST_BODY or at + size > len(content):
+            if not 0 < size <= MOST_BODY or at + size > len(content):
                 return
             yield Row(heard_ns, content[at : at + size])
             at += size

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ from ppgstream.storage import replace_file_by
 from ppgstream.wire.message import Chunk, Flag, Kind, decode
 
 FORMATS = ("parquet", "npz")
-HEARD = "raw_heard"  # in an npz: whether the raw sample of a row was heard
+HEARD = ("raw", "denoised")  # columns of which an npz says in NAME_heard in which rows they were heard
 
 
 class Column(NamedTuple):
@@ -179,7 +180,7 @@ def _table(one: _Session, starts_s: float) -> dict[str, Column]:
     f4 = np.float32
     bpm = [c.beats for c in one.told if c.beats is not None and not np.isnan(c.beats.bpm)]
     return {
-        "session": Column(np.full(n, f"{one.number:016x}")),
+        "session": Column(np.full(n, one.number, np.uint64)),
         "index": Column(index),
         "t_s": Column(starts_s + (index - index[0]) / (fs or np.nan)),
         "time_ns": Column(ns, ns != 0),
@@ -245,7 +246,9 @@ def _write_parquet(file: IO[bytes], recorded: Recorded) -> None:
     for name, column in recorded.columns.items():
         mask = None if column.there is None else ~column.there
         if name == "session":
-            columns[name] = pa.array(column.values.tolist()).dictionary_encode()
+            numbers, which = np.unique(column.values, return_inverse=True)
+            codes, names = pa.array(which.astype(np.int32)), [f"{number:016x}" for number in numbers.tolist()]
+            columns[name] = pa.DictionaryArray.from_arrays(codes, pa.array(names))
         elif name == "time_ns":
             columns["time"] = pa.array(column.values, mask=mask).cast(pa.timestamp("ns", "UTC"))
         else:
@@ -264,8 +267,9 @@ def _write_npz(file: IO[bytes], recorded: Recorded) -> None:
         if column.there is not None and values.dtype.kind == "f":
             values = np.where(column.there, values, np.nan).astype(values.dtype)
         arrays[name] = values
-    if "raw" in recorded.columns:
-        arrays[HEARD] = _there(recorded.columns["raw"])
+    for name in HEARD:
+        if name in recorded.columns:
+            arrays[f"{name}_heard"] = _there(recorded.columns[name])
     np.savez_compressed(file, allow_pickle=False, **arrays)
 
 
@@ -280,6 +284,17 @@ def close(path: Path, format: str) -> tuple[Path, dict[str, Any]] | None:
         path.unlink()
         return None
     made = path.with_suffix(f".{format}")
-    replace_file_by(made, lambda file: write(file, recorded, format))
+
+    def written(file: IO[bytes]) -> None:
+        write(file, recorded, format)
+        file.flush()
+        os.fsync(file.fileno())
+
+    replace_file_by(made, written)
+    folder = os.open(made.parent, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)  # a power cut leaves the one file or the other
+    finally:
+        os.close(folder)
     path.unlink()
     return made, recorded.facts

@@ -12,6 +12,7 @@ import datetime
 import fcntl
 import os
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -19,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
+
+from msgspec import structs
 
 from ppgstream.errors import DataError, OutputError, UsageError
 from ppgstream.files import journal, recorded
@@ -29,8 +32,30 @@ from ppgstream.wire.message import Chunk, Kind, encode
 
 FLUSH_S = 10.0  # at most so long is lost in a crash
 FILE_S = 3600  # of the wall clock, in a file
+SAME_RATE = 0.005  # by which the rate of a file's samples may change
 MOST_PENDING = 8192  # raw messages of a stream whose clean samples have not come; then the oldest are taken to get none
 LOCK = ".ppgstream-record.lock"
+
+
+@dataclass
+class _Lives:
+    """The raw messages of a stream's session: a sensor that counts from 0 again goes on under the next session, as the daemon's
+    output does. known: by index, the CRC of the newest messages."""
+
+    session: int
+    lives: int = 0
+    known: dict[int, int] = field(default_factory=dict)
+
+    def of(self, chunk: Chunk) -> int:
+        """The session that a message's samples belong to."""
+        crc, there = zlib.crc32(chunk.samples.tobytes()), self.known.get(chunk.index)
+        if there not in (None, crc) or (self.known and chunk.index < next(iter(self.known))):
+            self.lives += 1
+            self.known.clear()
+        self.known[chunk.index] = crc
+        if len(self.known) > MOST_PENDING:
+            del self.known[next(iter(self.known))]
+        return (self.session + self.lives) % 2**64
 
 
 class _Raw(NamedTuple):
@@ -51,6 +76,7 @@ class _Open:
     period: int
     rows: list[Row] = field(default_factory=list)
     since: float = 0.0
+    fs: float = 0.0  # of its clean samples
     clean_to: dict[int, int] = field(default_factory=dict)  # by session, the index after the last clean sample
     pending: deque[_Raw] = field(default_factory=lambda: deque(maxlen=MOST_PENDING))
 
@@ -76,6 +102,7 @@ class Recorder:
         self._wall_ns, self._monotonic = wall_ns, monotonic
         self.raw = self.samples = self.files = 0
         self._open: dict[str, _Open] = {}
+        self._lives: dict[str, _Lives] = {}
         self._events: dict[tuple[str, str, str], int] = {}
         self._closing: deque[tuple[Path, Future[tuple[Path, dict[str, Any]] | None]]] = deque()
         try:
@@ -89,29 +116,19 @@ class Recorder:
             os.close(self._lock)
             raise UsageError(f"{folder}: another `ppgstream record` writes there: give another folder with -o") from None
         self._pool = ThreadPoolExecutor(1, "closing")
+        self._left: set[Path] = set()  # files that another recorder left open
 
     @property
     def streams(self) -> int:
         return len(self._open)
 
     def recover(self) -> int:
-        """Close the files that another recorder left open; how many. What cannot be read is told, and stays as it is."""
+        """Begin to close the files that another recorder left open; how many. What cannot be read is told, and stays as it is. To
+        be called before anything is taken, which goes on meanwhile."""
         left = sorted(path for suffix in journal.SUFFIXES for path in self.folder.glob(f"*/*{suffix}"))
+        self._left = set(left)
         for path in left:
-            try:
-                made = recorded.close(path, self.format)
-            except DataError as error:
-                self._say(f"passed over: {error}")
-                continue
-            except OSError as error:
-                raise OutputError(f"{path}: cannot be closed: {error.strerror or error}") from error
-            if made is None:
-                self._say(f"{path}: held no sample: removed")
-            else:
-                until = _clock(made[1]["heard_until_ns"])
-                self._say(
-                    f"{made[0]}: was left open: it reaches to {until}, and what came within {FLUSH_S:g} s after that is lost"
-                )
+            self._closing.append((path, self._pool.submit(recorded.close, path, self.format)))
         return len(left)
 
     def take(self, chunk: Chunk) -> None:
@@ -121,8 +138,15 @@ class Recorder:
         one = self._open.get(chunk.stream)
         if one is None:
             one = self._open[chunk.stream] = self._begin(chunk.stream, period, heard_ns)
-        elif one.period != period:
+        elif one.period != period or (one.fs and chunk.kind is Kind.DATA and abs(chunk.fs / one.fs - 1) > SAME_RATE):
             one = self._turn(one, period, heard_ns)
+        if chunk.kind is Kind.RAW:
+            lives = self._lives.get(chunk.stream)
+            if lives is None or lives.session != chunk.session:
+                lives = self._lives[chunk.stream] = _Lives(chunk.session)
+            chunk = structs.replace(chunk, session=lives.of(chunk))
+        elif chunk.kind is Kind.DATA:
+            one.fs = one.fs or chunk.fs
         row = Row(heard_ns, encode(chunk)[1])
         self._add(one, row)
         if chunk.kind is Kind.RAW:
@@ -138,12 +162,12 @@ class Recorder:
     def hear(self, snapshot: Snapshot, since_s: float) -> None:
         """Keep the events of a daemon's status that are new. since_s: of events that are not known yet, only those of the last
         so many seconds."""
-        now = self._wall_ns()
+        now, before = self._wall_ns(), self._events
+        self._events = {}
         for event in snapshot.recent or []:
             key = (event.name, event.stream, event.text)
-            known = self._events.get(key, 0)
             self._events[key] = event.times
-            if event.times > known and event.age_s <= since_s:
+            if event.times > before.get(key, 0) and event.age_s <= since_s:
                 self._tell(event, now)
 
     def _tell(self, event: EventStatus, now: int) -> None:
@@ -170,15 +194,25 @@ class Recorder:
         self._closed(wait=False)
 
     def close(self) -> None:
-        """End all files."""
+        """End all files. Raises OutputError for the first that cannot be, once all others are."""
+        first: OutputError | None = None
         for one in self._open.values():
-            self._end(one, {})
+            try:
+                self._end(one, {})
+            except OutputError as error:
+                first = first or error
         self._open.clear()
         try:
-            self._closed(wait=True)
+            while self._closing:
+                try:
+                    self._closed(wait=True)
+                except OutputError as error:
+                    first = first or error
         finally:
             self._pool.shutdown()
             os.close(self._lock)
+        if first is not None:
+            raise first
 
     # ---- one file ------------------------------------------------------------------------------------------------
 
@@ -212,7 +246,8 @@ class Recorder:
             first[raw.session] = min(raw.start, first.get(raw.session, raw.start))
         cut = {f"{session:016x}": max(index, one.clean_to.get(session, 0)) for session, index in first.items()}
         made = self._open[one.stream] = self._begin(one.stream, period, heard_ns)
-        made.pending, made.clean_to = one.pending, one.clean_to
+        still = {raw.session for raw in one.pending} | {*list(one.clean_to)[-1:]}
+        made.pending, made.clean_to = one.pending, {session: to for session, to in one.clean_to.items() if session in still}
         self._add(made, journal.note(heard_ns, begins=cut))
         for raw in one.pending:
             self._add(made, raw.row)
@@ -231,9 +266,19 @@ class Recorder:
             path, future = self._closing.popleft()
             try:
                 made = future.result()
+            except DataError as error:
+                self._say(f"passed over: {error}")
+                continue
             except OSError as error:
                 raise OutputError(f"{path}: cannot be closed: {error.strerror or error}; the next start closes it") from error
-            if made is not None:
+            if path in self._left and made is None:
+                self._say(f"{path}: held no sample: removed")
+            elif path in self._left and made is not None:
+                until = _clock(made[1]["heard_until_ns"])
+                self._say(
+                    f"{made[0]}: was left open: it reaches to {until}, and what came within {FLUSH_S:g} s after that is lost"
+                )
+            elif made is not None:
                 self.files += 1
                 self._say(f"{made[0]}: {counted(made[1]['samples'])}")
 

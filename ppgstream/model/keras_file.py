@@ -31,19 +31,21 @@ LEAST_KERAS = (3, 13, 1)  # before, `safe_mode` does not hold for `.h5`
 CONVERT_S = 600.0
 MEMBERS = {"metadata.json", "config.json", "model.weights.h5"}  # of a `.keras` file
 MOST_CONFIG = 10_000_000  # bytes
+MOST_SIZE = 20_000  # of a layer
+MOST_MEMORY = 8 * 1024**3  # bytes, of the process that reads it
 OFF = 1e-3  # by how much the graph may differ from the network, of its SD
 LAYERS = """
     Activation Add AdditiveAttention AlphaDropout Attention Average AveragePooling1D AveragePooling2D BatchNormalization
     Bidirectional Concatenate Conv1D Conv1DTranspose Conv2D Conv2DTranspose Cropping1D Dense DepthwiseConv1D Dot Dropout
     ELU EinsumDense Flatten Functional GRU GRUCell GaussianDropout GaussianNoise GlobalAveragePooling1D
     GlobalMaxPooling1D GroupNormalization Identity InputLayer LSTM LSTMCell LayerNormalization LeakyReLU MaxPooling1D
-    MaxPooling2D Maximum Minimum Model MultiHeadAttention Multiply PReLU Permute RMSNormalization RNN ReLU RepeatVector
-    Rescaling Reshape SeparableConv1D Sequential SimpleRNN SimpleRNNCell Softmax SpatialDropout1D Subtract
+    MaxPooling2D Maximum Minimum Model MultiHeadAttention Multiply Normalization PReLU Permute RMSNormalization RNN ReLU
+    RepeatVector Rescaling Reshape SeparableConv1D Sequential SimpleRNN SimpleRNNCell Softmax SpatialDropout1D Subtract
     TimeDistributed UnitNormalization UpSampling1D UpSampling2D ZeroPadding1D
 """
 # Sums and the like of tensors; what weights began with, and what kept them small.
 OTHERS = """
-    Abs Exp ExpandDims GetItem Log Mean Relu Sigmoid Silu Sqrt Square Squeeze Sum Tanh Transpose TrueDivide __keras_tensor__
+    Abs Clip Exp ExpandDims GetItem Log Mean Relu Sigmoid Silu Sqrt Square Squeeze Sum Tanh Transpose TrueDivide __keras_tensor__
     Constant GlorotNormal GlorotUniform HeNormal HeUniform IdentityInitializer LecunNormal LecunUniform Ones Orthogonal
     OrthogonalInitializer RandomNormal RandomUniform TruncatedNormal VarianceScaling Zeros
     L1 L1L2 L2 MaxNorm MinMaxNorm NonNeg UnitNorm DTypePolicy
@@ -68,7 +70,8 @@ def to_onnx(path: Path, window: int | None) -> bytes:
 
 
 def _convert_apart(path: Path, copy: Path, made: Path, window: int | None) -> None:
-    script = "import sys; from ppgstream.model.keras_file import main; main(*sys.argv[1:])"
+    bound = f"import resource; resource.setrlimit(resource.RLIMIT_DATA, ({MOST_MEMORY}, {MOST_MEMORY}))"
+    script = f"import sys; {bound}; from ppgstream.model.keras_file import main; main(*sys.argv[1:])"
     asked = [sys.executable, "-P", "-c", script, copy.name, made.name, str(window or 0)]
     empty = {
         "HOME": str(copy.parent),
@@ -158,6 +161,7 @@ def _without_training(config: Any) -> Any:
 
 def check_config(config: Any) -> None:
     """Raises CheckpointError for a network's configuration with anything but listed classes of Keras itself."""
+    _check_sizes(config)
     for one in _classes(config):
         name, module, registered = one.get("class_name"), one.get("module"), one.get("registered_name")
         where = f" ({one['config']['name']!r:.60})" if isinstance(one.get("config"), dict) and "name" in one["config"] else ""
@@ -172,6 +176,19 @@ def check_config(config: Any) -> None:
             raise CheckpointError(
                 f"holds {name!r:.60}{where}, registered as {registered!r:.60}: only Keras' own classes are loaded"
             )
+
+
+def _check_sizes(config: Any) -> None:
+    """Raises CheckpointError for a number that would make a layer that nobody needs for windows of `OWN_WINDOWS`."""
+    todo: list[tuple[str, Any]] = [("", config)]
+    while todo:
+        key, one = todo.pop()
+        if isinstance(one, dict):
+            todo.extend(one.items())
+        elif isinstance(one, list):
+            todo.extend((key, value) for value in one)
+        elif isinstance(one, int) and abs(one) > MOST_SIZE and key != "shared_object_id" and "seed" not in key:
+            raise CheckpointError(f"a layer's {key or 'size'} is {one}: at most {MOST_SIZE:,}")
 
 
 def _classes(config: Any) -> Iterator[dict[str, Any]]:
@@ -191,7 +208,7 @@ def _check_h5(source: Path | io.BytesIO) -> None:
     """Raises CheckpointError for an HDF5 file that leads to another, or that is larger than it looks."""
     h5py = importlib.import_module("h5py")
 
-    left = MOST_GRAPH
+    left, seen = MOST_GRAPH, set()
 
     def look(group: Any) -> None:
         nonlocal left
@@ -199,6 +216,10 @@ def _check_h5(source: Path | io.BytesIO) -> None:
             if not isinstance(group.get(name, getlink=True), h5py.HardLink):
                 raise CheckpointError(f"its weights hold a link, {name!r:.60}: only what is in the file is read")
             item = group[name]
+            place = h5py.h5o.get_info(item.id).addr
+            if place in seen:  # a second link to the same
+                continue
+            seen.add(place)
             if isinstance(item, h5py.Group):
                 look(item)
             elif item.is_virtual or item.external:
@@ -215,6 +236,27 @@ def _check_h5(source: Path | io.BytesIO) -> None:
         raise CheckpointError(f"no HDF5 file: {str(error).splitlines()[0]:.200}") from error
 
 
+def _without_erfc(path: Path) -> None:
+    """GELU's complement of the error function, which ONNX has not and tf2onnx leaves as it is, as 1 less the error function."""
+    import onnx
+    from onnx import helper
+
+    model = onnx.load(path)
+    nodes = list(model.graph.node)
+    if not any(node.op_type == "Erfc" for node in nodes):
+        return
+    del model.graph.node[:]
+    for node in nodes:
+        if node.op_type != "Erfc":
+            model.graph.node.append(node)
+            continue
+        part, one = f"{node.output[0]}/erf", f"{node.output[0]}/one"
+        model.graph.initializer.append(helper.make_tensor(one, onnx.TensorProto.FLOAT, [], [1.0]))
+        model.graph.node.append(helper.make_node("Erf", list(node.input), [part]))
+        model.graph.node.append(helper.make_node("Sub", [one, part], list(node.output)))
+    onnx.save(model, path)
+
+
 def _convert(path: Path, made: str, window: int | None) -> None:
     keras = import_keras()
     found = tuple(int(part) if part.isdigit() else 0 for part in keras.__version__.split(".")[:3])
@@ -228,6 +270,7 @@ def _convert(path: Path, made: str, window: int | None) -> None:
     x = np.random.default_rng(0).standard_normal((4, *shape)).astype(np.float32)
     y = np.asarray(model.predict(x, verbose=0))
     model.export(made, format="onnx", verbose=False)
+    _without_erfc(Path(made))
 
     from ppgstream.model.onnx_runtime import session_of
 

@@ -83,25 +83,17 @@ def read_onnx(path: Path) -> bytes:
     return bytes(model.SerializeToString(deterministic=True))
 
 
-def _tensors(model: Any) -> list[Any]:
-    """All stored tensors of a graph, those of graphs within it and of functions too."""
+def _tensors(message: Any) -> list[Any]:
+    """All tensors in a model, wherever they are: weights, constants, those of graphs within graphs, of functions, sparse ones."""
+    import onnx
+
+    if isinstance(message, onnx.TensorProto):
+        return [message]
     found: list[Any] = []
-
-    def take(graph: Any) -> None:
-        found.extend(graph.initializer)
-        found.extend(part for one in graph.sparse_initializer for part in (one.values, one.indices))
-        look(graph.node)
-
-    def look(nodes: Any) -> None:
-        for node in nodes:
-            for attribute in node.attribute:
-                found.extend([*attribute.tensors, *([attribute.t] if attribute.HasField("t") else [])])
-                for graph in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                    take(graph)
-
-    take(model.graph)
-    for function in model.functions:
-        look(function.node)
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for one in value if field.is_repeated else [value]:
+                found += _tensors(one)
     return found
 
 
@@ -155,13 +147,14 @@ def tried(graph: bytes, name: str, *, window: int | None, fs: float, scaling: st
         raise CheckpointError(f"{name}: takes {batch} windows at once: at most {MOST_TILE}")
     x = _golden(window, fs, SCALINGS[scaling], batch * -(-GOLDEN // batch))
     answered = _answer(session, given, x[:batch], window, name)
-    size = answered.size / (batch * window)
-    if size not in (1.0, 2.0) or len(answered) != batch:
+    plain = answered.shape in ((batch, window), (batch, window, 1), (batch, 1, window))
+    double = answered.shape in ((batch, 2 * window), (batch, window, 2), (batch, 2, window))
+    if not plain and not double:
         raise CheckpointError(
             f"{name}: {batch} windows of {window} samples give an output of shape {answered.shape}: it must have the same "
             f"length, or twice as much (wave, then log variance)"
         )
-    if size == 2.0:
+    if double:
         if (scaling, answers) != ("standard", "input"):
             raise UsageError(
                 f"{name}: answers twice as much as it is given, wave and log variance: this needs --scaling standard "
@@ -196,6 +189,8 @@ def _input(session: Any, name: str, window: int | None) -> tuple[Any, int]:
         there = f"inputs {', '.join(i.name for i in inputs) or 'none'}; outputs {', '.join(o.name for o in outputs) or 'none'}"
         raise CheckpointError(f"{name}: must have one input and one output, has {there}")
     given = inputs[0]
+    if outputs[0].type not in DTYPES:
+        raise CheckpointError(f"{name}: the output {outputs[0].name!r} is {outputs[0].type}: must be numbers with a fraction")
     shape = [d if isinstance(d, int) and d > 0 else None for d in given.shape]
     lengths = {2: shape[1:], 3: [d for d in shape[1:] if d != 1]}.get(len(shape))
     if given.type not in DTYPES or lengths is None or len(lengths) != 1:
@@ -255,6 +250,8 @@ def _try(network: Compute, x: NDArray[np.float32], batch: int, name: str) -> flo
     y = compute(x)
     if not np.isfinite(y).all():
         raise CheckpointError(f"{name}: answers a window of a known pulse, noise or a flat line with what is not finite")
+    if not float(np.abs(y - y[:1]).max()) > 0:
+        raise CheckpointError(f"{name}: answers every window with the same: is it trained?")
     if not np.array_equal(compute(x), y):
         raise CheckpointError(
             f"{name}: answers the same windows differently each time: export it for inference, not for training"
