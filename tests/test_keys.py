@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket as plain_socket
 import subprocess
 import sys
 import time
@@ -379,6 +380,30 @@ def test_a_burst_of_subscriptions_loses_none(place: Place) -> None:
         assert found == set(names)
 
 
+def test_handshakes_that_nobody_finishes_harm_no_other(place: Place) -> None:
+    """As many as a daemon's descriptors allow: more would be refused by the system itself."""
+    host, _, port = place.ends["in"].removeprefix("tcp://").rpartition(":")
+    open_ = []
+    try:
+        for k in range(300):
+            one = plain_socket.create_connection((host, int(port)), timeout=10)
+            if k % 3:
+                one.sendall((b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE", os.urandom(64))[k % 3 - 1])
+            open_.append(one)
+        sensor = place.sensor("bed-1")
+        sensor.wait_for_subscriber(20)
+        before = place.daemon.source.received
+        sensor.send(samples("bed-1"))
+        place.until(lambda: place.daemon.source.received > before)
+        guard = place.daemon.guard
+        assert guard is not None
+        place.until(lambda: guard.refused > 50)  # what is no handshake is refused at once
+        assert place.daemon.events.counts["refused_key"] == guard.refused
+    finally:
+        for one in open_:
+            one.close()
+
+
 def test_commands_take_a_key(tmp_path: Path, place: Place) -> None:
     for name in ("bed-1", "watcher", "stranger"):
         keys.write(tmp_path, place.keys[name])
@@ -397,8 +422,21 @@ def test_commands_take_a_key(tmp_path: Path, place: Place) -> None:
     assert len(out.splitlines()) > 900
     done = command("monitor", "--once", *status, "--key", tmp_path / "watcher.key")
     assert (done.returncode, "bed-1" in done.stdout) == (0, True), done.stderr
-    done = command("monitor", "--once", *status, "--key", tmp_path / "stranger.key")
-    assert done.returncode == 69
+    np.save(tmp_path / "x.npy", WAVE)
+    to = ["--fs", 125, "--to", place.ends["in"]]
+    for words, told in (
+        (["monitor", "--once", *status, "--key", tmp_path / "stranger.key"], "refuses this key: it must be in the daemon's list"),
+        (["tap", "--from", place.ends["out"], "--key", tmp_path / "bed-1.key"], "with the right to read"),
+        (
+            ["record", "-o", tmp_path / "rec", "--from", place.ends["out"], *status, "--key", tmp_path / "bed-1.key"],
+            "right to read",
+        ),
+        (["replay", tmp_path / "x.npy", *to, "--key", tmp_path / "watcher.key"], "with the right to send"),
+        (["tap", "--from", place.ends["out"]], "asks for a key (--key)"),
+        (["replay", tmp_path / "x.npy", *to], "asks for a key (--key)"),
+    ):
+        done = command(*words, timeout=60)
+        assert (done.returncode, told in done.stderr) == (69, True), (words, done.stderr)
     done = command("tap", "--from", place.ends["out"], "--key", tmp_path / "daemon.pub")
     assert (done.returncode, "is a public key" in done.stderr or "others may read" in done.stderr) == (78, True), done.stderr
 

@@ -62,7 +62,7 @@ class Connection:
     """What a daemon publishes, as `ppgstream.connect` gives it. One thread uses it.
 
         for block in connection:          blocks of any stream as they come, until all that were seen have ended
-        async for block in connection:    the same, for asyncio
+        async for block in connection:    the same, for asyncio; both raise SourceError where the daemon refuses this end
         connection.get_data(8)            the newest 8 s that have come
 
     streams: the names seen so far. lost: samples that were published and did not reach this end; gap: samples that never reached
@@ -106,6 +106,7 @@ class Connection:
 
     def __iter__(self) -> Iterator[Block]:
         while self._open and not self._receiver.all_ended:
+            self._receiver.check()
             yield from self._take(WAIT_S)
 
     async def __aiter__(self) -> AsyncIterator[Block]:
@@ -113,6 +114,7 @@ class Connection:
 
         socket = zmq.asyncio.Socket.from_socket(self._receiver.socket)
         while self._open and not self._receiver.all_ended:
+            self._receiver.check()
             await socket.poll(int(1000 * WAIT_S))
             for block in self._take(0.0):
                 yield block

@@ -316,6 +316,7 @@ def tap(
         if lines:
             sys.stdout.write("\n".join(lines) + "\n")
             sys.stdout.flush()
+        receiver.check()
         if until_end and receiver.all_ended:
             break
         if receiver.messages != messages:
@@ -398,7 +399,7 @@ def _print_json(endpoint: str, stop: Stop, *, stream: str | None, interval_s: fl
             began = time.monotonic()
             snapshot = client.ask(1.0, [stream] if stream else [])
             if snapshot is None and once:
-                raise SourceError(f"{endpoint}: no daemon answers there: is `ppgstream run` running?")
+                raise SourceError(f"{endpoint}: {client.silence()}")
             if once and stream and snapshot is not None and all(row.name != stream for row in snapshot.streams):
                 raise SourceError(f"--stream {stream}: {endpoint} has no such stream")
             print(msgspec.json.encode(snapshot).decode(), flush=True)

@@ -88,6 +88,7 @@ def record(
                         f"{recorder.streams} streams, {recorder.raw:,} samples raw, {recorder.samples:,} clean, lost on the way "
                         f"{receiver.lost:,}, files closed {recorder.files}; Ctrl-C ends"
                     )
+                receiver.check()
                 if until_end and receiver.all_ended:
                     break
                 if receiver.messages != messages:

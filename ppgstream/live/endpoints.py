@@ -20,6 +20,8 @@ MOST_BODY = 16 * 1024 * 1024
 MOST_SUBSCRIPTION = 1024
 MOST_QUESTION = 4096
 MOST_ANSWER = 256 * 1024 * 1024  # a snapshot of 100,000 streams
+REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+FAILURES = 3  # handshakes that fail in a row: a daemon that stops may end one
 DROPPED_A_CALL = 256  # parts of a message of too many
 
 
@@ -83,6 +85,32 @@ class Inbox:
             return ""
         found = re.fullmatch(r"localhost:\d+:\d+:(\d+)", address)  # user, group and process
         return address if found is None else f"process {found[1]}"
+
+
+class Handshakes:
+    """Tells whether the other end of a socket that connects refuses it, over tcp. role: what it wants to do, for
+    an error."""
+
+    def __init__(self, socket: zmq.Socket[Any], endpoint: str, key: Key | None, role: str) -> None:
+        self._keyed, self._role, self._failed, self._by_key = key is not None, role, 0, False
+        self._monitor = socket.get_monitor_socket(REFUSED) if endpoint.startswith("tcp://") else None
+
+    def refusal(self) -> str:
+        """Why it is refused; empty as long as it is not known to be."""
+        while self._monitor is not None:
+            try:
+                event = int.from_bytes(self._monitor.recv_multipart(zmq.NOBLOCK)[0][:2], "little")
+            except zmq.ZMQError:
+                break
+            self._failed += 1
+            self._by_key = self._by_key or event == zmq.EVENT_HANDSHAKE_FAILED_AUTH
+        if self._by_key:
+            return f"refuses this key: it must be in the daemon's list, with the right to {self._role} (SECURITY.md)"
+        if self._failed < FAILURES:
+            return ""
+        if self._keyed:
+            return "does not answer to this key: it belongs to another daemon than the key is for, or asks for none"
+        return "ends each connection: it asks for a key (--key), or is no daemon"
 
 
 def attach(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import zmq
 
 from ppgstream.errors import PpgStreamError, SourceError
-from ppgstream.live.endpoints import MOST_SUBSCRIPTION, Inbox, attach, make
+from ppgstream.live.endpoints import MOST_SUBSCRIPTION, Handshakes, Inbox, attach, make
 from ppgstream.live.keys import Key
 from ppgstream.live.status import StatusClient
 from ppgstream.wire.message import Chunk, encode
@@ -64,7 +64,10 @@ class Publisher:
         self._subscribers = 0
         self._last_by = 0.0
         self.sent = 0
+        self._handshakes: Handshakes | None = None
         try:
+            if not bind:
+                self._handshakes = Handshakes(self._socket, endpoint, key, "send")
             attach(self._socket, endpoint, bind=bind, key=key)
         except PpgStreamError:
             self._context.destroy(linger=0)
@@ -72,9 +75,12 @@ class Publisher:
         self._endpoint = endpoint
 
     def wait_for_subscriber(self, timeout_s: float) -> None:
-        """Return once somebody listens. Raises SourceError after `timeout_s` seconds."""
+        """Return once somebody listens. Raises SourceError after `timeout_s` seconds, and where this end is
+        refused."""
         deadline = time.monotonic() + timeout_s
         while not self._subscribers and not self._stopped():
+            if self._handshakes is not None and (why := self._handshakes.refusal()):
+                raise SourceError(f"{self._endpoint}: {why}")
             left = deadline - time.monotonic()
             if left <= 0:
                 raise SourceError(f"{self._endpoint}: nobody listens there after {timeout_s:g} s: start `ppgstream run` first")

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 import zmq
 
-from ppgstream.errors import PpgStreamError, UnknownKindError, WireError
-from ppgstream.live.endpoints import MOST_BODY, Inbox, attach, make
+from ppgstream.errors import PpgStreamError, SourceError, UnknownKindError, WireError
+from ppgstream.live.endpoints import MOST_BODY, Handshakes, Inbox, attach, make
 from ppgstream.live.keys import Key
 from ppgstream.wire.message import Chunk, Kind, decode
 
@@ -52,6 +52,7 @@ class Receiver:
     _context: zmq.Context[zmq.Socket[bytes]] = field(init=False)
     socket: zmq.Socket[bytes] = field(init=False)
     _inbox: Inbox = field(init=False)
+    _handshakes: Handshakes = field(init=False)
 
     def __post_init__(self) -> None:
         self._context = zmq.Context()
@@ -60,6 +61,7 @@ class Receiver:
         # A subscription is a prefix: "a" would bring "ab" too, so ids are compared again on arrival.
         self.socket.setsockopt(zmq.SUBSCRIBE, (self.stream or "").encode("ascii", "replace"))
         try:
+            self._handshakes = Handshakes(self.socket, self.endpoint, self.key, "read")
             attach(self.socket, self.endpoint, bind=False, key=self.key)
         except PpgStreamError:
             self._context.destroy(linger=0)
@@ -91,6 +93,11 @@ class Receiver:
             elif not self.raw:
                 continue
             yield chunk
+
+    def check(self) -> None:
+        """Raises SourceError where the daemon refuses this end."""
+        if not self.messages and (why := self._handshakes.refusal()):
+            raise SourceError(f"{self.endpoint}: {why}")
 
     @property
     def all_ended(self) -> bool:

@@ -11,7 +11,7 @@ import msgspec
 import zmq
 
 from ppgstream.errors import PpgStreamError, SourceError
-from ppgstream.live.endpoints import MOST_ANSWER, attach, make
+from ppgstream.live.endpoints import MOST_ANSWER, Handshakes, attach, make
 from ppgstream.live.keys import Key
 from ppgstream.live.snapshot import Snapshot
 
@@ -45,6 +45,7 @@ class StatusClient:
         self._context = zmq.Context()
         self._socket = make(self._context, zmq.DEALER, most=MOST_ANSWER, sndhwm=1)
         try:
+            self._handshakes = Handshakes(self._socket, endpoint, key, "ask for the status")
             attach(self._socket, endpoint, bind=False, key=key)
         except PpgStreamError:
             self._context.destroy(linger=0)
@@ -82,6 +83,10 @@ class StatusClient:
             return None if answer is None else msgspec.json.decode(answer, type=form)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise SourceError(f"{self.endpoint}: not a ppgstream status socket: {error}") from error
+
+    def silence(self) -> str:
+        """Why nobody answers, as far as it is known."""
+        return self._handshakes.refusal() or "no daemon answers there: is `ppgstream run` running?"
 
     def close(self) -> None:
         self._context.destroy(linger=0)

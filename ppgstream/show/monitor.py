@@ -250,7 +250,7 @@ def once(endpoint: str, *, stream: str | None, console: Console, key: Key | None
         looks = Looks(client, View(stream=stream))
         # The first look says whose wave there is to ask for; the second has it.
         if not looks.look() or not looks.look() or looks.last is None:
-            raise SourceError(f"{endpoint}: no daemon answers there: is `ppgstream run` running?")
+            raise SourceError(f"{endpoint}: {client.silence()}")
         if looks.unknown is not None:
             names = ", ".join(row.name for row in looks.last.streams[:8])
             raise SourceError(f"--stream {stream}: {endpoint} has no such stream{f': it has {names}' if names else ''}")
