@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -15,7 +16,7 @@ from ppgstream.core import resampling
 from ppgstream.core.confidence import Calibration
 from ppgstream.core.denoiser import Answer, Batch, identity
 from ppgstream.core.engine import Engine
-from ppgstream.core.plan import Geometry
+from ppgstream.core.plan import Geometry, Plan
 from ppgstream.core.rate import RateRules
 from ppgstream.files import offline
 from ppgstream.wire.message import EMPTY, MAX_COUNT, Chunk, Flag, Kind, decode, encode
@@ -589,3 +590,64 @@ def test_samples_and_answers_of_any_layout_in_memory_give_the_same_bytes(layout:
     for one, two in zip(joined(plain), joined(chunks), strict=True):
         assert one.tobytes() == two.tobytes()
     assert (resampling.states_of(x, 125.0, 50)[0] == resampling.states_of(laid(x), 125.0, 50)[0]).all()
+
+
+def doubled(batch: Batch) -> Answer:
+    """Another network: it answers twice as much."""
+    return Answer(2 * batch.x[:, -250:])
+
+
+@pytest.mark.parametrize("fs", [125.0, 100.0, 360.0])
+@pytest.mark.parametrize("under_way", [False, True], ids=["nothing under way", "windows under way"])
+def test_another_checkpoint_takes_over_between_windows_and_no_sample_is_lost(fs: float, under_way: bool) -> None:
+    first = rules(tile=8, answers="input", scaling="none", rate=RateRules(), checkpoint=b"1" * 8)
+    e = Engine(identity(250), first)
+    n, half = round(40 * fs), round(20 * fs)
+    x = 100 + bumpy(n, 3)
+    chunks: list[Chunk] = []
+
+    def feed(a: int, b: int, *, settled: bool = True) -> None:
+        for k in range(a, b, 25):
+            chunks.extend(e.feed(Chunk("a", 1, k, x[k : min(k + 25, b)], fs=fs), 0.0))
+            if settled:
+                chunks.extend(settle(e))
+
+    few = round(3 * fs) if under_way else 0
+    feed(0, half - few)
+    feed(half - few, half, settled=False)
+    taken = e.take() if under_way else None
+    e.change(replace(first.plan, checkpoint=b"2" * 8), doubled)
+    if taken is not None:
+        chunks += e.finish(taken, identity(250)(taken.batch))
+    chunks += settle(e)
+    feed(half, n)
+    chunks += e.feed(Chunk("a", 1, n, EMPTY, Kind.END, fs), 0.0)
+    chunks += settle(e)
+    index, values, _, _ = joined(chunks)
+    assert index.tolist() == list(range(n))
+    assert e.unaccounted == 0
+    ids = np.concatenate([np.full(len(c.samples), c.checkpoint[0]) for c in chunks if c.kind is Kind.DATA])
+    assert (np.diff(ids) >= 0).all()  # one id, and then the other
+    assert set(ids.tolist()) == {ord("1"), ord("2")}
+    changed = int(np.argmax(ids == ord("2")))
+    ratio = values / x
+    assert np.abs(ratio[: changed - round(2.1 * fs)] - 1).max() < 0.02
+    assert np.abs(ratio[half + round(2.1 * fs) :] - 2).max() < 0.03
+    assert ratio.min() > 0.97
+    assert ratio.max() < 2.05  # between, a mean of both
+    assert half - 4.1 * fs < changed <= half
+
+
+def test_a_checkpoint_whose_windows_lie_otherwise_is_refused_and_the_other_goes_on() -> None:
+    first = rules(tile=8, answers="input")
+    e = Engine(identity(250), first)
+    for plan, told in (
+        (replace(first.plan, fs=100.0), "the rate differ"),
+        (replace(first.plan, geometry=Geometry(hop=40)), "the windows differ"),
+        (replace(first.plan, output="model"), "the output differ"),
+        (replace(first.plan, rate=RateRules()), "the beats differ"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            e.change(plan, doubled)
+    assert isinstance(e.rules.plan, Plan)
+    assert e.rules is first

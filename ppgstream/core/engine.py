@@ -26,7 +26,7 @@ from ppgstream.core.denoiser import Answer, Denoiser
 from ppgstream.core.follower import Due
 from ppgstream.core.ledger import Event, Ledger
 from ppgstream.core.measured import HELD
-from ppgstream.core.plan import Rules
+from ppgstream.core.plan import Plan, Rules
 from ppgstream.core.quality import confidence_of, input_flags
 from ppgstream.core.rate import fill
 from ppgstream.core.ready import Ready, ReadyQueue
@@ -301,6 +301,25 @@ class Engine:
         if stream.events:
             self.events += stream.events
             stream.events.clear()
+
+    def change(self, plan: Plan, denoiser: Denoiser) -> None:
+        """Go on with another checkpoint: windows that are taken from now on are for `denoiser`, by `plan`. Those that the model
+        has already come back as they were asked. Samples that windows of both saw are a mean of both answers, under the new
+        checkpoint's id. Raises ValueError for a plan whose windows lie otherwise, or that has beats where the other has none:
+        streams would have to begin anew."""
+        old = self.rules.plan
+        for what, one, other in (
+            ("rate", plan.fs, old.fs),
+            ("windows", plan.geometry, old.geometry),
+            ("output", plan.output, old.output),
+            ("beats", plan.rate is not None, old.rate is not None),
+        ):
+            if one != other:
+                raise ValueError(f"the {what} differ: {one}, and {other} now")
+        self.fill()
+        self.rules, self.denoiser = replace(self.rules, plan=plan), denoiser
+        for stream in self.streams.values():
+            stream.change(plan)
 
     def save(self, name: str, now: float, *, read_at: float | None = None, listened: float | None = None) -> bytes:
         """The state of a stream, for `load` by another engine with the same rules, whose clocks may be others. The times are

@@ -67,6 +67,11 @@ class Stream:
         """Nothing more comes: end the current session, unclean since it did not end itself. Gives back the last windows."""
         return self._pass_on(self.intake.end())
 
+    def change(self, plan: Plan) -> None:
+        """Go on by another plan, as `Engine.change` says."""
+        self.track.change(plan)
+        self.timeline.change(plan)
+
     def _pass_on(self, parts: list[Part]) -> list[Window]:
         if not parts:
             return []

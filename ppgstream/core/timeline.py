@@ -87,6 +87,10 @@ class Timeline:
         self._anchors: list[Anchor] = []
         self._wrong: list[WrongFrom] = []
 
+    def change(self, plan: Plan) -> None:
+        """Go by this plan from now on; it has beats if the other had."""
+        self._plan = plan
+
     # ---- in ------------------------------------------------------------------------------------------------------
 
     def put(self, items: Iterable[Item]) -> None:

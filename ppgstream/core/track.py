@@ -277,8 +277,13 @@ class Track:
     def load(self, data: bytes) -> None:
         """Go on where another one was. Raises ValueError as `saved.unpack`."""
         saved.unpack(self, data)
+        self.change(self.plan)
+
+    def change(self, plan: Plan) -> None:
+        """Go by this plan, what is under way too."""
+        self.plan = plan
         for segment in self.segments.values():
-            segment.follow(self.plan)
+            segment.follow(plan)
 
     # ---- out -----------------------------------------------------------------------------------------------------
 
