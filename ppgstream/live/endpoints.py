@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import socket as plain
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,9 @@ MOST_SUBSCRIPTION = 1024
 MOST_QUESTION = 4096
 MOST_ANSWER = 256 * 1024 * 1024  # a snapshot of 100,000 streams
 REFUSED = zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_AUTH
+DECIDED = zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_CLOSED | zmq.EVENT_CONNECTED
 FAILURES = 3  # handshakes that fail in a row: a daemon that stops may end one
+UNANSWERED_S, ANSWERED_S = 3.0, 5.0
 DROPPED_A_CALL = 256  # parts of a message of too many
 
 
@@ -93,20 +96,29 @@ class Handshakes:
 
     def __init__(self, socket: zmq.Socket[Any], endpoint: str, key: Key | None, role: str) -> None:
         self._keyed, self._role, self._failed, self._by_key = key is not None, role, 0, False
-        self._monitor = socket.get_monitor_socket(REFUSED) if endpoint.startswith("tcp://") else None
+        self._since = self._connected = 0.0  # when something happened, and when the last connection stood
+        self._monitor = socket.get_monitor_socket(REFUSED | DECIDED) if endpoint.startswith("tcp://") else None
 
     def refusal(self) -> str:
         """Why it is refused; empty as long as it is not known to be."""
+        now = time.monotonic()
         while self._monitor is not None:
             try:
                 event = int.from_bytes(self._monitor.recv_multipart(zmq.NOBLOCK)[0][:2], "little")
             except zmq.ZMQError:
                 break
-            self._failed += 1
+            self._since = now
+            if event == zmq.EVENT_CONNECTED:
+                self._connected = now
+            elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+                self._failed = 0
+            elif event & REFUSED and now - self._connected < ANSWERED_S:  # a daemon that was suspended answers late
+                self._failed += 1
             self._by_key = self._by_key or event == zmq.EVENT_HANDSHAKE_FAILED_AUTH
         if self._by_key:
             return f"refuses this key: it must be in the daemon's list, with the right to {self._role} (SECURITY.md)"
-        if self._failed < FAILURES:
+        # After a failure the next connection may stand, without an answer, until the daemon gives it up.
+        if self._failed < FAILURES and not (self._failed and now - self._since > UNANSWERED_S):
             return ""
         if self._keyed:
             return "does not answer to this key: it belongs to another daemon than the key is for, or asks for none"
