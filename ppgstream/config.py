@@ -125,12 +125,7 @@ def load(path: Path | None = None, **overrides: str | bool | None) -> Config:
     chosen = path if path is not None else DEFAULT_PATH if DEFAULT_PATH.is_file() and not is_foreign(DEFAULT_PATH) else None
     tree: dict[str, dict[str, object]] = {}
     if chosen is not None:
-        try:
-            tree = toml_of(read_regular(chosen, MOST_TEXT))
-        except OSError as error:
-            raise ConfigError(f"{chosen}: cannot read the configuration: {error.strerror}") from error
-        except ValueError as error:
-            raise ConfigError(f"{chosen}: not TOML: {error}") from error
+        tree = read_toml(chosen, "configuration")
     if isinstance(streams := tree.get("streams"), dict):
         streams["by_name"] = _of_streams(streams, f"{chosen}: streams")
     for key, value in overrides.items():
@@ -161,6 +156,16 @@ def load(path: Path | None = None, **overrides: str | bool | None) -> Config:
             raise ConfigError(f"{name}: {shown(config.metrics.endpoint)} is not HOST:PORT")
         check_endpoint(f"tcp://{config.metrics.endpoint}", name)
     return config
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """A user's TOML file. what: what it is, for an error. Raises ConfigError."""
+    try:
+        return toml_of(read_regular(path, MOST_TEXT))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot read the {what}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not TOML: {error}") from error
 
 
 def is_foreign(path: Path) -> bool:

@@ -26,6 +26,7 @@ from ppgstream.live.publisher import Publisher
 from ppgstream.live.receiver import Receiver
 from ppgstream.live.status import StatusClient
 from ppgstream.model.restore import restore
+from ppgstream.show.alarms import alarms_of
 from ppgstream.wire.message import EMPTY, Chunk, Kind
 
 PPGSTREAM = str(Path(sys.executable).with_name("ppgstream"))
@@ -274,7 +275,8 @@ def test_each_key_sends_and_reads_what_it_may(place: Place) -> None:
     assert snapshot is not None
     assert snapshot.events["refused_key"] == 1
     assert snapshot.ledger.unaccounted == 0
-    assert any("[bed-1] may not send it" in text and "bed-2b" in text for text in snapshot.last_events)
+    assert "bed-2b: the key [bed-1] may not send it" in snapshot.last_events
+    assert "bed-2b: the key [bed-1] may not send it" in [str(alarm) for alarm in alarms_of(snapshot)]
 
 
 @pytest.mark.parametrize(

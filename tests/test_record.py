@@ -18,10 +18,12 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
 import pytest
+import zmq
 
 from ppgstream.errors import OutputError, UsageError
 from ppgstream.files import journal, recorded, recording
-from ppgstream.files.journal import Row, note
+from ppgstream.files.journal import Row, noted
+from ppgstream.live.receiver import Patience, Receiver
 from ppgstream.live.recorder import FLUSH_S, LOCK, Recorder
 from ppgstream.live.snapshot import EventStatus
 from ppgstream.wire.message import EMPTY, Beats, Chunk, Flag, Kind, encode
@@ -318,7 +320,9 @@ def test_zeros_behind_a_cut_are_no_rows(tmp_path: Path) -> None:
     path = tmp_path / "x.journal"
     journal.append(path, "a", [Row(START_NS, encode(raw(0))[1])])
     path.write_bytes(path.read_bytes() + bytes(1000))
-    assert recorded.of_journal(path).facts["heard_until_ns"] == START_NS
+    found = recorded.of_journal(path)
+    assert found is not None
+    assert found.facts["heard_until_ns"] == START_NS
 
 
 def test_a_sensor_that_counts_from_0_again_goes_on_beside_the_daemon_s_next_session(desk: Desk) -> None:
@@ -330,6 +334,14 @@ def test_a_sensor_that_counts_from_0_again_goes_on_beside_the_daemon_s_next_sess
     assert facts_in(path)["samples"] == {"raw": 800, "denoised": 800, "denoised_without_raw": 0}
     read = recording.read(path).samples
     np.testing.assert_array_equal(read[np.isfinite(read)], [*WAVE[:300], *other[:500]])
+
+
+def test_a_first_message_that_comes_late_is_no_restart(desk: Desk) -> None:
+    desk.hear(raw(25), raw(0), raw(50), raw(100), raw(75), raw(0, 50), *(clean(k, 25) for k in range(0, 125, 25)))
+    desk.recorder.close()
+    path = desk.folder / desk.files()[0]
+    assert facts_in(path)["samples"] == {"raw": 125, "denoised": 125, "denoised_without_raw": 0}
+    np.testing.assert_array_equal(recording.read(path).samples, WAVE[:125])
 
 
 @both_formats
@@ -379,8 +391,18 @@ def test_a_damaged_message_costs_itself(tmp_path: Path) -> None:
     path = tmp_path / "x.journal"
     bodies = [bytearray(encode(raw(25 * k))[1]) for k in range(4)]
     bodies[1][60] ^= 1
-    journal.append(path, "a", [note(0, begins={}), *(Row(k, bytes(body)) for k, body in enumerate(bodies)), Row(9, b"{no note")])
+    journal.append(
+        path,
+        "a",
+        [
+            noted(0, begins={}),
+            *(Row(k, bytes(body)) for k, body in enumerate(bodies)),
+            Row(9, b"{no note"),
+            Row(9, b'{"cut": 5}'),
+        ],
+    )
     found = recorded.of_journal(path)
+    assert found is not None
     assert found.facts["damaged_messages"] == 1
     assert found.columns["index"].values.tolist() == [*range(25), *range(50, 100)]
 
@@ -519,3 +541,26 @@ def test_wrong_requests_are_told(tmp_path: Path) -> None:
     ):
         done = subprocess.run([*PPGSTREAM, "record", *map(str, arguments)], capture_output=True, text=True, check=False)
         assert (done.returncode, text in done.stderr) == (code, True), done.stderr
+
+
+def test_of_several_streams_others_are_neither_recorded_nor_waited_for(tmp_path: Path) -> None:
+    context: zmq.Context[Any] = zmq.Context()
+    publisher = context.socket(zmq.XPUB)
+    publisher.bind(f"ipc://{tmp_path}/out")
+    receiver = Receiver(f"ipc://{tmp_path}/out", ["a", "b"])
+    patience = Patience(receiver, until_end=True, wait_s=0.0)
+    try:
+        assert {publisher.recv() for _ in range(2)} == {b"\x01a", b"\x01b"}
+        for stream in ("a", "ab", "b", "c"):
+            publisher.send_multipart(encode(Chunk(stream, 1, 0, WAVE[:25])))
+        for stream in ("a", "b"):
+            publisher.send_multipart(encode(Chunk(stream, 1, 25, EMPTY, Kind.END)))
+        heard: set[str] = set()
+        deadline = time.monotonic() + 30
+        while not patience.over() and time.monotonic() < deadline:
+            heard |= {chunk.stream for chunk in receiver.poll(0.1)}
+        assert heard == {"a", "b"}
+        assert receiver.all_ended
+    finally:
+        receiver.close()
+        context.destroy(linger=0)

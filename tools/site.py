@@ -6,6 +6,7 @@ Fails if a link leads nowhere. Nothing is fetched.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
@@ -127,7 +128,7 @@ def _reference() -> str:
 
 def _config(pages: str, site: str) -> str:
     """The generator's settings: no fonts, icons or scripts from elsewhere."""
-    nav = [f'{{ "{title}" = {_toml(part)} }}' for title, part in NAV.items()]
+    nav = [f'{{ "{title}" = {json.dumps(part)} }}' for title, part in NAV.items()]
     return f"""
 [project]
 site_name = "ppgstream"
@@ -156,10 +157,6 @@ show_symbol_type_heading = true
 separate_signature = true
 members_order = "source"
 """
-
-
-def _toml(part: str | list[str]) -> str:
-    return f'"{part}"' if isinstance(part, str) else "[" + ", ".join(f'"{one}"' for one in part) + "]"
 
 
 class Page(NamedTuple):

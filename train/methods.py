@@ -17,7 +17,7 @@ from ppgstream.core.engine import Engine
 from ppgstream.core.follower import Due, Follower
 from ppgstream.core.quality import held_rows
 from ppgstream.core.rate import RateRules, fill
-from ppgstream.core.scaling import normalise, standard_scale_of, z_scale_of
+from ppgstream.core.scaling import SCALES, scaled
 from ppgstream.errors import UsageError
 from ppgstream.files import offline
 from ppgstream.lab import noise
@@ -67,11 +67,9 @@ def windows_through(denoiser: Denoiser, scaling: Scaling = "min-max") -> Windows
 
     def denoise(x: Float64) -> Float64:
         known = ~held_rows(x)
-        if scaling in ("min-max", "none"):  # bare windows are of 0..1
-            scaled = x.astype(np.float32)
-        else:
-            scaled = normalise(x, (standard_scale_of if scaling == "standard" else z_scale_of)(x, known))
-        return denoiser(Batch(scaled, known)).y.astype(np.float64)
+        bare = scaling in ("min-max", "none")  # these windows are of 0..1
+        batch = x.astype(np.float32) if bare else scaled(x, SCALES[scaling](x, known), scaling)
+        return denoiser(Batch(batch, known)).y.astype(np.float64)
 
     return denoise
 

@@ -11,9 +11,10 @@ from typing import Annotated, Any, Literal, get_args
 import msgspec
 from msgspec import Meta
 
+from ppgstream.config import read_toml
 from ppgstream.errors import ConfigError, UsageError
 from ppgstream.model.architecture import DEFAULT_SIZES, Architecture, check
-from ppgstream.storage import MOST_TEXT, read_regular, shown, toml_of
+from ppgstream.storage import shown
 
 Count = Annotated[int, Meta(ge=1, le=1_000_000)]
 Size = Annotated[int, Meta(ge=1, le=4096)]
@@ -183,12 +184,7 @@ def _as_list(key: str, value: Any) -> Any:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    try:
-        return toml_of(read_regular(path, MOST_TEXT))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the recipe: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from error
+    return read_toml(path, "recipe")
 
 
 def _check(recipe: Recipe, source: str) -> None:

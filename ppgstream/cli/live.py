@@ -35,7 +35,10 @@ if TYPE_CHECKING:
     from ppgstream.show.web import Web
 
 STATUS = "tcp://127.0.0.1:5602"  # where a daemon is asked
-GONE_S = 10.0  # a daemon publishes a STATUS a second for each live stream
+PUBLISHED = "tcp://127.0.0.1:5601"  # where it publishes
+FromOption = Annotated[str, typer.Option("--from", metavar="ENDPOINT", help="The socket that the daemon publishes on.")]
+UntilEndOption = Annotated[bool, typer.Option("--until-end", help="Stop once every stream seen has ended.")]
+WaitOption = Annotated[float, typer.Option(min=0, help="Exit 69 if nothing has come after so many seconds; 0: wait for ever.")]
 
 
 @app.command(cls=Command)
@@ -274,23 +277,17 @@ def _tracks(
 
 @app.command(cls=Command)
 def tap(
-    from_: Annotated[
-        str, typer.Option("--from", metavar="ENDPOINT", help="The socket that the daemon publishes on.")
-    ] = "tcp://127.0.0.1:5601",
+    from_: FromOption = PUBLISHED,
     stream: Annotated[str | None, typer.Option(help="Show this stream only.")] = None,
     format: Annotated[
         str,
         typer.Option(help="csv, ndjson; values: the denoised values alone; rates, beats: csv of the heart rates, of the beats."),
     ] = "csv",
-    until_end: Annotated[bool, typer.Option("--until-end", help="Stop once every stream seen has ended.")] = False,
-    wait: Annotated[
-        float, typer.Option(min=0, help="Exit 69 if nothing has come after so many seconds; 0: wait for ever.")
-    ] = 0.0,
+    until_end: UntilEndOption = False,
+    wait: WaitOption = 0.0,
     key: KeyOption = None,
 ) -> None:
     """Published samples as lines on stdout."""
-    import time
-
     from ppgstream.files import lines as shape
     from ppgstream.files import recording
     from ppgstream.live import receiver as taps
@@ -307,27 +304,19 @@ def tap(
         raise UsageError(f"--format {format!r}: must be one of {', '.join(shapes)}")
     stop = Stop()
     receiver = taps.Receiver(from_, stream, key=key_of(key))
-    messages = 0
-    started = heard = time.monotonic()
+    patience = taps.Patience(receiver, until_end, wait)
     if format in heads:
         print(heads[format], flush=True)
-    while not stop():
-        lines = [line for chunk in receiver.poll(0.2) for line in shapes[format](chunk)]
-        if lines:
-            sys.stdout.write("\n".join(lines) + "\n")
-            sys.stdout.flush()
-        receiver.check()
-        if until_end and receiver.all_ended:
-            break
-        if receiver.messages != messages:
-            messages, heard = receiver.messages, time.monotonic()
-        elif until_end and receiver.accounts and time.monotonic() - heard > GONE_S:
-            receiver.close()
-            raise SourceError(f"{from_}: silent for {GONE_S:g} s though streams have not ended: the daemon is gone")
-        if wait and not receiver.accounts and time.monotonic() - started > wait:
-            receiver.close()
-            raise SourceError(f"{from_}: nothing came in {wait:g} s")
-    receiver.close()
+    try:
+        while not stop():
+            lines = [line for chunk in receiver.poll(0.2) for line in shapes[format](chunk)]
+            if lines:
+                sys.stdout.write("\n".join(lines) + "\n")
+                sys.stdout.flush()
+            if patience.over():
+                break
+    finally:
+        receiver.close()
     received = sum(a.received for a in receiver.accounts.values())
     gap = sum(a.gap for a in receiver.accounts.values())
     unended = sum(not a.ended for a in receiver.accounts.values())

@@ -9,10 +9,9 @@ from typing import Annotated
 
 import typer
 
-from ppgstream.cli.live import GONE_S, STATUS
+from ppgstream.cli.live import PUBLISHED, STATUS, FromOption, UntilEndOption, WaitOption
 from ppgstream.cli.shared import Command, KeyOption, Stop, app, key_of, say
-from ppgstream.cli.sources import check_package
-from ppgstream.errors import SourceError, UsageError
+from ppgstream.errors import UsageError
 
 LOOK_S = 1.0  # between two looks at the daemon's events
 NO_RAW_S = 5.0  # of clean samples without raw ones, before that is said
@@ -21,9 +20,7 @@ NO_RAW_S = 5.0  # of clean samples without raw ones, before that is said
 @app.command(cls=Command)
 def record(
     out: Annotated[Path, typer.Option("--out", "-o", metavar="DIR", help="The folder of the files: DIR/STREAM/STREAM_TIME.")],
-    from_: Annotated[
-        str, typer.Option("--from", metavar="ENDPOINT", help="The socket that the daemon publishes on.")
-    ] = "tcp://127.0.0.1:5601",
+    from_: FromOption = PUBLISHED,
     status: Annotated[
         str, typer.Option(metavar="ENDPOINT", help="The daemon's status socket, for its events; '': none.")
     ] = STATUS,
@@ -31,19 +28,18 @@ def record(
     format: Annotated[str, typer.Option(help="parquet, or npz, which needs no more packages.")] = "parquet",
     minutes: Annotated[int, typer.Option(min=1, max=1440, help="Of the wall clock, in a file.")] = 60,
     seconds: Annotated[float, typer.Option(min=0, help="Stop after so many seconds; 0: when asked to.")] = 0.0,
-    until_end: Annotated[bool, typer.Option("--until-end", help="Stop once every stream seen has ended.")] = False,
-    wait: Annotated[
-        float, typer.Option(min=0, help="Exit 69 if nothing has come after so many seconds; 0: wait for ever.")
-    ] = 0.0,
+    until_end: UntilEndOption = False,
+    wait: WaitOption = 0.0,
     key: KeyOption = None,
 ) -> None:
     """Record what a daemon publishes into files: raw beside clean (of `ppgstream run --raw`), confidence, flags, beats, heart
     rates, events. `denoise` and `replay` read them. Docs: docs/formats.md."""
     from rich.console import Console
 
+    from ppgstream.cli.sources import check_package
     from ppgstream.config import check_endpoint
     from ppgstream.files import recorded
-    from ppgstream.live.receiver import Receiver
+    from ppgstream.live.receiver import Patience, Receiver
     from ppgstream.live.recorder import Recorder
     from ppgstream.live.status import StatusClient
 
@@ -56,22 +52,19 @@ def record(
     if status:
         check_endpoint(status, "--status", keyed=own is not None)
     stop = Stop()
-    wanted = set(stream or [])
     recorder = Recorder(out, format=format, say=say, file_s=60 * minutes)
     recorder.recover()
-    receiver = Receiver(from_, stream[0] if stream and len(stream) == 1 else None, raw=True, key=own)
+    receiver = Receiver(from_, stream, raw=True, key=own)
     client = StatusClient(status, key=own) if status else None
     console = Console(stderr=True)
-    started = heard = looked = time.monotonic()
+    patience = Patience(receiver, until_end, wait)
+    started = looked = time.monotonic()
     clean_since = 0.0
-    messages = 0
-    gone = ""
     try:
         with console.status(f"waiting for {from_}") if console.is_terminal else contextlib.nullcontext() as shown:
             while not stop() and not (seconds and time.monotonic() - started > seconds):
                 for chunk in receiver.poll(0.2):
-                    if not wanted or chunk.stream in wanted:
-                        recorder.take(chunk)
+                    recorder.take(chunk)
                 recorder.look()
                 now = time.monotonic()
                 if client is not None and now - looked >= LOOK_S:
@@ -88,26 +81,15 @@ def record(
                         f"{recorder.streams} streams, {recorder.raw:,} samples raw, {recorder.samples:,} clean, lost on the way "
                         f"{receiver.lost:,}, files closed {recorder.files}; Ctrl-C ends"
                     )
-                receiver.check()
-                if until_end and receiver.all_ended:
-                    break
-                if receiver.messages != messages:
-                    messages, heard = receiver.messages, now
-                elif until_end and receiver.accounts and now - heard > GONE_S:
-                    gone = f"{from_}: silent for {GONE_S:g} s though streams have not ended: the daemon is gone"
-                    break
-                if wait and not receiver.accounts and now - started > wait:
-                    gone = f"{from_}: nothing came in {wait:g} s"
+                if patience.over():
                     break
     finally:
         recorder.close()
         receiver.close()
         if client is not None:
             client.close()
-    say(
-        f"recorded {recorder.raw:,} samples raw and {recorder.samples:,} denoised in {recorder.files} files in {out}; "
-        f"lost on the way here {receiver.lost:,}, damaged {receiver.damaged}"
-    )
-    if gone:
-        raise SourceError(gone)
+        say(
+            f"recorded {recorder.raw:,} samples raw and {recorder.samples:,} denoised in {recorder.files} files in {out}; "
+            f"lost on the way here {receiver.lost:,}, damaged {receiver.damaged}"
+        )
     raise typer.Exit(stop.exit_code())

@@ -6,10 +6,13 @@ every reduction runs along the row (no BLAS call here, whose rounding may change
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ppgstream.core.denoiser import Scaling
 
 FARTHEST = 1e6  # of a normalised sample from 0: beyond it, a masked sample might become infinite in float32
 LARGEST = 3e38  # of a sample that is not normalised: float32's limit
@@ -75,6 +78,19 @@ def no_scale_of(x: Float64, valid: Bool) -> Scale:
     """Rows of `x` (n, m) as they are: offset 0, gain 1; `flat` as `scale_of` says."""
     flat = scale_of(x, valid).flat
     return Scale(np.zeros(flat.shape), np.ones(flat.shape), flat)
+
+
+SCALES: Mapping[Scaling, Callable[[Float64, Bool], Scale]] = {
+    "min-max": scale_of,
+    "standard": standard_scale_of,
+    "z-score": z_scale_of,
+    "none": no_scale_of,
+}
+
+
+def scaled(x: Float64, scale: Scale, scaling: Scaling) -> Float32:
+    """Rows of `x` (n, m) under a scale of this kind, as the model sees them."""
+    return normalise(x, scale, LARGEST if scaling == "none" else FARTHEST)
 
 
 def _standard_scale_of_whole(x: Float64) -> Scale:

@@ -12,18 +12,7 @@ from ppgstream.core.measured import HELD, MEASURED, OUTLIER
 from ppgstream.core.plan import Plan
 from ppgstream.core.polarity import skewness_of
 from ppgstream.core.ready import Ready
-from ppgstream.core.scaling import (
-    FARTHEST,
-    LARGEST,
-    Scale,
-    denormalise,
-    fit_to_input,
-    no_scale_of,
-    normalise,
-    scale_of,
-    standard_scale_of,
-    z_scale_of,
-)
+from ppgstream.core.scaling import SCALES, Scale, denormalise, fit_to_input, scaled
 
 
 class Tile(NamedTuple):
@@ -66,12 +55,8 @@ def tile_of(ready: list[Ready], plan: Plan) -> Tile:
     # The course's networks were trained on windows scaled by all their samples, clipped ones included.
     as_course = plan.answers == "clean" and plan.scaling == "min-max"
     scaled_by = state <= HELD if as_course else measured
-    scale = _SCALES[plan.scaling](x, scaled_by)
-    scaled = normalise(x, scale, LARGEST if plan.scaling == "none" else FARTHEST)
-    return Tile(plan, ready, x, state, sign, scale, Batch(scaled, measured))
-
-
-_SCALES = {"min-max": scale_of, "standard": standard_scale_of, "z-score": z_scale_of, "none": no_scale_of}
+    scale = SCALES[plan.scaling](x, scaled_by)
+    return Tile(plan, ready, x, state, sign, scale, Batch(scaled(x, scale, plan.scaling), measured))
 
 
 def _signs(ready: list[Ready], x: NDArray[np.float64], state: NDArray[np.uint8], fs: float) -> NDArray[np.float64]:

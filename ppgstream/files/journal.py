@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import msgspec
 
 from ppgstream.errors import DataError
 
@@ -32,18 +33,29 @@ class Row(NamedTuple):
     body: bytes
 
     @property
-    def note(self) -> dict[str, Any] | None:
-        """What a note says; None for a message."""
+    def note(self) -> Note | None:
+        """What a note says, nothing if it is damaged; None for a message."""
         if not self.body.startswith(b"{"):
             return None
         try:
-            return dict(json.loads(self.body))
-        except ValueError:
-            return {}
+            return msgspec.json.decode(self.body, type=Note)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return Note()
 
 
-def note(heard_ns: int, **said: Any) -> Row:
-    return Row(heard_ns, json.dumps(said).encode())
+class Note(msgspec.Struct, omit_defaults=True):
+    """What is noted between messages. begins, cut: by session (16 hexadecimal digits), the index from which its raw samples are
+    in this file, and from which they are in the next. closed: the file was ended in order. event: of the daemon."""
+
+    begins: dict[str, int] = {}
+    cut: dict[str, int] = {}
+    closed: bool = False
+    event: dict[str, Any] | None = None
+
+
+def noted(heard_ns: int, **said: Any) -> Row:
+    """A row with a note of these fields."""
+    return Row(heard_ns, msgspec.json.encode(Note(**said)))
 
 
 def suffix_of(format: str) -> str:

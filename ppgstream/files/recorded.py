@@ -17,8 +17,8 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.errors import DataError, WireError
-from ppgstream.files.journal import Row, read
+from ppgstream.errors import WireError
+from ppgstream.files.journal import Note, Row, read
 from ppgstream.storage import replace_file_by
 from ppgstream.wire.message import Chunk, Flag, Kind, decode
 
@@ -55,17 +55,14 @@ class _Session:
     cut: int | None = None  # raw samples from this index on are in the next file
 
 
-def of_journal(path: Path) -> Recorded:
-    """What a journal holds. Raises DataError for a file that is no journal, or without a sample; OSError."""
+def of_journal(path: Path) -> Recorded | None:
+    """What a journal holds; None where it holds no sample. Raises DataError for a file that is no journal, OSError."""
     stream, rows = read(path)
     sessions, notes, damaged = _sorted_out(stream, rows)
-    events = [told["event"] for told in notes if isinstance(told.get("event"), dict)]
-    closed = any("closed" in told for told in notes)
-    for told in notes:
-        for name in ("begins", "cut"):
-            for number, index in dict(told.get(name, {})).items():
-                if (one := sessions.get(int(number, 16))) is not None:
-                    setattr(one, name, int(index))
+    for one in sessions.values():
+        number = f"{one.number:016x}"
+        one.begins = next((note.begins[number] for note in notes if number in note.begins), None)
+        one.cut = next((note.cut[number] for note in notes if number in note.cut), None)
     parts: list[dict[str, Column]] = []
     ends_s = 0.0
     first_ns = min((one.heard_ns for one in sessions.values()), default=0)
@@ -75,22 +72,27 @@ def of_journal(path: Path) -> Recorded:
             parts.append(part)
             ends_s = float(np.nan_to_num(part["t_s"].values[-1])) + 1.0 / (_fs(one) or 1.0)
     if not parts:
-        raise DataError(f"{path}: holds no sample")
+        return None
     columns = {name: _joined([part[name] for part in parts]) for name in parts[0]}
     if not _there(columns["raw"]).any():
         del columns["raw"]
     rate = next(filter(None, (_fs(one) for one in sessions.values())), 0.0)
     facts = facts_of(stream, rate, sessions.values(), columns)
-    facts |= {"heard_from_ns": rows[0].heard_ns, "heard_until_ns": rows[-1].heard_ns, "complete": closed, "events": events}
+    facts |= {
+        "heard_from_ns": rows[0].heard_ns,
+        "heard_until_ns": rows[-1].heard_ns,
+        "complete": any(note.closed for note in notes),
+    }
+    facts["events"] = [note.event for note in notes if note.event is not None]
     if damaged:
         facts["damaged_messages"] = damaged
     return Recorded(columns, facts)
 
 
-def _sorted_out(stream: str, rows: Iterable[Row]) -> tuple[dict[int, _Session], list[dict[str, Any]], int]:
+def _sorted_out(stream: str, rows: Iterable[Row]) -> tuple[dict[int, _Session], list[Note], int]:
     """The messages by session, the notes, and how many messages were damaged."""
     sessions: dict[int, _Session] = {}
-    notes: list[dict[str, Any]] = []
+    notes: list[Note] = []
     damaged = 0
     for row in rows:
         if (told := row.note) is not None:
@@ -121,11 +123,12 @@ def _fs(one: _Session) -> float:
 
 
 def _places(chunks: Sequence[Chunk]) -> NDArray[np.int64]:
-    return np.concatenate([np.zeros(0, np.int64), *(np.arange(c.index, c.index + len(c.samples)) for c in chunks)])
+    return _of((np.arange(c.index, c.index + len(c.samples)) for c in chunks), np.int64)
 
 
-def _of(chunks: Sequence[Chunk], values: Iterable[NDArray[Any]], dtype: Any) -> NDArray[Any]:
-    return np.concatenate([np.zeros(0, dtype), *values]) if chunks else np.zeros(0, dtype)
+def _of(values: Iterable[NDArray[Any]], dtype: Any) -> NDArray[Any]:
+    """Arrays one after the other; an empty one of `dtype` if there are none."""
+    return np.concatenate([np.zeros(0, dtype), *values])
 
 
 def _times(chunks: Sequence[Chunk], fs: float) -> NDArray[np.int64]:
@@ -136,7 +139,7 @@ def _times(chunks: Sequence[Chunk], fs: float) -> NDArray[np.int64]:
         else np.zeros(len(c.samples), np.int64)
         for c in chunks
     ]
-    return np.concatenate([np.zeros(0, np.int64), *parts])
+    return _of(parts, np.int64)
 
 
 def _first_of_each(index: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -157,7 +160,7 @@ def _table(one: _Session, starts_s: float) -> dict[str, Column]:
     clean_at = _places(one.clean)
     clean_kept = _first_of_each(clean_at)
     beats = [c.beats for c in one.told if c.beats is not None]
-    beat_at = np.concatenate([np.zeros(0, np.int64), *(b.at.astype(np.int64) for b in beats)])
+    beat_at = _of((b.at.astype(np.int64) for b in beats), np.int64)
     rate_at = np.array([c.index - 1 for c in one.told if c.beats is not None and not np.isnan(c.beats.bpm)], np.int64)
     index = np.unique(np.concatenate([raw_at[kept], clean_at[clean_kept], beat_at, rate_at]))
     n = len(index)
@@ -170,13 +173,12 @@ def _table(one: _Session, starts_s: float) -> dict[str, Column]:
         there[rows], out[rows] = True, values
         return Column(out, there)
 
-    raw = _of(one.raw, (c.samples for c in one.raw), one.raw[0].samples.dtype if one.raw else np.float32)
+    raw = _of((c.samples for c in one.raw), one.raw[0].samples.dtype if one.raw else np.float32)
     raw = raw.astype(np.float64) if raw.dtype.kind in "iu" else raw
     raw_ns, clean_ns = _times(one.raw, fs), _times(one.clean, fs)
     time_ns = column(clean_at[clean_kept], clean_ns[clean_kept])
     heard = column(raw_at[kept], raw_ns[kept])
     ns = np.where(_there(heard) & (heard.values != 0), heard.values, time_ns.values)
-    sure = [b.confidence for b in beats], [b.interval_ms for b in beats], [b.error_ms for b in beats]
     f4 = np.float32
     bpm = [c.beats for c in one.told if c.beats is not None and not np.isnan(c.beats.bpm)]
     return {
@@ -185,21 +187,21 @@ def _table(one: _Session, starts_s: float) -> dict[str, Column]:
         "t_s": Column(starts_s + (index - index[0]) / (fs or np.nan)),
         "time_ns": Column(ns, ns != 0),
         "raw": column(raw_at[kept], raw[kept]),
-        "denoised": column(clean_at[clean_kept], _of(one.clean, (c.samples for c in one.clean), f4)[clean_kept]),
+        "denoised": column(clean_at[clean_kept], _of((c.samples for c in one.clean), f4)[clean_kept]),
         "confidence": column(clean_at[clean_kept], _annotation(one.clean, "confidence", f4)[clean_kept]),
         "flags": column(clean_at[clean_kept], _annotation(one.clean, "flags", np.uint16)[clean_kept]),
-        "beat_confidence": column(beat_at, np.concatenate([np.zeros(0, f4), *sure[0]])),
-        "beat_interval_ms": column(beat_at, np.concatenate([np.zeros(0, f4), *sure[1]])),
-        "beat_error_ms": column(beat_at, np.concatenate([np.zeros(0, f4), *sure[2]])),
+        "beat_confidence": column(beat_at, _of((b.confidence for b in beats), f4)),
+        "beat_interval_ms": column(beat_at, _of((b.interval_ms for b in beats), f4)),
+        "beat_error_ms": column(beat_at, _of((b.error_ms for b in beats), f4)),
         "hr_bpm": column(rate_at, np.array([b.bpm for b in bpm], f4)),
         "hr_confidence": column(rate_at, np.array([b.bpm_confidence for b in bpm], f4)),
     }
 
 
 def _annotation(chunks: Sequence[Chunk], name: str, dtype: Any) -> NDArray[Any]:
-    values = (getattr(c, name) for c in chunks)
-    return np.concatenate([np.zeros(0, dtype), *(np.zeros(len(c.samples), dtype) if v is None else v for c, v in
-                                                zip(chunks, values, strict=True))])  # fmt: skip
+    """The confidence or the flags of clean samples; 0 of a message without."""
+    found = ((getattr(c, name), len(c.samples)) for c in chunks)
+    return _of((np.zeros(n, dtype) if values is None else values for values, n in found), dtype)
 
 
 def _there(column: Column) -> NDArray[np.bool_]:
@@ -276,11 +278,8 @@ def _write_npz(file: IO[bytes], recorded: Recorded) -> None:
 def close(path: Path, format: str) -> tuple[Path, dict[str, Any]] | None:
     """Make a file of `format` of a journal, and remove the journal. The file and what it says of itself; None where the journal
     holds no sample, and nothing is made. Raises DataError for a file that is no journal, OSError."""
-    try:
-        recorded = of_journal(path)
-    except DataError as error:
-        if not str(error).endswith("holds no sample"):
-            raise
+    recorded = of_journal(path)
+    if recorded is None:
         path.unlink()
         return None
     made = path.with_suffix(f".{format}")

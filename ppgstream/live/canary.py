@@ -9,6 +9,7 @@ import numpy as np
 
 from ppgstream.core.denoiser import Answer, Batch, Denoiser
 from ppgstream.core.plan import Plan
+from ppgstream.core.scaling import SCALES, scaled
 from ppgstream.live.workers import Found, Workers
 
 IDLE_S = 2.0  # without a window that the model has answered: then the canary is sent
@@ -17,12 +18,11 @@ BPM = 72.0
 
 
 def canary_of(plan: Plan) -> Batch:
-    """A window of a clean pulse as the model sees windows: (1, context + window), scaled to 0..1."""
+    """A window of a clean pulse as the model sees windows: (1, context + window)."""
     n = plan.geometry.context + plan.geometry.window
     wave = np.exp(2 * np.cos(2 * np.pi * BPM / 60 * np.arange(n) / plan.fs) - 2)
-    low, high = wave.min(), wave.max()
-    x = (wave - wave.mean()) / wave.std() if plan.scaling == "standard" else (wave - low) / (high - low)
-    return Batch(x[None, :].astype(np.float32), np.ones((1, n), np.bool_))
+    x, valid = wave[None, :], np.ones((1, n), np.bool_)
+    return Batch(scaled(x, SCALES[plan.scaling](x, valid), plan.scaling), valid)
 
 
 def fault_of(found: Found, plan: Plan) -> str:

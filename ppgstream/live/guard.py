@@ -130,7 +130,7 @@ class Guard:
             self._may[user, stream] = known
         if not known:
             name = self._allowed.get(user.encode(), ("a key that was taken from the list", None))[0]
-            self._refuse(f"in: {stream}: [{name}] may not send it", stream)
+            self._refuse(f"{stream}: the key [{name}] may not send it", stream)
         return known
 
     def may_ask(self, user: str) -> bool:

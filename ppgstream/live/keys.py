@@ -13,6 +13,7 @@ from typing import NamedTuple
 import msgspec
 import zmq
 
+from ppgstream.config import read_toml
 from ppgstream.errors import ConfigError, OutputError
 from ppgstream.storage import MOST_TEXT, read_regular, replace_files, shown, toml_of
 from ppgstream.wire.message import STREAM_ID
@@ -139,12 +140,7 @@ def z85(text: str, where: str, *, optional: bool = False) -> bytes:
 
 def read_allowed(path: Path) -> dict[bytes, tuple[str, Allowed]]:
     """The names and rights of a daemon's list, by their keys. Raises ConfigError."""
-    try:
-        told = toml_of(read_regular(path, MOST_TEXT))
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot read the list of keys: {error.strerror}") from error
-    except ValueError as error:
-        raise ConfigError(f"{path}: not TOML: {error}") from error
+    told = read_toml(path, "list of keys")
     found: dict[bytes, tuple[str, Allowed]] = {}
     for name, value in told.items():
         try:

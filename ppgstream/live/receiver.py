@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import zmq
@@ -12,6 +13,7 @@ from ppgstream.live.endpoints import MOST_BODY, Handshakes, Inbox, attach, make
 from ppgstream.live.keys import Key
 from ppgstream.wire.message import Chunk, Kind, decode
 
+GONE_S = 10.0  # a daemon publishes a STATUS a second for each live stream
 MESSAGES_A_POLL = 256  # so that what came is shown before more is read
 
 
@@ -36,12 +38,40 @@ class Account:
 
 
 @dataclass(slots=True)
+class Patience:
+    """When to stop listening: to be asked again and again. until_end: once every stream seen has ended. wait_s: for how long
+    anything is waited for; 0: for ever."""
+
+    receiver: Receiver
+    until_end: bool
+    wait_s: float
+    _started: float = field(default_factory=time.monotonic)
+    _heard: float = field(default_factory=time.monotonic)
+    _messages: int = 0
+
+    def over(self) -> bool:
+        """Raises SourceError where the daemon is gone, refuses this end, or nothing came."""
+        receiver, now = self.receiver, time.monotonic()
+        receiver.check()
+        if self.until_end and receiver.all_ended:
+            return True
+        if receiver.messages != self._messages:
+            self._messages, self._heard = receiver.messages, now
+        elif self.until_end and receiver.accounts and now - self._heard > GONE_S:
+            why = f"silent for {GONE_S:g} s though streams have not ended: the daemon is gone"
+            raise SourceError(f"{receiver.endpoint}: {why}")
+        if self.wait_s and not receiver.accounts and now - self._started > self.wait_s:
+            raise SourceError(f"{receiver.endpoint}: nothing came in {self.wait_s:g} s")
+        return False
+
+
+@dataclass(slots=True)
 class Receiver:
-    """Subscribes to a daemon's output. `stream` None means all of them. raw: give what the daemon heard (kind RAW) too, which the
-    accounts leave out. key: for a daemon that asks for one."""
+    """Subscribes to a daemon's output. `stream`: one, or several; None: all of them. raw: give what the daemon heard (kind RAW)
+    too, which the accounts leave out. key: for a daemon that asks for one."""
 
     endpoint: str
-    stream: str | None = None
+    stream: str | Collection[str] | None = None
     high_water_mark: int = 100_000
     raw: bool = False
     key: Key | None = None
@@ -53,13 +83,16 @@ class Receiver:
     socket: zmq.Socket[bytes] = field(init=False)
     _inbox: Inbox = field(init=False)
     _handshakes: Handshakes = field(init=False)
+    _wanted: set[str] = field(init=False)
 
     def __post_init__(self) -> None:
         self._context = zmq.Context()
         self.socket = make(self._context, zmq.SUB, most=MOST_BODY, rcvhwm=self.high_water_mark)
         self._inbox = Inbox(self.socket)
+        self._wanted = {self.stream} if isinstance(self.stream, str) else set(self.stream or ())
         # A subscription is a prefix: "a" would bring "ab" too, so ids are compared again on arrival.
-        self.socket.setsockopt(zmq.SUBSCRIBE, (self.stream or "").encode("ascii", "replace"))
+        for stream in self._wanted or {""}:
+            self.socket.setsockopt(zmq.SUBSCRIBE, stream.encode("ascii", "replace"))
         try:
             self._handshakes = Handshakes(self.socket, self.endpoint, self.key, "read")
             attach(self.socket, self.endpoint, bind=False, key=self.key)
@@ -86,7 +119,7 @@ class Receiver:
             except WireError:
                 self.damaged += 1
                 continue
-            if self.stream is not None and chunk.stream != self.stream:
+            if self._wanted and chunk.stream not in self._wanted:
                 continue
             if chunk.kind is not Kind.RAW:
                 self.accounts.setdefault((chunk.stream, chunk.session), Account()).take(chunk)

@@ -21,8 +21,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
+import msgspec
 from msgspec import structs
 
+from ppgstream.core.sequence import HOLD, HOLD_S
 from ppgstream.errors import DataError, OutputError, UsageError
 from ppgstream.files import journal, recorded
 from ppgstream.files.journal import Row
@@ -40,19 +42,21 @@ LOCK = ".ppgstream-record.lock"
 @dataclass
 class _Lives:
     """The raw messages of a stream's session: a sensor that counts from 0 again goes on under the next session, as the daemon's
-    output does. known: by index, the CRC of the newest messages."""
+    output does. known: of the newest messages, by their index and length, the CRC."""
 
     session: int
     lives: int = 0
-    known: dict[int, int] = field(default_factory=dict)
+    known: dict[tuple[int, int], int] = field(default_factory=dict)
 
     def of(self, chunk: Chunk) -> int:
-        """The session that a message's samples belong to."""
-        crc, there = zlib.crc32(chunk.samples.tobytes()), self.known.get(chunk.index)
-        if there not in (None, crc) or (self.known and chunk.index < next(iter(self.known))):
+        """The session that a message's samples belong to. A message that only comes late or twice changes nothing."""
+        key, crc = (chunk.index, len(chunk.samples)), zlib.crc32(chunk.samples.tobytes())
+        oldest = next(iter(self.known), key)[0]
+        late = max(HOLD, round(HOLD_S * (chunk.fs or 125.0)))  # by so many samples the daemon takes what comes late
+        if self.known.get(key, crc) != crc or chunk.stop + late < oldest:
             self.lives += 1
             self.known.clear()
-        self.known[chunk.index] = crc
+        self.known[key] = crc
         if len(self.known) > MOST_PENDING:
             del self.known[next(iter(self.known))]
         return (self.session + self.lives) % 2**64
@@ -123,8 +127,8 @@ class Recorder:
         return len(self._open)
 
     def recover(self) -> int:
-        """Begin to close the files that another recorder left open; how many. What cannot be read is told, and stays as it is. To
-        be called before anything is taken, which goes on meanwhile."""
+        """Begin to close the files that another recorder left open; how many. What cannot be read is told, and stays as it is.
+        Call it before the first `take`; it does not wait."""
         left = sorted(path for suffix in journal.SUFFIXES for path in self.folder.glob(f"*/*{suffix}"))
         self._left = set(left)
         for path in left:
@@ -174,9 +178,9 @@ class Recorder:
         at_ns = now - round(event.age_s * 1e9)
         told = {"time": _clock(at_ns), "name": event.name, "stream": event.stream, "text": event.text, "times": event.times}
         if (one := self._open.get(event.stream)) is not None:
-            self._add(one, journal.note(at_ns, event=told))
+            self._add(one, journal.noted(at_ns, event=told))
         with _writing(self.folder / "events.jsonl"), (self.folder / "events.jsonl").open("ab") as file:
-            file.write(journal.note(at_ns, **told).body + b"\n")
+            file.write(msgspec.json.encode(told) + b"\n")
 
     def look(self) -> None:
         """To be called often: put on the disk what has waited long enough, and end the files whose time is over."""
@@ -248,7 +252,7 @@ class Recorder:
         made = self._open[one.stream] = self._begin(one.stream, period, heard_ns)
         still = {raw.session for raw in one.pending} | {*list(one.clean_to)[-1:]}
         made.pending, made.clean_to = one.pending, {session: to for session, to in one.clean_to.items() if session in still}
-        self._add(made, journal.note(heard_ns, begins=cut))
+        self._add(made, journal.noted(heard_ns, begins=cut))
         for raw in one.pending:
             self._add(made, raw.row)
         self._end(one, cut)
@@ -256,7 +260,7 @@ class Recorder:
 
     def _end(self, one: _Open, cut: dict[str, int]) -> None:
         """End a file; `cut`: by session, from which index on raw samples are in the next."""
-        self._add(one, journal.note(self._wall_ns(), closed=True, cut=cut))
+        self._add(one, journal.noted(self._wall_ns(), closed=True, cut=cut))
         self._flush(one)
         self._closing.append((one.path, self._pool.submit(recorded.close, one.path, self.format)))
 

@@ -161,8 +161,11 @@ def _without_training(config: Any) -> Any:
 
 def check_config(config: Any) -> None:
     """Raises CheckpointError for a network's configuration with anything but listed classes of Keras itself."""
-    _check_sizes(config)
-    for one in _classes(config):
+    for key, one in _parts(config):
+        if isinstance(one, int) and abs(one) > MOST_SIZE and key != "shared_object_id" and "seed" not in key:
+            raise CheckpointError(f"a layer's {key or 'size'} is {one}: at most {MOST_SIZE:,}")
+        if not isinstance(one, dict) or "class_name" not in one:
+            continue
         name, module, registered = one.get("class_name"), one.get("module"), one.get("registered_name")
         where = f" ({one['config']['name']!r:.60})" if isinstance(one.get("config"), dict) and "name" in one["config"] else ""
         if not isinstance(name, str) or name not in LISTED:
@@ -178,30 +181,16 @@ def check_config(config: Any) -> None:
             )
 
 
-def _check_sizes(config: Any) -> None:
-    """Raises CheckpointError for a number that would make a layer that nobody needs for windows of `OWN_WINDOWS`."""
+def _parts(config: Any) -> Iterator[tuple[str, Any]]:
+    """Everything in a configuration, however deep, with the key that it stands under."""
     todo: list[tuple[str, Any]] = [("", config)]
     while todo:
         key, one = todo.pop()
+        yield key, one
         if isinstance(one, dict):
             todo.extend(one.items())
         elif isinstance(one, list):
             todo.extend((key, value) for value in one)
-        elif isinstance(one, int) and abs(one) > MOST_SIZE and key != "shared_object_id" and "seed" not in key:
-            raise CheckpointError(f"a layer's {key or 'size'} is {one}: at most {MOST_SIZE:,}")
-
-
-def _classes(config: Any) -> Iterator[dict[str, Any]]:
-    """Everything in a configuration that names a class, however deep."""
-    todo = [config]
-    while todo:
-        one = todo.pop()
-        if isinstance(one, dict):
-            if "class_name" in one:
-                yield one
-            todo.extend(one.values())
-        elif isinstance(one, list):
-            todo.extend(one)
 
 
 def _check_h5(source: Path | io.BytesIO) -> None:

@@ -72,21 +72,25 @@ def session_of(graph: Path | bytes, name: str = "") -> Any:
 DTYPES = {"tensor(float)": np.float32, "tensor(double)": np.float64, "tensor(float16)": np.float16}
 
 
+def answer_of(session: Any, x: NDArray[np.float32], name: str) -> NDArray[Any]:
+    """What a graph of one input answers to windows (n, window), as it answers. Raises CheckpointError where it does not."""
+    given, (n, window) = session.get_inputs()[0], x.shape
+    forms = {2: (n, window), 3: (n, 1, window) if given.shape[1:2] == [1] else (n, window, 1)}
+    try:
+        return np.asarray(session.run(None, {given.name: x.astype(DTYPES[given.type]).reshape(forms[len(given.shape)])})[0])
+    except Exception as error:  # ONNX Runtime raises classes of its own that share no base
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(f"{name}: ONNX Runtime cannot run the graph on windows of {window} samples: {why:.300}") from error
+
+
 def compute_of(session: Any, arch: Architecture, name: str) -> Compute:
     """A graph of the family `OWN`, however its one input and output lie: windows as (n, window), (n, window, 1) or (n, 1,
     window), the answer so too, or twice as much: the wave and its log variance. A call raises CheckpointError where it does
     not."""
-    given, window, outputs = session.get_inputs()[0], arch.window, len(arch.outputs)
-    dtype = DTYPES[given.type]
-    form: tuple[int, ...] = (-1, window)
-    if len(given.shape) == 3:
-        form = (-1, 1, window) if given.shape[1] == 1 else (-1, window, 1)
+    window, outputs = arch.window, len(arch.outputs)
 
     def compute(x: NDArray[np.float32], _: NDArray[np.bool_]) -> NDArray[np.float32]:
-        try:
-            y = np.asarray(session.run(None, {given.name: x.astype(dtype).reshape(form)})[0], np.float32)
-        except Exception as error:  # as above
-            raise CheckpointError(f"{name}: ONNX Runtime cannot run the graph: {str(error).splitlines()[0]}") from error
+        y = np.asarray(answer_of(session, x, name), np.float32)
         if y.shape == (len(x), window, 2) and outputs == 2:
             y = y.transpose(0, 2, 1)
         if len(y) != len(x) or y.size != len(x) * window * outputs:

@@ -13,16 +13,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ppgstream.core.scaling import no_scale_of, normalise, scale_of, z_scale_of
+from ppgstream.core.denoiser import Scaling
+from ppgstream.core.scaling import SCALES, scaled
 from ppgstream.errors import CheckpointError, UsageError
 from ppgstream.model import folder as folder_of
 from ppgstream.model.architecture import OWN, OWN_ANSWERS, OWN_WINDOWS, Architecture, check
 from ppgstream.model.checkpoint import DEFAULT_TILE
-from ppgstream.model.onnx_runtime import DTYPES, compute_of, session_of
+from ppgstream.model.onnx_runtime import DTYPES, answer_of, compute_of, session_of
 from ppgstream.model.tensorflow_runtime import Compute
 from ppgstream.storage import MOST_GRAPH, read_regular
 
-SCALINGS = {"min-max": "min-max", "standard": "z-score", "none": "none"}  # as asked for, and as an architecture states it
+SCALINGS: dict[str, Scaling] = {
+    "min-max": "min-max",
+    "standard": "z-score",
+    "none": "none",
+}  # as asked for, and as an architecture states it
 ANSWERS = OWN_ANSWERS
 GOLDEN = 10  # windows at least on which a network is tried: one of each kind
 CLOSE = 1e-3  # by how much answers may differ, of their SD, with what else is in the batch
@@ -146,7 +151,7 @@ def tried(graph: bytes, name: str, *, window: int | None, fs: float, scaling: st
     if batch > MOST_TILE:
         raise CheckpointError(f"{name}: takes {batch} windows at once: at most {MOST_TILE}")
     x = _golden(window, fs, SCALINGS[scaling], batch * -(-GOLDEN // batch))
-    answered = _answer(session, given, x[:batch], window, name)
+    answered = answer_of(session, x[:batch], name)
     plain = answered.shape in ((batch, window), (batch, window, 1), (batch, 1, window))
     double = answered.shape in ((batch, 2 * window), (batch, window, 2), (batch, 2, window))
     if not plain and not double:
@@ -218,7 +223,7 @@ def _parameters(graph: bytes) -> int:
     return sum(int(np.prod(tensor.dims, dtype=np.int64)) for tensor in stored if tensor.data_type in kinds)
 
 
-def _golden(window: int, fs: float, scaling: str, n: int) -> NDArray[np.float32]:
+def _golden(window: int, fs: float, scaling: Scaling, n: int) -> NDArray[np.float32]:
     """Windows (n, window) as a network is given them: pulses of several rates, clean and noisy, a step, a ramp, noise, a flat
     line."""
     rng, t = np.random.default_rng(0), np.arange(window) / fs
@@ -227,17 +232,7 @@ def _golden(window: int, fs: float, scaling: str, n: int) -> NDArray[np.float32]
     ends = [np.linspace(0, 1, window), (np.arange(window) > window // 2).astype(float)]
     kinds = [*pulses, *noisy, *ends, rng.standard_normal(window), np.full(window, 0.5)]
     x = 1000 + 100 * np.stack([kinds[k % len(kinds)] for k in range(n)])
-    valid = np.ones(x.shape, np.bool_)
-    scale = {"min-max": scale_of, "z-score": z_scale_of, "none": no_scale_of}[scaling](x, valid)
-    return normalise(x, scale)
-
-
-def _answer(session: Any, given: Any, x: NDArray[np.float32], window: int, name: str) -> NDArray[Any]:
-    form = (-1, window) if len(given.shape) == 2 else (-1, 1, window) if given.shape[1] == 1 else (-1, window, 1)
-    try:
-        return np.asarray(session.run(None, {given.name: x.astype(DTYPES[given.type]).reshape(form)})[0])
-    except Exception as error:  # ONNX Runtime raises classes of its own that share no base
-        raise CheckpointError(f"{name}: ONNX Runtime cannot run the graph on {x.shape} samples: {_first(error)}") from error
+    return scaled(x, SCALES[scaling](x, np.ones(x.shape, np.bool_)), scaling)
 
 
 def _try(network: Compute, x: NDArray[np.float32], batch: int, name: str) -> float:

@@ -9,7 +9,7 @@ from ppgstream.live.snapshot import Snapshot, StreamStatus
 RECENT_S = 30.0  # for how long an event is an alarm
 FULL = 0.95  # of the queue
 GRAVE = ("refused", "silent", "gone", "lead_off")
-REFUSALS = {"malformed", "too_many_streams", "bad_rate", "second_publisher", "after_end"}
+REFUSALS = {"malformed", "too_many_streams", "bad_rate", "second_publisher", "after_end", "refused_key"}
 FAILURES = {"model_failed", "bad_answer"}
 
 
