@@ -55,6 +55,7 @@ from ppgstream.live.watch import order
 from ppgstream.live.workers import Workers
 from ppgstream.model.checkpoint import Checkpoint
 
+UNBOUND_S = 1.0  # without an output after a reader's right was revoked, before that is told
 FEW_WINDOWS = 16  # that are computed at once while fewer streams wait
 
 
@@ -80,7 +81,7 @@ class Daemon:
         self.notes: SimpleQueue[Event] = SimpleQueue()  # events of other threads and of signal handlers
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self.guard: Guard | None = None
-        self._unbound = False  # the output is to be bound again
+        self._unbound_at = 0.0  # when the output was closed that is to be bound again; 0: it is bound
 
     @property
     def key(self) -> Key | None:
@@ -130,18 +131,19 @@ class Daemon:
     def reopen_output(self) -> bool:
         """Bind the output again, so that a reader whose key was revoked is cut off. The others connect again by themselves, and
         miss what is published until then. False where the port is not free yet: to be called again."""
-        if not self._unbound:
+        if not self._unbound_at:
             self.sink.socket.close(linger=self.config.out.linger_ms)
             self.sink.reopen(self._outgoing())
             if self.guard is not None:
                 self.guard.protect(self.sink.socket, "out")
-            self._unbound = True
+            self._unbound_at = time.monotonic()
         try:
             attach(self.sink.socket, self.endpoints["out"], bind=True, name="out.endpoint", keyed=True)
         except PpgStreamError as error:
-            self.events.tell(Event("keys", f"{error}: tried again"))
+            if time.monotonic() - self._unbound_at > UNBOUND_S:  # a moment is usual: ZeroMQ closes sockets by and by
+                self.events.tell(Event("keys", f"{error}: tried again"))
             return False
-        self._unbound = False
+        self._unbound_at = 0.0
         return True
 
     def close(self) -> None:

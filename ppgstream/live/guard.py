@@ -33,7 +33,7 @@ class Guard:
     """Reads the keys that `security` names. events: where refusals are told. Raises ConfigError.
 
     key: for what runs in this process and connects to the daemon's sockets. socket: to be polled; `answer` when something is
-    there. revoked: readers whose key was taken from the list since they connected: the caller drops their connections."""
+    there. revoked: a reader may read less than when it connected: the caller drops the connections of all."""
 
     def __init__(self, context: zmq.Context[Any], security: Security, events: Events) -> None:
         self._path = Path(security.allow)
@@ -142,16 +142,18 @@ class Guard:
         stamp = self._stamp()
         if stamp == self._read_at:
             return
-        self._read_at = stamp
+        self._read_at, before = stamp, self._allowed
         try:
             self._take(read_allowed(self._path))
         except ConfigError as error:
             self._events.tell(Event("keys", f"{error}; the keys that were allowed before still are"))
             return
         self._may.clear()
-        gone = {key for key in self._readers if (rights := self._allowed.get(key, ("", None))[1]) is None or not rights.read}
-        self._readers -= gone
-        self.revoked = self.revoked or bool(gone)
+        for key in list(self._readers):
+            _, rights = self._allowed.get(key, ("", None))
+            if rights is None or not set(before[key][1].read) <= set(rights.read):
+                self._readers.remove(key)
+                self.revoked = True
         self._events.tell(Event("keys", f"{self._path}: read again: {len(self._allowed) - 1} keys"))
 
 

@@ -110,6 +110,8 @@ class Loop:
             there = dict(poller.poll(0 if stopping and room else math.ceil(1000 * self._wait())))
             if guard is not None:
                 guard.answer()
+                if guard.revoked:
+                    guard.revoked = not self._rooms.reopen_output()
                 if self._sink.socket is not out:
                     poller.unregister(out)
                     out = self._sink.socket
@@ -258,8 +260,6 @@ class Loop:
         self._rooms.canary.look(now)
         if (guard := self._rooms.guard) is not None:
             guard.tick()
-            if guard.revoked:
-                guard.revoked = not self._rooms.reopen_output()
         if are_short():
             text = f"of {most_descriptors()} descriptors hardly any is left (ulimit -n): connections beyond them are not served"
             self._rooms.events.tell(Event("descriptors", text))
