@@ -191,7 +191,8 @@ def page_of(html: str) -> Page:
 
 
 def broken(site: Path) -> list[str]:
-    """Links of a site's pages that lead nowhere in it, and what a page would fetch from elsewhere."""
+    """Links of a site's pages that lead nowhere in it, and what a page would fetch from elsewhere. zensical's --strict looks at
+    pages and anchors alone: not at pictures, nor at files that are no pages."""
     pages = {path: page_of(path.read_text()) for path in site.rglob("*.html")}
     found = []
     for path, page in pages.items():
