@@ -46,6 +46,21 @@ def plan_of(
     )
 
 
+def plan_like(plan: Plan, checkpoint: Checkpoint) -> Plan:
+    """What another checkpoint makes of samples whose windows lie as those of `plan`. Raises ConfigError with the reason where it
+    cannot: the two differ in rate, window or context."""
+    g = plan.geometry
+    for what, found, served in (
+        ("a rate of {} Hz", f"{checkpoint.fs:g}", f"{plan.fs:g}"),
+        ("windows of {} samples", checkpoint.arch.window, g.window),
+        ("a context of {} samples", checkpoint.arch.context, g.context),
+    ):
+        if found != served:
+            raise ConfigError(f"{checkpoint.path}: is made for {what.format(found)}, and the one that is served for {served}")
+    ahead = g.window - 1 if g.lookahead is None else g.lookahead
+    return plan_of(checkpoint, hop=g.hop, lookahead=ahead, overlap=g.overlap, beats=plan.rate is not None, output=plan.output)
+
+
 def rules_of(config: Config, checkpoint: Checkpoint, *, output: Literal["input", "model"] = "input", few: int = 0) -> Rules:
     """An engine's rules for a configuration and a checkpoint. Raises ConfigError where the two do not fit."""
     w, s = config.windows, config.streams

@@ -102,6 +102,11 @@ class Security(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     allow: str = ""
 
 
+class Shadow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    checkpoint: str = ""
+    share: Annotated[float, Meta(gt=0, le=1)] = 0.1
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     in_: In = msgspec.field(name="in", default_factory=In)
     out: Out = msgspec.field(default_factory=Out)
@@ -112,6 +117,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     streams: Streams = msgspec.field(default_factory=Streams)
     overload: Overload = msgspec.field(default_factory=Overload)
     security: Security = msgspec.field(default_factory=Security)
+    shadow: Shadow = msgspec.field(default_factory=Shadow)
 
 
 DEFAULT_PATH = Path("config.toml")

@@ -219,7 +219,14 @@ class Bench:
         line = line.partition("  #")[0].replace("FILES...", "recording.csv watch.csv").replace("DIR/", "dir/")
         line = re.sub(r"\bFILE\b", "recording.csv", line).replace("--to tcp://127.0.0.1:5600", "")
         line = re.sub(r"sessions/wrist/wrist_\w+\.parquet", "sessions/wrist/*.parquet", line).replace("--web 8600", "--web 0")
-        of = {"replay": ("to", "in"), "tap": ("from", "out"), "record": ("from", "out"), "monitor": ("status", "status")}
+        of = {
+            "replay": ("to", "in"),
+            "tap": ("from", "out"),
+            "record": ("from", "out"),
+            "monitor": ("status", "status"),
+            "reload": ("status", "status"),
+        }
+        of["shadow report"] = of["monitor"]
         for command, (option, end) in of.items():
             line = line.replace(f"ppgstream {command}", f"ppgstream {command} --{option} {self.ends[end]}")
         for command in ("replay", "record"):
@@ -296,6 +303,17 @@ def test_every_command_of_the_pages_runs_or_says_that_no_test_runs_it(tmp_path: 
         else:
             with bench.daemon(line):
                 pass
+    with bench.daemon("ppgstream run --checkpoint default"):
+        for begin in (
+            "ppgstream reload --checkpoint",
+            "ppgstream reload --back",
+            "ppgstream reload --shadow",
+            "ppgstream shadow",
+        ):
+            for line in sorted(take(begin), key=lambda line: "--dry-run" not in line):
+                bench.run(line)
+        for line in take("ppgstream reload"):
+            bench.run(line)
     after = [line for line in left if "sessions/wrist" in line]
     left.difference_update(after)
     for line in take("ppgstream denoise", "sensor | ppgstream denoise"):

@@ -23,8 +23,8 @@ import ppgstream
 ROOT = Path(__file__).parents[1]
 MARK = ".ppgstream-site"  # in a folder that this program made
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)")  # of Markdown, to a file
-COMMANDS = ("run", "demo", "replay", "denoise", "tap", "record", "monitor", "keygen", "train", "evaluate", "bench")
-CHECKPOINT_COMMANDS = ("show", "probe", "import", "export", "calibrate")
+COMMANDS = ("run", "demo", "replay", "denoise", "tap", "record", "monitor", "reload", "keygen", "train", "evaluate", "bench")
+NESTED = (*(("checkpoint", name) for name in ("show", "probe", "import", "export", "calibrate")), ("shadow", "report"))
 ERRORS = (
     "PpgStreamError",
     "ArgumentError",
@@ -44,7 +44,7 @@ NAV: dict[str, str | list[str]] = {
     "Your own network": "own-network.md",
     "Retrain": ["training.md", "course.md"],
     "The wire": "wire.md",
-    "Operate": ["operations.md", "monitor.md", "status.md", "reliability.md", "SECURITY.md"],
+    "Operate": ["operations.md", "reload.md", "monitor.md", "status.md", "reliability.md", "SECURITY.md"],
     "How good it is": ["validation.md", "bench.md"],
     "Reference": ["commands.md", "reference.md"],
     "Why": ["decisions.md", "architecture.md", "dependencies.md", "runs.md", "CONTRIBUTING.md", "CHANGELOG.md"],
@@ -99,7 +99,7 @@ def _copy_listing(source: Path, target: Path) -> None:
 
 def _commands() -> str:
     lines = ["# Commands", "", "What `ppgstream COMMAND --help` prints.", ""]
-    for words in (*((name,) for name in COMMANDS), *(("checkpoint", name) for name in CHECKPOINT_COMMANDS)):
+    for words in (*((name,) for name in COMMANDS), *NESTED):
         asked = [str(Path(sys.executable).with_name("ppgstream")), *words, "--help"]
         plain = os.environ | {"COLUMNS": "100", "TERM": "dumb", "NO_COLOR": "1"}
         said = subprocess.run(asked, capture_output=True, text=True, check=True, cwd=ROOT, env=plain)  # noqa: S603

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ppgstream.cli.logs import Log
     from ppgstream.cli.sources import Maker
     from ppgstream.config import Config
+    from ppgstream.live.daemon import Daemon
     from ppgstream.live.metrics import MetricsServer
 
 HANGUP = Event("hangup", "SIGHUP without a terminal: nothing is read again, and the daemon goes on; SIGTERM ends it")
@@ -69,6 +70,12 @@ def run(
     raw: Annotated[
         bool, typer.Option("--raw", help="Publish what sensors send too, for `ppgstream record`; as [out] raw = true.")
     ] = False,
+    shadow: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NEW", help="Another checkpoint beside it, at a share of the streams, unpublished (docs/reload.md)."
+        ),
+    ] = None,
     check: Annotated[
         bool, typer.Option("--check", help="Try settings, checkpoint, model and ports, say what is wrong, and leave.")
     ] = False,
@@ -82,8 +89,9 @@ def run(
     if log_format not in FORMATS:
         raise UsageError(f"--log-format {log_format!r}: must be one of {', '.join(FORMATS)}")
     settings = loaded(
-        config, in__endpoint=in_, out__endpoint=out, status__endpoint=status, model__checkpoint=checkpoint, out__raw=raw or None
-    )
+        config, in__endpoint=in_, out__endpoint=out, status__endpoint=status, model__checkpoint=checkpoint,
+        out__raw=raw or None, shadow__checkpoint=shadow,
+    )  # fmt: skip
     log = Log(log_format)  # type: ignore[arg-type]
     stuck = False
     try:
@@ -130,6 +138,7 @@ def _serve(settings: Config, log: Log, stop: Stop, read: list[Maker], published:
     found = restored(settings.model.checkpoint)
     daemon = Daemon(settings, found, log=log.logger)
     daemon.log_lost = lambda: log.lost
+    _check_shadow(settings, daemon)
     # The ports last: whoever connects takes a descriptor, and what is imported later would find none.
     denoiser = runtime.denoiser(
         found, threads=settings.model.threads or cores(), runtime=settings.model.runtime, say=lambda text: tell("%s", text)
@@ -185,6 +194,14 @@ def _serve(settings: Config, log: Log, stop: Stop, read: list[Maker], published:
     return daemon.stuck
 
 
+def _check_shadow(settings: Config, daemon: Daemon) -> None:
+    """Raises CheckpointError or ConfigError for a shadow that cannot run beside the serving checkpoint."""
+    if settings.shadow.checkpoint:
+        from ppgstream.assemble import plan_like
+
+        plan_like(daemon.rules.plan, restored(settings.shadow.checkpoint))
+
+
 def _metrics(settings: Config) -> MetricsServer | None:
     """What listens for Prometheus, where the configuration asks for it."""
     if not settings.metrics.endpoint:
@@ -205,6 +222,7 @@ def _check(settings: Config, log: Log) -> None:
 
     found = restored(settings.model.checkpoint)
     daemon = Daemon(settings, found, log=log.logger)
+    _check_shadow(settings, daemon)
     denoiser = runtime.denoiser(found, threads=1, runtime=settings.model.runtime, say=lambda text: log.logger.info("%s", text))
     if fault := self_test(denoiser, daemon.rules.plan):
         raise CheckpointError(f"{found.path}: the self-test failed: {fault}")

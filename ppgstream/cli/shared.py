@@ -36,6 +36,8 @@ ORDER = (
     "tap",
     "record",
     "monitor",
+    "reload",
+    "shadow",
     "keygen",
     "checkpoint",
     "train",

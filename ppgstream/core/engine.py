@@ -302,11 +302,11 @@ class Engine:
             self.events += stream.events
             stream.events.clear()
 
-    def change(self, plan: Plan, denoiser: Denoiser) -> None:
+    def change(self, plan: Plan, denoiser: Denoiser, *, tile: int | None = None, few: int | None = None) -> None:
         """Go on with another checkpoint: windows that are taken from now on are for `denoiser`, by `plan`. Those that the model
         has already come back as they were asked. Samples that windows of both saw are a mean of both answers, under the new
-        checkpoint's id. Raises ValueError for a plan whose windows lie otherwise, or that has beats where the other has none:
-        streams would have to begin anew."""
+        checkpoint's id. tile, few: as of `Rules`, where they change too. Raises ValueError for a plan whose windows lie
+        otherwise, or that has beats where the other has none: streams would have to begin anew."""
         old = self.rules.plan
         for what, one, other in (
             ("rate", plan.fs, old.fs),
@@ -317,7 +317,8 @@ class Engine:
             if one != other:
                 raise ValueError(f"the {what} differ: {one}, and {other} now")
         self.fill()
-        self.rules, self.denoiser = replace(self.rules, plan=plan), denoiser
+        tile, few = tile or self.rules.tile, self.rules.few if few is None else few
+        self.rules, self.denoiser = replace(self.rules, plan=plan, tile=tile, few=few), denoiser
         for stream in self.streams.values():
             stream.change(plan)
 

@@ -53,6 +53,10 @@ class Canary:
         self._answered_at = time.monotonic()  # the self-test has passed
         self.fault = ""  # of the last answer
 
+    def change(self, plan: Plan) -> None:
+        """Another model is served, of windows of the same length."""
+        self._plan, self._batch = plan, canary_of(plan)
+
     def answered(self, now: float) -> None:
         """The model has answered a window of a stream."""
         self._answered_at, self.fault = now, ""

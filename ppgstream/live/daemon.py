@@ -35,8 +35,11 @@ from ppgstream.live.guard import Guard
 from ppgstream.live.keys import Key
 from ppgstream.live.loop import LEAVE_S, Loop, Rooms, Stop, ready_limit
 from ppgstream.live.questions import Question, Questions
+from ppgstream.live.recent import Recent
+from ppgstream.live.reload import Asked, Reload, Serving
 from ppgstream.live.round import Clock, Pace
 from ppgstream.live.service import Notifier
+from ppgstream.live.shadow import Shadow
 from ppgstream.live.sink import ZmqSink
 from ppgstream.live.snapshot import (
     CheckpointStatus,
@@ -51,8 +54,10 @@ from ppgstream.live.snapshot import (
     traces_of,
 )
 from ppgstream.live.source import ZmqSource
+from ppgstream.live.trial import Order, Windows
 from ppgstream.live.watch import order
 from ppgstream.live.workers import Workers
+from ppgstream.model import runtime
 from ppgstream.model.checkpoint import Checkpoint
 
 UNBOUND_S = 1.0  # without an output after a reader's right was revoked, before that is told
@@ -155,8 +160,7 @@ class Daemon:
 
     def run(self, denoiser: Denoiser) -> Engine:
         """Work until `stop`, then drain. Returns the engine with its final account."""
-        few = next((n for n in getattr(denoiser, "tiles", ()) if n >= FEW_WINDOWS), 0)
-        engine = Engine(denoiser, replace(self.rules, few=few))
+        engine = Engine(denoiser, replace(self.rules, few=few_of(denoiser)))
         workers = Workers(denoiser, self.config.model.threads or cores())
         loop = self.loop_of(engine, workers)
         # A sensor that waits for a subscriber begins to send now, when the model is ready.
@@ -170,6 +174,8 @@ class Daemon:
             left_s = self.stop.at + self.config.overload.drain_s + LEAVE_S - time.monotonic()
             linger_ms = max(min(self.config.out.linger_ms, int(1000 * left_s)), 0)
         finally:
+            self.reload.close()
+            self.shadow.close()
             self.stuck = not workers.close()
             self._asked.close(linger=0)
             self._leave(linger_ms)
@@ -183,17 +189,58 @@ class Daemon:
             self.events,
             self.endpoints["in"],
             partial(self.snapshot, engine, workers),
+            self._asked_for,
             self._guard_of("status"),
         )
         self.canary = Canary(engine.rules.plan, workers)
+        serving = Serving(self.checkpoint, engine.rules.plan, engine.denoiser)
+        order, adopt, recent = partial(self._order, engine), partial(self._adopt, engine, workers), Recent()
+        self.reload = Reload(serving, order, self._denoiser, adopt, self.events, self.pace, recent)
+        self.shadow = Shadow(order, engine, self.events)
         rooms = Rooms(
             engine, workers, self.source, self.sink, self.questions, self.events, self.clock, self.pace, self.canary,
-            self.notifier, self.notes, self.guard, self.reopen_output,
+            self.notifier, self.notes, recent, self.reload, self.shadow, self.guard, self.reopen_output,
         )  # fmt: skip
+        if self.config.shadow.checkpoint:
+            self.shadow.ask(Asked("shadow", self.config.shadow.checkpoint, share=self.config.shadow.share))
         return Loop(self.config, rooms, self.stop, self._say)
 
     def _say(self, state: str) -> None:
         self.state = state
+
+    # ---- another checkpoint --------------------------------------------------------------------------------------
+
+    def _asked_for(self, asked: Asked) -> tuple[int, str]:
+        """Do what a client asks for: its number, and why it is refused; else empty."""
+        if asked.do in ("shadow", "unshadow"):
+            return 0, self.shadow.ask(asked)
+        if asked.do not in ("serve", "try", "back"):
+            return 0, f"what is {asked.do[:40]!r}? serve, try, back, shadow and unshadow are known"
+        return self.reload.ask(asked)
+
+    def _order(self, engine: Engine, path: str) -> Order:
+        """What a trial of another checkpoint is told."""
+        plan = engine.rules.plan
+        g = plan.geometry
+        ahead = g.window - 1 if g.lookahead is None else g.lookahead
+        windows = Windows(g.hop, ahead, g.overlap, plan.rate is not None)
+        served = self.checkpoint
+        return Order(
+            "trial", str(served.path.absolute()), served.id.hex(), path, windows, engine.rules.sensor, self.config.model.runtime,
+            windows_per_s=self.pace.rates.now()[1], cores=cores(),
+        )  # fmt: skip
+
+    def _denoiser(self, checkpoint: Checkpoint) -> Denoiser:
+        model = self.config.model
+        return runtime.denoiser(checkpoint, threads=model.threads or cores(), runtime=model.runtime, say=lambda _: None)
+
+    def _adopt(self, engine: Engine, workers: Workers, new: Serving) -> None:
+        """Serve another checkpoint from the next window on. Raises ValueError as `Engine.change` does."""
+        engine.change(new.plan, new.denoiser, tile=new.checkpoint.tile, few=few_of(new.denoiser))
+        workers.change(new.denoiser)
+        self.canary.change(new.plan)
+        self.checkpoint = new.checkpoint
+        self.shadow.served(new.checkpoint.id.hex())
 
     def snapshot(self, engine: Engine, workers: Workers, asked: Question) -> Snapshot:
         """What the status socket tells."""
@@ -245,7 +292,14 @@ class Daemon:
             lag_sum_ms=round(self.pace.lag_sum_ms, 3),
             window_s=round(min(self.canary.window_s(now), now - self.started), 3),
             unwell=self.canary.unwell(now),
+            reload=self.reload.status,
+            shadow=self.shadow.status,
         )
+
+
+def few_of(denoiser: Denoiser) -> int:
+    """Windows that are computed at once while few streams wait, as of `Rules`."""
+    return next((n for n in getattr(denoiser, "tiles", ()) if n >= FEW_WINDOWS), 0)
 
 
 def cores() -> int:

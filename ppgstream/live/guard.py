@@ -54,7 +54,7 @@ class Guard:
         self._monitors: list[tuple[str, zmq.Socket[Any]]] = []
 
     def _take(self, allowed: dict[bytes, tuple[str, Allowed]]) -> None:
-        own = Allowed(self.key.public.decode(), ["*"], ["*"], True)
+        own = Allowed(self.key.public.decode(), ["*"], ["*"], status=True)
         self._allowed = allowed | {self.key.public: (INNER, own)}
         self._read_at = self._stamp()
 
@@ -136,6 +136,11 @@ class Guard:
     def may_ask(self, user: str) -> bool:
         rights = self.rights(user)
         return rights is not None and rights.status
+
+    def may_reload(self, user: str) -> bool:
+        """Whether a key may have another checkpoint served."""
+        rights = self.rights(user)
+        return rights is not None and rights.reload
 
     def tick(self) -> None:
         """Read the list again if it has changed. One that cannot be read is told, and the last one holds."""

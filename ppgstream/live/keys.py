@@ -33,12 +33,13 @@ class Key(NamedTuple):
 
 class Allowed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What the owner of a key may do. send: names of streams, or the beginnings of names with a * behind; read: the same, always
-    with a *; status: ask the daemon for its status."""
+    with a *; status: ask the daemon for its status; reload: have it serve another checkpoint, or try one."""
 
     key: str
     send: list[str] = []
     read: list[str] = []
     status: bool = False
+    reload: bool = False
 
     def may_send(self, stream: str) -> bool:
         return any(stream.startswith(p[:-1]) if p.endswith("*") else stream == p for p in self.send)
@@ -146,7 +147,7 @@ def read_allowed(path: Path) -> dict[bytes, tuple[str, Allowed]]:
         try:
             one = msgspec.convert(value, Allowed)
         except msgspec.ValidationError as error:
-            raise ConfigError(f"{path}: [{shown(name)[1:-1]}]: {error}: key, send, read and status are known") from None
+            raise ConfigError(f"{path}: [{shown(name)[1:-1]}]: {error}: key, send, read, status and reload are known") from None
         key = z85(one.key, f"{path}: [{name}] key")
         if key in found:
             raise ConfigError(f"{path}: [{name}] has the key of [{found[key][0]}]")

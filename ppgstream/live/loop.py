@@ -25,8 +25,11 @@ from ppgstream.live.descriptors import are_short, most_descriptors
 from ppgstream.live.events import Events
 from ppgstream.live.guard import Guard
 from ppgstream.live.questions import Questions
+from ppgstream.live.recent import Recent
+from ppgstream.live.reload import Reload
 from ppgstream.live.round import POLL_S, TURN_S, Clock, Pace, Round
 from ppgstream.live.service import Notifier
+from ppgstream.live.shadow import Shadow
 from ppgstream.live.sink import ZmqSink
 from ppgstream.live.source import Source
 from ppgstream.live.workers import Found, Workers
@@ -75,6 +78,9 @@ class Rooms(NamedTuple):
     canary: Canary
     notifier: Notifier
     notes: SimpleQueue[Event]
+    recent: Recent
+    reload: Reload
+    shadow: Shadow
     guard: Guard | None = None
     reopen_output: Callable[[], bool] = lambda: True
 
@@ -170,6 +176,7 @@ class Loop:
     def read(self) -> bool:
         """Feed what is in the source to the engine, for one turn at most. True if it is empty now."""
         until, running, listened = time.monotonic() + TURN_S, self._clock.running, self._clock.listened
+        recent, shadow = self._rooms.recent, self._rooms.shadow
         for _ in range(BURST):
             now = time.monotonic()
             chunks = self._rooms.source.take(now, listened)
@@ -178,6 +185,9 @@ class Loop:
             for chunk in chunks:
                 if self._publishes_raw and chunk.kind is Kind.DATA:
                     self._sink.publish_raw(chunk)
+                recent.keep(chunk, now)
+                if chunk.stream in shadow.names:
+                    shadow.take(chunk, now)
                 if published := self._engine.feed(chunk, running, read_at=now, listened=listened):
                     self._publish(published)
             if now > until or not self._has_room():
@@ -258,6 +268,9 @@ class Loop:
         self._rooms.questions.tick(now)
         self._sink.hear()
         self._rooms.canary.look(now)
+        self._rooms.recent.tick(now)
+        self._rooms.reload.tick(now)
+        self._rooms.shadow.tick()
         if (guard := self._rooms.guard) is not None:
             guard.tick()
         if are_short():

@@ -67,6 +67,10 @@ def families(s: Snapshot) -> Iterator[Metric]:
     messages = {"received": s.messages.received, "malformed": s.messages.malformed, "published": s.messages.published}
     yield counters("messages", "Messages by what became of them", "kind", messages)
     yield counters("events", "Events by name (docs/reliability.md)", "name", s.events)
+    if s.shadow is not None and (told := s.shadow.figures) is not None:
+        names = ("seconds", "sure_serving", "sure_new", "sure_both", "differ")
+        seconds = {name: getattr(told, name) for name in names}
+        yield counters("shadow_seconds", "Seconds that a shadow and the serving checkpoint answered", "kind", seconds)
     yield CounterMetricFamily("ppgstream_unclean_sessions", "Sessions that ended without an END", value=s.unclean_sessions)
     yield CounterMetricFamily("ppgstream_log_lines_lost", "Lines of the log that could not be written", value=s.log_lost)
     lag = HistogramMetricFamily("ppgstream_lag_seconds", "From the arrival of a window's last sample to its publication")

@@ -17,6 +17,7 @@ from ppgstream.core.trace import Trace
 from ppgstream.live.endpoints import Inbox
 from ppgstream.live.events import Events
 from ppgstream.live.guard import Guard
+from ppgstream.live.reload import Asked
 from ppgstream.live.snapshot import Snapshot
 from ppgstream.live.watch import Sort
 
@@ -32,18 +33,20 @@ KEPT_FOR = 20  # times the processor time that a snapshot took: so it takes a tw
 class Question(msgspec.Struct):
     """What may be asked, all of it optional. `watch`: streams whose waves are wanted. `sort`, `like`, `rows`: which streams get a
     row, in which order: those whose name holds `like`, at most `rows`, 0 for as many as the daemon gives. `taken`: of streams
-    and their sessions, up to where all was taken; then nothing else is answered."""
+    and their sessions, up to where all was taken; then nothing else is answered. `reload`: what is to be served, or tried;
+    then too."""
 
     watch: list[str] = []
     sort: Sort = "trouble"
     like: str = ""
     rows: Annotated[int, msgspec.Meta(ge=0)] = 0
     taken: dict[str, Any] | None = None
+    reload: Asked | None = None
 
 
 class Questions:
-    """A ROUTER socket. `make` makes a snapshot for a question; `reads` is the endpoint that the daemon reads. guard: says
-    who may ask."""
+    """A ROUTER socket. `make` makes a snapshot for a question; `reads` is the endpoint that the daemon reads; `reload` does what
+    is asked for, and gives its number, and why it is refused. guard: says who may ask."""
 
     def __init__(
         self,
@@ -52,9 +55,10 @@ class Questions:
         events: Events,
         reads: str,
         make: Callable[[Question], Snapshot],
+        reload: Callable[[Asked], tuple[int, str]],
         guard: Guard | None = None,
     ) -> None:
-        self.socket, self._guard = socket, guard
+        self.socket, self._guard, self._reload = socket, guard, reload
         self.watched: dict[str, float] = {}  # streams whose waves are kept, and until when
         self._inbox = Inbox(socket)
         self._engine, self._events, self._reads, self._make = engine, events, reads, make
@@ -84,6 +88,10 @@ class Questions:
             if asked.taken is not None:
                 self._send(envelope, msgspec.json.encode({"in": self._reads, "taken": _taken(self._engine, asked.taken)}))
                 continue
+            if asked.reload is not None:
+                number, refused = self._order(asked.reload)
+                self._send(envelope, msgspec.json.encode({"reload": {"number": number, "refused": refused}}))
+                continue
             self._watch(asked.watch)
             self._reply(envelope, asked)
 
@@ -93,6 +101,13 @@ class Questions:
             del self.watched[name]
             if name in self._engine.streams:
                 self._engine.streams[name].timeline.trace = None
+
+    def _order(self, asked: Asked) -> tuple[int, str]:
+        if self._guard is not None and not self._guard.may_reload(self._inbox.user):
+            return 0, "this key has no right to reload (SECURITY.md)"
+        self._kept.clear()  # none of them tells of it
+        self._cost_s = 0.0
+        return self._reload(asked)
 
     def _watch(self, names: list[str]) -> None:
         for name in names[:WATCHED]:

@@ -14,7 +14,7 @@ from ppgstream.core.stream import Stream
 from ppgstream.core.tile import Tile
 from ppgstream.live.events import Events
 from ppgstream.live.sink import Sink
-from ppgstream.live.watch import Rates, StreamWatch
+from ppgstream.live.watch import LOW, Rates, StreamWatch
 
 TURN_S = 0.005  # for how long streams are looked at before looking up
 TICK_S = 1.0
@@ -60,6 +60,7 @@ class Pace:
         self.lag_counts = [0] * (len(LAG_BUCKETS_MS) + 1)  # windows by lag, those beyond all buckets last
         self.lag_sum_ms = 0.0
         self.rates = Rates()
+        self.seconds = self.sure_seconds = 0  # of all streams that send; and those whose output was confident
         self.watches: dict[str, StreamWatch] = {}
 
     def watch(self, name: str) -> StreamWatch:
@@ -141,7 +142,11 @@ class Round:
             accepted = stream.intake.sessions.accepted
             self._accepted[stream.name] = accepted
             lost += stream.unaccounted
-            self._pace.watch(stream.name).look(stream, now, self._clock.listened)
+            watch = self._pace.watch(stream.name)
+            watch.look(stream, now, self._clock.listened)
+            if watch.talks:
+                self._pace.seconds += 1
+                self._pace.sure_seconds += stream.timeline.confidence >= LOW
         if lost:
             self._events.tell(
                 Event("unaccounted", f"the ledger does not add up by {lost} samples: this is a defect, please report it")

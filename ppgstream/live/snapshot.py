@@ -139,6 +139,70 @@ class StreamStatus(msgspec.Struct):
     lost_lately: int = 0
 
 
+class Check(msgspec.Struct):
+    """Something that both checkpoints were asked, and what they answered: shares, or ms. `most` or `least` is what the new one
+    may have."""
+
+    name: str
+    serving: float
+    new: float
+    most: float | None = None
+    least: float | None = None
+    fine: bool = True
+
+
+class Figures(msgspec.Struct):
+    """What two checkpoints answered to the same live samples, by seconds of streams. `sure`: of a mean confidence of 0.5 at
+    least."""
+
+    streams: int = 0
+    seconds: int = 0
+    sure_serving: int = 0
+    sure_new: int = 0
+    sure_both: int = 0
+    confidence_serving: float = 0.0
+    confidence_new: float = 0.0
+    # Of seconds of which both are sure: how high the new wave is, over the other's (5 %, median, 95 %); the RMS of their
+    # difference, over the other's SD (median, 95 %); and how many seconds differ by more than half of that SD.
+    amplitude: tuple[float, float, float] | None = None
+    difference: tuple[float, float] | None = None
+    differ: int = 0
+    # Heart rates of which both are sure, and of these those more than 5 bpm apart.
+    rates: int = 0
+    rates_differ: int = 0
+
+
+class ReloadStatus(msgspec.Struct):
+    """The last reload. state: trying, loading, serving, refused, tried (it was only to be tried), rolled_back, back; `watched`:
+    whether it is still being decided if a new one stays."""
+
+    number: int
+    state: str
+    checkpoint: str
+    id: str = ""
+    text: str = ""
+    code: int = 0
+    age_s: float = 0.0
+    watched: bool = False
+    checks: list[Check] = []
+    live: Figures | None = None
+
+
+class ShadowStatus(msgspec.Struct):
+    """The shadow. state: starting, running, failed."""
+
+    state: str
+    checkpoint: str
+    share: float
+    id: str = ""
+    text: str = ""
+    streams: int = 0
+    age_s: float = 0.0
+    samples: int = 0
+    shed: int = 0
+    figures: Figures | None = None
+
+
 class Snapshot(msgspec.Struct):
     """All of it."""
 
@@ -177,6 +241,8 @@ class Snapshot(msgspec.Struct):
     lag_sum_ms: float = 0.0
     window_s: float = 0.0
     unwell: str = ""
+    reload: ReloadStatus | None = None
+    shadow: ShadowStatus | None = None
 
 
 def ledger_of(engine: Engine) -> LedgerStatus:

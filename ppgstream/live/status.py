@@ -37,6 +37,19 @@ class Taken(msgspec.Struct):
     taken: dict[str, Annotated[int, msgspec.Meta(ge=0)] | None] = {}
 
 
+class Begun(msgspec.Struct):
+    """What a daemon answers when a reload is asked for: its number, and why it is refused, or empty."""
+
+    number: int
+    refused: str
+
+
+class Reloads(msgspec.Struct):
+    """The answer to `reload`; without its field, that of a daemon that does not know the question."""
+
+    reload: Begun | None = None
+
+
 class StatusClient:
     """Asks a daemon for its status. One request, one answer. key: for a daemon that asks for one."""
 
@@ -69,6 +82,18 @@ class StatusClient:
                 return None
             endpoint, found = answer.in_, found | answer.taken
         return endpoint, found
+
+    def reload(self, asked: Mapping[str, Any], timeout_s: float) -> int | None:
+        """Ask for what `reload.Asked` says: the number by which `ReloadStatus` tells of it. None if no daemon answers in time.
+        Raises PpgStreamError where it refuses."""
+        answer = self._ask({"reload": asked}, timeout_s, Reloads)
+        if answer is None:
+            return None
+        if not isinstance(answer.reload, Begun):
+            raise SourceError(f"{self.endpoint}: a daemon of an older version, which cannot do that")
+        if answer.reload.refused:
+            raise PpgStreamError(f"{self.endpoint}: refused: {answer.reload.refused}")
+        return answer.reload.number
 
     def _ask(self, question: dict[str, Any], timeout_s: float, form: type[T]) -> T | None:
         with contextlib.suppress(zmq.Again):  # the last request still waits for a daemon to come

@@ -47,7 +47,7 @@ class Rates:
 class StreamWatch:
     """One stream. `look` is called once a second; `lag_ms` is that of its window published last."""
 
-    __slots__ = ("_lost", "_refused", "_refused_at", "_silent_s", "_unclean", "lag_ms", "low_since", "rates", "troubles")
+    __slots__ = ("_live", "_lost", "_refused", "_refused_at", "_silent_s", "_unclean", "lag_ms", "low_since", "rates", "troubles")
 
     def __init__(self) -> None:
         self.rates = Rates()
@@ -56,7 +56,7 @@ class StreamWatch:
         self.troubles: tuple[Trouble, ...] = ()
         self._refused, self._refused_at = 0, -math.inf
         self._lost: tuple[tuple[float, int], tuple[float, int]] | None = None  # time and samples lost: a minute ago, and later
-        self._silent_s = 0.0
+        self._live, self._silent_s = False, 0.0
         self._unclean = 0  # sessions that ended without an END, while another one was open
 
     def look(self, stream: Stream, now: float, listened: float) -> None:
@@ -65,7 +65,7 @@ class StreamWatch:
         self.rates.tick(now, sessions.accepted, 0)
         if stream.ledger.refused > self._refused:
             self._refused, self._refused_at = stream.ledger.refused, now
-        live = stream.session is not None
+        live = self._live = stream.session is not None
         self.low_since = min(self.low_since, now) if live and timeline.confidence < LOW else math.inf
         lost = sessions.lost
         if self._lost is None:
@@ -86,6 +86,11 @@ class StreamWatch:
             "lost": live and lost > self._lost[0][1],
         }
         self.troubles = tuple(name for name in TROUBLES if there[name])
+
+    @property
+    def talks(self) -> bool:
+        """Whether a session is open and samples come."""
+        return self._live and self._silent_s <= SILENT_S
 
     @property
     def rank(self) -> tuple[int, float]:

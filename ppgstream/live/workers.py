@@ -68,13 +68,17 @@ class Workers:
         if shed:
             future.set_result(None)
         else:
-            self._asked.put((partial(self._answer, tile), future))
+            self._asked.put((partial(_answer, self._denoiser, tile), future))
 
     def try_out(self, batch: Batch) -> Future[Found]:
         """Windows of no stream to be answered: for finding out whether the model works."""
         future: Future[Found] = Future()
-        self._asked.put((partial(self._attempt, batch), future))
+        self._asked.put((partial(_attempt, self._denoiser, batch), future))
         return future
+
+    def change(self, denoiser: Denoiser) -> None:
+        """What is handed over from now on is for another model."""
+        self._denoiser = denoiser
 
     def take_back(self) -> Iterator[tuple[Tile, Found]]:
         """The tiles that are answered and whose turn it is."""
@@ -122,21 +126,23 @@ class Workers:
             except BaseException as error:  # it is raised where the tile is taken back
                 future.set_exception(error)
 
-    def _answer(self, tile: Tile) -> Found:
-        try:
-            return _checked(self._denoiser(tile.batch), tile)
-        except Exception as error:  # whatever the runtime raises: its tile is published as it came, and the worker goes on
-            return error
-
-    def _attempt(self, batch: Batch) -> Found:
-        try:
-            return self._denoiser(batch)
-        except Exception as error:
-            return error
-
     def _ring(self) -> None:
         with contextlib.suppress(OSError):  # full: it rings already; closed: nobody listens any more
             self._wake.send(b"\0")
+
+
+def _answer(denoiser: Denoiser, tile: Tile) -> Found:
+    try:
+        return _checked(denoiser(tile.batch), tile)
+    except Exception as error:  # whatever the runtime raises: its tile is published as it came, and the worker goes on
+        return error
+
+
+def _attempt(denoiser: Denoiser, batch: Batch) -> Found:
+    try:
+        return denoiser(batch)
+    except Exception as error:
+        return error
 
 
 def _checked(answer: Answer, tile: Tile) -> Answer:

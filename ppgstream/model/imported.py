@@ -147,7 +147,7 @@ def _import_apart(prefix: Path, folder: Path) -> None:
         write_saver(prefix, folder)
         return
     script = "import sys; from ppgstream.model.course import import_saver; import_saver(sys.argv[1], sys.argv[2])"
-    asked = [sys.executable, "-c", script, str(prefix), str(folder)]
+    asked = [sys.executable, "-P", "-c", script, str(prefix), str(folder)]
     try:
         done = subprocess.run(asked, capture_output=True, text=True, timeout=IMPORT_S, check=False)  # noqa: S603
     except subprocess.TimeoutExpired as error:

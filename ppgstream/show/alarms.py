@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ppgstream.live.snapshot import Snapshot, StreamStatus
 
 RECENT_S = 30.0  # for how long an event is an alarm
+TAKEN_BACK_S = 3600.0  # for how long it is told that a checkpoint was taken back
 FULL = 0.95  # of the queue
 GRAVE = ("refused", "silent", "gone", "lead_off")
 REFUSALS = {"malformed", "too_many_streams", "bad_rate", "second_publisher", "after_end", "refused_key"}
@@ -39,6 +40,10 @@ def alarms_of(s: Snapshot, *, shed_lately: int = 0, unknown: str | None = None) 
     for event in recent:
         if event.name in FAILURES:
             found.append(Alarm(event.text, grave=True))
+    if s.reload is not None and s.reload.state == "rolled_back" and s.reload.age_s < TAKEN_BACK_S:
+        found.append(Alarm(f"a checkpoint was taken back: {s.reload.text}", grave=True))
+    if s.shadow is not None and s.shadow.state == "failed":
+        found.append(Alarm(f"the shadow does not run: {s.shadow.text}"))
     if s.queues.ready_windows >= FULL * s.queues.ready_limit:
         found.append(
             Alarm(f"queue full: {s.queues.ready_windows:,} windows wait for the model, and no more input is read", grave=True)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from rich.text import Text
@@ -16,6 +17,7 @@ from ppgstream.show.alarms import Alarm, alarms_of, state_of
 from ppgstream.show.wave import BELOW, SURE, UNICODE, Glyphs, wave_lines
 
 WIDE = 100  # columns from which the table has more columns
+RELOAD_S = 300.0  # for how long the last reload is told
 MINUTE_S, SPARKS = 60.0, 20  # what the history holds, and in how many columns it is drawn
 MOST_WAVE = 20  # lines of a wave that does not fill the window
 TALL, LOW_WINDOW = 20, 10  # lines of a window from which there is a wave, and from which there are all facts
@@ -280,6 +282,8 @@ class _Maker:
             f"in flight {ledger.in_flight:,}",
             *(f"{name} {n:,}" for name, n in _rare(s) if n),
         ]
+        if others := _others(s):
+            self._words(others)
         self._words(words, last=Text(f"unaccounted {ledger.unaccounted:,}", "bold red" if ledger.unaccounted else "green"))
 
     def _words(self, words: list[str], last: Text | None = None) -> None:
@@ -372,6 +376,23 @@ class _Maker:
         elif height > BELOW + 2:
             for line in wave_lines(trace, width=self._width, height=height - 1, glyphs=self._glyphs):
                 self.put(line)
+
+
+def _others(s: Snapshot) -> list[str]:
+    """Other checkpoints than the one that is served: the last reload, for a few minutes, and the shadow."""
+    words, reload, shadow = [], s.reload, s.shadow
+    if reload is not None and (reload.watched or reload.age_s < RELOAD_S):
+        state = "watched" if reload.watched else reload.state.replace("_", " ")
+        words.append(f"reload {Path(reload.checkpoint).name}: {state}" + f", {reload.text}" * (reload.state == "trying"))
+    if shadow is not None:
+        n = 0 if shadow.figures is None else shadow.figures.seconds
+        sure = (
+            ""
+            if shadow.figures is None or not n
+            else (f", {shadow.figures.sure_new / n:.1%} of {n:,} s sure, serving {shadow.figures.sure_serving / n:.1%}")
+        )
+        words.append(f"shadow {Path(shadow.checkpoint).name} at {shadow.streams:,} streams: {shadow.state}{sure}")
+    return words
 
 
 def _rare(s: Snapshot) -> list[tuple[str, int]]:

@@ -1,0 +1,283 @@
+"""Another checkpoint without a stop: tried apart, loaded beside the serving one, served from the next window on, and watched
+for a minute.
+
+The loop's thread asks and looks (`ask`, `tick`). A thread of its own holds the trial's process and loads the network, as both may
+take many seconds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from queue import SimpleQueue
+from typing import NamedTuple
+
+import msgspec
+from msgspec import structs
+
+from ppgstream.assemble import plan_like
+from ppgstream.core.denoiser import Denoiser
+from ppgstream.core.ledger import Event
+from ppgstream.core.plan import Plan
+from ppgstream.errors import EX_UNAVAILABLE, CheckpointError, PpgStreamError
+from ppgstream.live.apart import Apart
+from ppgstream.live.canary import self_test
+from ppgstream.live.events import Events
+from ppgstream.live.recent import Recent
+from ppgstream.live.round import Pace
+from ppgstream.live.snapshot import ReloadStatus
+from ppgstream.live.trial import Order, Told
+from ppgstream.model.checkpoint import Checkpoint
+from ppgstream.model.folder import write_restored
+from ppgstream.model.restore import restore
+from ppgstream.wire.message import Chunk
+
+TRIAL_S = 300.0  # a trial that takes longer is given up
+WATCHED_S = 60.0  # for which a new checkpoint is watched
+FEWEST_S, EARLIEST_S = 20, 10.0  # seconds of streams from which it is judged, and seconds after which
+HALF = 0.5  # of the confident seconds, below which the one before is served again
+FAILURES = ("model_failed", "bad_answer")
+POLL_S = 0.2
+
+
+class Serving(NamedTuple):
+    """A checkpoint that can be served."""
+
+    checkpoint: Checkpoint
+    plan: Plan
+    denoiser: Denoiser
+
+    def __str__(self) -> str:
+        return f"{self.checkpoint.arch.family} {self.checkpoint.id.hex()} ({self.checkpoint.path})"
+
+
+class Asked(msgspec.Struct):
+    """What a client asks for. do: "serve" a checkpoint, "try" it alone, go "back" to the one before; "shadow" one at a share of
+    the streams, or "unshadow". force: serve it though the trial's figures speak against it."""
+
+    do: str
+    checkpoint: str = ""
+    force: bool = False
+    share: float = 0.1
+
+
+class _Watch(NamedTuple):
+    """A new checkpoint that is watched: since when, and what was counted until then. share: of confident seconds before; None:
+    too few to tell."""
+
+    since: float
+    seconds: int
+    sure: int
+    failures: int
+    share: float | None
+
+
+class Reload:
+    """See the module. `order` makes a trial's order for a checkpoint beside the serving one, `load` a denoiser of it, `adopt`
+    serves it."""
+
+    def __init__(
+        self,
+        serving: Serving,
+        order: Callable[[str], Order],
+        load: Callable[[Checkpoint], Denoiser],
+        adopt: Callable[[Serving], None],
+        events: Events,
+        pace: Pace,
+        recent: Recent,
+    ) -> None:
+        self.serving = serving
+        self._order, self._load, self._adopt, self._events, self._pace, self._recent = order, load, adopt, events, pace, recent
+        self._before: Serving | None = None
+        self._watch: _Watch | None = None
+        self._history: deque[tuple[int, int]] = deque([(0, 0)], maxlen=int(WATCHED_S) + 1)  # `Pace.seconds`, a tick
+        self._found: SimpleQueue[Serving] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._closing = False
+        self._status: ReloadStatus | None = None
+        self._changed_at = 0.0
+
+    @property
+    def status(self) -> ReloadStatus | None:
+        """Of the last one that was asked for."""
+        if self._status is None:
+            return None
+        age_s = round(time.monotonic() - self._changed_at, 1)
+        return structs.replace(self._status, age_s=age_s, watched=self._watch is not None)
+
+    def ask(self, asked: Asked) -> tuple[int, str]:
+        """Do what is asked for. Its number, and why it is refused; else empty."""
+        number = 1 + (self._status.number if self._status is not None else 0)
+        if self._closing:
+            return 0, "the daemon is stopping"
+        if self._is_busy:
+            assert self._status is not None
+            return 0, f"{self._status.checkpoint} is being tried: one at a time"
+        if asked.do == "back":
+            if self._before is None:
+                return 0, "no checkpoint was served before this one"
+            self._say(ReloadStatus(number, "back", str(self._before.checkpoint.path), self._before.checkpoint.id.hex()))
+            self._go_back("asked for")
+            return number, ""
+        if self._watch is not None:
+            left_s = self._watch.since + WATCHED_S - time.monotonic()
+            return 0, f"{self.serving.checkpoint.path} is watched for another {max(left_s, 0):.0f} s: `reload --back`, or wait"
+        self._say(ReloadStatus(number, "trying", asked.checkpoint))
+        order = self._order(asked.checkpoint)
+        order.force = asked.force
+        job = (asked, order, self._recent.messages())
+        self._thread = threading.Thread(target=self._work, args=job, name="ppgstream-reload", daemon=True)
+        self._thread.start()
+        return number, ""
+
+    def tick(self, now: float) -> None:
+        """A second is over."""
+        self._history.append((self._pace.seconds, self._pace.sure_seconds))
+        while not self._found.empty():
+            self._serve(self._found.get(), now)
+        if (watch := self._watch) is None:
+            return
+        seconds, sure = self._pace.seconds - watch.seconds, self._pace.sure_seconds - watch.sure
+        if self._failures > watch.failures:
+            self._roll_back("an answer is not finite, or the network failed")
+        elif (
+            watch.share is not None
+            and now > watch.since + EARLIEST_S
+            and seconds >= FEWEST_S
+            and sure < HALF * watch.share * seconds
+        ):
+            self._roll_back(f"of {seconds} seconds {sure / seconds:.0%} are confident, before it {watch.share:.0%} were")
+        elif now > watch.since + WATCHED_S:
+            self._watch = None
+
+    def close(self) -> None:
+        """The daemon stops: end what is under way."""
+        self._closing = True
+        if self._thread is not None:
+            self._thread.join(5 * POLL_S)
+
+    # ---- on the loop's thread --------------------------------------------------------------------------------------
+
+    @property
+    def _is_busy(self) -> bool:
+        return (self._thread is not None and self._thread.is_alive()) or not self._found.empty()
+
+    @property
+    def _failures(self) -> int:
+        return sum(self._events.counts[name] for name in FAILURES)
+
+    def _serve(self, new: Serving, now: float) -> None:
+        before, (seconds, sure) = self.serving, self._history[0]
+        seconds, sure = self._pace.seconds - seconds, self._pace.sure_seconds - sure
+        try:
+            self._adopt(new)
+        except ValueError as error:
+            self._change(state="refused", text=f"{new.checkpoint.path}: {error}")
+            return
+        self.serving, self._before = new, before
+        share = sure / seconds if seconds >= FEWEST_S else None
+        self._watch = _Watch(now, self._pace.seconds, self._pace.sure_seconds, self._failures, share)
+        self._change(state="serving", text=f"serves from now on, in place of {before}")
+        self._events.tell(Event("reload", f"{new} is served from now on, in place of {before}"))
+
+    def _roll_back(self, why: str) -> None:
+        bad = self.serving
+        self._go_back(why)
+        self._change(state="rolled_back", text=f"{bad.checkpoint.path}: {why}: {self.serving} is served again", code=1)
+
+    def _go_back(self, why: str) -> None:
+        assert self._before is not None
+        bad, self.serving, self._before, self._watch = self.serving, self._before, None, None
+        self._adopt(self.serving)
+        self._change(text="is served again")
+        self._events.tell(Event("rollback", f"{self.serving} is served again, in place of {bad}: {why}"))
+
+    def _say(self, status: ReloadStatus) -> None:
+        self._status, self._changed_at = status, time.monotonic()
+
+    def _change(self, **fields: object) -> None:
+        assert self._status is not None
+        self._say(structs.replace(self._status, **fields))
+
+    # ---- on the thread of a trial ----------------------------------------------------------------------------------
+
+    def _work(self, asked: Asked, order: Order, messages: list[tuple[float, Chunk]]) -> None:
+        try:
+            sha256 = self._try_out(order, messages)
+            if sha256 and asked.do == "try":
+                self._change(state="tried", text="passed the trial; it is not served, as asked")
+            elif sha256:
+                self._found.put(self._loaded(asked.checkpoint, sha256))
+        except PpgStreamError as error:
+            self._change(state="refused", text=str(error), code=error.exit_code)
+        except Exception as error:  # whatever a runtime raises: the serving one goes on
+            self._change(state="refused", text=f"{asked.checkpoint}: {type(error).__name__}: {error}", code=1)
+
+    def _try_out(self, order: Order, messages: list[tuple[float, Chunk]]) -> str:
+        """The sha256 of a checkpoint that passed; empty if it is served already. Raises PpgStreamError."""
+        with contextlib.ExitStack() as left:
+            for _ in range(2):
+                process = Apart(order)
+                left.callback(process.close)
+                told = self._hear(process, messages)
+                if not told.changed:
+                    return told.sha256
+                folder = Path(left.enter_context(tempfile.TemporaryDirectory(prefix="ppgstream-"))) / "serving"
+                write_restored(folder, self.serving.checkpoint)
+                order = structs.replace(order, serving=str(folder), serving_id="")
+        raise CheckpointError(f"{self.serving.checkpoint.path}: the serving checkpoint cannot be written for a trial")
+
+    def _hear(self, process: Apart, messages: list[tuple[float, Chunk]]) -> Told:
+        """The last word of a trial. Raises PpgStreamError where it is not that the checkpoint passed."""
+        for read_at, chunk in messages:
+            process.send(read_at, chunk)
+        process.end()
+        until = time.monotonic() + TRIAL_S
+        while not self._closing:
+            told = process.receive(POLL_S)
+            if told is None:
+                if death := process.death():
+                    raise CheckpointError(death)
+                if time.monotonic() > until:
+                    raise _failure(f"the trial has not ended in {TRIAL_S:.0f} s: the machine is too busy", EX_UNAVAILABLE)
+                continue
+            assert self._status is not None
+            if told.doing:
+                self._change(text=told.doing)
+            if told.id:
+                self._change(id=told.id)
+                if told.id == self.serving.checkpoint.id.hex():
+                    self._change(state="serving", text="is what is served already")
+                    return Told()
+            if told.check is not None:
+                self._change(checks=[*self._status.checks, told.check])
+            if told.figures is not None:
+                self._change(live=told.figures)
+            if told.refused:
+                raise _failure(told.refused, told.code)
+            if told.sha256 or told.changed:
+                return told
+        raise _failure("the daemon is stopping", EX_UNAVAILABLE)
+
+    def _loaded(self, path: str, sha256: str) -> Serving:
+        """The checkpoint that was tried, in this process. Raises PpgStreamError."""
+        self._change(state="loading", text="loads it beside the serving one")
+        found = restore(Path(path))
+        if found.sha256 != sha256:
+            raise CheckpointError(f"{path}: is not what was tried any more: its files changed meanwhile")
+        plan = plan_like(self.serving.plan, found)
+        denoiser = self._load(found)
+        if fault := self_test(denoiser, plan):
+            raise CheckpointError(f"{path}: the self-test failed: {fault}")
+        return Serving(found, plan, denoiser)
+
+
+def _failure(text: str, code: int) -> PpgStreamError:
+    error = PpgStreamError(text)
+    error.exit_code = code
+    return error
