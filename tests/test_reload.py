@@ -8,10 +8,12 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
@@ -26,7 +28,7 @@ from ppgstream.core.denoiser import Answer, Batch, Denoiser, identity
 from ppgstream.core.engine import Engine
 from ppgstream.core.ledger import Event
 from ppgstream.core.plan import Geometry, Plan, Rules, SensorRules
-from ppgstream.errors import ConfigError, PpgStreamError
+from ppgstream.errors import ConfigError, PpgStreamError, SourceError
 from ppgstream.lab import synthetic
 from ppgstream.live import keys, trial
 from ppgstream.live import reload as module
@@ -37,7 +39,7 @@ from ppgstream.live.events import Events
 from ppgstream.live.publisher import Publisher
 from ppgstream.live.receiver import Receiver
 from ppgstream.live.recent import KEPT_S, MOST_CHUNKS, MOST_SAMPLES, MOST_STREAMS, Recent, message_of
-from ppgstream.live.reload import EARLIEST_S, WATCHED_S, Asked, Reload, Serving
+from ppgstream.live.reload import EARLIEST_S, LATELY_S, WATCHED_S, Asked, Passed, Reload, Serving, serving_of
 from ppgstream.live.round import Pace
 from ppgstream.live.shadow import BUSY_TILES, Shadow
 from ppgstream.live.snapshot import Figures, ReloadStatus
@@ -208,7 +210,13 @@ def order(checkpoint: Path | str, **more: Any) -> Order:
     g = PLAN.geometry
     ahead = g.window - 1 if g.lookahead is None else g.lookahead
     windows = Windows(g.hop, ahead, g.overlap, beats=True)
-    given = {"serving": str(FAST.path), "serving_id": FAST.id.hex(), "windows": windows, "sensor": SensorRules()}
+    given = {
+        "serving": str(FAST.path),
+        "serving_id": FAST.id.hex(),
+        "serving_graph": FAST.graph_sha256,
+        "windows": windows,
+        "sensor": SensorRules(),
+    }
     return Order("trial", checkpoint=str(checkpoint), **(given | more))
 
 
@@ -244,7 +252,7 @@ def test_a_good_checkpoint_passes_and_its_figures_are_told() -> None:
     last, told = tried(order("default"))
     assert last.sha256 == restore(Path("default")).sha256
     names = [one.check.name for one in told if one.check is not None]
-    assert len(names) == len(set(names)) == 6
+    assert len(names) == len(set(names)) == 8
     live = next(one.figures for one in told if one.figures is not None)
     assert (live.streams, live.seconds) == (1, 40)
     assert live.sure_both > 35
@@ -302,7 +310,29 @@ def test_a_process_that_dies_is_told() -> None:
     assert until(process.death, "its death") == "the process of the trial ended by signal 11"
     folder = process._folder
     process.close()
+    assert folder is not None
     assert not folder.exists()
+
+
+def test_a_process_that_cannot_be_started_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for folder in (tmp_path / "gone", tmp_path / ("x" * 100)):
+        monkeypatch.setattr(tempfile, "tempdir", str(folder))
+        with pytest.raises(SourceError, match=r"no process can be started for a trial: .*\(TMPDIR\)"):
+            Apart(order("default"))
+        (tmp_path / ("x" * 100)).mkdir(exist_ok=True)
+    assert not list((tmp_path / ("x" * 100)).iterdir())
+
+
+def test_a_shadow_without_a_place_for_its_files_ends_and_the_daemon_goes_on(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shadow = Shadow(order, engine(identity(250)), Events(logging.getLogger("ppgstream")), lambda _: None)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    assert shadow.ask(Asked("shadow", "default")) == ""
+    assert shadow.status is not None
+    assert (shadow.status.state, "TMPDIR" in shadow.status.text) == ("failed", True)
+    shadow.served("00")
+    shadow.tick()
 
 
 def test_it_ends_with_the_process_that_began_it() -> None:
@@ -338,11 +368,16 @@ class Desk:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.events, self.pace, self.served = Events(logging.getLogger("ppgstream")), Pace(), []
         self.served: list[str] = []
-        self.now, self.sha256 = 1000.0, restore(Path("default")).sha256
-        monkeypatch.setattr(Reload, "_try_out", lambda *_: self.sha256)
+        default = restore(Path("default"))
+        self.now, self.passed = 1000.0, Passed(default.sha256, default.graph_sha256)
+        self.failures: dict[bytes, int] = {}
+        self.unwell = ""
+        self.notes: SimpleQueue[Event] = SimpleQueue()
+        monkeypatch.setattr(Reload, "_try_out", lambda *_: self.passed)
         self.reload = Reload(
-            Serving(FAST, PLAN, identity(250)), order, lambda _: identity(250), self.adopt, self.events, self.pace, Recent()
-        )
+            Serving(FAST, PLAN, identity(250)), order, lambda _: identity(250), self.adopt, self.events, self.pace, Recent(),
+            lambda checkpoint: self.failures.get(checkpoint, 0), self.notes,
+        )  # fmt: skip
 
     def adopt(self, new: Serving) -> None:
         self.served.append(new.checkpoint.arch.family + new.checkpoint.path.name)
@@ -352,7 +387,7 @@ class Desk:
             self.now += 1.0
             self.pace.seconds += streams
             self.pace.sure_seconds += round(share * streams)
-            self.reload.tick(self.now)
+            self.reload.tick(self.now, self.unwell)
 
     def serve(self, checkpoint: str = "default") -> ReloadStatus:
         number, refused = self.reload.ask(Asked("serve", checkpoint))
@@ -413,23 +448,53 @@ def test_without_streams_before_there_is_nothing_to_fall(desk: Desk) -> None:
     assert desk.status.state == "serving"
 
 
-@pytest.mark.parametrize("name", ["bad_answer", "model_failed"])
-def test_an_answer_that_is_not_finite_takes_it_back_at_once(desk: Desk, name: str) -> None:
-    desk.events.tell(Event(name, "before"))  # what the serving one did is not the new one's fault
+def test_an_answer_that_is_not_finite_takes_it_back_at_once(desk: Desk) -> None:
+    new = restore(Path("default")).id
+    desk.failures |= {FAST.id: 3, new: 2}  # from before
     desk.serve()
+    desk.failures[FAST.id] += 1  # of a tile that it was asked before the change
     desk.seconds(1, 1.0)
     assert desk.status.watched
-    desk.events.tell(Event(name, "after"))
+    desk.failures[new] += 1
     desk.seconds(1, 1.0)
     assert desk.status.state == "rolled_back"
+
+
+def test_a_network_that_does_not_answer_is_taken_back(desk: Desk) -> None:
+    desk.serve()
+    desk.unwell = "the model has not answered a call for 6 s"
+    desk.seconds(1, 1.0)
+    assert (desk.status.state, desk.unwell in desk.status.text) == ("rolled_back", True)
+
+
+def test_one_that_goes_bad_late_is_taken_back_where_there_are_streams_enough(desk: Desk) -> None:
+    desk.seconds(90, 1.0, streams=8)
+    desk.serve()
+    desk.seconds(35, 1.0, streams=8)
+    desk.seconds(LATELY_S - 8, 0.0, streams=8)
+    assert desk.status.state == "rolled_back"
+
+
+def test_a_trial_is_ended_by_back(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on: list[int] = []
+    monkeypatch.setattr(Reload, "_try_out", lambda *_: until(lambda: go_on, "the test") and desk.passed)
+    desk.reload.ask(Asked("serve", "default"))
+    assert desk.reload.ask(Asked("back"))[1] == ""
+    assert (desk.status.state, "not tried any more" in desk.status.text) == ("back", True)
+    go_on.append(1)
+    assert desk.reload._thread is not None
+    desk.reload._thread.join()
+    desk.seconds(2, 1.0)
+    assert desk.served == []  # though it passed
+    assert desk.status.state == "back"
 
 
 def test_one_at_a_time_and_none_while_the_daemon_stops(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = []
     monkeypatch.setattr(Reload, "_try_out", lambda *_: until(lambda: go_on, "the test") and "")
     desk.reload.ask(Asked("serve", "one"))
-    for do in ("serve", "try", "back"):
-        assert desk.reload.ask(Asked(do, "two")) == (0, "one is being tried: one at a time")
+    for do in ("serve", "try"):
+        assert "one is being tried: one at a time" in desk.reload.ask(Asked(do, "two"))[1]
     go_on.append(1)
     assert desk.reload._thread is not None
     desk.reload._thread.join()
@@ -438,10 +503,13 @@ def test_one_at_a_time_and_none_while_the_daemon_stops(desk: Desk, monkeypatch: 
 
 
 def test_one_that_changed_or_vanished_after_its_trial_is_refused(desk: Desk, tmp_path: Path) -> None:
-    desk.sha256 = "0" * 64
-    status = desk.serve()
-    assert (status.state, status.code) == ("refused", 78)
-    assert "is not what was tried any more" in status.text
+    fine = desk.passed
+    for passed in (fine._replace(sha256="0" * 64), fine._replace(graph="0" * 64)):
+        desk.passed = passed
+        status = desk.serve()
+        assert (status.state, status.code) == ("refused", 78)
+        assert "is not what was tried any more" in status.text
+        assert "refused" in desk.notes.get().text
     status = desk.serve(str(tmp_path / "gone"))
     assert "no checkpoint here" in status.text
     assert desk.served == []
@@ -457,6 +525,10 @@ def test_what_a_runtime_raises_is_a_refusal(desk: Desk, monkeypatch: pytest.Monk
     assert "the self-test failed" in desk.serve().text
 
 
+def test_without_seconds_before_it_is_said_that_confidence_is_not_compared(desk: Desk) -> None:
+    assert "too little came before it" in desk.serve().text
+
+
 def test_a_trial_is_told_as_it_goes_and_only_one_that_passes_is_served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With the process of the trial: the serving one's files are replaced before."""
     served = tmp_path / "served"
@@ -466,14 +538,14 @@ def test_a_trial_is_told_as_it_goes_and_only_one_that_passes_is_served(monkeypat
     asked = order("default", serving=str(served), serving_id=found.id.hex())
     reload = Reload(
         Serving(found, PLAN, identity(250)), lambda path: structs.replace(asked, checkpoint=path), lambda _: identity(250),
-        adopted.append, events, Pace(), Recent(),
+        adopted.append, events, Pace(), Recent(), lambda _: 0, SimpleQueue(),
     )  # fmt: skip
     write_restored(served, restore(Path("default")))  # in place, as people do
     assert reload.ask(Asked("serve", "default")) == (1, "")
     states = {str(status.state) for status in iter(lambda: _status_until_over(reload), None)}
     reload.tick(time.monotonic())
     assert reload.status is not None
-    assert (reload.status.state, len(reload.status.checks)) == ("serving", 4), reload.status
+    assert (reload.status.state, len(reload.status.checks)) == ("serving", 5), reload.status
     assert "trying" in states
     assert [one.checkpoint.path.name for one in adopted] == ["default"]
     reload.tick(time.monotonic() + WATCHED_S + 1)
@@ -490,12 +562,17 @@ def _status_until_over(reload: Reload) -> ReloadStatus | None:
     return reload.status if reload._thread is not None and reload._thread.is_alive() else None
 
 
+def beside_default(path: str) -> Order:
+    default = restore(Path("default"))
+    return order(path, serving=str(default.path), serving_id=default.id.hex(), serving_graph=default.graph_sha256)
+
+
 # ---- a shadow --------------------------------------------------------------------------------------------------------
 
 
 def test_a_shadow_gets_a_share_of_the_streams_and_goes_without_when_the_machine_is_busy() -> None:
     main, events = engine(identity(250)), Events(logging.getLogger("ppgstream"))
-    shadow = Shadow(order, main, events)
+    shadow = Shadow(beside_default, main, events, lambda _: None)
     assert "must be above 0, and 1 at most" in shadow.ask(Asked("shadow", "fast", share=0.0))
     assert shadow.ask(Asked("unshadow")) == "there is no shadow"
     assert shadow.ask(Asked("shadow", "fast", share=0.5)) == ""
@@ -537,8 +614,62 @@ def test_a_shadow_gets_a_share_of_the_streams_and_goes_without_when_the_machine_
         shadow.close()
 
 
+def state_of(shadow: Shadow) -> str:
+    shadow.tick()
+    assert shadow.status is not None
+    return shadow.status.state
+
+
+def test_a_shadow_of_what_is_served_ends() -> None:
+    shadow = Shadow(order, engine(identity(250)), Events(logging.getLogger("ppgstream")), lambda _: None)
+    shadow.ask(Asked("shadow", "fast"))
+    until(lambda: state_of(shadow) == "failed", "its end")
+    assert shadow.status is not None
+    assert shadow.status.text == "it is what is served"
+
+
+def test_a_shadow_begins_though_the_files_of_the_serving_one_were_changed(tmp_path: Path) -> None:
+    served = tmp_path / "served"
+    write_restored(served, FAST)
+    found = restore(served)
+    write_restored(served, restore(Path("default")))
+    asked = order("default", serving=str(served), serving_id=found.id.hex(), serving_graph=found.graph_sha256)
+    shadow = Shadow(
+        lambda path: structs.replace(asked, checkpoint=path), engine(identity(250)), Events(logging.getLogger("ppgstream")),
+        Serving(found, PLAN, identity(250)).write,
+    )  # fmt: skip
+    shadow.ask(Asked("shadow", "live"))
+    until(lambda: state_of(shadow) != "starting", "it")
+    assert shadow.status is not None
+    assert shadow.status.state == "running", shadow.status.text
+    shadow.close()
+
+
+def test_a_network_of_one_s_own_is_compared_with_though_its_file_was_changed(tmp_path: Path) -> None:
+    served = of_another_height(tmp_path / "served")
+    mine = serving_of(restore(served), PLAN, identity(250))
+    (served / "model.onnx").write_bytes(b"another")
+    mine.write(tmp_path / "again")
+    assert restore(tmp_path / "again").id == mine.checkpoint.id
+
+
+def test_as_many_streams_as_the_share_asks_for_also_when_others_have_ended() -> None:
+    main = engine(identity(250))
+    shadow = Shadow(beside_default, main, Events(logging.getLogger("ppgstream")), lambda _: None)
+    shadow.ask(Asked("shadow", "fast", share=0.5))
+    for k in range(8):
+        main.feed(chunk(0, stream=f"s{k}"), 0.0)
+    shadow.tick()
+    assert len(shadow.names) == 4
+    for k in range(4, 8):
+        main.feed(Chunk(f"s{k}", 7, 50, EMPTY, Kind.END), 0.0)
+    shadow.tick()
+    assert len(shadow.names) == 2
+    shadow.close()
+
+
 def test_a_shadow_that_cannot_run_says_why() -> None:
-    shadow = Shadow(order, engine(identity(250)), Events(logging.getLogger("ppgstream")))
+    shadow = Shadow(order, engine(identity(250)), Events(logging.getLogger("ppgstream")), lambda _: None)
     shadow.ask(Asked("shadow", "nowhere"))
 
     def failed() -> bool:
@@ -652,7 +783,7 @@ def test_a_running_daemon_serves_another_and_the_one_before_and_loses_no_sample(
     done = rig.reload("--checkpoint", "fast")
     assert done.returncode == 0, done.stderr
     assert "sure of a second without a pulse" in done.stdout
-    assert "height over the serving one's, median" in done.stdout
+    assert "height over the serving one's: median" in done.stdout
     until(lambda: rig.ids() == [default, fast], "the other id")
     snapshot = rig.client.ask(1.0)
     assert snapshot is not None
@@ -690,7 +821,8 @@ def test_answers_that_are_not_finite_after_ten_windows_are_taken_back(monkeypatc
         y = batch.x[:, -250:] if sum(calls) <= 10 else np.full((len(batch.x), 250), np.nan, np.float32)
         return Answer(y, np.full(y.shape, -8.0, np.float32))
 
-    monkeypatch.setattr(Reload, "_try_out", lambda *_: restore(Path("default")).sha256)
+    default = restore(Path("default"))
+    monkeypatch.setattr(Reload, "_try_out", lambda *_: Passed(default.sha256, default.graph_sha256))
     monkeypatch.setattr(Daemon, "_denoiser", lambda *_: failing)
     ends = {name: f"ipc://{tmp_path}/{name}" for name in ("in", "out", "status")}
     config = Config(in_=In(endpoint=ends["in"]), out=Out(endpoint=ends["out"]), status=Status(endpoint=ends["status"]))
@@ -771,6 +903,16 @@ def test_a_key_must_have_the_right_to_reload(tmp_path: Path) -> None:
             clients["changes"].reload({"do": "back"}, 5.0)
         with pytest.raises(PpgStreamError, match=r"what is 'dance'\?"):
             clients["changes"].reload({"do": "dance"}, 5.0)
+        for asked, told in (
+            ({"do": "serve"}, "the name is empty|The name is empty"),
+            ({"do": "shadow", "checkpoint": "fast", "share": None}, "Expected `float`"),
+            ({"do": 7}, "Expected `str`"),
+        ):
+            with pytest.raises(PpgStreamError, match=told):
+                clients["changes"].reload(asked, 5.0)
+        told_of = [event for event in daemon.events.recent.values() if event.event.name == "refused_key"]
+        assert any("[looks]" in one.event.text and "no right to reload" in one.event.text for one in told_of)
+        assert any("reload: back, asked by [changes]" in text for text in daemon.events.last)
     finally:
         daemon.stop.set()
         thread.join(PATIENCE_S)
@@ -783,12 +925,23 @@ def test_what_cannot_be_asked_is_one_line(tmp_path: Path) -> None:
         ((), 2, "give one of --checkpoint NEW"),
         (("--back", "--checkpoint", "x"), 2, "give one of"),
         (("--no-shadow", "--force"), 2, "go with --checkpoint"),
-        (("--back", "--status", f"ipc://{tmp_path}/none"), 69, "no daemon answers there"),
+        (("--back", "--wait"), 2, "go with --checkpoint"),
+        (("--checkpoint", ""), 2, "the name of the checkpoint is empty"),
+        (("--shadow", ""), 2, "the name of the checkpoint is empty"),
+        (("--checkpoint", "x" * 4000), 2, "a name of 4,000 bytes"),
+        (("--checkpoint", "x", "--share", "0.5"), 2, "--share 0.5: goes with --shadow"),
+        (("--shadow", "x", "--share", "nan"), 2, "must be above 0"),
+        (("--checkpoint", b"/tmp/\xff"), 2, "not UTF-8"),
     ):
         done = subprocess.run([PPGSTREAM, "reload", *options], capture_output=True, text=True, check=False)
         assert (done.returncode, told in done.stderr) == (code, True), done.stderr
+    done = subprocess.run(
+        [PPGSTREAM, "shadow", "report", "--status", f"ipc://{tmp_path}/none"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, "no daemon answers there" in done.stderr) == (69, True), done.stderr
     for shadow, told in (("nowhere", "no checkpoint here"), (str(tmp_path), "no checkpoint here")):
         done = subprocess.run(
             [PPGSTREAM, "run", "--check", "--shadow", shadow], capture_output=True, text=True, check=False, cwd=tmp_path
         )
         assert (done.returncode, told in done.stderr) == (78, True), done.stderr
+        assert done.stderr.startswith("ppgstream: shadow.checkpoint: ")

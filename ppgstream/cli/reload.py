@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ppgstream.cli.live import STATUS
-from ppgstream.cli.shared import Command, Commands, KeyOption, Stop, app, key_of, say
+from ppgstream.cli.shared import Command, Commands, KeyOption, Stop, app, key_of, printable, say
 from ppgstream.errors import PpgStreamError, SourceError, UsageError
 
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ppgstream.live.status import StatusClient
 
 ANSWER_S, LOOK_S = 2.0, 0.3
+SILENT_S = 15.0  # of a busy daemon, before it counts as gone
+MOST_NAME = 3000  # bytes of a checkpoint's name
 OVER = ("serving", "refused", "tried", "rolled_back", "back")
 StatusOption = Annotated[str, typer.Option("--status", metavar="ENDPOINT", help="The daemon's status socket.")]
 shadow_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Another checkpoint beside the one that is served.")
@@ -40,7 +42,9 @@ def reload(
     shadow: Annotated[
         str | None, typer.Option(metavar="NEW", help="Run a checkpoint beside the one that is served, unpublished.")
     ] = None,
-    share: Annotated[float, typer.Option(help="For --shadow: at which share of the streams, above 0 to 1.")] = 0.1,
+    share: Annotated[
+        float | None, typer.Option(help="For --shadow: at which share of the streams, above 0 to 1. (default: 0.1)")
+    ] = None,
     no_shadow: Annotated[bool, typer.Option("--no-shadow", help="End the shadow.")] = False,
     status: StatusOption = STATUS,
     key: KeyOption = None,
@@ -50,19 +54,21 @@ def reload(
     given = [checkpoint is not None, back, shadow is not None, no_shadow]
     if sum(given) != 1:
         raise UsageError("reload: give one of --checkpoint NEW, --back, --shadow NEW, --no-shadow")
-    if checkpoint is None and (dry_run or force or (wait and not back)):
+    if checkpoint is None and (dry_run or force or wait):
         raise UsageError("reload: --dry-run, --force and --wait go with --checkpoint")
-    asked: dict[str, Any] = {"do": "back" if back else "unshadow" if no_shadow else "shadow" if shadow else "serve"}
+    if share is not None and (shadow is None or not 0 < share <= 1):
+        raise UsageError(f"--share {share:g}: goes with --shadow, and must be above 0, and 1 at most")
+    asked: dict[str, Any] = {"do": "back" if back else "unshadow" if no_shadow else "shadow"}
     if checkpoint is not None:
         asked |= {"do": "try" if dry_run else "serve", "checkpoint": _named(checkpoint), "force": force}
     elif shadow is not None:
-        asked |= {"checkpoint": _named(shadow), "share": share}
+        asked |= {"checkpoint": _named(shadow), "share": share or 0.1}
     from ppgstream.live.status import StatusClient
 
     stop = Stop()
     client = StatusClient(status, key=key_of(key))
     try:
-        number = client.reload(asked, ANSWER_S)
+        number = client.reload(asked, SILENT_S)
         if number is None:
             raise SourceError(f"{status}: {client.silence()}")
         if no_shadow:
@@ -87,32 +93,58 @@ def reload(
 
 def _named(checkpoint: str) -> str:
     """A checkpoint as the daemon finds it, whose working folder is another."""
+    from ppgstream.storage import shown
+
+    if not checkpoint.strip():
+        raise UsageError("the name of the checkpoint is empty")
+    try:
+        too_long = len(checkpoint.encode()) > MOST_NAME
+    except UnicodeEncodeError:
+        raise UsageError(f"{shown(checkpoint)}: a name that is not UTF-8 cannot be sent to the daemon") from None
+    if too_long:
+        raise UsageError(f"{shown(checkpoint[:60])}...: a name of {len(checkpoint.encode()):,} bytes: at most {MOST_NAME:,}")
     path = Path(checkpoint)
-    there = path.exists() or path.with_name(path.name + ".index").exists() if path.name else False
+    try:
+        there = path.exists() or (bool(path.name) and path.with_name(path.name + ".index").exists())
+    except OSError:  # the daemon says what is wrong with it
+        there = False
     return str(path.absolute()) if there else checkpoint
 
 
-def _look(client: StatusClient) -> Snapshot:
-    snapshot = client.ask(ANSWER_S, rows=1)
-    if snapshot is None:
-        raise SourceError(f"{client.endpoint}: {client.silence()}")
-    return snapshot
+def _look(client: StatusClient, stop: Stop, silent_s: float = ANSWER_S) -> Snapshot | None:
+    """What the daemon tells; None once this command is stopped."""
+    until = time.monotonic() + silent_s
+    while not stop():
+        if (snapshot := client.ask(ANSWER_S, rows=1)) is not None:
+            return snapshot
+        if time.monotonic() > until:
+            raise SourceError(f"{client.endpoint}: {client.silence()}")
+    return None
 
 
 def _followed(client: StatusClient, number: int, stop: Stop, *, until_sure: bool) -> ReloadStatus | None:
     """What became of a reload; None if it is not known when this command is stopped."""
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(stderr=True)
     with console.status("asks the daemon") if console.is_terminal else contextlib.nullcontext() as shown:
         while not stop():
-            found = _look(client).reload
+            try:
+                snapshot = _look(client, stop, SILENT_S)
+            except SourceError as error:
+                raise SourceError(
+                    f"{client.endpoint}: no answer for {SILENT_S:.0f} s: a daemon that still lives goes on with the reload"
+                ) from error
+            if snapshot is None:
+                return None
+            found = snapshot.reload
             if found is None or found.number != number:
                 raise PpgStreamError(f"{client.endpoint}: the daemon was started anew, or another reload was begun")
             if found.state in OVER and not (until_sure and found.watched):
                 return found
             if shown is not None:
-                shown.update(f"{found.text or found.state} ...")
+                shown.update(Text(printable(f"{found.text or found.state} ...")))
             stop.wait(LOOK_S)
     return None
 
@@ -133,9 +165,12 @@ def _show(found: ReloadStatus) -> None:
 def _begun(client: StatusClient, stop: Stop) -> None:
     """Wait until the shadow runs, or has failed."""
     while not stop():
-        found = _look(client).shadow
+        snapshot = _look(client, stop, SILENT_S)
+        if snapshot is None:
+            break
+        found = snapshot.shadow
         if found is None or found.state == "failed":
-            raise PpgStreamError("the shadow has ended" if found is None else f"the shadow does not run: {found.text}")
+            raise PpgStreamError("the shadow was ended" if found is None else f"the shadow does not run: {found.text}")
         if found.state == "running":
             say(f"{found.checkpoint} runs as a shadow at {found.share:.0%} of the streams: `ppgstream shadow report` shows it")
             return
@@ -158,13 +193,16 @@ def shadow_report(
 
     client = StatusClient(status, key=key_of(key))
     try:
-        snapshot = _look(client)
+        stop = Stop()
+        snapshot = _look(client, stop)
     finally:
         client.close()
+    if snapshot is None:
+        raise typer.Exit(stop.exit_code())
     found = snapshot.shadow
     if json:
         print(msgspec.json.encode(found).decode())
-        return
+        raise typer.Exit(found is None)
     if found is None:
         raise PpgStreamError(f"{status}: no shadow runs: `ppgstream reload --shadow NEW` begins one")
     console = Console(highlight=False, markup=False, soft_wrap=True)

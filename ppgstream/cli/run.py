@@ -15,7 +15,7 @@ import typer
 from ppgstream import binaries
 from ppgstream.cli.shared import CheckpointOption, Command, ConfigOption, Stop, app, leave_at_once, loaded, restored, say
 from ppgstream.core.ledger import Event
-from ppgstream.errors import CheckpointError, PpgStreamError, UsageError
+from ppgstream.errors import CheckpointError, ConfigError, PpgStreamError, UsageError
 
 if TYPE_CHECKING:
     from ppgstream.cli.logs import Log
@@ -199,7 +199,10 @@ def _check_shadow(settings: Config, daemon: Daemon) -> None:
     if settings.shadow.checkpoint:
         from ppgstream.assemble import plan_like
 
-        plan_like(daemon.rules.plan, restored(settings.shadow.checkpoint))
+        try:
+            plan_like(daemon.rules.plan, restored(settings.shadow.checkpoint))
+        except PpgStreamError as error:
+            raise ConfigError(f"shadow.checkpoint: {error}") from error
 
 
 def _metrics(settings: Config) -> MetricsServer | None:
@@ -252,5 +255,5 @@ def keygen(
     if server is None:
         say(f'the daemon\'s settings: [security] key = "{secret}" and allow = "FILE", a list of the keys that it admits')
     else:
-        say("a line of the daemon's list, with the streams that it may send and read:")
-        print(f'[{name}]\nkey = "{made.public.decode()}"\nsend = ["{name}"]\nread = []\nstatus = false')
+        say("lines of the daemon's list, with what it may do: send, read, ask for the status, have another checkpoint served:")
+        print(f'[{name}]\nkey = "{made.public.decode()}"\nsend = ["{name}"]\nread = []\nstatus = false\nreload = false')

@@ -3,7 +3,7 @@ from ppgstream.core.stream cimport Stream
 
 cdef class Engine:
     cdef public object _waiting, crowd, denoiser, departed, departed_ledger, departed_unclean, ready, refused, rules, windows
-    cdef public dict _crowds, _expires, _over, streams
+    cdef public dict _crowds, _expires, _over, failures, streams
     cdef public list _due, _expiring, events
     cdef public bint fills_itself
 

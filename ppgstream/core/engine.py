@@ -69,6 +69,7 @@ class Engine:
         "departed_ledger",
         "departed_unclean",
         "events",
+        "failures",
         "fills_itself",
         "ready",
         "refused",
@@ -85,6 +86,7 @@ class Engine:
         self.windows = self.refused = self.crowd = 0
         self.departed, self.departed_ledger, self.departed_unclean = Counts(), Ledger(), 0
         self.fills_itself = True
+        self.failures: dict[bytes, int] = {}  # tiles that were not answered as they should, by the id of their checkpoint
         self._crowds: dict[str, int] = {}  # the same by stream, of those that have any
         self._over: dict[str, None] = {}  # streams that have ended, the first of them first
         self._expires: dict[str, float] = {}  # when streams give up samples that they wait for
@@ -199,6 +201,7 @@ class Engine:
             first = tile.ready[0].stream.name
             why = f"the model failed on a tile of {n} windows: shed: {type(answer).__name__}: {answer}"
             self.events.append(Event("model_failed", f"{first}: {why}", first))
+            self._count_failure(tile)
         if isinstance(answer, Answer):
             self.windows += n
             y = np.ascontiguousarray(tile.in_units(answer))
@@ -207,6 +210,7 @@ class Engine:
                 odd = tile.ready[int(np.argmin(fine))]
                 text = f"{odd.stream.name}: the model's answer at index {odd.stream.track.place(odd.window)} is not finite: shed"
                 self.events.append(Event("bad_answer", text, odd.stream.name))
+                self._count_failure(tile)
             rows = [row if ok else None for row, ok in zip(y, fine, strict=True)]
             if answer.log_var is not None:
                 confidence = confidence_of(answer.log_var)
@@ -221,6 +225,10 @@ class Engine:
             chunks += self._release([tile.ready[k] for k in turn])
         self._fill_now()
         return chunks
+
+    def _count_failure(self, tile: Tile) -> None:
+        checkpoint = tile.plan.checkpoint
+        self.failures[checkpoint] = self.failures.get(checkpoint, 0) + 1
 
     def _release(self, answered: list[Ready]) -> list[Chunk]:
         """What became final with windows of different streams; the confidence of their samples is computed at once."""

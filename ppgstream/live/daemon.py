@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from queue import SimpleQueue
 
 import zmq
@@ -27,7 +28,7 @@ from ppgstream.core.denoiser import Denoiser
 from ppgstream.core.engine import Engine
 from ppgstream.core.ledger import Event
 from ppgstream.errors import PpgStreamError
-from ppgstream.live.canary import Canary
+from ppgstream.live.canary import HEALTHY_S, Canary
 from ppgstream.live.descriptors import check_descriptors
 from ppgstream.live.endpoints import MOST_BODY, MOST_QUESTION, MOST_SUBSCRIPTION, attach, make
 from ppgstream.live.events import Events
@@ -36,7 +37,7 @@ from ppgstream.live.keys import Key
 from ppgstream.live.loop import LEAVE_S, Loop, Rooms, Stop, ready_limit
 from ppgstream.live.questions import Question, Questions
 from ppgstream.live.recent import Recent
-from ppgstream.live.reload import Asked, Reload, Serving
+from ppgstream.live.reload import Asked, Reload, Serving, serving_of
 from ppgstream.live.round import Clock, Pace
 from ppgstream.live.service import Notifier
 from ppgstream.live.shadow import Shadow
@@ -193,10 +194,13 @@ class Daemon:
             self._guard_of("status"),
         )
         self.canary = Canary(engine.rules.plan, workers)
-        serving = Serving(self.checkpoint, engine.rules.plan, engine.denoiser)
+        serving = serving_of(self.checkpoint, engine.rules.plan, engine.denoiser)
         order, adopt, recent = partial(self._order, engine), partial(self._adopt, engine, workers), Recent()
-        self.reload = Reload(serving, order, self._denoiser, adopt, self.events, self.pace, recent)
-        self.shadow = Shadow(order, engine, self.events)
+        self.reload = Reload(
+            serving, order, self._denoiser, adopt, self.events, self.pace, recent,
+            lambda checkpoint: engine.failures.get(checkpoint, 0), self.notes,
+        )  # fmt: skip
+        self.shadow = Shadow(order, engine, self.events, self._write_serving)
         rooms = Rooms(
             engine, workers, self.source, self.sink, self.questions, self.events, self.clock, self.pace, self.canary,
             self.notifier, self.notes, recent, self.reload, self.shadow, self.guard, self.reopen_output,
@@ -212,6 +216,8 @@ class Daemon:
 
     def _asked_for(self, asked: Asked) -> tuple[int, str]:
         """Do what a client asks for: its number, and why it is refused; else empty."""
+        if asked.do in ("serve", "try", "shadow") and not asked.checkpoint:
+            return 0, "which checkpoint? The name is empty"
         if asked.do in ("shadow", "unshadow"):
             return 0, self.shadow.ask(asked)
         if asked.do not in ("serve", "try", "back"):
@@ -226,9 +232,12 @@ class Daemon:
         windows = Windows(g.hop, ahead, g.overlap, plan.rate is not None)
         served = self.checkpoint
         return Order(
-            "trial", str(served.path.absolute()), served.id.hex(), path, windows, engine.rules.sensor, self.config.model.runtime,
-            windows_per_s=self.pace.rates.now()[1], cores=cores(),
+            "trial", str(served.path.absolute()), served.id.hex(), served.graph_sha256, path, windows, engine.rules.sensor,
+            self.config.model.runtime, windows_per_s=self.pace.rates.now()[1], cores=cores(),
         )  # fmt: skip
+
+    def _write_serving(self, folder: Path) -> None:
+        self.reload.serving.write(folder)
 
     def _denoiser(self, checkpoint: Checkpoint) -> Denoiser:
         model = self.config.model
@@ -238,6 +247,8 @@ class Daemon:
         """Serve another checkpoint from the next window on. Raises ValueError as `Engine.change` does."""
         engine.change(new.plan, new.denoiser, tile=new.checkpoint.tile, few=few_of(new.denoiser))
         workers.change(new.denoiser)
+        if workers.oldest_s(time.monotonic()) > HEALTHY_S:
+            workers.abandon()
         self.canary.change(new.plan)
         self.checkpoint = new.checkpoint
         self.shadow.served(new.checkpoint.id.hex())

@@ -129,18 +129,24 @@ class Guard:
                 self._may.clear()
             self._may[user, stream] = known
         if not known:
-            name = self._allowed.get(user.encode(), ("a key that was taken from the list", None))[0]
-            self._refuse(f"{stream}: the key [{name}] may not send it", stream)
+            self._refuse(f"{stream}: the key [{self.name_of(user)}] may not send it", stream)
         return known
 
     def may_ask(self, user: str) -> bool:
         rights = self.rights(user)
         return rights is not None and rights.status
 
+    def name_of(self, user: str) -> str:
+        """Of a key, as the list has it."""
+        return self._allowed.get(user.encode(), ("a key that was taken from the list", None))[0]
+
     def may_reload(self, user: str) -> bool:
-        """Whether a key may have another checkpoint served."""
+        """Whether a key may have another checkpoint served; if not, it is told."""
         rights = self.rights(user)
-        return rights is not None and rights.reload
+        if rights is not None and rights.reload:
+            return True
+        self._refuse(f"status: [{self.name_of(user)}] of {self._path} has no right to reload")
+        return False
 
     def tick(self) -> None:
         """Read the list again if it has changed. One that cannot be read is told, and the last one holds."""

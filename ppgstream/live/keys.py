@@ -85,6 +85,9 @@ def write(folder: Path, key: Key) -> tuple[Path, Path]:
 
 def read_secret(path: Path) -> Key:
     """A secret key of `write`. Raises ConfigError for a file that others may read, and for what is none."""
+    name, public, secret, server = _fields(path)
+    if not secret:
+        raise ConfigError(f"{path}: is a public key: the secret one is in {path.with_suffix('.key').name}")
     try:
         facts = path.stat()
         if stat.S_ISREG(facts.st_mode) and facts.st_mode & OTHERS:
@@ -92,9 +95,6 @@ def read_secret(path: Path) -> Key:
             raise ConfigError(f"{path}: others may read this secret key (mode {mode:o}): chmod 600 {path}, or make a new one")
     except OSError as error:
         raise ConfigError(f"{path}: cannot read the key: {error.strerror}") from error
-    name, public, secret, server = _fields(path)
-    if not secret:
-        raise ConfigError(f"{path}: is a public key: the secret one is in {path.with_suffix('.key').name}")
     if zmq.curve_public(secret) != public:
         raise ConfigError(f"{path}: its public and its secret key do not belong together")
     return Key(name, public, secret, server)
@@ -149,6 +149,8 @@ def read_allowed(path: Path) -> dict[bytes, tuple[str, Allowed]]:
         except msgspec.ValidationError as error:
             raise ConfigError(f"{path}: [{shown(name)[1:-1]}]: {error}: key, send, read, status and reload are known") from None
         key = z85(one.key, f"{path}: [{name}] key")
+        if one.reload and not one.status:
+            raise ConfigError(f"{path}: [{name}]: reload = true needs status = true: it is asked for there")
         if key in found:
             raise ConfigError(f"{path}: [{name}] has the key of [{found[key][0]}]")
         for pattern in (*one.send, *one.read):

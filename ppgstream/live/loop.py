@@ -269,7 +269,7 @@ class Loop:
         self._sink.hear()
         self._rooms.canary.look(now)
         self._rooms.recent.tick(now)
-        self._rooms.reload.tick(now)
+        self._rooms.reload.tick(now, self._rooms.canary.unwell(now))
         self._rooms.shadow.tick()
         if (guard := self._rooms.guard) is not None:
             guard.tick()

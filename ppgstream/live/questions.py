@@ -13,6 +13,7 @@ import msgspec
 import zmq
 
 from ppgstream.core.engine import Engine
+from ppgstream.core.ledger import Event
 from ppgstream.core.trace import Trace
 from ppgstream.live.endpoints import Inbox
 from ppgstream.live.events import Events
@@ -81,7 +82,10 @@ class Questions:
             envelope = parts[:-1] or parts  # the peer, and what a REQ socket puts before its question
             try:
                 asked = msgspec.json.decode(parts[-1], type=Question) if len(parts) > 1 else Question()
-            except msgspec.ValidationError:
+            except msgspec.ValidationError as error:
+                if _asks_for_reload(parts[-1]):
+                    self._send(envelope, msgspec.json.encode({"reload": {"number": 0, "refused": str(error)}}))
+                    continue
                 asked = Question()  # a monitor of another version gets what all get
             except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 continue
@@ -103,8 +107,13 @@ class Questions:
                 self._engine.streams[name].timeline.trace = None
 
     def _order(self, asked: Asked) -> tuple[int, str]:
-        if self._guard is not None and not self._guard.may_reload(self._inbox.user):
-            return 0, "this key has no right to reload (SECURITY.md)"
+        name = ""
+        if self._guard is not None:
+            name = self._guard.name_of(self._inbox.user)
+            if not self._guard.may_reload(self._inbox.user):
+                return 0, "this key has no right to reload (SECURITY.md)"
+        what = " ".join(filter(None, (asked.do, asked.checkpoint[:200], "force" * asked.force)))
+        self._events.tell(Event("reload", f"reload: {what}" + (f", asked by [{name}]" if name else "")))
         self._kept.clear()  # none of them tells of it
         self._cost_s = 0.0
         return self._reload(asked)
@@ -142,6 +151,11 @@ class Questions:
             self._send(envelope, kept)
         else:
             self.pending.append((envelope, asked))
+
+
+def _asks_for_reload(question: bytes) -> bool:
+    found = msgspec.json.decode(question)
+    return isinstance(found, dict) and found.get("reload") is not None
 
 
 def _taken(engine: Engine, sessions: dict[Any, Any]) -> dict[str, int | None]:

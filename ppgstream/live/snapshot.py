@@ -140,8 +140,8 @@ class StreamStatus(msgspec.Struct):
 
 
 class Check(msgspec.Struct):
-    """Something that both checkpoints were asked, and what they answered: shares, or ms. `most` or `least` is what the new one
-    may have."""
+    """Something that both checkpoints were asked, and what they answered: shares, or ms. `most` and `least`: what the new
+    one may have."""
 
     name: str
     serving: float
@@ -149,6 +149,14 @@ class Check(msgspec.Struct):
     most: float | None = None
     least: float | None = None
     fine: bool = True
+
+
+def limit_of(check: Check) -> str:
+    """What the new one may have, in words; empty where there is no limit."""
+    if check.most is None or check.least is None:
+        most, least = check.most, check.least
+        return f"at most {most:.4g}" if most is not None else f"at least {least:.4g}" if least is not None else ""
+    return f"{check.least:.4g} to {check.most:.4g}"
 
 
 class Figures(msgspec.Struct):

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal
@@ -35,7 +37,7 @@ from ppgstream.live.canary import self_test
 from ppgstream.live.comparison import Comparison
 from ppgstream.live.endpoints import MOST_BODY, make
 from ppgstream.live.recent import READ_AT
-from ppgstream.live.snapshot import Check, Figures
+from ppgstream.live.snapshot import Check, Figures, limit_of
 from ppgstream.model import runtime
 from ppgstream.model.checkpoint import Checkpoint
 from ppgstream.model.restore import restore
@@ -47,11 +49,13 @@ ALIKE = 1e-3  # of the answers' range: as near must be the answers to a window, 
 SHAPES_S, NOTHING_S, NOTHING_OF = 20.0, 30.0, 4  # seconds of a record; records of each kind without a pulse
 MORE_WRONG = 0.01  # share of seconds that a new checkpoint may be more often sure of, and wrong
 LEAST_SURE = 0.5  # share of the serving one's sure seconds that it must be sure of
+HEIGHTS = 0.85, 1.15  # least and most of a wave, over the true or the serving one
 MOST_DIFFERENT = 0.2  # share of live seconds, both sure, whose waves may differ
 FEWEST_S = 30  # live seconds from which they are judged
 MOST_LOAD = 0.8  # of the processors, for the windows that come now
 ANSWER_S = 1.0  # between two reports of a shadow
 WAIT_MS = 50
+WATCH_S = 0.5  # between two looks whether the daemon is still there
 IDLE_S = 30.0
 
 
@@ -65,12 +69,13 @@ class Windows(msgspec.Struct):
 
 
 class Order(msgspec.Struct):
-    """What to do. serving_id: empty where the files were written for this trial. windows_per_s: that the daemon denoises now;
-    cores: that it may use."""
+    """What to do. serving_id, serving_graph: empty where the files were written for this trial. windows_per_s: that the daemon
+    denoises now; cores: that it may use."""
 
     kind: Literal["trial", "shadow"]
     serving: str
     serving_id: str
+    serving_graph: str
     checkpoint: str
     windows: Windows
     sensor: SensorRules
@@ -82,7 +87,8 @@ class Order(msgspec.Struct):
 
 class Told(msgspec.Struct):
     """What was found: any of it. refused: why it may not be served; code: the exit code for it. id: of the checkpoint, once it is
-    read; sha256: of one that may be served. changed: the files of the serving one are not those that are served."""
+    read, and of its graph; sha256: of one that may be served. changed: the files of the serving one are not those that are
+    served."""
 
     doing: str = ""
     check: Check | None = None
@@ -90,6 +96,7 @@ class Told(msgspec.Struct):
     refused: str = ""
     code: int = 1
     id: str = ""
+    graph: str = ""
     sha256: str = ""
     changed: bool = False
 
@@ -105,7 +112,7 @@ class Pair:
         tell(Told(f"reads {order.checkpoint}"))
         self.order = order
         self.checkpoint = restore(Path(order.checkpoint))
-        tell(Told(id=self.checkpoint.id.hex()))
+        tell(Told(id=self.checkpoint.id.hex(), graph=self.checkpoint.graph_sha256))
         serving = _served(order)
         w = order.windows
         self.served = plan_of(serving, hop=w.hop, lookahead=w.lookahead, overlap=w.overlap, beats=w.beats)
@@ -129,7 +136,7 @@ def _served(order: Order) -> Checkpoint:
         found = restore(Path(order.serving))
     except CheckpointError:
         raise ChangedError from None
-    if order.serving_id and found.id.hex() != order.serving_id:
+    if order.serving_id and (found.id.hex(), found.graph_sha256) != (order.serving_id, order.serving_graph):
         raise ChangedError
     return found
 
@@ -203,16 +210,30 @@ def truth_checks(pair: Pair) -> Iterator[Check]:
     """Both on pulses of all shapes, and on what holds no pulse."""
     fs = pair.plan.fs
     noisy, truth, none = _kinds(fs)
-    sure_of, wrong_of, false_of = [], [], []
+    sure_of, wrong_of, false_of, height_of = [], [], [], []
+    heights = _by_second_sd(truth, fs)
     for engine in pair.engines():
         waves, sure = _by_second(engine, noisy, fs)
         good = np.stack([scores.snr_by_second_db(wave, clean, fs) for wave, clean in zip(waves, truth, strict=True)])
         sure_of.append(float(sure.mean()))
         wrong_of.append(float((sure & (good < scores.GOOD_DB)).mean()))
+        height_of.append(float(np.median((_by_second_sd(waves, fs) / heights)[sure])) if sure.any() else 0.0)
         false_of.append(float(_by_second(engine, none, fs)[1].mean()))
     yield _at_most("sure of a second without a pulse", false_of, false_of[0] + MORE_WRONG)
     yield _at_most("sure of a second of a pulse, and wrong", wrong_of, wrong_of[0] + MORE_WRONG)
     yield _at_least("sure of a second of a pulse", sure_of, LEAST_SURE * sure_of[0])
+    yield _height("height of a pulse over the true one, median", height_of)
+
+
+def _by_second_sd(waves: NDArray[np.float64], fs: float) -> NDArray[np.float64]:
+    second = int(fs)
+    return np.asarray(waves[:, : waves.shape[1] // second * second].reshape(len(waves), -1, second).std(axis=2))
+
+
+def _height(name: str, values: Sequence[float]) -> Check:
+    serving, new = (round(v, 4) for v in values)
+    low, high = HEIGHTS
+    return Check(name, serving, new, most=high, least=low, fine=low <= new <= high)
 
 
 def _at_most(name: str, values: list[float], most: float) -> Check:
@@ -252,6 +273,8 @@ def live_checks(found: Figures) -> Iterator[Check]:
     shares = [found.sure_serving / found.seconds, found.sure_new / found.seconds]
     yield _at_least("sure of a live second", shares, LEAST_SURE * shares[0])
     if found.sure_both >= FEWEST_S:
+        if found.amplitude is not None:
+            yield _height("height of a live wave over the serving one's, median", (1.0, found.amplitude[1]))
         share = found.differ / found.sure_both
         yield Check(
             "another wave in a live second, both sure", 0.0, round(share, 4), most=MOST_DIFFERENT, fine=share <= MOST_DIFFERENT
@@ -262,21 +285,26 @@ def live_checks(found: Figures) -> Iterator[Check]:
 
 
 class Peer:
-    """The daemon, from here."""
+    """The daemon, from here. Once it is gone, this process ends, and takes the folder of its socket along."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, daemon: int) -> None:
+        self._folder, self._daemon = Path(endpoint.removeprefix("ipc://")).parent, daemon
+        threading.Thread(target=self._watch, daemon=True).start()
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = make(self._context, zmq.PAIR, most=MOST_BODY, linger=5000)
         self._socket.bind(endpoint)
-        self._parent = os.getppid()
+
+    def _watch(self) -> None:
+        while os.getppid() == self._daemon:
+            time.sleep(WATCH_S)
+        shutil.rmtree(self._folder, ignore_errors=True)
+        os._exit(1)
 
     def tell(self, told: Told) -> None:
         self._socket.send(msgspec.json.encode(told))
 
     def take(self, wait_ms: int) -> list[bytes] | None:
-        """The next message, None if there is none. Ends the process when the daemon is gone."""
-        if os.getppid() != self._parent:
-            os._exit(1)
+        """The next message, None if there is none."""
         return self._socket.recv_multipart() if self._socket.poll(wait_ms) else None
 
     def close(self) -> None:
@@ -316,8 +344,7 @@ def try_out(order: Order, peer: Peer) -> None:
 
 
 def _told(check: Check) -> str:
-    limit = f"at most {check.most:.4g}" if check.most is not None else f"at least {check.least:.4g}"
-    return f"{check.name}: {check.new:.4g}, {limit} is allowed (serving: {check.serving:.4g})"
+    return f"{check.name}: {check.new:.4g}, {limit_of(check)} is allowed (serving: {check.serving:.4g})"
 
 
 def shadow(order: Order, peer: Peer) -> None:
@@ -349,11 +376,11 @@ def _feed(compared: Comparison, parts: list[bytes]) -> float:
     return now
 
 
-def main(endpoint: str) -> None:
-    """The process, at the least priority."""
+def main(endpoint: str, daemon: int) -> None:
+    """The process, at the least priority. daemon: the process that began it."""
     with contextlib.suppress(OSError):  # where a sandbox forbids it
         os.nice(19)
-    peer = Peer(endpoint)
+    peer = Peer(endpoint, daemon)
     code = 1
     try:
         while (parts := peer.take(1000)) is None:
@@ -371,4 +398,4 @@ def main(endpoint: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))

@@ -31,13 +31,19 @@ class Workers:
         self._denoiser = denoiser
         self._asked: SimpleQueue[tuple[Callable[[], Found], Future[Found]] | None] = SimpleQueue()
         # Daemon threads: one that hangs in a model call does not keep the process from its end, as a ThreadPoolExecutor's would.
-        self._threads = [threading.Thread(target=self._work, name=f"ppgstream-model-{k}", daemon=True) for k in range(threads)]
+        self._threads: list[threading.Thread] = []
+        self._count = threads
         self._most = threads + 1  # one waits, so that no worker does
         self._tiles: deque[tuple[Tile, Future[Found], float]] = deque()  # and when they were handed over
         self._awake, self._wake = socket.socketpair()
         self._awake.setblocking(False)
         self._wake.setblocking(False)
-        for thread in self._threads:
+        self._start()
+
+    def _start(self) -> None:
+        for k in range(self._count):
+            thread = threading.Thread(target=_work, args=(self._asked,), name=f"ppgstream-model-{k}", daemon=True)
+            self._threads.append(thread)
             thread.start()
 
     @property
@@ -80,6 +86,21 @@ class Workers:
         """What is handed over from now on is for another model."""
         self._denoiser = denoiser
 
+    def abandon(self) -> None:
+        """Wait no longer for what was handed over: it failed. Other threads answer what comes; those that are in a call stay
+        there."""
+        for _ in range(self._count):
+            self._asked.put(None)
+        for k, (tile, future, at) in enumerate(self._tiles):
+            if not future.done():
+                future.cancel()
+                failed: Future[Found] = Future()
+                failed.set_result(TimeoutError("the model has not answered, and another one is served"))
+                self._tiles[k] = tile, failed, at
+        self._asked = SimpleQueue()
+        self._start()
+        self._ring()
+
     def take_back(self) -> Iterator[tuple[Tile, Found]]:
         """The tiles that are answered and whose turn it is."""
         with contextlib.suppress(BlockingIOError):
@@ -107,7 +128,7 @@ class Workers:
         shuts down."""
         for _, future, _ in self._tiles:
             future.cancel()
-        for _ in self._threads:
+        for _ in range(self._count):
             self._asked.put(None)
         until = time.monotonic() + CLOSE_S
         for thread in self._threads:
@@ -116,19 +137,20 @@ class Workers:
         self._wake.close()
         return not any(thread.is_alive() for thread in self._threads)
 
-    def _work(self) -> None:
-        while (asked := self._asked.get()) is not None:
-            job, future = asked
-            if not future.set_running_or_notify_cancel():
-                continue
-            try:
-                future.set_result(job())
-            except BaseException as error:  # it is raised where the tile is taken back
-                future.set_exception(error)
-
     def _ring(self) -> None:
         with contextlib.suppress(OSError):  # full: it rings already; closed: nobody listens any more
             self._wake.send(b"\0")
+
+
+def _work(asked: SimpleQueue[tuple[Callable[[], Found], Future[Found]] | None]) -> None:
+    while (one := asked.get()) is not None:
+        job, future = one
+        if not future.set_running_or_notify_cancel():
+            continue
+        try:
+            future.set_result(job())
+        except BaseException as error:  # it is raised where the tile is taken back
+            future.set_exception(error)
 
 
 def _answer(denoiser: Denoiser, tile: Tile) -> Found:

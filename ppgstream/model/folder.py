@@ -90,7 +90,7 @@ def write_restored(folder: Path, found: Checkpoint, **stated: Any) -> None:
     """Write a restored checkpoint as a folder of format 2. stated: what is to be another than the checkpoint's own, as `write`
     takes it."""
     own = {key: getattr(found, key) for key in ("fs", "hop", "lookahead", "calibration", "provenance", "figures", "tile")}
-    if found.arch.family == OWN:
+    if found.arch.family == OWN and "graph" not in stated:
         own["graph"] = read_regular(checked_graph(found), MOST_GRAPH)
     write(folder, found.tensors, found.arch, **(own | stated))
 

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from rich.table import Table
 
-from ppgstream.live.snapshot import Check, Figures
+from ppgstream.live.snapshot import Check, Figures, limit_of
 
 
 def checks_of(checks: list[Check]) -> Table:
     """What both were asked, what they answered, and what the new one may have."""
     table = _table("the trial", "serving", "new", "limit")
     for check in checks:
-        limit = "" if check.most is None and check.least is None else _limit(check)
         style = "" if check.fine else "bold red"
-        table.add_row(check.name, f"{check.serving:.4g}", f"{check.new:.4g}", limit, style=style)
+        table.add_row(check.name, f"{check.serving:.4g}", f"{check.new:.4g}", limit_of(check), style=style)
     return table
-
-
-def _limit(check: Check) -> str:
-    return f"at most {check.most:.4g}" if check.most is not None else f"at least {check.least:.4g}"
 
 
 def figures_of(found: Figures) -> Table:
@@ -33,17 +28,17 @@ def figures_of(found: Figures) -> Table:
     table.add_row("seconds that are sure", f"{found.sure_serving / n:.1%}", f"{found.sure_new / n:.1%}")
     both = found.sure_both
     only = f"{(found.sure_serving - both) / n:.1%}", f"{(found.sure_new - both) / n:.1%}"
-    table.add_row("seconds that it alone is sure of", *only)
+    table.add_row("seconds that only this one is sure of", *only)
     table.add_section()
     table.add_row("of seconds that both are sure of", f"{both:,}", "")
     if found.amplitude is not None and found.difference is not None:
-        for name, value in zip(("5 %", "median", "95 %"), found.amplitude, strict=True):
-            table.add_row(f"height over the serving one's, {name}", "1", f"{value:.2f}")
-        for name, value in zip(("median", "95 %"), found.difference, strict=True):
-            table.add_row(f"difference over its SD, {name}", "", f"{value:.2f}")
-        table.add_row("of another wave", "", f"{found.differ / max(both, 1):.1%}")
+        for name, value in zip(("5th percentile", "median", "95th percentile"), found.amplitude, strict=True):
+            table.add_row(f"height over the serving one's: {name}", "1", f"{value:.2f}")
+        for name, value in zip(("median", "95th percentile"), found.difference, strict=True):
+            table.add_row(f"RMS difference over the serving wave's SD: {name}", "", f"{value:.2f}")
+        table.add_row("seconds whose waves differ by more than half of that SD", "", f"{found.differ / max(both, 1):.1%}")
     table.add_row("heart rates that both are sure of", f"{found.rates:,}", "")
-    table.add_row("more than 5 bpm apart", "", f"{found.rates_differ:,}")
+    table.add_row("of these, more than 5 bpm apart", "", f"{found.rates_differ:,}")
     return table
 
 
