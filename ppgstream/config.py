@@ -107,6 +107,10 @@ class Shadow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     share: Annotated[float, Meta(gt=0, le=1)] = 0.1
 
 
+class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    name: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{0,32}\Z")] = ""
+
+
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     in_: In = msgspec.field(name="in", default_factory=In)
     out: Out = msgspec.field(default_factory=Out)
@@ -118,6 +122,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     overload: Overload = msgspec.field(default_factory=Overload)
     security: Security = msgspec.field(default_factory=Security)
     shadow: Shadow = msgspec.field(default_factory=Shadow)
+    fleet: Fleet = msgspec.field(default_factory=Fleet)
 
 
 DEFAULT_PATH = Path("config.toml")
@@ -149,8 +154,13 @@ def load(path: Path | None = None, **overrides: str | bool | None) -> Config:
     for section, endpoint in (("in", config.in_.endpoint), ("out", config.out.endpoint), ("status", config.status.endpoint)):
         given = overrides.get(f"{section}__endpoint") is not None or chosen is None
         check_endpoint(
-            endpoint, f"{section}.endpoint" if given else f"{chosen}: {section}.endpoint", keyed=bool(config.security.key)
-        )
+            endpoint, f"{section}.endpoint" if given else f"{chosen}: {section}.endpoint", keyed=bool(config.security.key),
+            nats=section != "status",
+        )  # fmt: skip
+    if config.fleet.name and (
+        config.in_.endpoint != config.out.endpoint or not config.in_.endpoint.startswith(("nats://", "tls://"))
+    ):
+        raise ConfigError(f"{chosen or 'settings'}: fleet.name: a fleet reads and publishes on one NATS server: in and out alike")
     if bool(config.security.key) != bool(config.security.allow):
         missing = "allow" if config.security.key else "key"
         raise ConfigError(f"{chosen or 'settings'}: security.{missing}: key and allow go together (SECURITY.md)")
@@ -227,11 +237,15 @@ def _choices(key: str) -> list[str]:
     return [str(value) for value in get_args(hint)]
 
 
-def check_endpoint(endpoint: str, name: str, *, keyed: bool = False) -> None:
-    """Without keys only loopback and ipc, so that nothing else may hear or speak; `keyed`: any address. Raises ConfigError."""
+def check_endpoint(endpoint: str, name: str, *, keyed: bool = False, nats: bool = False) -> None:
+    """Without keys only loopback and ipc, so that nothing else may hear or speak; `keyed`: any address. nats: whether it may be a
+    NATS server, off loopback with TLS alone. Raises ConfigError."""
     scheme, _, rest = endpoint.partition("://")
     if not endpoint.isprintable():
         raise ConfigError(f"{name}: {shown(endpoint)} holds control characters")
+    if nats and scheme in ("nats", "tls") and rest:
+        _check_nats(endpoint, name)
+        return
     if scheme == "ipc" and rest:
         if rest == "*":
             raise ConfigError(
@@ -243,15 +257,29 @@ def check_endpoint(endpoint: str, name: str, *, keyed: bool = False) -> None:
     host, _, port = rest.rpartition(":")
     if port != "*" and not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65_536):
         raise ConfigError(f"{name}: {shown(endpoint)} needs a port from 1 to 65535")
-    if host == "localhost" or (keyed and re.fullmatch(r"[A-Za-z0-9*][A-Za-z0-9.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\]", host)):
-        return
-    try:
-        bracketed = re.fullmatch(r"\[(.*)\]", host)
-        loopback = (ipaddress.IPv6Address(bracketed[1]) if bracketed else ipaddress.IPv4Address(host)).is_loopback
-    except ValueError:
-        loopback = False
-    if not loopback:
+    anywhere = keyed and re.fullmatch(r"[A-Za-z0-9*][A-Za-z0-9.-]{0,252}|\[[0-9A-Fa-f:.]{2,45}\]", host)
+    if not anywhere and not _is_loopback(host):
         raise ConfigError(
             f"{name}: {shown(endpoint)} is not a loopback address: without [security] key only 127.0.0.0/8, [::1], localhost "
             f"and ipc:// are served"
         )
+
+
+def _check_nats(endpoint: str, name: str) -> None:
+    scheme, _, rest = endpoint.partition("://")
+    address = rest.rpartition("@")[2]
+    host, _, port = address.rpartition(":")
+    if not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65_536 or "/" in address:
+        raise ConfigError(f"{name}: {scheme}://{shown(address)} is not {scheme}://HOST:PORT, a NATS server (4222 by default)")
+    if scheme == "nats" and not _is_loopback(host):
+        raise ConfigError(f"{name}: {scheme}://{address} is not a loopback address: beyond this host tls:// alone")
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        bracketed = re.fullmatch(r"\[(.*)\]", host)
+        return (ipaddress.IPv6Address(bracketed[1]) if bracketed else ipaddress.IPv4Address(host)).is_loopback
+    except ValueError:
+        return False

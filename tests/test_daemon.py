@@ -87,10 +87,10 @@ class Record:
 
 def parse(parts: list[bytes]) -> Record:
     stream, message = parts
-    magic, version, kind, code, annotated, unclean, session, index, count, fs_mhz, t_ns, checkpoint, reserved = HEAD.unpack(
+    magic, version, kind, code, annotated, unclean, session, index, count, fs_mhz, t_ns, checkpoint, epoch = HEAD.unpack(
         message[:52]
     )
-    assert (magic, version, reserved, fs_mhz, checkpoint) == (b"PPG", 1, 0, 125_000, bytes(8))
+    assert (magic, version, epoch, fs_mhz, checkpoint) == (b"PPG", 1, 0, 125_000, bytes(8))
     payload = message[56:]
     assert struct.unpack("<I", message[52:56])[0] == zlib.crc32(message[:52] + payload)
     n = count if kind == DATA else 0

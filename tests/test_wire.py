@@ -45,7 +45,7 @@ GOLDEN_DATA = bytes.fromhex(
     "48e80100"  # fs 125000 mHz
     "15cd853dfe9c9717"  # sensor time 1_700_000_000_123_456_789 ns
     "0000000000000000"  # no checkpoint
-    "00000000"  # reserved
+    "00000000"  # epoch
     "a7b8fafe"  # CRC-32 of the 52 bytes above and the samples below
     "0000803f" "000000bf" "00005040"  # samples 1.0, -0.5, 3.25
 )  # fmt: skip
@@ -62,7 +62,7 @@ GOLDEN_ANNOTATED = bytes.fromhex(
     "34800500"  # fs 360500 mHz
     "ffffffffffffffff"  # sensor time -1 ns: signed
     "a1b2c3d4e5f60718"  # checkpoint id
-    "00000000"  # reserved
+    "00000000"  # epoch
     "89f209c4"  # CRC-32 of the 52 bytes above and everything below
     "9a9999999999b93f" "9c7500883ce437fe"  # samples 0.1, -1e300
     "0000803f" "0000803e"  # confidence 1.0, 0.25
@@ -80,7 +80,7 @@ GOLDEN_BEATS = bytes.fromhex(
     "48e80100"  # fs 125000 mHz
     "0000000000000000"  # no time
     "a1b2c3d4e5f60718"  # checkpoint id
-    "00000000"  # reserved
+    "00000000"  # epoch
     "53f99243"  # CRC-32 of the 52 bytes above and everything below
     "0000a042" "0000403f"  # 80 bpm, confidence 0.75
     "8403000000000000" "e203000000000000"  # beats at 900 and 994
@@ -138,7 +138,7 @@ def sealed(head: bytes, payload: bytes = b"") -> bytes:
 def body_of(payload: bytes = b"", **fields: int) -> bytes:
     """A body from header fields, packed here and not by `encode`. Default: a DATA without samples."""
     values = {"version": 1, "kind": 1, "dtype": 1, "annotated": 0, "unclean": 0, "session": 7, "index": 0, "count": 0}
-    values |= {"fs": 125_000, "t_ns": 0, "checkpoint": 0, "reserved": 0} | fields
+    values |= {"fs": 125_000, "t_ns": 0, "checkpoint": 0, "epoch": 0} | fields
     assert len(values) == 12, "a field of another name"
     return sealed(struct.pack("<3s5B2Q2IqQI", b"PPG", *values.values()), payload)
 
@@ -335,7 +335,6 @@ def test_a_kind_of_a_later_version_is_told_from_damage() -> None:
         pytest.param(body_of(kind=1, unclean=1), id="an unclean DATA"),
         pytest.param(body_of(kind=2, unclean=1), id="an unclean STATUS"),
         pytest.param(body_of(kind=4, unclean=1), id="an unclean GAP"),
-        pytest.param(body_of(reserved=1), id="reserved 1"),
         pytest.param(body_of(index=2**63), id="index 2**63"),
         pytest.param(body_of(kind=2, count=1), id="STATUS with a count"),
         pytest.param(body_of(kind=3, count=1), id="END with a count"),

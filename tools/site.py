@@ -24,7 +24,11 @@ ROOT = Path(__file__).parents[1]
 MARK = ".ppgstream-site"  # in a folder that this program made
 LINK = re.compile(r"(?<=\]\()(?!\w+:|#)([^)\s#]+)")  # of Markdown, to a file
 COMMANDS = ("run", "demo", "replay", "denoise", "tap", "record", "monitor", "reload", "keygen", "train", "evaluate", "bench")
-NESTED = (*(("checkpoint", name) for name in ("show", "probe", "import", "export", "calibrate")), ("shadow", "report"))
+NESTED = (
+    *(("checkpoint", name) for name in ("show", "probe", "import", "export", "calibrate")),
+    ("shadow", "report"),
+    ("fleet", "status"),
+)
 ERRORS = (
     "PpgStreamError",
     "ArgumentError",
@@ -44,7 +48,7 @@ NAV: dict[str, str | list[str]] = {
     "Your own network": "own-network.md",
     "Retrain": ["training.md", "course.md"],
     "The wire": "wire.md",
-    "Operate": ["operations.md", "reload.md", "monitor.md", "status.md", "reliability.md", "SECURITY.md"],
+    "Operate": ["operations.md", "reload.md", "fleet.md", "monitor.md", "status.md", "reliability.md", "SECURITY.md"],
     "How good it is": ["validation.md", "bench.md"],
     "Reference": ["commands.md", "reference.md"],
     "Why": ["decisions.md", "architecture.md", "dependencies.md", "runs.md", "CONTRIBUTING.md", "CHANGELOG.md"],

@@ -17,8 +17,8 @@ from ppgstream.api.arguments import number_of, rate_of, samples_of, text_of, who
 from ppgstream.api.live import Block, joined
 from ppgstream.errors import ArgumentError, WireError
 from ppgstream.live.keys import Key, client
-from ppgstream.live.publisher import Publisher
-from ppgstream.live.receiver import Receiver
+from ppgstream.live.publisher import publisher
+from ppgstream.live.receiver import receiver
 from ppgstream.wire.message import EMPTY, MAX_COUNT, Chunk, Kind, encode
 
 WAIT_S = 0.2  # for messages, before looking up
@@ -69,7 +69,7 @@ class Connection:
     the daemon. Closed by `close`, or at the end of a `with`."""
 
     def __init__(self, endpoint: str, stream: str | None, keep_s: float, key: Key | None = None) -> None:
-        self._receiver = Receiver(endpoint, stream, key=key)
+        self._receiver = receiver(endpoint, stream, key=key)
         self._keep_s = keep_s
         self._kept: dict[str, _Kept] = {}
         self._reached: dict[tuple[str, int], int] = {}  # of each stream and session, the index after all samples so far
@@ -110,12 +110,9 @@ class Connection:
             yield from self._take(WAIT_S)
 
     async def __aiter__(self) -> AsyncIterator[Block]:
-        import zmq.asyncio
-
-        socket = zmq.asyncio.Socket.from_socket(self._receiver.socket)
         while self._open and not self._receiver.all_ended:
             self._receiver.check()
-            await socket.poll(int(1000 * WAIT_S))
+            await self._receiver.wait_async(WAIT_S)
             for block in self._take(0.0):
                 yield block
 
@@ -222,7 +219,7 @@ class Sender:
         self.session = secrets.randbits(64)
         self._wait_s, self._ended = number_of("wait_s", wait_s, 0.0), False
         self._began_ns = 0  # the time of the first sample
-        self._publisher = Publisher(text_of("endpoint", endpoint), bind=bind, key=None if key is None else client(Path(key)))
+        self._publisher = publisher(text_of("endpoint", endpoint), bind=bind, key=None if key is None else client(Path(key)))
 
     def send(self, samples: Any, *, t_ns: int | None = None) -> None:
         """The next samples (n,), NaN where there is none. t_ns: the time of the first of them, ns since 1970; None: as many

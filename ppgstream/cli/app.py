@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import sys
 
-from ppgstream.cli import files, live, models, record, reload, run, shared
+from ppgstream.cli import files, fleet, live, models, record, reload, run, shared
 from ppgstream.cli.shared import app, prepare_process, settle
 
-__all__ = ["app", "files", "live", "main", "models", "record", "reload", "run"]
+__all__ = ["app", "files", "fleet", "live", "main", "models", "record", "reload", "run"]
 
 
 def main() -> None:

@@ -128,7 +128,7 @@ def replay(
     """Stream recordings to a daemon as sensors would: paced, many at once, with seeded faults. `replay -` is a live pipe."""
     from ppgstream.config import check_endpoint
     from ppgstream.files.offline import check_rate
-    from ppgstream.live.publisher import Publisher
+    from ppgstream.live import publisher as publishers
     from ppgstream.live.status import StatusClient
     from ppgstream.tools import replay as tool
     from ppgstream.wire.message import stream_like
@@ -150,7 +150,7 @@ def replay(
                 "replay -: a live pipe comes alone, once, whole and at its own pace: only --to, --stream, --fs, --column, "
                 "--field, --chunk and --wait go with it"
             )
-        publisher = Publisher(to, bind=bind, key=own, stopped=stop)
+        publisher = publishers.publisher(to, bind=bind, key=own, stopped=stop)
         publisher.wait_for_subscriber(wait)
         report = tool.pipe(
             sys.stdin.fileno(),
@@ -166,7 +166,7 @@ def replay(
     else:
         named: dict[str, Any] = {"column": column, "key": field, "fs": fs, "trusted": trust_fs}
         tracks, told = _tracks(files, **named, part=(from_, until), stream=stream, copies=copies)
-        publisher = Publisher(to, bind=bind, key=own, stopped=stop)
+        publisher = publishers.publisher(to, bind=bind, key=own, stopped=stop)
         publisher.wait_for_subscriber(wait)
         for line in told:
             say(line)
@@ -303,7 +303,7 @@ def tap(
     if format not in shapes:
         raise UsageError(f"--format {format!r}: must be one of {', '.join(shapes)}")
     stop = Stop()
-    receiver = taps.Receiver(from_, stream, key=key_of(key))
+    receiver = taps.receiver(from_, stream, key=key_of(key))
     patience = taps.Patience(receiver, until_end, wait)
     if format in heads:
         print(heads[format], flush=True)

@@ -39,7 +39,7 @@ def record(
     from ppgstream.cli.sources import check_package
     from ppgstream.config import check_endpoint
     from ppgstream.files import recorded
-    from ppgstream.live.receiver import Patience, Receiver
+    from ppgstream.live import receiver as taps
     from ppgstream.live.recorder import Recorder
     from ppgstream.live.status import StatusClient
 
@@ -48,16 +48,16 @@ def record(
     if format == "parquet":
         check_package("--format parquet", "pyarrow", "pyarrow", "parquet")
     own = key_of(key)
-    check_endpoint(from_, "--from", keyed=own is not None)
+    check_endpoint(from_, "--from", keyed=own is not None, nats=True)
     if status:
         check_endpoint(status, "--status", keyed=own is not None)
     stop = Stop()
     recorder = Recorder(out, format=format, say=say, file_s=60 * minutes)
     recorder.recover()
-    receiver = Receiver(from_, stream, raw=True, key=own)
+    receiver = taps.receiver(from_, stream, raw=True, key=own)
     client = StatusClient(status, key=own) if status else None
     console = Console(stderr=True)
-    patience = Patience(receiver, until_end, wait)
+    patience = taps.Patience(receiver, until_end, wait)
     started = looked = time.monotonic()
     clean_since = 0.0
     try:

@@ -70,6 +70,10 @@ def run(
     raw: Annotated[
         bool, typer.Option("--raw", help="Publish what sensors send too, for `ppgstream record`; as [out] raw = true.")
     ] = False,
+    fleet: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Share the streams of a NATS server with other members of this fleet (docs/fleet.md)."),
+    ] = None,
     shadow: Annotated[
         str | None,
         typer.Option(
@@ -90,7 +94,7 @@ def run(
         raise UsageError(f"--log-format {log_format!r}: must be one of {', '.join(FORMATS)}")
     settings = loaded(
         config, in__endpoint=in_, out__endpoint=out, status__endpoint=status, model__checkpoint=checkpoint,
-        out__raw=raw or None, shadow__checkpoint=shadow,
+        out__raw=raw or None, shadow__checkpoint=shadow, fleet__name=fleet,
     )  # fmt: skip
     log = Log(log_format)  # type: ignore[arg-type]
     stuck = False

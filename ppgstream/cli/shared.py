@@ -38,6 +38,7 @@ ORDER = (
     "monitor",
     "reload",
     "shadow",
+    "fleet",
     "keygen",
     "checkpoint",
     "train",

@@ -48,7 +48,7 @@ def ports(paths: list[str], settings: Config, log: logging.Logger, *, column: st
     def of(text: str) -> Maker:
         path, baud = port_of(text)
         return lambda daemon: Bridge(
-            lambda: SerialPort(path, baud), daemon.endpoints["in"], stream=stream_like(Path(path).name), where=path, log=log,
+            lambda: SerialPort(path, baud), daemon.addresses["in"], stream=stream_like(Path(path).name), where=path, log=log,
             column=column, key=key,
         )  # fmt: skip
 
@@ -70,12 +70,12 @@ def lsl(
 
     def inlets(daemon: Daemon) -> BackgroundTask:
         wanted = predicate or ""
-        return Inlets(wanted, daemon.endpoints["in"], clock=clock(), log=log, channel=channel, units=units)
+        return Inlets(wanted, daemon.addresses["in"], clock=clock(), log=log, channel=channel, units=units)
 
     def outlets(daemon: Daemon) -> BackgroundTask:
         geometry = daemon.rules.plan.geometry
         delay_s = (geometry.window - geometry.settles + geometry.hop - 1) / daemon.rules.plan.fs
-        return Outlets(daemon.endpoints["out"], clock=clock(), log=log, delay_s=delay_s, units=units)
+        return Outlets(daemon.addresses["out"], clock=clock(), log=log, delay_s=delay_s, units=units)
 
     if predicate is None and channel is not None:
         raise UsageError("--lsl-channel: nothing is read without --lsl-in")
@@ -105,6 +105,6 @@ def boards(texts: list[str], settings: Config, log: logging.Logger, *, channel: 
         raise UsageError(f"--brainflow: {', '.join(names)}: two of one name: tell them apart by mac_address, or another key")
 
     def of(one: Wanted) -> Maker:
-        return lambda daemon: Board(one, daemon.endpoints["in"], log=log)
+        return lambda daemon: Board(one, daemon.addresses["in"], log=log)
 
     return [of(one) for one in found]

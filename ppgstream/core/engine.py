@@ -247,6 +247,8 @@ class Engine:
 
     def _collect(self, stream: Stream) -> None:
         """What `stream` has to tell after a release."""
+        if self.streams.get(stream.name) is not stream:
+            return  # discarded
         if stream.is_over:
             self._over[stream.name] = None
         self._count_crowd(stream)
@@ -354,6 +356,10 @@ class Engine:
         """Forget a stream that goes on elsewhere, with its account. Raises as `save`."""
         self._resting(name)
         self.fill()
+        self.discard(name)
+
+    def discard(self, name: str) -> None:
+        """Forget a stream that goes on elsewhere from an earlier state, whatever of it is under way."""
         del self.streams[name]
         self.crowd -= self._crowds.pop(name, 0)
         self._over.pop(name, None)

@@ -23,6 +23,7 @@ from ppgstream.files.opened import MAX_LINE
 from ppgstream.files.pipe import line_reader
 from ppgstream.live.keys import Key
 from ppgstream.live.publisher import Publisher
+from ppgstream.live.publisher import publisher as publisher_of
 from ppgstream.wire.message import EMPTY, Chunk, Kind
 
 Float64 = NDArray[np.float64]
@@ -266,7 +267,7 @@ class Retried(BackgroundTask):
     def work(self) -> None:
         wait_s = RETRY_S[0]
         while not self.over.is_set():
-            publisher = Publisher(self._endpoint, key=self.curve, stopped=self.over.is_set)
+            publisher = publisher_of(self._endpoint, key=self.curve, stopped=self.over.is_set)
             samples = 0
             try:
                 samples, why = self.send(publisher)

@@ -32,16 +32,18 @@ from ppgstream.live.canary import HEALTHY_S, Canary
 from ppgstream.live.descriptors import check_descriptors
 from ppgstream.live.endpoints import MOST_BODY, MOST_QUESTION, MOST_SUBSCRIPTION, attach, make
 from ppgstream.live.events import Events
+from ppgstream.live.fleet import Fleet, FleetSink, FleetSource, Tender, member_of
 from ppgstream.live.guard import Guard
 from ppgstream.live.keys import Key
 from ppgstream.live.loop import LEAVE_S, Loop, Rooms, Stop, ready_limit
+from ppgstream.live.nats import Link, is_nats, shown
 from ppgstream.live.questions import Question, Questions
 from ppgstream.live.recent import Recent
 from ppgstream.live.reload import Asked, Reload, Serving, serving_of
 from ppgstream.live.round import Clock, Pace
 from ppgstream.live.service import Notifier
 from ppgstream.live.shadow import Shadow
-from ppgstream.live.sink import ZmqSink
+from ppgstream.live.sink import NatsSink, Sink, ZmqSink
 from ppgstream.live.snapshot import (
     CheckpointStatus,
     EventStatus,
@@ -54,7 +56,8 @@ from ppgstream.live.snapshot import (
     row_of,
     traces_of,
 )
-from ppgstream.live.source import ZmqSource
+from ppgstream.live.source import NatsSource, Source, ZmqSource
+from ppgstream.live.status import FLEET
 from ppgstream.live.trial import Order, Windows
 from ppgstream.live.watch import order
 from ppgstream.live.workers import Workers
@@ -75,7 +78,8 @@ class Daemon:
     def __init__(self, config: Config, checkpoint: Checkpoint, *, log: logging.Logger | None = None) -> None:
         self.config, self.checkpoint = config, checkpoint
         self.stop = Stop()
-        self.endpoints: dict[str, str] = {}
+        self.endpoints: dict[str, str] = {}  # as they are told
+        self.addresses: dict[str, str] = {}  # as they are connected to: a NATS server's may hold a password
         self.state = "starting"
         self.stuck = False  # at the end: the model is still in a call, and the process must end by os._exit
         self.started = time.monotonic()
@@ -86,6 +90,9 @@ class Daemon:
         self.notifier = Notifier()
         self.notes: SimpleQueue[Event] = SimpleQueue()  # events of other threads and of signal handlers
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._links: dict[str, Link] = {}  # to NATS servers
+        self.tender: Tender | None = None  # of a fleet's member
+        self.fleet: Fleet | None = None
         self.guard: Guard | None = None
         self._unbound_at = 0.0  # when the output was closed that is to be bound again; 0: it is bound
 
@@ -102,21 +109,52 @@ class Daemon:
         try:
             if c.security.key:
                 self.guard = Guard(self._context, c.security, self.events)
-            incoming = make(self._context, zmq.SUB, most=MOST_BODY, rcvhwm=c.in_.high_water_mark)
-            outgoing = self._outgoing()
             # ZeroMQ counts half a queue of answers that were read as still there; beyond this many it drops one.
             self._asked = make(self._context, zmq.ROUTER, most=MOST_QUESTION, sndhwm=16, rcvhwm=16)
-            for name, socket, endpoint, bind in (
-                ("in", incoming, c.in_.endpoint, c.in_.bind),
-                ("out", outgoing, c.out.endpoint, c.out.bind),
-                ("status", self._asked, c.status.endpoint, True),
-            ):
-                self.endpoints[name] = self._attach(name, socket, endpoint, bind=bind)
+            if c.fleet.name:
+                self.source, self.sink = self._member()
+            else:
+                self.source, self.sink = self._source(), self._sink()
+            self.endpoints["status"] = self._attach("status", self._asked, c.status.endpoint, bind=True)
+            if self.tender is not None:
+                self.tender.begin()
         except PpgStreamError:
             self.close()
             raise
-        self.source = ZmqSource(incoming, c, self.events, self._guard_of("in"))
-        self.sink = ZmqSink(outgoing, c.out.dtype, self._guard_of("out"))
+
+    def _member(self) -> tuple[Source, Sink]:
+        """Both ends of a fleet's member."""
+        c = self.config
+        link = self._link(c.in_.endpoint)
+        for name in ("in", "out"):
+            self.endpoints[name], self.addresses[name] = shown(c.in_.endpoint), c.in_.endpoint
+        found = self.checkpoint
+        self.tender = Tender(link, c.fleet.name, member_of(c, found.id.hex(), found.sha256))
+        return FleetSource(link, self.events), FleetSink(link, c.out.dtype, self.events)
+
+    def _source(self) -> Source:
+        c = self.config.in_
+        if is_nats(c.endpoint):
+            self.endpoints["in"], self.addresses["in"] = shown(c.endpoint), c.endpoint
+            return NatsSource(self._link(c.endpoint), ["ppg.in.>"], self.events)
+        incoming = make(self._context, zmq.SUB, most=MOST_BODY, rcvhwm=c.high_water_mark)
+        self.endpoints["in"] = self.addresses["in"] = self._attach("in", incoming, c.endpoint, bind=c.bind)
+        return ZmqSource(incoming, self.config, self.events, self._guard_of("in"))
+
+    def _sink(self) -> Sink:
+        c = self.config.out
+        if is_nats(c.endpoint):
+            self.endpoints["out"], self.addresses["out"] = shown(c.endpoint), c.endpoint
+            return NatsSink(self._link(c.endpoint), c.dtype, self.events)
+        outgoing = self._outgoing()
+        self.endpoints["out"] = self.addresses["out"] = self._attach("out", outgoing, c.endpoint, bind=c.bind)
+        return ZmqSink(outgoing, c.dtype, self._guard_of("out"))
+
+    def _link(self, url: str) -> Link:
+        """A connection to a NATS server: one for both ends, where they are the same."""
+        if url not in self._links:
+            self._links[url] = Link(url, tell=self.notes.put)
+        return self._links[url]
 
     def _outgoing(self) -> zmq.Socket[bytes]:
         c = self.config.out
@@ -137,6 +175,8 @@ class Daemon:
     def reopen_output(self) -> bool:
         """Bind the output again, so that a reader whose key was revoked is cut off. The others connect again by themselves, and
         miss what is published until then. False where the port is not free yet: to be called again."""
+        if not isinstance(self.sink, ZmqSink):
+            return True
         if not self._unbound_at:
             self.sink.socket.close(linger=self.config.out.linger_ms)
             self.sink.reopen(self._outgoing())
@@ -157,6 +197,8 @@ class Daemon:
         self._leave(linger_ms=0)
 
     def _leave(self, linger_ms: int) -> None:
+        for link in self._links.values():
+            link.close(linger_ms / 1000)
         self._context.destroy(linger=linger_ms)
 
     def run(self, denoiser: Denoiser) -> Engine:
@@ -188,7 +230,7 @@ class Daemon:
             self._asked,
             engine,
             self.events,
-            self.endpoints["in"],
+            f"{FLEET}{self.tender.name}" if self.tender is not None else self.endpoints["in"],
             partial(self.snapshot, engine, workers),
             self._asked_for,
             self._guard_of("status"),
@@ -203,8 +245,12 @@ class Daemon:
         self.shadow = Shadow(order, engine, self.events, self._write_serving)
         rooms = Rooms(
             engine, workers, self.source, self.sink, self.questions, self.events, self.clock, self.pace, self.canary,
-            self.notifier, self.notes, recent, self.reload, self.shadow, self.guard, self.reopen_output,
+            self.notifier, self.notes, recent, self.reload, self.shadow, self.guard,
+            reopen_output=self.reopen_output,
         )  # fmt: skip
+        if self.tender is not None and isinstance(self.source, FleetSource) and isinstance(self.sink, FleetSink):
+            self.fleet = Fleet(self.tender, self.source, self.sink, engine, self.events)
+            rooms = rooms._replace(fleet=self.fleet)
         if self.config.shadow.checkpoint:
             self.shadow.ask(Asked("shadow", self.config.shadow.checkpoint, share=self.config.shadow.share))
         return Loop(self.config, rooms, self.stop, self._say)
@@ -222,6 +268,11 @@ class Daemon:
             return 0, self.shadow.ask(asked)
         if asked.do not in ("serve", "try", "back"):
             return 0, f"what is {asked.do[:40]!r}? serve, try, back, shadow and unshadow are known"
+        if self.tender is not None and asked.do != "try":
+            return (
+                0,
+                f"a member of the fleet {self.tender.name}: all members serve the same one: stop them, start them with it",
+            )
         return self.reload.ask(asked)
 
     def _order(self, engine: Engine, path: str) -> Order:
@@ -305,6 +356,7 @@ class Daemon:
             unwell=self.canary.unwell(now),
             reload=self.reload.status,
             shadow=self.shadow.status,
+            fleet=None if self.fleet is None else self.fleet.status,
         )
 
 

@@ -23,6 +23,7 @@ from ppgstream.core.tile import Tile
 from ppgstream.live.canary import Canary
 from ppgstream.live.descriptors import are_short, most_descriptors
 from ppgstream.live.events import Events
+from ppgstream.live.fleet import Fleet
 from ppgstream.live.guard import Guard
 from ppgstream.live.questions import Questions
 from ppgstream.live.recent import Recent
@@ -30,7 +31,7 @@ from ppgstream.live.reload import Reload
 from ppgstream.live.round import POLL_S, TURN_S, Clock, Pace, Round
 from ppgstream.live.service import Notifier
 from ppgstream.live.shadow import Shadow
-from ppgstream.live.sink import ZmqSink
+from ppgstream.live.sink import Sink
 from ppgstream.live.source import Source
 from ppgstream.live.workers import Found, Workers
 from ppgstream.wire.message import Chunk, Kind
@@ -70,7 +71,7 @@ class Rooms(NamedTuple):
     engine: Engine
     workers: Workers
     source: Source
-    sink: ZmqSink
+    sink: Sink
     questions: Questions
     events: Events
     clock: Clock
@@ -82,6 +83,7 @@ class Rooms(NamedTuple):
     reload: Reload
     shadow: Shadow
     guard: Guard | None = None
+    fleet: Fleet | None = None
     reopen_output: Callable[[], bool] = lambda: True
 
 
@@ -103,9 +105,9 @@ class Loop:
         """Until the stop."""
         source, questions = self._rooms.source, self._rooms.questions
         poller = zmq.Poller()
-        for socket in (source.socket, questions.socket, self._sink.socket, self._workers.fileno()):
-            poller.register(socket, zmq.POLLIN)
         guard, out = self._rooms.guard, self._sink.socket
+        for socket in (source.socket, questions.socket, self._workers.fileno(), *([] if out is None else [out])):
+            poller.register(socket, zmq.POLLIN)
         if guard is not None:
             poller.register(guard.socket, zmq.POLLIN)
         self._round.begin(time.monotonic())
@@ -118,10 +120,11 @@ class Loop:
                 guard.answer()
                 if guard.revoked:
                     guard.revoked = not self._rooms.reopen_output()
-                if self._sink.socket is not out:
+                if out is not None and self._sink.socket is not None and self._sink.socket is not out:
                     poller.unregister(out)
                     out = self._sink.socket
                     poller.register(out, zmq.POLLIN)
+            self._turn_fleet()
             empty = room and self.read()
             self._tell()
             self._clock.turn(time.monotonic(), empty=empty)
@@ -132,7 +135,7 @@ class Loop:
                 self._tick()
             self._hand_over()
             self._take_back(self._workers.take_back())
-            if self._sink.socket in there:
+            if out in there:
                 self._sink.hear()
             if questions.socket in there or questions.pending:
                 questions.answer()
@@ -148,6 +151,8 @@ class Loop:
         self._say("draining")
         self._rooms.notifier.tell("STOPPING=1")
         drain_s = self._config.overload.drain_s
+        if self._rooms.fleet is not None:
+            self._leave_fleet(self._rooms.fleet)
         # The cheap ones first: what is too short for a window is published at once.
         streams = sorted(self._engine.streams.values(), key=lambda stream: stream.in_flight)
         for at in range(0, len(streams), ENDED_AT_ONCE):
@@ -172,6 +177,25 @@ class Loop:
         if left := self._engine.in_flight:
             text = f"{left} samples were not published: the {drain_s + LEAVE_S:g} s that a stop may take had passed"
             self._rooms.events.tell(Event("unpublished", text))
+
+    def _turn_fleet(self) -> None:
+        if (fleet := self._rooms.fleet) is not None:
+            fleet.turn((self._clock.running, self._clock.listened, time.monotonic()))
+
+    def _leave_fleet(self, fleet: Fleet) -> None:
+        """Hand all streams over to other members, as far as time allows."""
+        fleet.tender.leave()
+        poller = zmq.Poller()
+        poller.register(self._workers.fileno(), zmq.POLLIN)
+        while not fleet.tender.has_left and not self._stop.since(self._config.overload.drain_s):
+            self._hand_over(all_of_it=True)
+            poller.poll(math.ceil(1000 * TURN_S))
+            self._take_back(self._workers.take_back())
+            self._fill(at_once=True)
+            self._turn_fleet()
+            self._tell()
+            self._rooms.questions.answer()
+        fleet.leave()
 
     def read(self) -> bool:
         """Feed what is in the source to the engine, for one turn at most. True if it is empty now."""
@@ -271,6 +295,8 @@ class Loop:
         self._rooms.recent.tick(now)
         self._rooms.reload.tick(now, self._rooms.canary.unwell(now))
         self._rooms.shadow.tick()
+        if self._rooms.fleet is not None:
+            self._rooms.fleet.tick(self._rooms.pace.rates.now()[0], self._rooms.pace.lags[-1] if self._rooms.pace.lags else None)
         if (guard := self._rooms.guard) is not None:
             guard.tick()
         if are_short():

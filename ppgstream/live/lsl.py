@@ -21,7 +21,8 @@ import numpy as np
 from ppgstream.errors import PpgStreamError, UsageError, WireError
 from ppgstream.live.bridge import BackgroundTask, StampedSession
 from ppgstream.live.publisher import Publisher
-from ppgstream.live.receiver import Receiver
+from ppgstream.live.publisher import publisher as publisher_of
+from ppgstream.live.receiver import receiver as receiver_of
 from ppgstream.wire.message import MAX_COUNT, Chunk, Flag, Kind, stream_like
 
 # Streams are looked for and found on this machine alone, since LSL has no keys; and its own lines are none of this program's log.
@@ -93,7 +94,7 @@ class Inlets(BackgroundTask):
 
     def work(self) -> None:
         while not self.over.is_set():
-            publisher = Publisher(self._endpoint, key=self.curve, stopped=self.over.is_set)
+            publisher = publisher_of(self._endpoint, key=self.curve, stopped=self.over.is_set)
             try:
                 self._read(publisher)
             except PpgStreamError as error:
@@ -205,7 +206,7 @@ class Outlets(BackgroundTask):
         self._outlets: dict[str, dict[float, Any]] = {}  # by stream and rate, Hz; 0: of beats
 
     def work(self) -> None:
-        receiver = Receiver(self._endpoint, key=self.curve)
+        receiver = receiver_of(self._endpoint, key=self.curve)
         try:
             while not self.over.is_set():
                 for chunk in receiver.poll(0.05):

@@ -12,13 +12,16 @@ import zmq
 from ppgstream.errors import PpgStreamError, SourceError
 from ppgstream.live.endpoints import MOST_SUBSCRIPTION, Handshakes, Inbox, attach, make
 from ppgstream.live.keys import Key
-from ppgstream.live.status import StatusClient
+from ppgstream.live.nats import Link, is_nats, shown, subject_of
+from ppgstream.live.status import FLEET, StatusClient
 from ppgstream.wire.message import Chunk, encode
 
 HIGH_WATER_MARK = 1000  # messages; beyond it `send` waits, so the bound is on memory and not on what arrives
 SUBSCRIPTIONS_A_TURN = 64
 ANSWER_S = 2.0  # a daemon that has not answered by then is none
 ASK_EVERY_S = 0.05
+ASK_S = 0.5  # for a daemon's answer over NATS
+MOST_UNCONFIRMED = 8 * 1024 * 1024  # bytes that a NATS server has not confirmed, before `send` waits
 PATIENCE_S = 10.0  # without progress
 STOPPED_S = 2.0  # the same, once stopped
 
@@ -33,7 +36,7 @@ def same_endpoint(one: str, other: str) -> bool:
     """Whether two endpoints are the same: localhost is 127.0.0.1, and an ipc path may be relative."""
 
     def plain(endpoint: str) -> str:
-        scheme, _, rest = endpoint.partition("://")
+        scheme, _, rest = shown(endpoint).partition("://")
         return str(Path(rest).resolve()) if scheme == "ipc" else rest.replace("localhost:", "127.0.0.1:")
 
     return plain(one) == plain(other)
@@ -131,6 +134,8 @@ class Publisher:
             answer = client.taken(sessions, ANSWER_S)
             if answer is None and not answered:
                 return Delivery(None, "")
+            if answer is not None and answer[0].startswith(FLEET):
+                return Delivery(None, answer[0])  # each member knows its own streams alone
             if answer is not None and reads is not None and not same_endpoint(reads, answer[0]):
                 return Delivery(None, answer[0])
             if answer is not None:
@@ -155,3 +160,52 @@ class Publisher:
             if parts is None:
                 return
             self._subscribers += change_of(parts)
+
+
+class NatsPublisher(Publisher):
+    """The same over a NATS server. What was sent is kept until the server has confirmed it, over reconnections; `send` waits
+    while too much is not confirmed."""
+
+    def __init__(self, endpoint: str, *, stopped: Callable[[], bool] = lambda: False) -> None:
+        self._endpoint, self._stopped, self._last_by, self.sent = shown(endpoint), stopped, 0.0, 0
+        self._link = Link(endpoint)
+
+    def wait_for_subscriber(self, timeout_s: float) -> None:
+        async def ask() -> bool:
+            try:
+                await self._link.client.request("ppg.ask.in", b"", timeout=ASK_S)
+            except Exception:  # nobody is there, or does not answer, or the server is gone
+                return False
+            return True
+
+        deadline = time.monotonic() + timeout_s
+        while not self._stopped() and not self._link.run(ask()):
+            if time.monotonic() > deadline:
+                raise SourceError(f"{self._endpoint}: no daemon reads there after {timeout_s:g} s: start `ppgstream run` first")
+            time.sleep(ASK_EVERY_S)
+
+    def send(self, chunk: Chunk, *, timeout_s: float = 30.0) -> bool:
+        deadline = time.monotonic() + timeout_s
+        while self._link.unsent_bytes > MOST_UNCONFIRMED:
+            if self._stopped():
+                return False
+            if time.monotonic() > deadline:
+                raise SourceError(f"{self._endpoint}: the NATS server has confirmed nothing for {timeout_s:g} s")
+            time.sleep(0.01)
+        if self._stopped():
+            return False
+        self._link.publish(subject_of("in", chunk.stream), encode(chunk)[1])
+        self.sent += 1
+        return True
+
+    def close(self, linger_s: float = 30.0) -> None:
+        self._link.close(linger_s)
+
+
+def publisher(
+    endpoint: str, *, bind: bool = False, key: Key | None = None, stopped: Callable[[], bool] = lambda: False
+) -> Publisher:
+    """A publisher for an endpoint, ZeroMQ's or a NATS server's. The arguments are those of `Publisher`."""
+    if not is_nats(endpoint):
+        return Publisher(endpoint, bind=bind, key=key, stopped=stopped)
+    return NatsPublisher(endpoint, stopped=stopped)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import select
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
@@ -11,6 +14,7 @@ import zmq
 from ppgstream.errors import PpgStreamError, SourceError, UnknownKindError, WireError
 from ppgstream.live.endpoints import MOST_BODY, Handshakes, Inbox, attach, make
 from ppgstream.live.keys import Key
+from ppgstream.live.nats import Link, is_nats, stream_of, subject_of
 from ppgstream.wire.message import Chunk, Kind, decode
 
 GONE_S = 10.0  # a daemon publishes a STATUS a second for each live stream
@@ -26,6 +30,10 @@ class Account:
     lost: int = 0
     gap: int = 0
     ended: bool = False
+
+    def has(self, chunk: Chunk) -> bool:
+        """Whether a chunk has come before: a connection that was lost may bring it again."""
+        return self.next is not None and (chunk.stop <= self.next if len(chunk.samples) or chunk.missing else self.ended)
 
     def take(self, chunk: Chunk) -> None:
         if self.next is not None and chunk.index > self.next:
@@ -79,6 +87,9 @@ class Receiver:
     damaged: int = 0
     skipped: int = 0  # messages of kinds that this version does not know
     messages: int = 0
+    may_repeat: bool = False  # whether messages may come twice
+    fenced: int = 0  # messages of former owners of a stream, which are left out
+    _epochs: dict[str, int] = field(default_factory=dict)
     _context: zmq.Context[zmq.Socket[bytes]] = field(init=False)
     socket: zmq.Socket[bytes] = field(init=False)
     _inbox: Inbox = field(init=False)
@@ -100,12 +111,25 @@ class Receiver:
             self._context.destroy(linger=0)
             raise
 
+    def wait(self, timeout_s: float) -> bool:
+        """Whether something is there, or comes within `timeout_s` seconds."""
+        return bool(self.socket.poll(int(timeout_s * 1000)))
+
+    async def wait_async(self, timeout_s: float) -> None:
+        """`wait`, for asyncio."""
+        import zmq.asyncio
+
+        await zmq.asyncio.Socket.from_socket(self.socket).poll(int(1000 * timeout_s))
+
+    def _parts(self) -> list[bytes] | None:
+        return self._inbox.take()
+
     def poll(self, timeout_s: float) -> Iterator[Chunk]:
         """The chunks that are there, or come within `timeout_s` seconds; of many, the first `MESSAGES_A_POLL`."""
-        if not self.socket.poll(int(timeout_s * 1000)):
+        if not self.wait(timeout_s):
             return
         for _ in range(MESSAGES_A_POLL):
-            parts = self._inbox.take()
+            parts = self._parts()
             if parts is None:
                 return
             if not parts:
@@ -121,8 +145,16 @@ class Receiver:
                 continue
             if self._wanted and chunk.stream not in self._wanted:
                 continue
+            if chunk.epoch != (newest := self._epochs.get(chunk.stream, 0)):
+                if chunk.epoch < newest:  # of a former owner, in a fleet
+                    self.fenced += 1
+                    continue
+                self._epochs[chunk.stream] = chunk.epoch
             if chunk.kind is not Kind.RAW:
-                self.accounts.setdefault((chunk.stream, chunk.session), Account()).take(chunk)
+                account = self.accounts.setdefault((chunk.stream, chunk.session), Account())
+                if self.may_repeat and account.has(chunk):
+                    continue
+                account.take(chunk)
             elif not self.raw:
                 continue
             yield chunk
@@ -142,3 +174,53 @@ class Receiver:
 
     def close(self) -> None:
         self._context.destroy(linger=0)
+
+
+@dataclass(slots=True)
+class NatsReceiver(Receiver):
+    """The same of a daemon that publishes to a NATS server. What is published while the connection is lost does not come."""
+
+    _link: Link = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.may_repeat = True
+        self._wanted = {self.stream} if isinstance(self.stream, str) else set(self.stream or ())
+        self._link = Link(self.endpoint)
+        self._link.subscribe([subject_of("out", stream) for stream in self._wanted] or ["ppg.out.>"])
+
+    def wait(self, timeout_s: float) -> bool:
+        return self._link.waits or bool(select.select([self._link], [], [], timeout_s)[0])
+
+    async def wait_async(self, timeout_s: float) -> None:
+        if self._link.waits:
+            return
+        loop, came = asyncio.get_running_loop(), asyncio.Event()
+        loop.add_reader(self._link.fileno(), came.set)
+        try:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(came.wait(), timeout_s)
+        finally:
+            loop.remove_reader(self._link.fileno())
+
+    def _parts(self) -> list[bytes] | None:
+        message = self._link.take()
+        return None if message is None else [stream_of(message[0]).encode(), message[1]]
+
+    def check(self) -> None:
+        """The link tells its own faults."""
+
+    def close(self) -> None:
+        self._link.close()
+
+
+def receiver(
+    endpoint: str,
+    stream: str | Collection[str] | None = None,
+    *,
+    high_water_mark: int = 100_000,
+    raw: bool = False,
+    key: Key | None = None,
+) -> Receiver:
+    """A receiver for an endpoint, ZeroMQ's or a NATS server's. The arguments are those of `Receiver`."""
+    kind = NatsReceiver if is_nats(endpoint) else Receiver
+    return kind(endpoint, stream, high_water_mark, raw, key)

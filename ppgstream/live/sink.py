@@ -1,4 +1,5 @@
-"""Where chunks go. `Sink` is what the daemon needs of it; `ZmqSink` is the ZeroMQ socket that consumers subscribe to."""
+"""Where chunks go. `Sink` is what the daemon needs of it; `ZmqSink` is the ZeroMQ socket that consumers subscribe to, `NatsSink`
+subjects on a NATS server."""
 
 from __future__ import annotations
 
@@ -9,8 +10,11 @@ import numpy as np
 import zmq
 from msgspec import structs
 
+from ppgstream.core.ledger import Event
 from ppgstream.live.endpoints import Inbox
+from ppgstream.live.events import Events
 from ppgstream.live.guard import Guard
+from ppgstream.live.nats import Link, subject_of
 from ppgstream.live.publisher import SUBSCRIPTIONS_A_TURN, change_of
 from ppgstream.wire.message import DTYPE_CODES, Chunk, Kind, encode
 
@@ -19,6 +23,11 @@ class Sink(Protocol):
     """Messages for consumers."""
 
     published: int  # messages
+    subscribers: int  # as far as they are known
+
+    @property
+    def socket(self) -> zmq.Socket[bytes] | None:
+        """To be polled for reading, where there is something to `hear`."""
 
     def publish(self, chunks: Iterable[Chunk]) -> None:
         """Send chunks, in order. Those whose beats and rates are not computed yet wait, and what follows of their streams waits
@@ -30,17 +39,16 @@ class Sink(Protocol):
     def release(self) -> None:
         """All beats and rates are computed: send what waited."""
 
+    def hear(self) -> None:
+        """Count the subscriptions that came and went."""
 
-class ZmqSink:
-    """An XPUB socket. subscribers: subscriptions to it. guard: says who may read what; then the socket is one of XPUB_MANUAL, and
-    of a subscription as much holds as its key may read."""
 
-    def __init__(self, socket: zmq.Socket[bytes], dtype: Literal["f4", "f8"], guard: Guard | None = None) -> None:
-        self._guard = guard
-        self.socket = socket
+class _Waiting:
+    """Sends in order, and holds back what waits for beats and rates."""
+
+    def __init__(self, dtype: Literal["f4", "f8"]) -> None:
         self.published = self.subscribers = 0
         self._dtype = dtype
-        self._subscriptions = Inbox(socket)
         self._waiting: list[Chunk] = []
         self._blocked: set[str] = set()  # streams of those
 
@@ -63,6 +71,42 @@ class ZmqSink:
         self._blocked.clear()
         for chunk in waiting:
             self._send(chunk, self._dtype)
+
+    def _send(self, chunk: Chunk, dtype: str | None) -> None:
+        raise NotImplementedError
+
+
+class NatsSink(_Waiting):
+    """The subjects `ppg.out...` of a NATS server, whose subscribers nobody counts. The link is the caller's to close."""
+
+    socket: None = None
+
+    def __init__(self, link: Link, dtype: Literal["f4", "f8"], events: Events) -> None:
+        super().__init__(dtype)
+        self._link, self._events = link, events
+        self._dropped = 0
+
+    def hear(self) -> None:
+        if (dropped := self._link.dropped_out) > self._dropped:
+            text = f"{dropped - self._dropped} messages could not be sent: the NATS server was gone for longer than there is room"
+            self._dropped = dropped
+            self._events.tell(Event("nats_dropped", text))
+
+    def _send(self, chunk: Chunk, dtype: str | None) -> None:
+        _, body = encode(chunk, dtype=dtype)
+        self._link.publish(subject_of("out", chunk.stream), body)
+        self.published += 1
+
+
+class ZmqSink(_Waiting):
+    """An XPUB socket. subscribers: subscriptions to it. guard: says who may read what; then the socket is one of XPUB_MANUAL, and
+    of a subscription as much holds as its key may read."""
+
+    def __init__(self, socket: zmq.Socket[bytes], dtype: Literal["f4", "f8"], guard: Guard | None = None) -> None:
+        super().__init__(dtype)
+        self._guard = guard
+        self.socket = socket
+        self._subscriptions = Inbox(socket)
 
     def hear(self) -> None:
         """Count the subscriptions that came and went."""

@@ -211,6 +211,32 @@ class ShadowStatus(msgspec.Struct):
     figures: Figures | None = None
 
 
+class MemberStatus(msgspec.Struct):
+    """A member of a fleet, as its lease tells."""
+
+    id: str
+    host: str
+    pid: int
+    checkpoint: str
+    partitions: int
+    streams: int
+    samples_per_s: float
+    lag_ms: float | None
+    taken: int
+    given: int
+    leaving: bool
+
+
+class FleetStatus(msgspec.Struct):
+    """The fleet that a daemon is a member of."""
+
+    name: str
+    member: str
+    partitions: int
+    fenced: int
+    members: list[MemberStatus]
+
+
 class Snapshot(msgspec.Struct):
     """All of it."""
 
@@ -251,6 +277,7 @@ class Snapshot(msgspec.Struct):
     unwell: str = ""
     reload: ReloadStatus | None = None
     shadow: ShadowStatus | None = None
+    fleet: FleetStatus | None = None
 
 
 def ledger_of(engine: Engine) -> LedgerStatus:

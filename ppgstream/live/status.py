@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 ANSWERS_A_LOOK = 64
+FLEET = "fleet "  # before its name, in place of the endpoint that a member reads
 SESSIONS_A_QUESTION = 64  # the daemon takes questions of 4,096 bytes
 
 

@@ -379,7 +379,7 @@ class _Maker:
 
 
 def _others(s: Snapshot) -> list[str]:
-    """Other checkpoints than the one that is served: the last reload, for a few minutes, and the shadow."""
+    """The last reload, for a few minutes, the shadow, and the fleet."""
     words, reload, shadow = [], s.reload, s.shadow
     if reload is not None and (reload.watched or reload.age_s < RELOAD_S):
         state = "watched" if reload.watched else reload.state.replace("_", " ")
@@ -392,6 +392,8 @@ def _others(s: Snapshot) -> list[str]:
             else (f", {shadow.figures.sure_new / n:.1%} of {n:,} s sure, serving {shadow.figures.sure_serving / n:.1%}")
         )
         words.append(f"shadow {Path(shadow.checkpoint).name} at {shadow.streams:,} streams: {shadow.state}{sure}")
+    if (fleet := s.fleet) is not None:
+        words.append(f"fleet {fleet.name}: {len(fleet.members)} members, {fleet.partitions} of 256 partitions here")
     return words
 
 

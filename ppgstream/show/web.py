@@ -21,7 +21,7 @@ import msgspec
 
 from ppgstream.errors import PpgStreamError, SourceError
 from ppgstream.live.keys import Key
-from ppgstream.live.receiver import Receiver
+from ppgstream.live.receiver import Receiver, receiver
 from ppgstream.live.snapshot import StreamStatus, TraceStatus
 from ppgstream.live.status import StatusClient
 from ppgstream.live.watch import Sort
@@ -236,7 +236,7 @@ class Page:
             self._receiver = None
         if endpoint and stream:
             try:
-                self._receiver = Receiver(endpoint, stream, high_water_mark=1000, key=self._key)
+                self._receiver = receiver(endpoint, stream, high_water_mark=1000, key=self._key)
             except PpgStreamError:
                 self._receiver = None  # then the page shows what the status tells
 

@@ -15,7 +15,7 @@ A message has two parts, the stream id and a body. A body is a fixed header of 5
         28     4  fs in mHz, unsigned; from sensors 0: not stated
         32     8  sensor time of the first sample, signed ns since 1970, 0 if unknown
         40     8  checkpoint id: the first 8 bytes of the weights' sha256, 0 from sensors
-        48     4  reserved, 0
+        48     4  epoch, unsigned: of the owner of a stream in a fleet (docs/fleet.md); else 0
         52     4  CRC-32 (as in zlib) of bytes 0..51 and everything after the header
 
     56           samples: count x dtype
@@ -117,6 +117,7 @@ class Chunk(msgspec.Struct, eq=False, gc=False):
     and index were given here, on arrival. The daemon's output adds `confidence` (0..1) and `flags` a sample. STATUS and END have
     no samples, and their `index` is the next one. A GAP has none either: `missing` samples from `index` on never came. BEATS has
     `beats` instead, which rest on the samples before `index`. RAW is the sensor's DATA as the daemon heard it, published again.
+    `epoch`: in a fleet, of the member that published this: a later owner of the stream has a higher one.
     """
 
     stream: str
@@ -134,6 +135,7 @@ class Chunk(msgspec.Struct, eq=False, gc=False):
     beats: Beats | None = None
     adopted: bool = False
     units: str = ""
+    epoch: int = 0
 
     @property
     def stop(self) -> int:
@@ -178,7 +180,7 @@ def encode(chunk: Chunk, *, dtype: str | None = None) -> tuple[bytes, bytes]:
             round(chunk.fs * 1000),
             chunk.t_ns,
             chunk.checkpoint,
-            0,
+            chunk.epoch,
         )
     except struct.error as error:
         raise WireError(f"a header field is out of its range: {error}") from error
@@ -246,8 +248,8 @@ def decode(parts: Sequence[bytes]) -> Chunk:
         raise WireError(f"body of {len(body)} bytes: the header alone has {HEADER_SIZE}")
     if len(body) > MAX_BODY:
         raise WireError(f"body of {len(body)} bytes: at most {MAX_BODY}")
-    magic, version, kind, code, annotated, unclean, session, index, count, fs_mhz, t_ns, checkpoint, reserved = (
-        HEADER.unpack_from(body)
+    magic, version, kind, code, annotated, unclean, session, index, count, fs_mhz, t_ns, checkpoint, epoch = HEADER.unpack_from(
+        body
     )
     if magic != MAGIC:
         raise WireError(f"magic {bytes(magic)!r}: not a ppgstream body")
@@ -258,10 +260,8 @@ def decode(parts: Sequence[bytes]) -> Chunk:
         raise WireError("CRC does not match: the message was damaged")
     if kind not in _KINDS and kind:
         raise UnknownKindError(f"kind {kind}: this reader knows {_KINDS_KNOWN}")
-    if kind not in _KINDS or code not in DTYPES or annotated > 1 or unclean > 1 or reserved:
-        raise WireError(
-            f"header field out of range: kind {kind}, dtype {code}, annotated {annotated}, unclean {unclean}, reserved {reserved}"
-        )
+    if kind not in _KINDS or code not in DTYPES or annotated > 1 or unclean > 1:
+        raise WireError(f"header field out of range: kind {kind}, dtype {code}, annotated {annotated}, unclean {unclean}")
     if index + (0 if kind == Kind.BEATS else count) > MAX_INDEX:
         raise WireError(f"header field out of range: index {index}, count {count}")
     data, beats = kind == Kind.DATA, kind == Kind.BEATS
@@ -292,6 +292,7 @@ def decode(parts: Sequence[bytes]) -> Chunk:
         missing=count if kind == Kind.GAP else 0,
         unclean=bool(unclean),
         beats=_beats_of(body, count) if beats else None,
+        epoch=epoch,
     )
 
 

@@ -15,7 +15,7 @@ MAX_COUNT = {DATA: 2_048, STATUS: 0, END: 0, GAP: 2**32 - 1, BEATS: 4_096, RAW: 
 MAX_INDEX = 2**63 - 1
 MAX_BODY = 81_984
 STREAM_ID = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
-# magic, version, kind, dtype, annotated, unclean, session, index, count, fs, time, checkpoint, reserved
+# magic, version, kind, dtype, annotated, unclean, session, index, count, fs, time, checkpoint, epoch
 HEADER = struct.Struct("<3sBBBBBQQIIq8sI")  # 52 bytes; the CRC-32 follows
 CRC = struct.Struct("<I")
 BODY_START = HEADER.size + CRC.size  # 56
@@ -59,6 +59,7 @@ class Message:
     confidence: np.ndarray | None = None  # DATA only, if annotated
     flags: np.ndarray | None = None  # DATA only, if annotated
     beats: Beats | None = None  # BEATS only
+    epoch: int = 0  # in a fleet, of the member that published it
 
 
 def _need(condition: bool, reason: str) -> None:
@@ -85,7 +86,7 @@ def decode(parts: list[bytes]) -> Message:
     name, body = parts
     _need(STREAM_ID.fullmatch(name) is not None, "not a stream id")
     _need(BODY_START <= len(body) <= MAX_BODY, "shorter than a header, or longer than any body")
-    (magic, version, kind, dtype, annotated, unclean, session, index, count, fs, t_ns, checkpoint, reserved) = HEADER.unpack_from(
+    (magic, version, kind, dtype, annotated, unclean, session, index, count, fs, t_ns, checkpoint, epoch) = HEADER.unpack_from(
         body
     )
     _need(magic == b"PPG", "other magic")
@@ -103,13 +104,13 @@ def decode(parts: list[bytes]) -> Message:
     _need(unclean == 0 or (unclean == 1 and kind == END), "unclean out of range, or not in an END")
     _need(count <= MAX_COUNT[kind], "count out of range")
     _need(index + (count if kind in (DATA, GAP, RAW) else 0) <= MAX_INDEX, "index out of range")
-    _need(reserved == 0, "reserved is not 0")
 
     sample_size = DTYPES[dtype].itemsize + (6 if annotated else 0)
     payload = {DATA: count * sample_size, RAW: count * sample_size, BEATS: 8 + 20 * count}.get(kind, 0)
     _need(len(body) == BODY_START + payload, "the length does not fit")
 
     message = Message(name.decode("ascii"), kind, session, index, count, fs, t_ns, checkpoint, bool(unclean), dtype)
+    message.epoch = epoch
     if kind == BEATS:
         message.beats = _beats(body, count)
     if kind in (DATA, RAW):

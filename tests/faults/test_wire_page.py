@@ -29,7 +29,7 @@ ODD = {  # of each field, values at the edges of what is allowed
     "count": (0, 1, 2, 3, 2048, 2049, 4096, 4097, 2**31, 2**32 - 1),
     "fs": (0, 1, 125_000, 2**32 - 1),
     "time": (0, -1, 2**63 - 1, -(2**63)),
-    "reserved": (0, 0, 0, 1, 2**32 - 1),
+    "epoch": (0, 0, 0, 1, 2**32 - 1),
 }
 FIELDS = (
     "magic",
@@ -44,7 +44,7 @@ FIELDS = (
     "fs",
     "time",
     "checkpoint",
-    "reserved",
+    "epoch",
 )
 SIZES = {1: 4, 2: 8, 3: 2, 4: 4}
 
@@ -66,7 +66,7 @@ def message(rng: np.random.Generator) -> list[bytes]:
         "fs": 125_000,
         "time": int(rng.integers(-(2**62), 2**62)),
         "checkpoint": rng.bytes(8),
-        "reserved": 0,
+        "epoch": 0,
     }
     length = {1: count * (SIZES[dtype] + 6 * annotated), 6: count * SIZES[dtype], 5: 8 + 20 * count}.get(kind, 0)
     payload = bytearray(rng.bytes(length))
@@ -110,8 +110,8 @@ def theirs(parts: list[bytes]) -> codec.Message | str:
 
 def same(a: Chunk, b: codec.Message) -> bool:
     heads = (
-        (a.stream, a.kind, a.session, a.index, round(a.fs * 1000), a.t_ns, a.checkpoint, a.unclean)
-        == (b.stream, b.kind, b.session, b.index, b.fs_mhz, b.t_ns, b.checkpoint, b.unclean)
+        (a.stream, a.kind, a.session, a.index, round(a.fs * 1000), a.t_ns, a.checkpoint, a.unclean, a.epoch)
+        == (b.stream, b.kind, b.session, b.index, b.fs_mhz, b.t_ns, b.checkpoint, b.unclean, b.epoch)
     )  # fmt: skip
     columns = [(a.confidence, b.confidence), (a.flags, b.flags)]
     if a.kind in (Kind.DATA, Kind.RAW):

@@ -1,0 +1,50 @@
+"""The command `fleet status`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from ppgstream.cli.shared import Command, Commands, app
+
+fleet_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Daemons that share the streams of a NATS server.")
+app.add_typer(fleet_app, name="fleet")
+
+
+@fleet_app.command("status", cls=Command)
+def fleet_status(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Of the fleet, as in `run --fleet NAME`.")],
+    server: Annotated[
+        str, typer.Option(metavar="URL", help="The NATS server: nats://HOST:PORT, or tls://HOST:PORT.")
+    ] = "nats://127.0.0.1:4222",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """The members of a fleet, and what each of them has."""
+    import msgspec
+    from rich.console import Console
+    from rich.table import Table
+
+    from ppgstream.live import fleet
+    from ppgstream.live.nats import PARTITIONS
+
+    members, owners = fleet.read_fleet(server, name)
+    if json:
+        print(msgspec.json.encode({"members": list(members.values()), "owners": owners}).decode())
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("member", "host", "pid", "up", "partitions", "streams", "samples/s", "lag, ms", "taken over", "handed over"):
+        table.add_column(heading, justify="left" if heading in ("member", "host") else "right")
+    for member in sorted(members.values(), key=lambda one: one.since):
+        up_s = max(time.time() - member.since, 0)
+        table.add_row(
+            member.id + " (leaving)" * member.leaving, member.host, str(member.pid), f"{up_s:,.0f} s", str(member.partitions),
+            f"{member.streams:,}", f"{member.samples_per_s:,.0f}", "-" if member.lag_ms is None else f"{member.lag_ms:.0f}",
+            str(member.taken), str(member.given),
+        )  # fmt: skip
+    console = Console(highlight=False, markup=False)
+    console.print(table)
+    without = PARTITIONS - sum(owner.member in members for owner in owners.values())
+    if without:
+        console.print(f"{without} of {PARTITIONS} partitions have no member")
