@@ -843,6 +843,7 @@ def test_answers_that_are_not_finite_after_ten_windows_are_taken_back(monkeypatc
             published += receiver.poll(0.01)
             if index == 5000:
                 number = client.reload({"do": "serve", "checkpoint": "default"}, 5.0)
+                until(lambda: (s := client.ask(1.0)) and s.reload and s.reload.state == "serving", "the change")
             if index > 5000 and daemon.events.counts["rollback"]:
                 break
         until(lambda: daemon.events.counts["rollback"], "the rollback")

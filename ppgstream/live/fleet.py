@@ -395,7 +395,8 @@ class Tender:
 
     async def _listen(self, partitions: Iterable[int]) -> None:
         for p in partitions:
-            self.listening[p] = await self.link.client.subscribe(f"ppg.in.{p}.>", cb=self.link.heard)
+            if p not in self.listening:
+                self.listening[p] = await self.link.client.subscribe(f"ppg.in.{p}.>", cb=self.link.heard)
         await self.link.client.flush()
         await asyncio.sleep(SETTLE_S)
 
@@ -478,7 +479,8 @@ class FleetSource(NatsSource):
             return self._new(self._chunks(self._first.popleft()), now)
         message = self._link.take()
         if message is None:
-            return super().take(now, listened)
+            self._tell_dropped()
+            return None
         self.received += 1
         partition = _partition_in(message[0])
         if partition not in self.owned:
@@ -619,6 +621,7 @@ class Fleet:
         self._saved: dict[str, float] = {}  # when the state of a stream was saved last
         self._due: list[Stream] = []
         self._sliced_at = 0.0
+        self._lag_s = 0.0  # by which what is read is late, lately
 
     def turn(self, times: tuple[float, float, float]) -> None:
         """times: `now`, `listened` and `read_at`, as of `Engine.feed`."""
@@ -641,6 +644,7 @@ class Fleet:
         member = self.tender.member
         member.streams = sum(stream.session is not None for stream in self._engine.streams.values())
         member.samples_per_s, member.lag_ms = round(samples_per_s, 1), lag_ms
+        self._lag_s = max(0.9 * self._lag_s, (lag_ms or 0.0) / 1000)
 
     @property
     def status(self) -> FleetStatus:
@@ -726,7 +730,7 @@ class Fleet:
         now, listened, read_at = times
         data = self._engine.save(stream.name, now, listened=listened, read_at=read_at)
         self._sink.release()  # what it has published must be there before the state is
-        in_seq, out_seq = self.tender.seqs_before(BEFORE_S)
+        in_seq, out_seq = self.tender.seqs_before(BEFORE_S + 2 * self._lag_s)
         body = msgspec.msgpack.encode(State(epoch, in_seq, out_seq, data))
         self.tender.link.publish(f"ppg.state.{self.tender.name}.{partition}.{token_of(stream.name)}", body)
         self._saved[stream.name] = read_at

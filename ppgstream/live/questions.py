@@ -154,7 +154,10 @@ class Questions:
 
 
 def _asks_for_reload(question: bytes) -> bool:
-    found = msgspec.json.decode(question)
+    try:
+        found = msgspec.json.decode(question)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return False
     return isinstance(found, dict) and found.get("reload") is not None
 
 

@@ -86,15 +86,16 @@ class NatsSource(_Taking):
     def take(self, now: float, listened: float) -> list[Chunk] | None:
         message = self._link.take()
         if message is None:
-            if (dropped := self._link.dropped_in) > self._dropped:
-                text = (
-                    f"{dropped - self._dropped} messages found no room in {MOST_BYTES >> 20} MiB: the daemon is too slow for them"
-                )
-                self._dropped = dropped
-                self._events.tell(Event("nats_dropped", text))
+            self._tell_dropped()
             return None
         self.received += 1
         return self._chunks(message)
+
+    def _tell_dropped(self) -> None:
+        if (dropped := self._link.dropped_in) > self._dropped:
+            n, self._dropped = dropped - self._dropped, dropped
+            text = f"{n} messages found no room in {MOST_BYTES >> 20} MiB: the daemon is too slow for them"
+            self._events.tell(Event("nats_dropped", text))
 
     def _chunks(self, message: Message) -> list[Chunk]:
         subject, body = message
