@@ -40,8 +40,8 @@ from ppgstream.live.snapshot import FleetStatus, MemberStatus
 from ppgstream.live.source import NatsSource
 from ppgstream.wire.message import Chunk, Kind, decode
 
-LEASE_S, RENEW_S, LOOK_S = 3.0, 0.5, 0.25
-STALE_S = 2.5  # after which a member whose lease could not be renewed publishes nothing more
+LEASE_S, RENEW_S, LOOK_S = 2.5, 0.5, 0.25
+STALE_S = 2.0  # after which a member whose lease could not be renewed publishes nothing more
 KEPT_S = 60.0  # of input and output, in the server's memory
 STATES_KEPT_S = 120.0
 SAVE_S = 5.0  # between two states of a stream
