@@ -387,6 +387,26 @@ def test_a_server_without_jetstream_and_a_fleet_that_is_not_there_are_one_line(t
 
 
 @needs_server
+def test_a_server_that_keeps_no_more_states_is_told(tmp_path: Path) -> None:
+    limits = _written(tmp_path / "server.conf", "jetstream { max_mem: 100KB }")
+    ward = Ward(tmp_path, "-js", "-c", str(limits))
+    try:
+        k = ward.start()
+        until(lambda: ward.shares() == [256], "the member")
+        link, start = Link(ward.server.url), 0
+        while "the NATS server keeps no more states" not in ward.log(k):
+            for name in ("a", "b", "c", "d", "e"):
+                at = start % 4000
+                link.publish(subject_of("in", name), encode(Chunk(name, 7, start, WAVE[at : at + 50]))[1])
+            start += 50
+            time.sleep(0.05)
+            assert start < 50 * 20 * PATIENCE_S, ward.log(k)
+        link.close()
+    finally:
+        ward.close()
+
+
+@needs_server
 def test_the_table_shows_who_has_what(ward: Ward) -> None:
     ward.start()
     until(lambda: ward.shares() == [256], "the first")

@@ -51,6 +51,7 @@ SETTLE_S = 0.1  # for the server to have stored what it has passed on
 AGAIN_S = 15.0  # after a take-over, for which what comes is compared with what was read again
 READ_S = 5.0
 BATCH = 500
+FULL_S = 3.0  # in which states are published and none is kept, before that is told
 MOST_HELD = 100_000  # messages that wait while it is not sure that their partitions are still owned
 
 
@@ -156,6 +157,8 @@ class Tender:
         self._seqs: deque[tuple[float, int, int]] = deque()  # when, and the last of -in and -out then
         self.listening: dict[int, Any] = {}  # subscriptions, by partitions
         self._js: Any = None
+        self.saved = 0  # states that were published
+        self._states = (0.0, 0, 0)  # when the server was last seen to keep one; how many were published then, and its number
         self._again = False  # the connection was lost: what came meanwhile is to be read again
         self._told = ""
         self._task: Any = None
@@ -240,7 +243,8 @@ class Tender:
                 name=f"{prefix}-{what}", subjects=subjects, max_age=seconds, max_msgs_per_subject=each,
                 storage=StorageType.MEMORY, duplicate_window=1.0,
             )  # fmt: skip
-        self._leases = await self._js.create_key_value(bucket=f"{prefix}-members", ttl=LEASE_S, storage=StorageType.MEMORY)
+        # In files, so that a lease finds room where the streams have filled the server's memory.
+        self._leases = await self._js.create_key_value(bucket=f"{prefix}-members", ttl=LEASE_S, storage=StorageType.FILE)
         self._owners = await self._js.create_key_value(bucket=f"{prefix}-owners", storage=StorageType.FILE, history=1)
 
     async def _renew(self) -> None:
@@ -339,13 +343,25 @@ class Tender:
         return owner is None or not owner.member or owner.member == self.member.id or owner.member not in self.members
 
     async def _note_seqs(self) -> None:
-        infos = [await self._js.stream_info(f"ppg-{self.name}-{what}") for what in ("in", "out")]
+        infos = [await self._js.stream_info(f"ppg-{self.name}-{what}") for what in ("in", "out", "state")]
         seqs = [info.state.last_seq for info in infos]
+        self._look_at_states(seqs[2])
         if self._seqs and seqs[0] < self._seqs[-1][1]:  # the server has begun anew
             self._seqs.clear()
         self._seqs.append((time.monotonic(), seqs[0], seqs[1]))
         while self._seqs[0][0] < time.monotonic() - KEPT_S:
             self._seqs.popleft()
+
+    def _look_at_states(self, kept: int) -> None:
+        """Whether the server still keeps states: it drops what finds no room without a word."""
+        now = time.monotonic()
+        saved_at, saved, before = self._states
+        if kept != before or self.saved == saved:
+            self._states = now, self.saved, kept
+        elif now - saved_at > FULL_S:
+            self._states = now, self.saved, kept
+            text = f"the NATS server keeps no more states: is its JetStream full? Of {self.saved - saved} none was kept"
+            self.link.tell(Event("fleet", f"--fleet {self.name}: {text}"))
 
     def _lose(self, partitions: frozenset[int], why: str) -> None:
         for p in partitions:
@@ -733,6 +749,7 @@ class Fleet:
         in_seq, out_seq = self.tender.seqs_before(BEFORE_S + 2 * self._lag_s)
         body = msgspec.msgpack.encode(State(epoch, in_seq, out_seq, data))
         self.tender.link.publish(f"ppg.state.{self.tender.name}.{partition}.{token_of(stream.name)}", body)
+        self.tender.saved += 1
         self._saved[stream.name] = read_at
 
 
