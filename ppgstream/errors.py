@@ -20,6 +20,14 @@ class PpgStreamError(Exception):
     exit_code = 1
 
 
+class RefusedError(PpgStreamError):
+    """A running daemon did not do what it was asked for. It says with which exit code that ends."""
+
+    def __init__(self, text: str, exit_code: int = 1) -> None:
+        super().__init__(text)
+        self.exit_code = exit_code
+
+
 class UsageError(PpgStreamError):
     """The command line asks for something that cannot be."""
 

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load as tensors_of
 from safetensors.numpy import save as to_bytes
 from typer.testing import CliRunner
+from waiting import PATIENCE_S, until
 
 from ppgstream import __version__, binaries
 from ppgstream.cli.app import app
@@ -33,7 +34,6 @@ from ppgstream.files.recording import CSV_HEAD
 from ppgstream.model.checkpoint import BUNDLED
 from ppgstream.model.folder import DECIDES, identity
 
-PATIENCE_S = 60.0
 LIGHT = ("--checkpoint", "lmmse")  # for what is no matter of the model: needs no TensorFlow
 ENVIRONMENT = {k: v for k, v in os.environ.items() if not k.startswith("PPGSTREAM")} | {"PYTHONUNBUFFERED": "", "COLUMNS": "200"}
 Float64 = NDArray[np.float64]
@@ -56,16 +56,6 @@ def ppgstream(cwd: Path, *args: object, stdin: str | None = None) -> subprocess.
         env=ENVIRONMENT,
         check=False,
     )
-
-
-def until(condition: Callable[[], Any], what: str) -> Any:
-    """The condition's value once it is true."""
-    deadline = time.monotonic() + PATIENCE_S
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {PATIENCE_S:g} s for {what}")
-        time.sleep(0.02)
-    return value
 
 
 @dataclass

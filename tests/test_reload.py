@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
@@ -19,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import waiting
 from msgspec import structs
 from onnx import TensorProto, helper, numpy_helper
 
@@ -55,15 +57,7 @@ PPGSTREAM = str(Path(sys.executable).with_name("ppgstream"))
 FAST = restore(Path("fast"))
 PERSON = synthetic.pulse(125 * 60, synthetic.person(np.random.default_rng(3)), np.random.default_rng(4))[0]
 PATIENCE_S = 90.0
-
-
-def until(found: Callable[[], Any], what: str) -> Any:
-    ends = time.monotonic() + PATIENCE_S
-    while time.monotonic() < ends:
-        if value := found():
-            return value
-        time.sleep(0.05)
-    pytest.fail(f"waited {PATIENCE_S:g} s for {what}")
+until = partial(waiting.until, seconds=PATIENCE_S)
 
 
 def chunk(start: int, n: int = 50, stream: str = "a", x: np.ndarray = PERSON) -> Chunk:

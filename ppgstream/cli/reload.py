@@ -11,7 +11,7 @@ import typer
 
 from ppgstream.cli.live import STATUS
 from ppgstream.cli.shared import Command, Commands, KeyOption, Stop, app, key_of, printable, say
-from ppgstream.errors import PpgStreamError, SourceError, UsageError
+from ppgstream.errors import PpgStreamError, RefusedError, SourceError, UsageError
 
 if TYPE_CHECKING:
     from ppgstream.live.snapshot import ReloadStatus, Snapshot
@@ -85,9 +85,7 @@ def reload(
         raise typer.Exit(stop.exit_code())
     _show(found)
     if found.state in ("refused", "rolled_back"):
-        error = PpgStreamError(found.text)
-        error.exit_code = found.code or 1
-        raise error
+        raise RefusedError(found.text, found.code or 1)
     say(f"{found.checkpoint}: {found.text}" + ("; it is watched for a minute" if found.watched else ""))
 
 

@@ -18,6 +18,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
+from typing import TYPE_CHECKING
 
 import zmq
 
@@ -32,11 +33,10 @@ from ppgstream.live.canary import HEALTHY_S, Canary
 from ppgstream.live.descriptors import check_descriptors
 from ppgstream.live.endpoints import MOST_BODY, MOST_QUESTION, MOST_SUBSCRIPTION, attach, make
 from ppgstream.live.events import Events
-from ppgstream.live.fleet import Fleet, FleetSink, FleetSource, Tender, member_of
 from ppgstream.live.guard import Guard
 from ppgstream.live.keys import Key
 from ppgstream.live.loop import LEAVE_S, Loop, Rooms, Stop, ready_limit
-from ppgstream.live.nats import Link, is_nats, shown
+from ppgstream.live.nats import is_nats, shown
 from ppgstream.live.questions import Question, Questions
 from ppgstream.live.recent import Recent
 from ppgstream.live.reload import Asked, Reload, Serving, serving_of
@@ -63,6 +63,10 @@ from ppgstream.live.watch import order
 from ppgstream.live.workers import Workers
 from ppgstream.model import runtime
 from ppgstream.model.checkpoint import Checkpoint
+
+if TYPE_CHECKING:  # asyncio takes a while to import
+    from ppgstream.live.fleet import Fleet, Tender
+    from ppgstream.live.link import Link
 
 UNBOUND_S = 1.0  # without an output after a reader's right was revoked, before that is told
 FEW_WINDOWS = 16  # that are computed at once while fewer streams wait
@@ -93,6 +97,7 @@ class Daemon:
         self._links: dict[str, Link] = {}  # to NATS servers
         self.tender: Tender | None = None  # of a fleet's member
         self.fleet: Fleet | None = None
+        self._join: Callable[[Engine], Fleet] | None = None
         self.guard: Guard | None = None
         self._unbound_at = 0.0  # when the output was closed that is to be bound again; 0: it is bound
 
@@ -124,13 +129,17 @@ class Daemon:
 
     def _member(self) -> tuple[Source, Sink]:
         """Both ends of a fleet's member."""
+        from ppgstream.live.fleet import Fleet, FleetSink, FleetSource, Tender, member_of
+
         c = self.config
         link = self._link(c.in_.endpoint)
         for name in ("in", "out"):
             self.endpoints[name], self.addresses[name] = shown(c.in_.endpoint), c.in_.endpoint
         found = self.checkpoint
         self.tender = Tender(link, c.fleet.name, member_of(c, found.id.hex(), found.sha256))
-        return FleetSource(link, self.events), FleetSink(link, c.out.dtype, self.events)
+        source, sink = FleetSource(link, self.events), FleetSink(link, c.out.dtype, self.events)
+        self._join = partial(Fleet, self.tender, source, sink, events=self.events)
+        return source, sink
 
     def _source(self) -> Source:
         c = self.config.in_
@@ -152,6 +161,8 @@ class Daemon:
 
     def _link(self, url: str) -> Link:
         """A connection to a NATS server: one for both ends, where they are the same."""
+        from ppgstream.live.link import Link
+
         if url not in self._links:
             self._links[url] = Link(url, tell=self.notes.put)
         return self._links[url]
@@ -248,8 +259,8 @@ class Daemon:
             self.notifier, self.notes, recent, self.reload, self.shadow, self.guard,
             reopen_output=self.reopen_output,
         )  # fmt: skip
-        if self.tender is not None and isinstance(self.source, FleetSource) and isinstance(self.sink, FleetSink):
-            self.fleet = Fleet(self.tender, self.source, self.sink, engine, self.events)
+        if self._join is not None:
+            self.fleet = self._join(engine)
             rooms = rooms._replace(fleet=self.fleet)
         if self.config.shadow.checkpoint:
             self.shadow.ask(Asked("shadow", self.config.shadow.checkpoint, share=self.config.shadow.share))

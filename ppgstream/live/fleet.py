@@ -34,7 +34,8 @@ from ppgstream.core.ledger import Event
 from ppgstream.core.stream import Stream
 from ppgstream.errors import ConfigError, SourceError, WireError
 from ppgstream.live.events import Events
-from ppgstream.live.nats import PARTITIONS, Link, Message, partition_of, stream_of, token_of
+from ppgstream.live.link import Link
+from ppgstream.live.nats import PARTITIONS, Message, partition_of, stream_of, token_of
 from ppgstream.live.sink import NatsSink
 from ppgstream.live.snapshot import FleetStatus, MemberStatus
 from ppgstream.live.source import NatsSource
@@ -46,7 +47,8 @@ KEPT_S = 60.0  # of input and output, in the server's memory
 STATES_KEPT_S = 120.0
 SAVE_S = 5.0  # between two states of a stream
 SLICE_S = 0.05  # between two looks at which states are due
-BEFORE_S = 4.0  # by which what is read again begins before a state was saved
+# By which what is read again begins before a state was saved: a stream that began since the last one has none yet.
+BEFORE_S = 2 * SAVE_S
 SETTLE_S = 0.1  # for the server to have stored what it has passed on
 AGAIN_S = 15.0  # after a take-over, for which what comes is compared with what was read again
 READ_S = 5.0
@@ -376,7 +378,7 @@ class Tender:
         self._giving |= partitions
         for p in partitions:
             await self.listening.pop(p).unsubscribe()
-        await self.link.client.flush()
+        await self.link.settle()
         self.commands.put(Give(partitions))
         self.link.ring()
 
@@ -413,7 +415,7 @@ class Tender:
         for p in partitions:
             if p not in self.listening:
                 self.listening[p] = await self.link.client.subscribe(f"ppg.in.{p}.>", cb=self.link.heard)
-        await self.link.client.flush()
+        await self.link.settle()
         await asyncio.sleep(SETTLE_S)
 
     async def _since(self, partitions: Sequence[int], *, states: bool = True) -> Taken:
@@ -425,7 +427,7 @@ class Tender:
                 found[stream_of(subject)] = msgspec.msgpack.decode(body, type=State)
         in_seq = min((state.in_seq for state in found.values()), default=0)
         out_seq = min((state.out_seq for state in found.values()), default=0)
-        published = await self._read("out", [f"ppg.out.{p}.>" for p in partitions], out_seq + 1) if found else []
+        published = await self._read("out", [f"ppg.out.{p}.>" for p in partitions], out_seq + 1) if states else []
         sent = await self._read("in", [f"ppg.in.{p}.>" for p in partitions], in_seq + 1)
         return Taken({}, found, published, sent)
 
@@ -433,7 +435,7 @@ class Tender:
         """The connection was lost: read again what came meanwhile."""
         if not self.owned:
             return
-        in_seq, _ = self.seqs_before(2 * BEFORE_S)
+        in_seq, _ = self.seqs_before(BEFORE_S)
         sent = await self._read("in", [f"ppg.in.{p}.>" for p in self.owned], in_seq + 1)
         self.commands.put(Taken(dict(self.owned), {}, [], sent))
         self.link.ring()
@@ -477,7 +479,7 @@ class FleetSource(NatsSource):
         super().__init__(link, [], events)
         self.engine: Engine | None = None
         self._first: deque[Message] = deque()
-        self._held: dict[int, list[Message]] = {}
+        self._held: dict[int, deque[Message]] = {}
         self._again: dict[int, float] = {}  # partitions whose messages may come twice, and until when
         self.owned: Mapping[int, int] = {}
         self.listening: Mapping[int, Any] = {}
@@ -488,6 +490,8 @@ class FleetSource(NatsSource):
         self._again |= dict.fromkeys(partitions, until)
         held = [message for p in partitions for message in self._held.pop(p, [])]
         self._first.extend((*messages, *held))
+        if self._first:
+            self._link.ring()
 
     def take(self, now: float, listened: float) -> list[Chunk] | None:
         if self._first:
@@ -501,7 +505,8 @@ class FleetSource(NatsSource):
         partition = _partition_in(message[0])
         if partition not in self.owned:
             if partition in self.listening:
-                self._held.setdefault(partition, []).append(message)  # it is being taken over
+                # It is being taken over. Of very many, the oldest are read again anyway.
+                self._held.setdefault(partition, deque(maxlen=MOST_HELD)).append(message)
             return []
         return self._new(self._chunks(message), now)
 
@@ -587,16 +592,23 @@ class FleetSink(NatsSink):
         if self.tender is not None and not self.tender.is_sure:
             self._held.append((chunk, dtype))
             return
-        if self._held:
-            held, self._held = self._held, []
-            for one in held:
-                self._send(*one)
+        self._send_held()
         if self._before:
             left = self._left(chunk)
             if left is None:
                 return
             chunk = left
         super()._send(structs.replace(chunk, epoch=epoch), dtype)
+
+    def hear(self) -> None:
+        super().hear()
+        if self.tender is not None and self.tender.is_sure:
+            self._send_held()
+
+    def _send_held(self) -> None:
+        held, self._held = self._held, []
+        for one in held:
+            self._send(*one)
 
     def _left(self, chunk: Chunk) -> Chunk | None:
         """What of a chunk was not published before; None if all of it was."""
@@ -606,6 +618,7 @@ class FleetSink(NatsSink):
         if chunk.beats is not None:
             return None if (chunk.index, chunk.beats.at.tobytes()) in one.beats else chunk
         if chunk.kind is Kind.END:
+            del self._before[chunk.stream, chunk.session]  # nothing follows
             return None if one.ended else chunk
         if chunk.kind not in (Kind.DATA, Kind.GAP) or chunk.index >= one.stop:
             return chunk
@@ -634,7 +647,7 @@ class Fleet:
         source.engine, source.owned, source.listening = engine, sink.owned, tender.listening
         sink.tender = tender
         self._giving: list[frozenset[int]] = []
-        self._saved: dict[str, float] = {}  # when the state of a stream was saved last
+        self._saved: dict[str, tuple[float, bool]] = {}  # when the state of a stream was saved last, and whether it had ended
         self._due: list[Stream] = []
         self._sliced_at = 0.0
         self._lag_s = 0.0  # by which what is read is late, lately
@@ -661,6 +674,8 @@ class Fleet:
         member.streams = sum(stream.session is not None for stream in self._engine.streams.values())
         member.samples_per_s, member.lag_ms = round(samples_per_s, 1), lag_ms
         self._lag_s = max(0.9 * self._lag_s, (lag_ms or 0.0) / 1000)
+        for name in [n for n in self._saved if n not in self._engine.streams]:
+            del self._saved[name]
 
     @property
     def status(self) -> FleetStatus:
@@ -722,7 +737,7 @@ class Fleet:
         """Save the states that are due, of streams of which no window is under way; a part of them at a time."""
         read_at = times[2]
         if not self._due:
-            self._due = [s for s in self._engine.streams.values() if read_at - self._saved.get(s.name, 0.0) > SAVE_S]
+            self._due = [stream for stream in self._engine.streams.values() if self._is_due(stream, read_at)]
         share = max(len(self._engine.streams) * SLICE_S / SAVE_S * 2, 1.0)
         rest: list[Stream] = []
         while self._due and share > 0:
@@ -738,6 +753,10 @@ class Fleet:
             share -= 1
         self._due = [*rest, *self._due]
 
+    def _is_due(self, stream: Stream, read_at: float) -> bool:
+        saved_at, over = self._saved.get(stream.name, (0.0, False))
+        return not (over and stream.is_over) and read_at - saved_at > SAVE_S
+
     def _save(self, stream: Stream, times: tuple[float, float, float]) -> None:
         partition = partition_of(stream.name)
         epoch = self._sink.owned.get(partition)
@@ -750,7 +769,7 @@ class Fleet:
         body = msgspec.msgpack.encode(State(epoch, in_seq, out_seq, data))
         self.tender.link.publish(f"ppg.state.{self.tender.name}.{partition}.{token_of(stream.name)}", body)
         self.tender.saved += 1
-        self._saved[stream.name] = read_at
+        self._saved[stream.name] = read_at, stream.is_over
 
 
 def told(member: Member) -> MemberStatus:

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from queue import SimpleQueue
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import zmq
 
@@ -23,7 +23,6 @@ from ppgstream.core.tile import Tile
 from ppgstream.live.canary import Canary
 from ppgstream.live.descriptors import are_short, most_descriptors
 from ppgstream.live.events import Events
-from ppgstream.live.fleet import Fleet
 from ppgstream.live.guard import Guard
 from ppgstream.live.questions import Questions
 from ppgstream.live.recent import Recent
@@ -35,6 +34,9 @@ from ppgstream.live.sink import Sink
 from ppgstream.live.source import Source
 from ppgstream.live.workers import Found, Workers
 from ppgstream.wire.message import Chunk, Kind
+
+if TYPE_CHECKING:  # asyncio takes a while to import
+    from ppgstream.live.fleet import Fleet
 
 BURST = 256  # messages read before looking up
 BACKLOG_S = 2.0  # longer than a message waits in a socket that is read all the time

@@ -12,7 +12,7 @@ import zmq
 from ppgstream.errors import PpgStreamError, SourceError
 from ppgstream.live.endpoints import MOST_SUBSCRIPTION, Handshakes, Inbox, attach, make
 from ppgstream.live.keys import Key
-from ppgstream.live.nats import Link, is_nats, shown, subject_of
+from ppgstream.live.nats import is_nats, shown, subject_of
 from ppgstream.live.status import FLEET, StatusClient
 from ppgstream.wire.message import Chunk, encode
 
@@ -167,6 +167,8 @@ class NatsPublisher(Publisher):
     while too much is not confirmed."""
 
     def __init__(self, endpoint: str, *, stopped: Callable[[], bool] = lambda: False) -> None:
+        from ppgstream.live.link import Link
+
         self._endpoint, self._stopped, self._last_by, self.sent = shown(endpoint), stopped, 0.0, 0
         self._link = Link(endpoint)
 

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import select
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import zmq
 
 from ppgstream.errors import PpgStreamError, SourceError, UnknownKindError, WireError
 from ppgstream.live.endpoints import MOST_BODY, Handshakes, Inbox, attach, make
 from ppgstream.live.keys import Key
-from ppgstream.live.nats import Link, is_nats, stream_of, subject_of
+from ppgstream.live.nats import is_nats, stream_of, subject_of
 from ppgstream.wire.message import Chunk, Kind, decode
+
+if TYPE_CHECKING:  # asyncio takes a while to import
+    from ppgstream.live.link import Link
 
 GONE_S = 10.0  # a daemon publishes a STATUS a second for each live stream
 MESSAGES_A_POLL = 256  # so that what came is shown before more is read
@@ -183,6 +186,8 @@ class NatsReceiver(Receiver):
     _link: Link = field(init=False)
 
     def __post_init__(self) -> None:
+        from ppgstream.live.link import Link
+
         self.may_repeat = True
         self._wanted = {self.stream} if isinstance(self.stream, str) else set(self.stream or ())
         self._link = Link(self.endpoint)
@@ -192,6 +197,8 @@ class NatsReceiver(Receiver):
         return self._link.waits or bool(select.select([self._link], [], [], timeout_s)[0])
 
     async def wait_async(self, timeout_s: float) -> None:
+        import asyncio
+
         if self._link.waits:
             return
         loop, came = asyncio.get_running_loop(), asyncio.Event()

@@ -24,7 +24,7 @@ from ppgstream.assemble import plan_like
 from ppgstream.core.denoiser import Denoiser
 from ppgstream.core.ledger import Event
 from ppgstream.core.plan import Plan
-from ppgstream.errors import EX_UNAVAILABLE, CheckpointError, PpgStreamError
+from ppgstream.errors import CheckpointError, PpgStreamError, RefusedError, SourceError
 from ppgstream.live.apart import Apart
 from ppgstream.live.canary import self_test
 from ppgstream.live.events import Events
@@ -222,8 +222,6 @@ class Reload:
         tried = self._status.checkpoint
         self._ending.set()
         self._say(ReloadStatus(number, "back", tried, text="is not tried any more, and not served"))
-        if self._watch is not None:
-            self._go_back("asked for")
         return number, ""
 
     def _serve(self, new: Serving, now: float) -> None:
@@ -306,9 +304,9 @@ class Reload:
             told = process.receive(POLL_S)
             if told is None:
                 if death := process.death():
-                    raise _failure(death, EX_UNAVAILABLE)
+                    raise SourceError(death)
                 if time.monotonic() > until:
-                    raise _failure(f"the trial has not ended in {TRIAL_S:.0f} s: the machine is too busy", EX_UNAVAILABLE)
+                    raise SourceError(f"the trial has not ended in {TRIAL_S:.0f} s: the machine is too busy")
                 continue
             if told.doing:
                 self._change(of=number, text=told.doing)
@@ -324,12 +322,12 @@ class Reload:
             if told.figures is not None:
                 self._change(of=number, live=told.figures)
             if told.refused:
-                raise _failure(told.refused, told.code)
+                raise RefusedError(told.refused, told.code)
             if told.changed:
                 return told
             if told.sha256:
                 return Passed(told.sha256, graph)
-        raise _failure("the trial was ended", EX_UNAVAILABLE)
+        raise SourceError("the trial was ended")
 
     def _loaded(self, number: int, path: str, passed: Passed) -> Serving:
         """The checkpoint that was tried, in this process. Raises PpgStreamError."""
@@ -342,9 +340,3 @@ class Reload:
         if fault := self_test(denoiser, plan):
             raise CheckpointError(f"{path}: the self-test failed: {fault}")
         return serving_of(found, plan, denoiser)
-
-
-def _failure(text: str, code: int) -> PpgStreamError:
-    error = PpgStreamError(text)
-    error.exit_code = code
-    return error

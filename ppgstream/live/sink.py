@@ -4,7 +4,7 @@ subjects on a NATS server."""
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 import zmq
@@ -14,9 +14,12 @@ from ppgstream.core.ledger import Event
 from ppgstream.live.endpoints import Inbox
 from ppgstream.live.events import Events
 from ppgstream.live.guard import Guard
-from ppgstream.live.nats import Link, subject_of
+from ppgstream.live.nats import subject_of
 from ppgstream.live.publisher import SUBSCRIPTIONS_A_TURN, change_of
 from ppgstream.wire.message import DTYPE_CODES, Chunk, Kind, encode
+
+if TYPE_CHECKING:  # asyncio takes a while to import
+    from ppgstream.live.link import Link
 
 
 class Sink(Protocol):

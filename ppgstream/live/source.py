@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import zmq
 
@@ -17,10 +17,13 @@ from ppgstream.errors import WireError
 from ppgstream.live.endpoints import Inbox
 from ppgstream.live.events import Events
 from ppgstream.live.guard import Guard
-from ppgstream.live.nats import MOST_BYTES, Link, Message, stream_of, subject_of
+from ppgstream.live.nats import MOST_BYTES, Message, stream_of, subject_of
 from ppgstream.wire.foreign import Adopter
 from ppgstream.wire.json_messages import Keys
 from ppgstream.wire.message import MAGIC, MOST_PARTS, Chunk, Kind, decode, stream_id
+
+if TYPE_CHECKING:  # asyncio takes a while to import
+    from ppgstream.live.link import Link
 
 
 class Source(Protocol):

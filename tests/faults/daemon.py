@@ -7,16 +7,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import zmq
+from waiting import PATIENCE_S, until
 
-PATIENCE_S = 60.0
 PPGSTREAM = [sys.executable, "-m", "ppgstream"]
 TINY = ("--checkpoint", "lmmse")
 # Without the settings of whoever runs the tests: PYTHONUNBUFFERED, for one, hides what Python says when it ends.
@@ -27,15 +25,6 @@ CLEAN_ENV = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE
 
 def wave(n: int) -> np.ndarray:
     return np.sin(np.arange(n) / 15) + 0.05 * np.random.default_rng(3).standard_normal(n)
-
-
-def until(found: Callable[[], Any], what: str) -> Any:
-    ends = time.monotonic() + PATIENCE_S
-    while time.monotonic() < ends:
-        if value := found():
-            return value
-        time.sleep(0.02)
-    pytest.fail(f"waited {PATIENCE_S:g} s for {what}")
 
 
 class Daemon:
