@@ -225,7 +225,7 @@ def test_a_stream_that_has_ended_is_saved_once_more_and_not_again(sink: FleetSin
         def __init__(self) -> None:
             self.commands: SimpleQueue[Any] = SimpleQueue()
             self.listening: dict[int, Any] = {}
-            self.member = Member("m", "h", 1, 0.0, "", "")
+            self.member = Member("m", "h", 1, "")
 
         def seqs_before(self, _: float) -> tuple[int, int]:
             return 5, 6

@@ -64,22 +64,11 @@ class Owner(NamedTuple):
     epoch: int
 
 
-class Member(msgspec.Struct):
-    """A lease. settings: a hash of what all members must have alike."""
+class Member(MemberStatus):
+    """A lease: what the status tells, when it began, and a hash of what all members must have alike."""
 
-    id: str
-    host: str
-    pid: int
-    since: float
-    settings: str
-    checkpoint: str
-    partitions: int = 0
-    streams: int = 0
-    samples_per_s: float = 0.0
-    lag_ms: float | None = None
-    taken: int = 0  # partitions that it took over
-    given: int = 0  # partitions that it handed over
-    leaving: bool = False
+    since: float = 0.0
+    settings: str = ""
 
 
 class State(msgspec.Struct):
@@ -680,9 +669,7 @@ class Fleet:
     @property
     def status(self) -> FleetStatus:
         tender = self.tender
-        return FleetStatus(
-            tender.name, tender.member.id, len(self._sink.owned), self._sink.fenced, [told(m) for m in tender.members.values()]
-        )
+        return FleetStatus(tender.name, tender.member.id, len(self._sink.owned), self._sink.fenced, [*tender.members.values()])
 
     def leave(self) -> None:
         """Be no member any more. What could not be handed over is taken over by others from its last state."""
@@ -772,21 +759,18 @@ class Fleet:
         self._saved[stream.name] = read_at, stream.is_over
 
 
-def told(member: Member) -> MemberStatus:
-    """What the status tells of a member."""
-    return MemberStatus(**{name: getattr(member, name) for name in MemberStatus.__struct_fields__})
-
-
 def member_of(config: Config, checkpoint_id: str, checkpoint_sha256: str) -> Member:
     """A lease of this process."""
     settings = settings_of(config, checkpoint_sha256)
-    return Member(secrets.token_hex(4), socket.gethostname(), os.getpid(), time.time(), settings, checkpoint_id)
+    return Member(
+        secrets.token_hex(4), socket.gethostname(), os.getpid(), checkpoint_id, since=time.time(), settings=settings
+    )  # fmt: skip
 
 
 def read_fleet(url: str, name: str) -> tuple[dict[str, Member], dict[int, Owner]]:
     """The members of a fleet, and who owns what. Raises SourceError."""
     link = Link(url)
-    tender = Tender(link, name, Member("", "", 0, 0.0, "", ""))
+    tender = Tender(link, name, Member("", "", 0, ""))
 
     async def read() -> tuple[dict[str, Member], dict[int, Owner]]:
         js = link.client.jetstream(timeout=READ_S)

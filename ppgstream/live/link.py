@@ -43,7 +43,7 @@ class Link:
         try:
             self._nats: Any = importlib.import_module("nats")
         except ImportError as error:
-            raise UsageError(f"{url}: needs the package nats-py: pip install 'ppgstream[nats]'") from error
+            raise UsageError(f"{shown(url)}: needs nats-py: pip install nats-py, or ppgstream[nats]") from error
         self.url, self.tell = url, tell
         self.on_connected: list[Callable[[], None]] = []  # called once it is connected again
         self._options = _options()

@@ -218,13 +218,13 @@ class MemberStatus(msgspec.Struct):
     host: str
     pid: int
     checkpoint: str
-    partitions: int
-    streams: int
-    samples_per_s: float
-    lag_ms: float | None
-    taken: int
-    given: int
-    leaving: bool
+    partitions: int = 0
+    streams: int = 0
+    samples_per_s: float = 0.0
+    lag_ms: float | None = None
+    taken: int = 0  # partitions that it took over
+    given: int = 0  # partitions that it handed over
+    leaving: bool = False
 
 
 class FleetStatus(msgspec.Struct):
