@@ -109,6 +109,7 @@ class Shadow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{0,32}\Z")] = ""
+    keep_s: Annotated[float, Meta(ge=60, le=2_592_000)] = 600.0
 
 
 class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,8 +7,9 @@ import logging
 import os
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -18,23 +19,26 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_nats import PPGSTREAM, Server, needs_server
+from test_nats import PPGSTREAM, Cut, Server, needs_server
 from waiting import PATIENCE_S, until
 
+import ppgstream
 from ppgstream.assemble import offline_rules
 from ppgstream.config import load
 from ppgstream.core.denoiser import identity
 from ppgstream.core.engine import Engine
 from ppgstream.core.plan import Plan, Rules
-from ppgstream.errors import ConfigError
+from ppgstream.errors import ArgumentError, ConfigError, SourceError, UsageError
 from ppgstream.files import offline
 from ppgstream.lab import synthetic
 from ppgstream.live.events import Events
-from ppgstream.live.fleet import Fleet, FleetSink, FleetSource, Member, Owner, settings_of, shares
+from ppgstream.live.fleet import Fleet, FleetSink, FleetSource
 from ppgstream.live.link import Link
-from ppgstream.live.nats import PARTITIONS, partition_of, subject_of
+from ppgstream.live.nats import PARTITIONS, Message, partition_of, subject_of
 from ppgstream.live.publisher import publisher
 from ppgstream.live.receiver import receiver
+from ppgstream.live.stored import kept
+from ppgstream.live.tender import Member, Owner, Reached, State, Taken, begins_at, settings_of, shares
 from ppgstream.model import runtime
 from ppgstream.model.restore import restore
 from ppgstream.wire.message import EMPTY, Beats, Chunk, Kind, decode, encode
@@ -92,7 +96,7 @@ class Fake:
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, bytes]] = []
-        self.incoming: list[tuple[str, bytes]] = []
+        self.incoming: list[Message] = []
 
     def fileno(self) -> int:
         return 0
@@ -100,10 +104,10 @@ class Fake:
     def ring(self) -> None:
         self.rung = True
 
-    def take(self) -> tuple[str, bytes] | None:
+    def take(self) -> Message | None:
         return self.incoming.pop(0) if self.incoming else None
 
-    def publish(self, subject: str, body: bytes) -> bool:
+    def publish(self, subject: str, body: bytes, *, losses: int = -1) -> bool:
         self.sent.append((subject, body))
         return True
 
@@ -112,7 +116,7 @@ class Fake:
 
 
 class Sure:
-    is_sure = True
+    is_sure, published = True, 40
 
 
 def chunk(start: int, n: int = 50, kind: Kind = Kind.DATA, **more: Any) -> Chunk:
@@ -133,8 +137,8 @@ def sent(sink: FleetSink) -> list[Chunk]:
     return sink._link.chunks()  # type: ignore[attr-defined,no-any-return]
 
 
-def message(one: Chunk) -> tuple[str, bytes]:
-    return subject_of("out", one.stream), encode(one)[1]
+def message(one: Chunk) -> Message:
+    return Message(subject_of("out", one.stream), encode(one)[1])
 
 
 def beats(index: int, **more: Any) -> Chunk:
@@ -164,7 +168,8 @@ def test_what_clients_have_left_out_does_not_count_as_published(sink: FleetSink)
     sink.remember([message(chunk(100, 0, Kind.END, epoch=2))])
     sink.publish([chunk(100, 0, Kind.END)])
     assert len(sent(sink)) == 2
-    sink.forget("a")
+    sink.lose(frozenset({partition_of("a")}))
+    sink.owned[partition_of("a")] = 4
     sink.publish([chunk(0)])
     assert len(sent(sink)) == 3
 
@@ -178,18 +183,20 @@ def test_nothing_is_published_while_others_may_own_it_and_nothing_once_they_do(s
     assert [c.index for c in sent(sink)] == [0, 50, 100]
     sink.tender.is_sure = False  # type: ignore[union-attr,misc]
     sink.publish([chunk(150)])
-    sink.owned.clear()
+    sink.lose(frozenset(sink.owned))
     sink.tender.is_sure = True  # type: ignore[union-attr,misc]
     sink.publish([chunk(200)])
     assert (len(sent(sink)), sink.fenced) == (3, 1)
+    sink.owned = {partition_of("a"): 4}  # it is taken up again: what was held back is not published behind that
+    sink.publish([chunk(250)])
+    assert [c.index for c in sent(sink)] == [0, 50, 100, 250]
 
 
-def test_what_comes_before_a_partition_is_owned_waits_and_what_came_before_is_left_out() -> None:
+def test_messages_are_taken_from_the_place_of_a_state_on_and_from_the_newest_feed_alone() -> None:
     link = Fake()
     source = FleetSource(link, Events(logging.getLogger("ppgstream")))  # type: ignore[arg-type]
+    source.tender = Sure()  # type: ignore[assignment]
     engine = Engine(identity(250), Rules(Plan(answers="input", scaling="none")))
-    owned: dict[int, int] = {}
-    source.engine, source.owned, source.listening = engine, owned, {partition_of("a"): None}
 
     def read() -> list[int]:
         found = []
@@ -199,46 +206,71 @@ def test_what_comes_before_a_partition_is_owned_waits_and_what_came_before_is_le
                 found.append(one.index)
         return found
 
-    def put(*chunks: Chunk) -> list[tuple[str, bytes]]:
-        return [(subject_of("in", c.stream), encode(c)[1]) for c in chunks]
+    def put(first: int, last: int, feed: int, stream: str = "a") -> None:
+        for place in range(first, last + 1):
+            body = encode(Chunk(stream, 7, 50 * place, WAVE[50 * place : 50 * place + 50]))[1]
+            link.incoming.append(Message(subject_of("in", stream), body, place, feed))
 
-    plain = [Chunk("a", 7, start, WAVE[start : start + 50]) for start in range(0, 400, 50)]
-    link.incoming += put(plain[3], plain[4], Chunk("b", 7, 0, WAVE[:5]))  # b's partition is nobody's business here
-    assert read() == []
-    owned[partition_of("a")] = 1
-    source.read_again(put(*plain[:4]), owned)
-    assert link.rung  # the loop does not wait for something live to come
-    assert read() == [0, 50, 100, 150, 200]
-    link.incoming += put(plain[4], plain[5], Chunk("a", 7, 300, EMPTY, Kind.END))
-    assert read() == [250, 300]
-    link.incoming += put(Chunk("a", 7, 300, EMPTY, Kind.END))
-    assert read() == []
-    source.forget(owned)
-    link.incoming += put(plain[4])
-    assert read() == [200]  # what comes long after is the sequencer's business
+    def taken(feed: int, state: State | None) -> Taken:
+        states = {} if state is None else {"a": state}
+        return Taken({partition_of("a"): 1}, {partition_of("a"): feed}, states, [], 0)
+
+    put(1, 3, 1)
+    assert read() == []  # nobody's business here yet
+    source.begin(taken(1, None), [])
+    put(4, 5, 1)
+    put(6, 6, 1, "b")  # of another partition
+    assert read() == [200, 250]
+    assert source.unsaved == {"a": Reached(3, 40)}
+    assert source.reached("a") == 5
+    source.saved("a", over=False)
+    assert not source.unsaved
+    source.lose(frozenset({partition_of("a")}))
+    source.forget("a")
+    put(7, 8, 1)
+    source.begin(taken(2, State(1, Reached(9, 50), Reached(9, 50), False, b"")), ["a"])
+    put(9, 11, 2)
+    assert read() == [500, 550]  # what came by the former feed is read again by this one, and what is in the state is not
+    assert (source.reached("a"), source.unsaved) == (11, {})
+    source.saved("a", over=True)
+    put(12, 12, 2)
+    read()
+    assert source.unsaved == {"a": Reached(11, 40)}
+
+
+def test_a_partition_is_read_from_the_place_from_which_on_nothing_is_missed() -> None:
+    def state(taken: int, begun: int, *, over: bool = False) -> State:
+        return State(1, Reached(taken, 10 * taken), Reached(begun, 10 * begun), over, b"")
+
+    assert begins_at([]) == (False, Reached(0, 0))
+    assert begins_at([state(50, 50), state(40, 40)]) == (True, Reached(40, 400))
+    assert begins_at([state(50, 20), state(40, 10)]) == (True, Reached(20, 200))  # a stream from 20 on has no state yet
+    assert begins_at([state(50, 50, over=True), state(3, 3, over=True)]) == (False, Reached(50, 500))
+    assert begins_at([state(50, 45), state(3, 3, over=True)]) == (True, Reached(45, 450))
 
 
 def test_a_stream_that_has_ended_is_saved_once_more_and_not_again(sink: FleetSink) -> None:
     class Tending:
-        name, saved, link, is_sure = "ward", 0, sink._link, True
+        name, link, is_sure, published = "ward", sink._link, True, 6
 
         def __init__(self) -> None:
             self.commands: SimpleQueue[Any] = SimpleQueue()
-            self.listening: dict[int, Any] = {}
             self.member = Member("m", "h", 1, "")
+            self.stored: list[str] = []
 
-        def seqs_before(self, _: float) -> tuple[int, int]:
-            return 5, 6
+        def store(self, states: dict[str, bytes], _: int) -> None:
+            self.stored += states
 
     engine = Engine(identity(250), Rules(Plan(answers="input", scaling="none")))
     source = FleetSource(sink._link, Events(logging.getLogger("ppgstream")))
-    fleet = Fleet(Tending(), source, sink, engine, Events(logging.getLogger("ppgstream")))  # type: ignore[arg-type]
+    tending = Tending()
+    fleet = Fleet(tending, source, sink, engine, Events(logging.getLogger("ppgstream")))  # type: ignore[arg-type]
 
     def saves(first: int, last: int) -> int:
-        before = len(sink._link.sent)  # type: ignore[attr-defined]
+        before = len(tending.stored)
         for second in range(first, last):
             fleet.turn((float(second), float(second), float(second)))
-        return len(sink._link.sent) - before  # type: ignore[attr-defined,no-any-return]
+        return len(tending.stored) - before
 
     engine.feed(Chunk("a", 7, 0, WAVE[:50]), 100.0)
     assert saves(100, 111) == 2  # each 5 s, and once at first
@@ -285,13 +317,16 @@ class Ward:
     def log(self, k: int) -> str:
         return (self.folder / f"log{k}").read_text()
 
-    def start(self, *options: str) -> int:
-        k, url = len(self.members), self.server.url
-        asked = [PPGSTREAM, "run", "--in", url, "--out", url, "--status", self.status(k), "--fleet", "ward", *options]
+    def start(self, *options: str, url: str = "", program: Sequence[str] = (PPGSTREAM,)) -> int:
+        k, url = len(self.members), url or self.server.url
+        asked = [*program, "run", "--in", url, "--out", url, "--status", self.status(k), "--fleet", "ward", *options]
         env = os.environ | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         with (self.folder / f"log{k}").open("wb") as log:
             self.members.append(subprocess.Popen([*asked, "--checkpoint", "lmmse"], stderr=log, env=env, cwd=self.folder))
         return k
+
+    def end(self, k: int) -> None:
+        self.members[k].terminate()
 
     def table(self) -> dict[str, Any]:
         asked = [PPGSTREAM, "fleet", "status", "ward", "--server", self.server.url, "--json"]
@@ -317,67 +352,228 @@ def ward(tmp_path: Path) -> Iterator[Ward]:
     made.close()
 
 
+NAMES = [f"s{k}" for k in range(8)] + ["a..b", ".x"]
+Happens = tuple[float, Callable[[], Any]]
+
+
+def pulses(samples: int) -> dict[str, Any]:
+    rng = np.random.default_rng(5)
+    return {name: synthetic.pulse(samples, synthetic.person(rng), rng)[0].astype(np.float32) for name in NAMES}
+
+
+def played(ward: Ward, waves: dict[str, Any], happens: Sequence[Happens], *, pace_s: float = 0.18) -> list[Chunk]:
+    """What a reader hears of streams of which 50 samples are sent each `pace_s`, while things happen at their times, s."""
+    hears, sends = receiver(ward.server.url), publisher(ward.server.url)
+    sends.wait_for_subscriber(PATIENCE_S)
+    came: list[Chunk] = []
+    left, begun, samples = list(happens), time.monotonic(), len(waves["s0"])
+    for start in range(0, samples, 50):
+        for name in waves:
+            sends.send(Chunk(name, 7, start, waves[name][start : start + 50], t_ns=10**18 + start * 8_000_000))
+        while left and time.monotonic() - begun > left[0][0]:
+            left.pop(0)[1]()
+        came += hears.poll(0.0)
+        time.sleep(max(begun + pace_s * (start / 50 + 1) - time.monotonic(), 0.0))
+    assert not left
+    for name in waves:
+        sends.send(Chunk(name, 7, samples, EMPTY, Kind.END))
+
+    def over() -> bool:
+        came.extend(hears.poll(0.2))
+        return hears.all_ended and len(hears.accounts) == len(waves)
+
+    until(over, "all ends")
+    assert hears.lost == 0
+    for closes in (sends, hears):
+        closes.close()
+    return came
+
+
+def equal_one_engine_s(came: list[Chunk], waves: dict[str, Any]) -> None:
+    """Each sample is there once, in order, and all that is told of it is as of one engine that had all of them."""
+    checkpoint = restore(Path("lmmse"))
+    engine = Engine(runtime.denoiser(checkpoint), offline_rules(checkpoint))
+    for name, wave in waves.items():
+        parts = [c for c in came if c.stream == name and c.kind is Kind.DATA]
+        assert [c.index for c in parts] == [0, *(c.stop for c in parts[:-1])], name
+        assert parts[-1].stop == len(wave)
+        alone = offline.denoised_chunks(wave.astype(np.float64), engine, stream=name, fs=125.0)
+        whole = [c for c in alone if c.kind is Kind.DATA]
+        for column in ("samples", "confidence", "flags"):
+            found, expected = (np.concatenate([getattr(c, column) for c in chunks]) for chunks in (parts, whole))
+            np.testing.assert_array_equal(found, expected.astype(found.dtype))
+        told = [told_of(c) for c in came if c.stream == name and c.beats is not None]
+        assert told == [told_of(c) for c in alone if c.beats is not None]
+        epochs = [c.epoch for c in parts]
+        assert epochs == sorted(epochs)
+
+
 @needs_server
 @pytest.mark.timeout(300)
 def test_every_sample_is_published_once_whatever_happens_to_members(ward: Ward) -> None:
     """Killed, suspended for longer than a lease, ended, joined: as one daemon alone would have published it."""
-    rng = np.random.default_rng(5)
-    names = [f"s{k}" for k in range(8)] + ["a..b", ".x"]
-    waves = {name: synthetic.pulse(8000, synthetic.person(rng), rng)[0].astype(np.float32) for name in names}
+    waves = pulses(8000)
     for _ in range(3):
         ward.start()
     until(lambda: ward.shares() == [85, 85, 86], "even shares")
-    hears, sends = receiver(ward.server.url), publisher(ward.server.url)
-    sends.wait_for_subscriber(PATIENCE_S)
-    came: list[Chunk] = []
-    begun = time.monotonic()
-    happens = [
+    happens: list[Happens] = [
         (3.0, ward.members[0].kill),
         (9.0, ward.start),
         (15.0, partial(ward.members[1].send_signal, signal.SIGSTOP)),
         (20.0, partial(ward.members[1].send_signal, signal.SIGCONT)),
         (25.0, ward.members[2].terminate),
     ]
-    for start in range(0, 8000, 50):
-        for name in names:
-            sends.send(Chunk(name, 7, start, waves[name][start : start + 50], t_ns=10**18 + start * 8_000_000))
-        while happens and time.monotonic() - begun > happens[0][0]:
-            happens.pop(0)[1]()
-        came += hears.poll(0.0)
-        time.sleep(max(begun + 0.18 * (start / 50 + 1) - time.monotonic(), 0.0))
-    assert not happens
-    for name in names:
-        sends.send(Chunk(name, 7, 8000, EMPTY, Kind.END))
-
-    def over() -> bool:
-        came.extend(hears.poll(0.2))
-        return hears.all_ended and len(hears.accounts) == len(names)
-
-    until(over, "all ends")
-    checkpoint = restore(Path("lmmse"))
-    engine = Engine(runtime.denoiser(checkpoint), offline_rules(checkpoint))
-    for name in names:
-        parts = [c for c in came if c.stream == name and c.kind is Kind.DATA]
-        assert [c.index for c in parts] == [0, *(c.stop for c in parts[:-1])], name  # each sample once, in order
-        assert parts[-1].stop == 8000
-        alone = offline.denoised_chunks(waves[name].astype(np.float64), engine, stream=name, fs=125.0)
-        whole = [c for c in alone if c.kind is Kind.DATA]
-        for column in ("samples", "confidence", "flags"):
-            found, expected = (np.concatenate([getattr(c, column) for c in chunks]) for chunks in (parts, whole))
-            np.testing.assert_array_equal(found, expected.astype(found.dtype))
-        assert [told_of(c) for c in came if c.stream == name and c.beats is not None] == [
-            told_of(c) for c in alone if c.beats is not None
-        ]
-        epochs = [c.epoch for c in parts]
-        assert epochs == sorted(epochs)
-    assert hears.lost == 0
+    equal_one_engine_s(played(ward, waves, happens), waves)
     assert ward.members[2].wait(PATIENCE_S) == 0  # it has handed over
     assert "could not be handed over" not in ward.log(2)
     told = ward.table()
     assert sum(m["partitions"] for m in told["members"]) == PARTITIONS
     assert sum(m["taken"] for m in told["members"]) > 0
-    sends.close()
-    hears.close()
+
+
+@needs_server
+@pytest.mark.timeout(300)
+def test_every_sample_is_published_once_whatever_happens_to_the_way_to_the_server(ward: Ward) -> None:
+    """One member is cut off for a moment and for longer than a lease; the clock of another jumps by a day, there and back."""
+    waves = pulses(5000)
+    cut = Cut(ward.server.port)
+    ward.start(url=cut.url)
+    ward.start(program=[sys.executable, "-c", JUMPS])
+    until(lambda: ward.shares() == [128, 128], "even shares")
+    happens: list[Happens] = [
+        (3.0, cut.cut), (3.3, cut.mend),
+        (8.0, cut.cut), (13.0, cut.mend),
+    ]  # fmt: skip
+    try:
+        equal_one_engine_s(played(ward, waves, happens), waves)
+        assert "the connection was lost; they are taken up again" in ward.log(0)
+        assert ward.members[1].poll() is None
+    finally:
+        cut.close()
+
+
+JUMPS = """
+import sys, time
+begun, wall, wall_ns = time.monotonic(), time.time, time.time_ns
+def jumped():
+    return 86_400 * (round((time.monotonic() - begun) / 4) % 3 - 1)
+time.time, time.time_ns = lambda: wall() + jumped(), lambda: wall_ns() + 10**9 * jumped()
+from ppgstream.cli.app import main
+main()
+"""
+
+
+@needs_server
+@pytest.mark.timeout(300)
+def test_from_one_member_to_three_and_back_nothing_is_lost(ward: Ward) -> None:
+    waves = pulses(5000)
+    ward.start()
+    until(lambda: ward.shares() == [256], "the first")
+    happens: list[Happens] = [
+        (1.0, ward.start),
+        (1.1, ward.start),
+        (9.0, partial(ward.end, 0)),
+        (12.0, partial(ward.end, 2)),
+    ]
+    equal_one_engine_s(played(ward, waves, happens), waves)
+    assert [ward.members[k].wait(PATIENCE_S) for k in (0, 2)] == [0, 0]
+    until(lambda: ward.shares() == [256], "the last")
+
+
+@needs_server
+@pytest.mark.timeout(300)
+def test_what_a_server_that_is_killed_has_not_stored_is_told_as_gaps(ward: Ward) -> None:
+    """Of senders that do not wait for its acknowledgements."""
+    waves = pulses(3000)
+    for _ in range(2):
+        ward.start()
+    until(lambda: ward.shares() == [128, 128], "even shares")
+
+    def restart() -> None:
+        ward.server.kill()
+        ward.server.start()
+
+    came = played(ward, waves, [(3.0, restart), (6.0, restart)])
+    for name in waves:
+        parts = [c for c in came if c.stream == name and c.kind in (Kind.DATA, Kind.GAP)]
+        assert [c.index for c in parts] == [0, *(c.stop for c in parts[:-1])], name
+        assert parts[-1].stop == 3000
+
+
+@needs_server
+def test_a_sender_with_acknowledgements_goes_on_where_it_was_killed_and_nothing_is_stored_twice(ward: Ward) -> None:
+    wave = pulses(2000)["s0"]
+    with pytest.raises(SourceError, match="nothing keeps what is sent there: start `ppgstream run --fleet NAME` first"):
+        publisher(ward.server.url, acked=True).wait_for_subscriber(0.1)
+    with pytest.raises(ArgumentError, match="goes with acked=True"):
+        ppgstream.Sender(ward.server.url, resume=True)
+    with pytest.raises(UsageError, match="only a NATS server acknowledges"):
+        ppgstream.Sender("tcp://127.0.0.1:5600", acked=True)
+    ward.start()
+    until(lambda: ward.shares() == [256], "the member")
+    hears = receiver(ward.server.url)
+    one = ppgstream.Sender(ward.server.url, "a", acked=True)
+    one.send(wave[:125])
+    one.send(wave[125:250])
+    again = ppgstream.Sender(ward.server.url, "a", acked=True, resume=True)
+    assert (again.session, again.sent) == (one.session, 250)
+    one.send(wave[250:375])  # the first has sent more than the second knows of
+    again.send(wave[250:375])
+    link = Link(ward.server.url)
+    assert len(link.run(kept(link, "ppg-ward-in", ["ppg.in.>"], 1))) == 3
+    link.close()
+    with pytest.raises(ArgumentError, match="the session of a on the server has 125 Hz"):
+        ppgstream.Sender(ward.server.url, "a", 64, acked=True, resume=True)
+    again.send(wave[375:])
+    again.close()
+    came: list[Chunk] = []
+    until(lambda: came.extend(hears.poll(0.2)) or hears.all_ended, "the end")
+    parts = [c for c in came if c.kind is Kind.DATA]
+    assert [c.index for c in parts] == [0, *(c.stop for c in parts[:-1])]
+    assert (parts[-1].stop, hears.lost) == (2000, 0)
+    after = ppgstream.Sender(ward.server.url, "a", acked=True, resume=True)
+    assert (after.sent, after.session != one.session) == (0, True)
+    for closes in (one, after, hears):
+        closes.close()
+
+
+@needs_server
+def test_an_acknowledged_replay_goes_on_where_it_was_interrupted(ward: Ward) -> None:
+    np.save(ward.folder / "wave.npy", pulses(2000)["s0"])
+    ward.start()
+    until(lambda: ward.shares() == [256], "the member")
+
+    def replay(*more: str) -> subprocess.CompletedProcess[str]:
+        asked = [
+            PPGSTREAM,
+            "replay",
+            str(ward.folder / "wave.npy"),
+            "--fs",
+            "125",
+            "--to",
+            ward.server.url,
+            "--speed",
+            "max",
+            "--acked",
+        ]
+        return subprocess.run([*asked, *more], capture_output=True, text=True, check=False)
+
+    assert replay("--until", "8").returncode == 0
+    link = Link(ward.server.url)
+    sent = link.run(kept(link, "ppg-ward-in", ["ppg.in.>"], 1))
+    assert len(sent) == 9  # a message a second, and the end
+    done = replay("--resume")
+    assert (done.returncode, "has all 1,000 samples of it, and its end" in done.stderr) == (0, True), done.stderr
+    assert replay("--resume", "--loop").returncode == 2
+    last = decode([b"wave", sent[-2].body])
+    link.publish(subject_of("in", "wave"), encode(Chunk("wave", last.session + 1, 0, last.samples, t_ns=10**18))[1])
+    link.flush(PATIENCE_S)
+    done = replay("--resume")
+    assert (done.returncode, "goes on at sample 125" in done.stderr) == (0, True), done.stderr
+    again = [decode([b"wave", m.body]) for m in link.run(kept(link, "ppg-ward-in", ["ppg.in.>"], 10))]
+    link.close()
+    assert [(c.session, c.index, c.stop) for c in again[:3]] == [(last.session + 1, at, at + 125) for at in (0, 125, 250)]
+    assert (again[-1].kind, again[-1].index, again[1].t_ns) == (Kind.END, 2000, 10**18 + 10**9)
 
 
 @needs_server
@@ -438,7 +634,7 @@ def test_a_server_without_jetstream_and_a_fleet_that_is_not_there_are_one_line(t
 
 @needs_server
 def test_a_server_that_keeps_no_more_states_is_told(tmp_path: Path) -> None:
-    limits = _written(tmp_path / "server.conf", "jetstream { max_mem: 100KB }")
+    limits = _written(tmp_path / "server.conf", "jetstream { max_file: 1MB }")
     ward = Ward(tmp_path, "-js", "-c", str(limits))
     try:
         k = ward.start()
@@ -467,6 +663,11 @@ def test_the_table_shows_who_has_what(ward: Ward) -> None:
     link = Link(ward.server.url)
     link.publish(subject_of("in", "a"), encode(Chunk("a", 7, 0, WAVE[:500]))[1])
     until(lambda: ward.table()["members"][0]["streams"] == 1, "the stream")
+    readers = {
+        name: len(link.run(link.client.jetstream().consumers_info(name)))
+        for name in ("KV_ppg-ward-members", "KV_ppg-ward-owners", "ppg-ward-in", "ppg-ward-out", "ppg-ward-state")
+    }
+    assert readers == dict.fromkeys(readers, 0) | {"ppg-ward-in": 1}  # the server allows 1000 of a stream
     link.close()
     shown = subprocess.run(
         [PPGSTREAM, "monitor", "--once", "--status", ward.status(0)], capture_output=True, text=True, check=True

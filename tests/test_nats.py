@@ -27,7 +27,7 @@ from ppgstream.errors import ConfigError, SourceError
 from ppgstream.live import link as module
 from ppgstream.live.daemon import Daemon
 from ppgstream.live.link import Link
-from ppgstream.live.nats import partition_of, shown, stream_of, subject_of
+from ppgstream.live.nats import Message, partition_of, shown, stream_of, subject_of
 from ppgstream.live.publisher import NatsPublisher, publisher, same_endpoint
 from ppgstream.live.receiver import receiver
 from ppgstream.model.restore import restore
@@ -330,7 +330,7 @@ def test_only_what_the_client_has_written_is_confirmed(server: Server, monkeypat
         assert time.monotonic() < ends
         time.sleep(0.001)
     assert link.client.pending_data_size < len(b"PUB x 5\r\nhello\r\n")
-    assert until(hears.take, "the message") == ("x", b"hello")
+    assert until(hears.take, "the message") == Message("x", b"hello")
     for one in (link, hears):
         one.close()
 
@@ -360,15 +360,15 @@ def test_it_can_be_seen_that_something_is_there_until_all_is_taken(server: Serve
         """A socket on which two messages come while it is read to its end."""
 
         def recv(self, _: int) -> bytes:
-            link._incoming.extend([("x", b"1"), ("x", b"2")])
+            link._incoming.extend([Message("x", b"1"), Message("x", b"2")])
             raise BlockingIOError
 
     awake, link._awake = link._awake, Late()  # type: ignore[assignment]
     link._rung = True
-    assert link.take() == ("x", b"1")
+    assert link.take() == Message("x", b"1")
     link._awake = awake
     assert readable()
-    assert link.take() == ("x", b"2")
+    assert link.take() == Message("x", b"2")
     assert link.take() is None
     assert not readable()
     link.close()
@@ -480,7 +480,7 @@ def test_tls_with_a_server_s_own_authority(tmp_path: Path, monkeypatch: pytest.M
         link = Link(url)
         link.subscribe(["x"])
         link.publish("x", b"hello")
-        assert until(link.take, "the message") == ("x", b"hello")
+        assert until(link.take, "the message") == Message("x", b"hello")
         link.close()
     finally:
         made.kill()

@@ -26,11 +26,15 @@ Float64 = NDArray[np.float64]
 
 
 class Track(NamedTuple):
-    """A recording on its way out as one stream, at its own rate."""
+    """A recording on its way out as one stream, at its own rate. One that goes on has a session, the samples `done` of it that were
+    sent before, and `began_ns`, the time of its first."""
 
     stream: str
     samples: Float64
     fs: float = 125.0
+    session: int = 0
+    done: int = 0
+    began_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,10 +99,10 @@ class Replay:
 
     def run(self) -> Report:
         """Send everything, an END for each stream last."""
-        sessions = [secrets.randbits(64) for _ in self.tracks]
+        sessions = [track.session or secrets.randbits(64) for track in self.tracks]
         started, wall = self.clock(), time.time_ns()
         self.report.streams = len(self.tracks)
-        reached = dict.fromkeys(sessions, 0)
+        reached = {session: track.done for session, track in zip(sessions, self.tracks, strict=True)}
         ended: set[int] = set()
         for due in self._in_order(sessions, wall):
             if self.speed is not None and not self._wait(started + due.at / self.speed):
@@ -179,7 +183,8 @@ class Replay:
     def _of_track(self, k: int, session: int, wall: int) -> Iterator[_Due]:
         track = self.tracks[k]
         length, period = len(track.samples), self.chunk / track.fs
-        late, start, step = k / len(self.tracks) * period, 0, 0
+        late, start, step = k / len(self.tracks) * period, track.done, 0
+        began = track.began_ns or wall + round(late * 1e9)
         while not self.stopped():
             step += 1
             at = step * period + late
@@ -188,7 +193,7 @@ class Replay:
                 return
             at_most = np.arange(start, start + self.chunk)
             samples = track.samples[at_most % length if self.loop else at_most[at_most < length]]
-            t_ns = wall + round((start / track.fs + late) * 1e9)
+            t_ns = began + round(start / track.fs * 1e9)
             yield _Due(at, 0, Chunk(track.stream, session, start, samples, fs=track.fs, t_ns=t_ns))
             start += len(samples)
 

@@ -199,6 +199,10 @@ class Sender:
     digits and _ . : -. fs: its rate, Hz. wait_s: how long a daemon is waited for (SourceError). key: as in `connect`. At the end
     of a `with` the session is ended, after an error too, and what was sent has left. sent: samples so far.
 
+    acked: for a fleet (docs/fleet.md). `send` returns once the NATS server has stored the samples. Send a second of them at a
+    time. resume: go on with the session that the server has of this stream, if it has not ended; `sent` says how many samples are
+    there.
+
     Examples:
         >>> import ppgstream
         >>> with ppgstream.Sender("tcp://127.0.0.1:5600", stream="wrist", fs=125) as sensor:  # doctest: +SKIP
@@ -214,12 +218,30 @@ class Sender:
         bind: bool = False,
         wait_s: float = 30.0,
         key: str | Path | None = None,
+        acked: bool = False,
+        resume: bool = False,
     ) -> None:
         self.stream, self.fs, self.sent = _named(stream), rate_of(fs), 0
         self.session = secrets.randbits(64)
         self._wait_s, self._ended = number_of("wait_s", wait_s, 0.0), False
         self._began_ns = 0  # the time of the first sample
-        self._publisher = publisher(text_of("endpoint", endpoint), bind=bind, key=None if key is None else client(Path(key)))
+        own = None if key is None else client(Path(key))
+        if resume and not acked:
+            raise ArgumentError("resume: goes with acked=True: only then the server knows what it has")
+        self._publisher = publisher(text_of("endpoint", endpoint), bind=bind, key=own, acked=acked)
+        if resume:
+            self._resume()
+
+    def _resume(self) -> None:
+        self._publisher.wait_for_subscriber(self._wait_s)
+        last = self._publisher.last(self.stream)
+        if last is None or last.kind is Kind.END:
+            return
+        if last.fs != self.fs:
+            self._publisher.close(0.0)
+            raise ArgumentError(f"fs: {self.fs:g} Hz: the session of {self.stream} on the server has {last.fs:g} Hz")
+        self.session, self.sent = last.session, last.stop
+        self._began_ns = last.t_ns - round(last.index / last.fs * 1e9) if last.t_ns else 0
 
     def send(self, samples: Any, *, t_ns: int | None = None) -> None:
         """The next samples (n,), NaN where there is none. t_ns: the time of the first of them, ns since 1970; None: as many

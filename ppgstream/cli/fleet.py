@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from typing import Annotated
 
@@ -26,10 +27,10 @@ def fleet_status(
     from rich.console import Console
     from rich.table import Table
 
-    from ppgstream.live import fleet
+    from ppgstream.live import tender
     from ppgstream.live.nats import PARTITIONS
 
-    members, owners = fleet.read_fleet(server, name)
+    members, owners = tender.read_fleet(server, name)
     if json:
         print(msgspec.json.encode({"members": list(members.values()), "owners": owners}).decode())
         return
@@ -43,7 +44,8 @@ def fleet_status(
             f"{member.streams:,}", f"{member.samples_per_s:,.0f}", "-" if member.lag_ms is None else f"{member.lag_ms:.0f}",
             str(member.taken), str(member.given),
         )  # fmt: skip
-    console = Console(highlight=False, markup=False)
+    plain = None if sys.stdout.isatty() else 120  # a pipe has no width
+    console = Console(highlight=False, markup=False, width=plain)
     console.print(table)
     without = PARTITIONS - sum(owner.member in members for owner in owners.values())
     if without:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from ppgstream.live.publisher import Publisher
     from ppgstream.live.status import StatusClient
     from ppgstream.show.web import Web
+    from ppgstream.tools.replay import Track
 
 STATUS = "tcp://127.0.0.1:5602"  # where a daemon is asked
 PUBLISHED = "tcp://127.0.0.1:5601"  # where it publishes
@@ -107,7 +108,13 @@ def replay(
     loop: Annotated[bool, typer.Option("--loop", help="Start over at the end, until stopped.")] = False,
     stream: Annotated[str | None, typer.Option(help="The stream's name. (default: the file's name)")] = None,
     copies: Annotated[int, typer.Option(min=1, max=100_000, help="Send each file as so many streams.")] = 1,
-    chunk: Annotated[int, typer.Option(min=1, max=2048, help="Samples a message.")] = 25,
+    chunk: Annotated[int | None, typer.Option(min=1, max=2048, help="Samples a message. (default: 25; with --acked 125)")] = None,
+    acked: Annotated[
+        bool, typer.Option("--acked", help="To a fleet: wait for each message until the NATS server has stored it.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="With --acked: go on behind what the server has, after an interrupted replay.")
+    ] = False,
     wait: Annotated[float, typer.Option(min=0, help="Seconds to wait for the daemon.")] = 30.0,
     status: Annotated[
         str | None,
@@ -129,6 +136,7 @@ def replay(
     from ppgstream.config import check_endpoint
     from ppgstream.files.offline import check_rate
     from ppgstream.live import publisher as publishers
+    from ppgstream.live.nats import shown
     from ppgstream.live.status import StatusClient
     from ppgstream.tools import replay as tool
     from ppgstream.wire.message import stream_like
@@ -139,6 +147,9 @@ def replay(
     if not (0 <= from_ < math.inf and (until is None or 0 <= until < math.inf)):
         raise UsageError(f"--from {from_:g}, --until {until}: must be seconds from 0 on")
     outages = tuple(_outage(text) for text in outage or [])
+    if resume and (not acked or loop or drop or dup or reorder or outages):
+        raise UsageError("--resume: goes with --acked, and without --loop and faults")
+    samples_a_message = chunk or (125 if acked else 25)
     stop = Stop()
     own = key_of(key)
     check_endpoint(status or STATUS, "--status", keyed=own is not None)
@@ -150,7 +161,7 @@ def replay(
                 "replay -: a live pipe comes alone, once, whole and at its own pace: only --to, --stream, --fs, --column, "
                 "--field, --chunk and --wait go with it"
             )
-        publisher = publishers.publisher(to, bind=bind, key=own, stopped=stop)
+        publisher = publishers.publisher(to, bind=bind, key=own, acked=acked, stopped=stop)
         publisher.wait_for_subscriber(wait)
         report = tool.pipe(
             sys.stdin.fileno(),
@@ -159,37 +170,67 @@ def replay(
             fs=fs or 0.0,
             column=column,
             key=field,
-            chunk=chunk,
+            chunk=samples_a_message,
             stopped=stop,
             say=say,
         )
     else:
         named: dict[str, Any] = {"column": column, "key": field, "fs": fs, "trusted": trust_fs}
         tracks, told = _tracks(files, **named, part=(from_, until), stream=stream, copies=copies)
-        publisher = publishers.publisher(to, bind=bind, key=own, stopped=stop)
+        publisher = publishers.publisher(to, bind=bind, key=own, acked=acked, stopped=stop)
         publisher.wait_for_subscriber(wait)
         for line in told:
             say(line)
+        if resume:
+            tracks = [_resumed(track, publisher) for track in tracks]
+            tracks = [track for track in tracks if track.done >= 0]
+            if not tracks:
+                raise typer.Exit(0)
         faults = tool.Faults(drop, dup, reorder, jitter_ms, outages, seed)
         report = tool.Replay(
             tracks,
             publisher,
             speed=speed_value,
-            chunk=chunk,
+            chunk=samples_a_message,
             loop=loop,
             faults=faults,
             stopped=stop,
             sleep=stop.wait,
         ).run()
     say(str(report))
-    left = _confirm(publisher, client, report.sent, to, status)
+    if acked:
+        say(f"{shown(to)}: the server has stored it")
+        left = None
+    else:
+        left = _confirm(publisher, client, report.sent, to, status)
     client.close()
     publisher.close(0.0 if isinstance(left, SourceError) else 30.0)
     if left:
         raise left
-    if not report.valid and not report.stopped:
+    if not report.valid and not report.stopped and not resume:
         raise DataError("no valid sample was sent")
     raise typer.Exit(stop.exit_code())
+
+
+def _resumed(track: Track, publisher: Publisher) -> Track:
+    """A track from where the server has it on; `done` is -1 if it has all of it, with its end."""
+    from ppgstream.wire.message import Kind
+
+    last = publisher.last(track.stream)
+    if last is None:
+        say(f"{track.stream}: the server has nothing of it: it is sent from its start")
+        return track
+    if last.kind is Kind.END:
+        say(f"{track.stream}: the server has all {last.index:,} samples of it, and its end: it is not sent again")
+        return track._replace(done=-1)
+    if last.fs != track.fs or last.stop > len(track.samples):
+        raise UsageError(
+            f"--resume: {track.stream}: the server has {last.stop:,} samples of it at {last.fs:g} Hz, the file "
+            f"{len(track.samples):,} at {track.fs:g} Hz: this is another recording"
+        )
+    say(f"{track.stream}: goes on at sample {last.stop:,}")
+    began_ns = last.t_ns - round(last.index / last.fs * 1e9) if last.t_ns else 0
+    return track._replace(session=last.session, done=last.stop, began_ns=began_ns)
 
 
 def _confirm(

@@ -6,6 +6,7 @@ cdef class Engine:
     cdef public dict _crowds, _expires, _over, failures, streams
     cdef public list _due, _expiring, events
     cdef public bint fills_itself
+    cdef public long long moved
 
     cdef object _queue(self, Stream stream, list windows, double now, arrived_at=*, bint fill_now=*)
 

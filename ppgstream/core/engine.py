@@ -71,6 +71,7 @@ class Engine:
         "events",
         "failures",
         "fills_itself",
+        "moved",
         "ready",
         "refused",
         "rules",
@@ -86,6 +87,7 @@ class Engine:
         self.windows = self.refused = self.crowd = 0
         self.departed, self.departed_ledger, self.departed_unclean = Counts(), Ledger(), 0
         self.fills_itself = True
+        self.moved = 0  # samples that streams had accepted here when they went elsewhere, less those of streams that came
         self.failures: dict[bytes, int] = {}  # tiles that were not answered as they should, by the id of their checkpoint
         self._crowds: dict[str, int] = {}  # the same by stream, of those that have any
         self._over: dict[str, None] = {}  # streams that have ended, the first of them first
@@ -218,7 +220,8 @@ class Engine:
                 confidences = list(confidence)
         chunks: list[Chunk] = []
         # A window a stream in each turn: what is published of its first must not know of its second.
-        for turn in turns(range(n), lambda k: tile.ready[k].stream.name):
+        known = [k for k in range(n) if self.streams.get(tile.ready[k].stream.name) is tile.ready[k].stream]  # not discarded
+        for turn in turns(known, lambda k: tile.ready[k].stream.name):
             for k in turn:
                 ready, row = tile.ready[k], rows[k]
                 ready.stream.answer(ready.window, row, flags[k], None if row is None else confidences[k])
@@ -349,6 +352,7 @@ class Engine:
         stream = Stream(name, self.rules.plan, self.rules.sensor)
         stream.load(data, (now, now if listened is None else listened, now if read_at is None else read_at))
         self.streams[name] = stream
+        self.moved -= stream.intake.sessions.accepted
         self._watch(stream)
         self._collect(stream)
 
@@ -360,7 +364,7 @@ class Engine:
 
     def discard(self, name: str) -> None:
         """Forget a stream that goes on elsewhere from an earlier state, whatever of it is under way."""
-        del self.streams[name]
+        self.moved += self.streams.pop(name).intake.sessions.accepted
         self.crowd -= self._crowds.pop(name, 0)
         self._over.pop(name, None)
         self._expires.pop(name, None)

@@ -65,8 +65,9 @@ from ppgstream.model import runtime
 from ppgstream.model.checkpoint import Checkpoint
 
 if TYPE_CHECKING:  # asyncio takes a while to import
-    from ppgstream.live.fleet import Fleet, Tender
+    from ppgstream.live.fleet import Fleet
     from ppgstream.live.link import Link
+    from ppgstream.live.tender import Tender
 
 UNBOUND_S = 1.0  # without an output after a reader's right was revoked, before that is told
 FEW_WINDOWS = 16  # that are computed at once while fewer streams wait
@@ -129,14 +130,15 @@ class Daemon:
 
     def _member(self) -> tuple[Source, Sink]:
         """Both ends of a fleet's member."""
-        from ppgstream.live.fleet import Fleet, FleetSink, FleetSource, Tender, member_of
+        from ppgstream.live.fleet import Fleet, FleetSink, FleetSource
+        from ppgstream.live.tender import Tender, member_of
 
         c = self.config
         link = self._link(c.in_.endpoint)
         for name in ("in", "out"):
             self.endpoints[name], self.addresses[name] = shown(c.in_.endpoint), c.in_.endpoint
         found = self.checkpoint
-        self.tender = Tender(link, c.fleet.name, member_of(c, found.id.hex(), found.sha256))
+        self.tender = Tender(link, c.fleet.name, member_of(c, found.id.hex(), found.sha256), c.fleet.keep_s)
         source, sink = FleetSource(link, self.events), FleetSink(link, c.out.dtype, self.events)
         self._join = partial(Fleet, self.tender, source, sink, events=self.events)
         return source, sink

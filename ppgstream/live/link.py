@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
+import logging
 import os
 import socket
 import ssl
@@ -14,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from ppgstream.config import check_endpoint
 from ppgstream.core.ledger import Event
@@ -23,17 +24,27 @@ from ppgstream.live.nats import MOST_BYTES, Message, shown
 
 T = TypeVar("T")
 CONFIRM_S = 0.05  # between two questions whether the server has all that was sent
-WRITE_S = 0.001  # between two looks whether it was written
+ECHO_S = 2.0  # for a message to come back from the server
 CONNECT_S, ANSWER_S = 5.0, 5.0
 RECONNECT_S = 0.1
 AT_ONCE = 256  # messages published before others on the thread have a turn
+
+
+class _Outgoing(NamedTuple):
+    """losses: how many the connection must have had for it to be sent; -1: any number."""
+
+    subject: str
+    body: bytes
+    reply: str
+    losses: int
 
 
 class Link:
     """A connection to a NATS server. It connects again by itself, for as long as it takes.
 
     `publish` keeps a message until the server has confirmed it, and sends it again after a reconnection: so it is not lost, and
-    may come twice. `take` gives what came; `fileno` is readable as long as something is there. dropped_in: messages that found no
+    may come twice; one that is published with `losses` is dropped instead, once the connection was lost as often. losses: how
+    often it was. `take` gives what came; `fileno` is readable as long as something is there. dropped_in: messages that found no
     room. Raises SourceError where there is no server, UsageError without nats-py, ConfigError for an address beyond
     this host without TLS.
     """
@@ -47,17 +58,20 @@ class Link:
         self.url, self.tell = url, tell
         self.on_connected: list[Callable[[], None]] = []  # called once it is connected again
         self._options = _options()
+        _quieten()
         self.dropped_in = self._no_room = self._not_sent = 0
         self._incoming: deque[Message] = deque()
-        self._outgoing: deque[Message] = deque()
-        self._unconfirmed: deque[Message] = deque()
+        self._outgoing: deque[_Outgoing] = deque()
+        self._unconfirmed: deque[_Outgoing] = deque()
         # Bytes since the start. Each is counted by one thread alone: two that add to one number lose some.
         self._came = self._taken = self._given = self._done = 0
-        self._losses = 0  # of the connection
+        self.losses = 0
         self._kicked = self._rung = self._again = self._sending = False
         self._awake, self._wake = socket.socketpair()
         self._awake.setblocking(False)
         self._wake.setblocking(False)
+        self._awaited: dict[int, asyncio.Future[None]] = {}
+        self._echoes = 0
         self._closing = False
         self.connected = False
         self.loop = asyncio.new_event_loop()
@@ -105,7 +119,7 @@ class Link:
                 return None
             self.ring()  # one came meanwhile: until all are taken, `fileno` stays readable
         message = self._incoming.popleft()
-        self._taken += len(message[1])
+        self._taken += len(message.body)
         return message
 
     @property
@@ -113,13 +127,18 @@ class Link:
         """Whether something is there to take."""
         return bool(self._incoming)
 
-    def publish(self, subject: str, body: bytes) -> bool:
+    @property
+    def waiting_bytes(self) -> int:
+        """Of what is there to take."""
+        return self._came - self._taken
+
+    def publish(self, subject: str, body: bytes, *, reply: str = "", losses: int = -1) -> bool:
         """Send a message. False if there is no room for it."""
         if self.unsent_bytes + len(body) > MOST_BYTES:
             self._no_room += 1
             return False
         self._given += len(body)
-        self._outgoing.append((subject, body))
+        self._outgoing.append(_Outgoing(subject, body, reply, losses))
         if not self._kicked:
             self._kicked = True
             self.loop.call_soon_threadsafe(self._send)
@@ -161,7 +180,14 @@ class Link:
         self._stop()
 
     def _stop(self) -> None:
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        async def cancel() -> None:
+            tasks = asyncio.all_tasks() - {asyncio.current_task()}
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=1.0) if tasks else None
+            self.loop.stop()
+
+        asyncio.run_coroutine_threadsafe(cancel(), self.loop)
         self._thread.join(2.0)
         if not self._thread.is_alive():
             self.loop.close()
@@ -181,7 +207,7 @@ class Link:
         async def disconnected() -> None:
             # What the client has not written yet would be sent before what was lost on the way: out of order.
             client._pending, client._pending_data_size = [], 0
-            self._losses += 1
+            self.losses += 1
             self._again = True  # what was not confirmed is sent again, before all else
             if self.connected and not self._closing:
                 self.tell(Event("nats", f"{shown(self.url)}: the connection is lost: tried again until it is back"))
@@ -202,7 +228,7 @@ class Link:
                 client.connect(
                     self.url, name="ppgstream", error_cb=failed, disconnected_cb=disconnected, reconnected_cb=reconnected,
                     closed_cb=closed, max_reconnect_attempts=1, reconnect_time_wait=RECONNECT_S, connect_timeout=2,
-                    pending_size=MOST_BYTES, allow_reconnect=True, drain_timeout=2, ping_interval=5, max_outstanding_pings=3,
+                    pending_size=MOST_BYTES, allow_reconnect=True, drain_timeout=2, ping_interval=2, max_outstanding_pings=3,
                     **self._options,
                 ),
                 CONNECT_S,
@@ -212,6 +238,8 @@ class Link:
                 await client.close()
             why = next(iter(reasons), str(error) or type(error).__name__)
             raise SourceError(f"{shown(self.url)}: no connection to a NATS server: {why}") from None
+        self._inbox = client.new_inbox()
+        await client.subscribe(f"{self._inbox}.*", cb=self._echoed)
         client.options["max_reconnect_attempts"] = -1  # but from now on it is waited for
         self.connected = True
         return client
@@ -221,12 +249,15 @@ class Link:
         if message.reply and message.subject.startswith("ppg.ask."):
             await self.client.publish(message.reply, b"")
             return
-        size = len(message.data)
-        if self._came - self._taken + size > MOST_BYTES:
+        if self.waiting_bytes + len(message.data) > MOST_BYTES:
             self.dropped_in += 1
-            return
-        self._came += size
-        self._incoming.append((message.subject, message.data))
+        else:
+            self.keep(Message(message.subject, message.data))
+
+    def keep(self, message: Message) -> None:
+        """Keep a message for `take`."""
+        self._came += len(message.body)
+        self._incoming.append(message)
         if not self._rung:
             self.ring()
 
@@ -257,13 +288,16 @@ class Link:
         n = 0
         while self._outgoing and client.is_connected and not self._again:
             message = self._outgoing.popleft()
+            if message.losses not in (-1, self.losses):
+                self._done += len(message.body)
+                continue
             self._unconfirmed.append(message)
             try:
-                await client.publish(*message)
+                await client.publish(message.subject, message.body, message.reply)
             except Exception as error:  # too large for the server, or the connection is gone
                 if client.is_connected:
                     self._unconfirmed.pop()
-                    self._done += len(message[1])
+                    self._done += len(message.body)
                     self._not_sent += 1
                     self.tell(Event("nats", f"{shown(self.url)}: a message was not sent: {error}", "", type(error).__name__))
             n += 1
@@ -271,17 +305,30 @@ class Link:
                 await asyncio.sleep(0)
 
     async def settle(self) -> int:
-        """Wait until the server has all that was given to the client; how many of our messages these are, of those that are not
-        confirmed. Raises ConnectionError, or what the client raises, where the connection is lost."""
-        client = self.client
-        while client.pending_data_size and client.is_connected:
-            await asyncio.sleep(WRITE_S)  # it writes a PING at once, before what waits to be written
-        n = len(self._unconfirmed)
-        if client.is_connected:
-            await client.flush(timeout=2)
-        if not client.is_connected:  # without a connection, the client's flush returns at once
+        """Wait until the server has all that was given to the client: until a message to this end is back. How many of our
+        messages these are, of those that are not confirmed. Raises ConnectionError, or what the client raises, where the
+        connection is lost."""
+        client, losses = self.client, self.losses
+        if not client.is_connected:
+            raise ConnectionError("the connection is lost")
+        # The client's own flush writes its PING before what waits to be written, and ends the reading of the connection where the
+        # answer comes after its timeout.
+        self._echoes += 1
+        number, n = self._echoes, len(self._unconfirmed)
+        echo = self._awaited[number] = asyncio.get_running_loop().create_future()
+        try:
+            await client.publish(f"{self._inbox}.{number}", b"")
+            await asyncio.wait_for(echo, ECHO_S)
+        finally:
+            del self._awaited[number]
+        if losses != self.losses:
             raise ConnectionError("the connection is lost")
         return n
+
+    async def _echoed(self, message: Any) -> None:
+        echo = self._awaited.get(int(message.subject.rpartition(".")[2]))
+        if echo is not None and not echo.done():
+            echo.set_result(None)
 
     async def _confirm(self) -> None:
         """Ask the server now and then whether it has what was sent."""
@@ -289,16 +336,26 @@ class Link:
             await asyncio.sleep(CONFIRM_S)
             if self._outgoing:
                 self._send()
-            losses = self._losses
+            losses = self.losses
             if not self._unconfirmed or not self.client.is_connected or self._again:
                 continue
             try:
                 n = await self.settle()
             except Exception:  # noqa: S112 (the connection is gone: sent again once it is back)
                 continue
-            if losses == self._losses:
+            if losses == self.losses:
                 for _ in range(n):
-                    self._done += len(self._unconfirmed.popleft()[1])
+                    self._done += len(self._unconfirmed.popleft().body)
+
+
+def _quieten() -> None:
+    """What asyncio and the client log of a lost connection, with tracebacks, is told by events."""
+    logging.getLogger("nats").setLevel(logging.CRITICAL)
+    logging.getLogger("asyncio").addFilter(_is_no_eof)
+
+
+def _is_no_eof(record: logging.LogRecord) -> bool:
+    return "eof_received" not in record.getMessage()
 
 
 def _options() -> dict[str, Any]:

@@ -11,8 +11,18 @@ from __future__ import annotations
 
 import zlib
 from functools import lru_cache
+from typing import NamedTuple
 
-Message = tuple[str, bytes]  # subject and body
+
+class Message(NamedTuple):
+    """What came on a subject. place: in the stream that keeps it; 0: nothing does. feed: the number of the `Feed` that it came
+    by."""
+
+    subject: str
+    body: bytes
+    place: int = 0
+    feed: int = 0
+
 
 PARTITIONS = 256
 MOST_BYTES = 64 * 1024 * 1024  # that wait in one direction of a connection; beyond it messages are dropped, and counted
@@ -22,6 +32,13 @@ MOST_BYTES = 64 * 1024 * 1024  # that wait in one direction of a connection; bey
 def partition_of(stream: str) -> int:
     """Of a stream, for life."""
     return zlib.crc32(stream.encode()) % PARTITIONS
+
+
+@lru_cache(maxsize=65_536)
+def partition_in(subject: str) -> int:
+    """The partition that a subject names; -1 if it is none of ours."""
+    parts = subject.split(".")
+    return int(parts[2]) if len(parts) == 4 and parts[2].isascii() and parts[2].isdigit() else -1
 
 
 @lru_cache(maxsize=65_536)

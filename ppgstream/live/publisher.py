@@ -9,12 +9,12 @@ from typing import NamedTuple
 
 import zmq
 
-from ppgstream.errors import PpgStreamError, SourceError
+from ppgstream.errors import PpgStreamError, SourceError, UsageError
 from ppgstream.live.endpoints import MOST_SUBSCRIPTION, Handshakes, Inbox, attach, make
 from ppgstream.live.keys import Key
 from ppgstream.live.nats import is_nats, shown, subject_of
 from ppgstream.live.status import FLEET, StatusClient
-from ppgstream.wire.message import Chunk, encode
+from ppgstream.wire.message import Chunk, decode, encode
 
 HIGH_WATER_MARK = 1000  # messages; beyond it `send` waits, so the bound is on memory and not on what arrives
 SUBSCRIPTIONS_A_TURN = 64
@@ -22,6 +22,7 @@ ANSWER_S = 2.0  # a daemon that has not answered by then is none
 ASK_EVERY_S = 0.05
 ASK_S = 0.5  # for a daemon's answer over NATS
 MOST_UNCONFIRMED = 8 * 1024 * 1024  # bytes that a NATS server has not confirmed, before `send` waits
+ACK_S, ANSWER_S = 2.0, 10.0  # for a NATS server's acknowledgement, before a message is sent again; for its other answers
 PATIENCE_S = 10.0  # without progress
 STOPPED_S = 2.0  # the same, once stopped
 
@@ -150,6 +151,10 @@ class Publisher:
                 return Delivery(left, "" if answer is None else answer[0])
             time.sleep(ASK_EVERY_S)
 
+    def last(self, stream: str) -> Chunk | None:
+        """What of a stream is stored last where it was sent; None if nothing is."""
+        return None
+
     def close(self, linger_s: float = 30.0) -> None:
         """Close once everything sent has left, at most `linger_s` seconds from now."""
         self._context.destroy(linger=int(linger_s * 1000))
@@ -164,15 +169,20 @@ class Publisher:
 
 class NatsPublisher(Publisher):
     """The same over a NATS server. What was sent is kept until the server has confirmed it, over reconnections; `send` waits
-    while too much is not confirmed."""
+    while too much is not confirmed. acked: for a fleet. `send` returns once the server has stored the message (JetStream), and a
+    message that is sent again is stored once."""
 
-    def __init__(self, endpoint: str, *, stopped: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, endpoint: str, *, acked: bool = False, stopped: Callable[[], bool] = lambda: False) -> None:
         from ppgstream.live.link import Link
 
         self._endpoint, self._stopped, self._last_by, self.sent = shown(endpoint), stopped, 0.0, 0
-        self._link = Link(endpoint)
+        self._link, self._acked = Link(endpoint), acked
 
     def wait_for_subscriber(self, timeout_s: float) -> None:
+        if self._acked:
+            self._link.run(self._stream(timeout_s), timeout_s + ANSWER_S)
+            return
+
         async def ask() -> bool:
             try:
                 await self._link.client.request("ppg.ask.in", b"", timeout=ASK_S)
@@ -186,7 +196,65 @@ class NatsPublisher(Publisher):
                 raise SourceError(f"{self._endpoint}: no daemon reads there after {timeout_s:g} s: start `ppgstream run` first")
             time.sleep(ASK_EVERY_S)
 
+    async def _stream(self, timeout_s: float) -> str:
+        """The stream that keeps what sensors send. Raises SourceError where there is none."""
+        import asyncio
+
+        from ppgstream.live.stored import stream_of_subject
+
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                return await stream_of_subject(self._link, "ppg.in.>")
+            except LookupError as error:
+                if time.monotonic() > deadline or self._stopped():
+                    why = f"nothing keeps what is sent there: start `ppgstream run --fleet NAME` first ({error})"
+                    raise SourceError(f"{self._endpoint}: {why}") from None
+            await asyncio.sleep(ASK_EVERY_S)
+
+    def last(self, stream: str) -> Chunk | None:
+        async def last() -> bytes | None:
+            from nats.js.errors import NotFoundError
+
+            kept = await self._stream(0.0)
+            try:
+                found = await self._link.client.jetstream().get_last_msg(kept, subject_of("in", stream))
+            except NotFoundError:
+                return None
+            return bytes(found.data)
+
+        body = self._link.run(last())
+        return None if body is None else decode([stream.encode(), body])
+
+    def _send_acked(self, chunk: Chunk, timeout_s: float) -> bool:
+        import asyncio
+
+        subject, body = subject_of("in", chunk.stream), encode(chunk)[1]
+        number = f"{chunk.stream}/{chunk.session:x}/{chunk.index}/{chunk.kind}"  # under which it is stored once
+        deadline = time.monotonic() + timeout_s
+
+        async def put() -> bool:
+            js = self._link.client.jetstream()
+            while not self._stopped():
+                try:
+                    await js.publish(subject, body, timeout=ACK_S, headers={"Nats-Msg-Id": number})
+                except Exception as error:  # the server is away, or full, or keeps nothing yet
+                    if time.monotonic() > deadline:
+                        why = f"{type(error).__name__}: {error}"
+                        text = f"the NATS server has not stored index {chunk.index} of {chunk.stream} in {timeout_s:g} s: {why}"
+                        raise SourceError(f"{self._endpoint}: {text}") from None
+                    await asyncio.sleep(ASK_EVERY_S)
+                else:
+                    return True
+            return False
+
+        stored = self._link.run(put(), timeout_s + 2 * ACK_S)
+        self.sent += stored
+        return stored
+
     def send(self, chunk: Chunk, *, timeout_s: float = 30.0) -> bool:
+        if self._acked:
+            return self._send_acked(chunk, timeout_s)
         deadline = time.monotonic() + timeout_s
         while self._link.unsent_bytes > MOST_UNCONFIRMED:
             if self._stopped():
@@ -205,9 +273,17 @@ class NatsPublisher(Publisher):
 
 
 def publisher(
-    endpoint: str, *, bind: bool = False, key: Key | None = None, stopped: Callable[[], bool] = lambda: False
+    endpoint: str,
+    *,
+    bind: bool = False,
+    key: Key | None = None,
+    acked: bool = False,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Publisher:
-    """A publisher for an endpoint, ZeroMQ's or a NATS server's. The arguments are those of `Publisher`."""
-    if not is_nats(endpoint):
-        return Publisher(endpoint, bind=bind, key=key, stopped=stopped)
-    return NatsPublisher(endpoint, stopped=stopped)
+    """A publisher for an endpoint, ZeroMQ's or a NATS server's. The arguments are those of `Publisher` and `NatsPublisher`.
+    Raises UsageError where `acked` is asked of ZeroMQ."""
+    if is_nats(endpoint):
+        return NatsPublisher(endpoint, acked=acked, stopped=stopped)
+    if acked:
+        raise UsageError(f"{endpoint}: only a NATS server acknowledges what is sent: nats://HOST:PORT")
+    return Publisher(endpoint, bind=bind, key=key, stopped=stopped)

@@ -7,7 +7,7 @@ import select
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import zmq
 
@@ -20,6 +20,7 @@ from ppgstream.wire.message import Chunk, Kind, decode
 if TYPE_CHECKING:  # asyncio takes a while to import
     from ppgstream.live.link import Link
 
+LOOK_S = 1.0  # between two looks whether a fleet has begun
 GONE_S = 10.0  # a daemon publishes a STATUS a second for each live stream
 MESSAGES_A_POLL = 256  # so that what came is shown before more is read
 
@@ -33,12 +34,17 @@ class Account:
     lost: int = 0
     gap: int = 0
     ended: bool = False
+    told: tuple[int, bytes] = (-1, b"")  # of the last BEATS, its index and those of its beats
 
     def has(self, chunk: Chunk) -> bool:
         """Whether a chunk has come before: a connection that was lost may bring it again."""
+        if chunk.beats is not None:
+            return (chunk.index, chunk.beats.at.tobytes()) == self.told or chunk.index < self.told[0]
         return self.next is not None and (chunk.stop <= self.next if len(chunk.samples) or chunk.missing else self.ended)
 
     def take(self, chunk: Chunk) -> None:
+        if chunk.beats is not None:
+            self.told = chunk.index, chunk.beats.at.tobytes()
         if self.next is not None and chunk.index > self.next:
             self.lost += chunk.index - self.next
         if self.next is None or chunk.stop > self.next:
@@ -181,9 +187,11 @@ class Receiver:
 
 @dataclass(slots=True)
 class NatsReceiver(Receiver):
-    """The same of a daemon that publishes to a NATS server. What is published while the connection is lost does not come."""
+    """The same of a daemon that publishes to a NATS server. Where that keeps the output, as it does for a fleet, all of it comes;
+    else what is published while the connection is lost does not."""
 
     _link: Link = field(init=False)
+    _looking: Any = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         from ppgstream.live.link import Link
@@ -191,7 +199,38 @@ class NatsReceiver(Receiver):
         self.may_repeat = True
         self._wanted = {self.stream} if isinstance(self.stream, str) else set(self.stream or ())
         self._link = Link(self.endpoint)
-        self._link.subscribe([subject_of("out", stream) for stream in self._wanted] or ["ppg.out.>"])
+        self._link.run(self._listen([subject_of("out", stream) for stream in self._wanted] or ["ppg.out.>"]))
+
+    async def _listen(self, subjects: list[str]) -> None:
+        import asyncio
+
+        from ppgstream.live.stored import END, Feed, stream_of_subject
+
+        try:
+            stream = await stream_of_subject(self._link, "ppg.out.>")
+        except LookupError:
+            pass
+        else:
+            await Feed(self._link, stream, subjects, END).begin()
+            return
+        live = [await self._link.client.subscribe(subject, cb=self._link.heard) for subject in subjects]
+        await self._link.settle()
+        self._looking = asyncio.get_running_loop().create_task(self._look(subjects, live))
+
+    async def _look(self, subjects: list[str], live: list[Any]) -> None:
+        """A fleet may begin later: then what the server keeps is read, from the first."""
+        import asyncio
+
+        from ppgstream.live.stored import Feed, stream_of_subject
+
+        while True:
+            await asyncio.sleep(LOOK_S)
+            with contextlib.suppress(Exception):  # there is none yet, or the server is away
+                stream = await stream_of_subject(self._link, "ppg.out.>")
+                await Feed(self._link, stream, subjects, 1).begin()
+                for subscription in live:
+                    await subscription.unsubscribe()
+                return
 
     def wait(self, timeout_s: float) -> bool:
         return self._link.waits or bool(select.select([self._link], [], [], timeout_s)[0])

@@ -155,5 +155,5 @@ class Round:
     def _tick(self, now: float) -> None:
         # A stream that was forgotten since it was looked at counts among the departed.
         there = sum(accepted for name, accepted in self._accepted.items() if name in self._engine.streams)
-        self._pace.rates.tick(now, self._engine.departed.accepted + there, self._engine.windows)
+        self._pace.rates.tick(now, self._engine.departed.accepted + self._engine.moved + there, self._engine.windows)
         self._pace.forget(self._engine)

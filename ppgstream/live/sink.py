@@ -87,6 +87,7 @@ class NatsSink(_Waiting):
     def __init__(self, link: Link, dtype: Literal["f4", "f8"], events: Events) -> None:
         super().__init__(dtype)
         self._link, self._events = link, events
+        self.losses = -1  # of the connection, for which messages are meant; -1: for any number, they are sent again
         self._dropped = 0
 
     def hear(self) -> None:
@@ -97,7 +98,7 @@ class NatsSink(_Waiting):
 
     def _send(self, chunk: Chunk, dtype: str | None) -> None:
         _, body = encode(chunk, dtype=dtype)
-        self._link.publish(subject_of("out", chunk.stream), body)
+        self._link.publish(subject_of("out", chunk.stream), body, losses=self.losses)
         self.published += 1
 
 

@@ -101,7 +101,7 @@ class NatsSource(_Taking):
             self._events.tell(Event("nats_dropped", text))
 
     def _chunks(self, message: Message) -> list[Chunk]:
-        subject, body = message
+        subject, body = message.subject, message.body
         parts = [stream_of(subject).encode(), body]
         try:
             chunk = decode(parts)
