@@ -26,8 +26,8 @@ Float64 = NDArray[np.float64]
 
 
 class Track(NamedTuple):
-    """A recording on its way out as one stream, at its own rate. One that goes on has a session, the samples `done` of it that were
-    sent before, and `began_ns`, the time of its first."""
+    """A recording on its way out as one stream, at its own rate. One that goes on has a session, the samples `done` of it that
+    were sent before, and `began_ns`, the time of its first."""
 
     stream: str
     samples: Float64
