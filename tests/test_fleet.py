@@ -675,3 +675,44 @@ def test_the_table_shows_who_has_what(ward: Ward) -> None:
     assert "fleet ward: 1 members, 256 of 256 partitions here" in shown
     ward.members[0].send_signal(signal.SIGTERM)
     assert ward.members[0].wait(PATIENCE_S) == 0
+
+
+@needs_server
+def test_the_rights_that_the_docs_name_are_enough(tmp_path: Path) -> None:
+    rights = {
+        "member": (["ppg.>", "_INBOX.>", "$JS.API.>", "$KV.ppg-ward-members.>", "$KV.ppg-ward-owners.>"], ["ppg.>", "_INBOX.>"]),
+        "sender": (["ppg.in.>", "ppg.ask.in"], ["_INBOX.>"]),
+        "acked": (["ppg.in.>", "$JS.API.>"], ["_INBOX.>"]),
+        "reader": (["$JS.API.>"], ["ppg.out.>", "_INBOX.>"]),
+        "listener": ([], ["ppg.out.>", "_INBOX.>"]),
+    }
+    page = (Path(__file__).parents[1] / "docs" / "fleet.md").read_text()
+    for who in ("member", "sender", "acked", "reader"):
+        sends, hears = (", ".join(f"`{subject}`" for subject in side) for side in rights[who])
+        assert f"| {sends} | {hears} |" in page
+    users = "\n".join(
+        f'{{ user: {who}, password: p, permissions: {{ publish: {json.dumps(publish or ["none"])}, subscribe: {json.dumps(hear)} }} }}'
+        for who, (publish, hear) in rights.items()
+    )
+    conf = _written(tmp_path / "server.conf", f"jetstream {{}}\nauthorization {{ users: [\n{users}\n] }}\n")
+    ward = Ward(tmp_path, "-js", "-c", str(conf))
+    url = {who: ward.server.url.replace("//", f"//{who}:p@") for who in rights}
+    try:
+        ward.start(url=url["member"])
+        until(lambda: "ready" in ward.log(0), "the member")
+        hears = [receiver(url[who]) for who in ("reader", "listener")]
+        sends = publisher(url["sender"])
+        sends.wait_for_subscriber(PATIENCE_S)
+        for start in range(0, 1000, 50):
+            sends.send(Chunk("a", 7, start, WAVE[start : start + 50]))
+        sends.send(Chunk("a", 7, 1000, EMPTY, Kind.END))
+        with ppgstream.Sender(url["acked"], "b", acked=True, resume=True) as sensor:
+            sensor.send(WAVE[:1000])
+        for one in hears:
+            until(lambda one=one: list(one.poll(0.2)) and False or (len(one.accounts) == 2 and one.all_ended), "the ends")
+            assert [a.received for a in one.accounts.values()] == [1000, 1000]
+            one.close()
+        sends.close()
+        assert "violation" not in ward.log(0).lower()
+    finally:
+        ward.close()

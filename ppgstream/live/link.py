@@ -24,7 +24,8 @@ from ppgstream.live.nats import MOST_BYTES, Message, shown
 
 T = TypeVar("T")
 CONFIRM_S = 0.05  # between two questions whether the server has all that was sent
-ECHO_S = 2.0  # for a message to come back from the server
+WRITE_S = 0.001  # between two looks whether it was written
+NEVER_S = 1e6
 CONNECT_S, ANSWER_S = 5.0, 5.0
 RECONNECT_S = 0.1
 AT_ONCE = 256  # messages published before others on the thread have a turn
@@ -70,8 +71,6 @@ class Link:
         self._awake, self._wake = socket.socketpair()
         self._awake.setblocking(False)
         self._wake.setblocking(False)
-        self._awaited: dict[int, asyncio.Future[None]] = {}
-        self._echoes = 0
         self._closing = False
         self.connected = False
         self.loop = asyncio.new_event_loop()
@@ -238,8 +237,6 @@ class Link:
                 await client.close()
             why = next(iter(reasons), str(error) or type(error).__name__)
             raise SourceError(f"{shown(self.url)}: no connection to a NATS server: {why}") from None
-        self._inbox = client.new_inbox()
-        await client.subscribe(f"{self._inbox}.*", cb=self._echoed)
         client.options["max_reconnect_attempts"] = -1  # but from now on it is waited for
         self.connected = True
         return client
@@ -305,30 +302,21 @@ class Link:
                 await asyncio.sleep(0)
 
     async def settle(self) -> int:
-        """Wait until the server has all that was given to the client: until a message to this end is back. How many of our
-        messages these are, of those that are not confirmed. Raises ConnectionError, or what the client raises, where the
-        connection is lost."""
+        """Wait until the server has all that was given to the client; how many of our messages these are, of those that are not
+        confirmed. Raises ConnectionError, or what the client raises, where the connection is lost."""
         client, losses = self.client, self.losses
-        if not client.is_connected:
-            raise ConnectionError("the connection is lost")
-        # The client's own flush writes its PING before what waits to be written, and ends the reading of the connection where the
-        # answer comes after its timeout.
-        self._echoes += 1
-        number, n = self._echoes, len(self._unconfirmed)
-        echo = self._awaited[number] = asyncio.get_running_loop().create_future()
-        try:
-            await client.publish(f"{self._inbox}.{number}", b"")
-            await asyncio.wait_for(echo, ECHO_S)
-        finally:
-            del self._awaited[number]
-        if losses != self.losses:
+        while client.pending_data_size and client.is_connected:
+            await asyncio.sleep(WRITE_S)  # it writes a PING at once, before what waits to be written
+        n = len(self._unconfirmed)
+        if client.is_connected:
+            # Not given up before the connection is: the client stops to read where an answer comes to a PING that was given up.
+            ping = asyncio.get_running_loop().create_task(client.flush(timeout=NEVER_S))
+            while not ping.done() and losses == self.losses:
+                await asyncio.wait({ping}, timeout=CONFIRM_S)
+            ping.cancel()
+        if not client.is_connected or losses != self.losses:
             raise ConnectionError("the connection is lost")
         return n
-
-    async def _echoed(self, message: Any) -> None:
-        echo = self._awaited.get(int(message.subject.rpartition(".")[2]))
-        if echo is not None and not echo.done():
-            echo.set_result(None)
 
     async def _confirm(self) -> None:
         """Ask the server now and then whether it has what was sent."""
