@@ -691,7 +691,7 @@ def test_the_rights_that_the_docs_name_are_enough(tmp_path: Path) -> None:
         sends, hears = (", ".join(f"`{subject}`" for subject in side) for side in rights[who])
         assert f"| {sends} | {hears} |" in page
     users = "\n".join(
-        f'{{ user: {who}, password: p, permissions: {{ publish: {json.dumps(publish or ["none"])}, subscribe: {json.dumps(hear)} }} }}'
+        f"{{ user: {who}, password: p, permissions: {{ publish: {json.dumps(publish or ['none'])}, subscribe: {json.dumps(hear)} }} }}"
         for who, (publish, hear) in rights.items()
     )
     conf = _written(tmp_path / "server.conf", f"jetstream {{}}\nauthorization {{ users: [\n{users}\n] }}\n")

@@ -22,7 +22,7 @@ ANSWER_S = 2.0  # a daemon that has not answered by then is none
 ASK_EVERY_S = 0.05
 ASK_S = 0.5  # for a daemon's answer over NATS
 MOST_UNCONFIRMED = 8 * 1024 * 1024  # bytes that a NATS server has not confirmed, before `send` waits
-ACK_S, ANSWER_S = 2.0, 10.0  # for a NATS server's acknowledgement, before a message is sent again; for its other answers
+ACK_S, SERVER_S = 2.0, 10.0  # for a NATS server's acknowledgement, before a message is sent again; for its other answers
 PATIENCE_S = 10.0  # without progress
 STOPPED_S = 2.0  # the same, once stopped
 
@@ -180,7 +180,7 @@ class NatsPublisher(Publisher):
 
     def wait_for_subscriber(self, timeout_s: float) -> None:
         if self._acked:
-            self._link.run(self._stream(timeout_s), timeout_s + ANSWER_S)
+            self._link.run(self._stream(timeout_s), timeout_s + SERVER_S)
             return
 
         async def ask() -> bool:
