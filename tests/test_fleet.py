@@ -690,10 +690,8 @@ def test_the_rights_that_the_docs_name_are_enough(tmp_path: Path) -> None:
     for who in ("member", "sender", "acked", "reader"):
         sends, hears = (", ".join(f"`{subject}`" for subject in side) for side in rights[who])
         assert f"| {sends} | {hears} |" in page
-    users = "\n".join(
-        f"{{ user: {who}, password: p, permissions: {{ publish: {json.dumps(publish or ['none'])}, subscribe: {json.dumps(hear)} }} }}"
-        for who, (publish, hear) in rights.items()
-    )
+    may = {who: json.dumps({"publish": publish or ["none"], "subscribe": hear}) for who, (publish, hear) in rights.items()}
+    users = "\n".join(f"{{ user: {who}, password: p, permissions: {told} }}" for who, told in may.items())
     conf = _written(tmp_path / "server.conf", f"jetstream {{}}\nauthorization {{ users: [\n{users}\n] }}\n")
     ward = Ward(tmp_path, "-js", "-c", str(conf))
     url = {who: ward.server.url.replace("//", f"//{who}:p@") for who in rights}
@@ -709,7 +707,9 @@ def test_the_rights_that_the_docs_name_are_enough(tmp_path: Path) -> None:
         with ppgstream.Sender(url["acked"], "b", acked=True, resume=True) as sensor:
             sensor.send(WAVE[:1000])
         for one in hears:
-            until(lambda one=one: list(one.poll(0.2)) and False or (len(one.accounts) == 2 and one.all_ended), "the ends")
+            ends = time.monotonic() + PATIENCE_S
+            while not (len(one.accounts) == 2 and one.all_ended) and time.monotonic() < ends:
+                list(one.poll(0.2))
             assert [a.received for a in one.accounts.values()] == [1000, 1000]
             one.close()
         sends.close()
