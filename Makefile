@@ -4,7 +4,7 @@ BIN := .venv/bin
 TYPES := $(wildcard ppgstream/*/*.pxd)
 COMPILED := setup.py ppgstream/binaries.py ppgstream/core/ready.py ppgstream/core/tile.py $(TYPES) $(TYPES:.pxd=.py)
 
-.PHONY: demo test wheel faults check lock clean
+.PHONY: demo test wheel dist docs faults check lock clean
 
 demo: .venv/runtime
 	@$(BIN)/ppgstream demo
@@ -17,7 +17,8 @@ test: .venv/dev
 
 # On Linux auditwheel says which systems the binaries run on, in the wheel's name.
 wheel: .venv/dev
-	@rm -rf dist && mkdir dist
+	@[ -n "$(KEEP)" ] || rm -rf dist
+	@mkdir -p dist
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation -w dist .
 	@if [ "$$(uname -s)" = Linux ]; then \
 		PATH="$(CURDIR)/.venv/bin:$$PATH" $(BIN)/auditwheel repair -w dist dist/*-linux_*.whl && rm dist/*-linux_*.whl; \
@@ -35,10 +36,14 @@ check: .venv/dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# What pip resolves today, with hashes and no word of an index.
 docs: .venv/dev
 	$(BIN)/python -m tools.site site
 
+# What is published: .ci/release builds it, checks it and tries it in an empty environment.
+dist: .venv/dev
+	.ci/release
+
+# What pip resolves today, with hashes and no word of an index.
 lock: .venv/dev
 	$(BIN)/python -m pip install --quiet uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra build pyproject.toml -o requirements.lock

@@ -47,7 +47,9 @@ def description(readme: str, home: str) -> str:
 
 
 def home() -> str:
-    """Where the project's files can be read, if pyproject.toml says so."""
+    """Where the project's files can be read: PPGSTREAM_FILES, which a release sets, or what pyproject.toml says."""
+    if there := os.environ.get("PPGSTREAM_FILES", ""):
+        return there
     with (HERE / "pyproject.toml").open("rb") as file:
         return str(tomllib.load(file)["project"].get("urls", {}).get("Files", ""))
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from ppgstream.api.live import Block, LiveDenoiser
     from ppgstream.api.sockets import Connection, Sender, connect
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["Block", "Connection", "Denoised", "LiveDenoiser", "Sender", "connect", "denoise", "load"]
 
 binaries.install()

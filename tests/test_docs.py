@@ -375,3 +375,21 @@ def test_a_wheel_s_page_leads_nowhere_that_is_not_there() -> None:
     assert "](https://example.org/project/docs/wire.md)" in held
     assert "![" in held
     assert not re.search(r"\]\((?!https?://)", held)
+
+
+def test_a_release_is_of_one_version_and_its_page_and_light_install_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)[1] == ppgstream.__version__  # type: ignore[index]
+    assert f"\nversion: {ppgstream.__version__}\n" in (ROOT / "CITATION.cff").read_text()
+    monkeypatch.setenv("PPGSTREAM_FILES", "https://example.org/raw/v1")
+    monkeypatch.syspath_prepend(str(ROOT))
+    from setup import home
+
+    assert home() == "https://example.org/raw/v1"
+    wanted = [line.partition(">=")[0] for line in (ROOT / "requirements-light.in").read_text().splitlines() if line[0] != "#"]
+    line = next(
+        line for line in (ROOT / "docs/dependencies.md").read_text().splitlines() if "pip install --no-deps ppgstream" in line
+    )
+    assert line.partition("#")[0].partition("pip install --no-deps ppgstream && pip install ")[2].split() == wanted
+    release = (ROOT / "contrib/release.yml").read_text()
+    assert "run: .ci/release" in release
+    assert (ROOT / ".ci/release").stat().st_mode & 0o111

@@ -18,6 +18,7 @@ from test_daemon import until
 from test_python import recording
 
 import ppgstream
+from ppgstream.api.summary import place_of
 
 
 def run(*arguments: str | Path, at: Path) -> subprocess.CompletedProcess[str]:
@@ -122,15 +123,31 @@ def test_outputs_of_one_name_are_told_apart_or_refused_before_the_work(place: Pa
     done = run("a/r.csv", "a/r.txt", "-o", "out/", "--fs", "125", at=tmp_path)
     assert done.returncode == 0, done.stderr
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"r.csv.npz", "r.txt.npz", "summary.csv"}
-    done = run("a/r.csv", "b/r.csv", "-o", "new/", at=tmp_path)
-    assert done.returncode == 2
-    assert "a/r.csv and b/r.csv: both would be written to new/r.csv.npz" in done.stderr
-    assert not (tmp_path / "new").exists()
     assert run("a/r.csv", "a/r.csv", "-o", "new/", at=tmp_path).returncode == 0  # named twice is one
+    assert [path.name for path in (tmp_path / "new").glob("*.npz")] == ["r.npz"]
+
+
+def test_recordings_of_one_name_in_several_folders_keep_these(tmp_path: Path) -> None:
+    x = recording(12)
+    for name in ("in/a/r.csv", "in/b/r.csv", "in/b/c/s.csv"):
+        put(tmp_path / name, x, 125.0)
+    done = run("in/**/*.csv", "-o", "out/", "--jobs", "2", at=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.npz")} == {
+        "a/r.npz", "b/r.npz", "b/c/s.npz",
+    }  # fmt: skip
+    rows = lines_of(tmp_path / "out" / "summary.csv")
+    assert [(row["file"], row["output"]) for row in rows] == [
+        ("in/a/r.csv", "a/r.npz"), ("in/b/c/s.csv", "b/c/s.npz"), ("in/b/r.csv", "b/r.npz"),
+    ]  # fmt: skip
+    assert "3 were there already" in run("in/**/*.csv", "-o", "out/", at=tmp_path).stderr
+    assert not list((tmp_path / "out").rglob(".*"))
+    done = run("in/*/nothing*", "-o", "out/", at=tmp_path)
+    assert (done.returncode, "in/*/nothing*: nothing matches" in done.stderr) == (69, True)
 
 
 WRONG: dict[str, tuple[list[str], int, str]] = {
-    "an empty folder": (["empty", "-o", "out/"], 69, "empty: no recording in this folder"),
+    "an empty folder": (["empty", "-o", "out/"], 69, "empty: no recording there"),
     "no file": (["nowhere.csv", "in/p0.csv", "-o", "out/"], 65, "passed over: nowhere.csv: cannot read"),
     "stdout": (["in/p0.csv", "in/p1.csv"], 2, "-o -: several recordings: give a folder for the outputs (-o DIR/)"),
     "a file": (["in/p0.csv", "in/p1.csv", "-o", "out.npz"], 2, "-o out.npz: several recordings: give a folder"),
@@ -143,7 +160,11 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
         "--format 'wav': must be one of txt, csv, npy, npz",
     ),
     "a plot": (["in/p0.csv", "in/p1.csv", "-o", "out/", "--plot", "x.png"], 2, "--plot: of one recording"),
-    "jobs of one": (["in/p0.csv", "-o", "x.npz", "--jobs", "2"], 2, "--format and --jobs are of several recordings"),
+    "jobs of one": (
+        ["in/p0.csv", "-o", "x.npz", "--jobs", "2"],
+        2,
+        "--format, --jobs, --engine and --address are of several recordings",
+    ),
     "a rate": (["in/p0.csv", "in/p1.csv", "-o", "out/", "--fs", "5"], 2, "--fs 5: must be 10 to 1000 Hz"),
     "a table in no folder": (["in/p0.csv", "-o", "out/", "--beats", "no/b.csv"], 74, "no is no folder"),
 }
@@ -176,7 +197,7 @@ import os, sys
 from ppgstream.api import folder
 work = folder.work
 def killed(task, known, checkpoint=None):
-    if task.path.name == "p3.csv":
+    if task.input.path.name == "p3.csv":
         os._exit(9)
     return work(task, known, checkpoint)
 folder.work = killed
@@ -189,14 +210,53 @@ if __name__ == "__main__":
     files = [str(place / "in" / f"p{k}.csv") for k in range(5)]
     command = [sys.executable, "killed.py", *files, "-o", "out/", "--jobs", "2"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 74
-    assert "a process was ended from outside (out of memory?); it had one of" in done.stderr
-    there = {path.stem for path in (tmp_path / "out").glob("*.npz")}
-    rows = {row["output"].removesuffix(".npz") for row in lines_of(tmp_path / "out" / "summary.csv")}
-    assert rows <= there
+    assert done.returncode == 65
+    assert "p3.csv: its process was ended twice (out of memory?): shorter recordings, fewer --jobs" in done.stderr
+    assert {path.stem for path in (tmp_path / "out").glob("*.npz")} == {"p0", "p1", "p2", "p4"}
+    rows = lines_of(tmp_path / "out" / "summary.csv")
+    assert [row["error"] != "" for row in rows] == [False, False, False, True, False]
     done = run(*files, "-o", "out/", at=tmp_path)
     assert done.returncode == 0
-    assert f"; {len(rows)} were there already)" in done.stderr if rows else "5 of 5" in done.stderr
+    assert "5 of 5 recordings in out (3.3 minutes of signal; 4 were there already)" in done.stderr
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_run_that_is_killed_goes_on_behind_every_output_that_it_has_made(place: Path, tmp_path: Path) -> None:
+    """Killed, not stopped, before the summary has them."""
+    code = """
+import os, sys
+from ppgstream.api import folder
+folder.WRITE_EVERY_S = 1e9
+work, made = folder.work, []
+def killed(task, known, checkpoint=None):
+    if task.input.path.name == "p3.csv":
+        os._exit(9)
+    return work(task, known, checkpoint)
+folder.work = killed
+from ppgstream.cli.app import main
+sys.argv = ["ppgstream", "denoise", *sys.argv[1:]]
+main()
+"""
+    (tmp_path / "killed.py").write_text(code)
+    files = [str(place / "in" / f"p{k}.csv") for k in range(5)]
+    command = [sys.executable, "killed.py", *files, "-o", "out/"]
+    assert subprocess.run(command, capture_output=True, cwd=tmp_path, check=False).returncode == 9
+    assert len(lines_of(tmp_path / "out" / "summary.csv")) == 1  # it was written once, at first
+    stamps = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.npz")}
+    assert len(stamps) == 3
+    done = run(*files, "-o", "out/", "--jobs", "2", at=tmp_path)
+    assert done.returncode == 0
+    assert "3 were there already" in done.stderr
+    assert stamps.items() <= {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.npz")}.items()
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_two_runs_do_not_write_into_one_folder(place: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    with place_of(str(tmp_path / "out")).alone():
+        done = run(place / "in" / "p0.csv", place / "in" / "p1.csv", "-o", "out/", at=tmp_path)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "out: another run writes there: wait for its end, or write into another folder" in done.stderr
 
 
 @pytest.mark.parametrize("how", ["in place", "by a link", "one file", "a table", "the summary"])

@@ -43,7 +43,7 @@ ERRORS = (
 NAV: dict[str, str | list[str]] = {
     "Five minutes": "index.md",
     "Your sensor": "sensors.md",
-    "Your files": "formats.md",
+    "Your files": ["formats.md", "archive.md"],
     "From Python": "python.md",
     "Your own network": "own-network.md",
     "Retrain": ["training.md", "course.md"],

@@ -2,24 +2,24 @@
 
 from __future__ import annotations
 
-import csv
+import glob
 import hashlib
-import io
 import itertools
 import math
 import multiprocessing
 import os
 import re
 import signal
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass, fields
 from functools import lru_cache
-from pathlib import Path
-from typing import Any, NamedTuple
+from pathlib import Path, PurePath
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -27,20 +27,19 @@ from numpy.typing import NDArray
 
 from ppgstream import __version__
 from ppgstream.api.arguments import denoiser_of
+from ppgstream.api.summary import SUMMARY, Place, Row, place_of, write_table
 from ppgstream.assemble import rules_of
 from ppgstream.config import Config
 from ppgstream.core.engine import Engine
 from ppgstream.core.rate import SURE
 from ppgstream.errors import DataError, OutputError, PpgStreamError, SourceError, UsageError
-from ppgstream.files import long, offline, recording
+from ppgstream.files import long, offline, recording, remote
 from ppgstream.files.formats import READERS, check_writer, parts_of, written_at
 from ppgstream.files.offline import Denoised
 from ppgstream.model.checkpoint import BUNDLED, Checkpoint
 from ppgstream.model.restore import restore
 from ppgstream.wire.message import stream_like
 
-SUMMARY = "summary.csv"
-BESIDE = ".ppgstream-*.tmp"  # files that are not whole yet (storage.py)
 WRITE_EVERY_S = 1.0  # the summary: of thousands of recordings it is long
 # The endings by which recordings in a folder are known.
 KNOWN = (".csv", ".tsv", ".txt", ".log", ".json", ".jsonl", ".ndjson", ".npy", ".npz", ".gz", ".zip", *READERS)
@@ -60,34 +59,31 @@ class Reading(NamedTuple):
     strict: bool = False
 
 
-class Task(NamedTuple):
-    """One recording, and the file it becomes. tables: its beats and rates are wanted too."""
+class Input(NamedTuple):
+    """A recording: a path of this machine, or a URL; then `path` is its name alone."""
 
     path: Path
-    output: Path
+    url: str = ""
+
+    @property
+    def where(self) -> str:
+        return self.url or str(self.path)
+
+
+class Task(NamedTuple):
+    """One recording, and the file it becomes. name: of that file, below the folder of outputs; folder: a path or a URL. tables:
+    its beats and rates are wanted too."""
+
+    input: Input
+    name: str
+    folder: str
     reading: Reading
     settings: Config
     tables: bool
 
-
-@dataclass
-class Row:
-    """A line of the summary. fs: Hz; trusted: share of the samples whose confidence is 0.5 or more; hr_bpm: the median of the
-    sure rates; beats: the sure ones; events: what the engine said, in words. sha256: of the input; made_by: of all that decides
-    the output, the checkpoint, the settings and the version; output_sha256: of the output. error: why there is no output."""
-
-    file: str
-    output: str
-    minutes: str = ""
-    fs: str = ""
-    trusted: str = ""
-    hr_bpm: str = ""
-    beats: str = ""
-    events: str = ""
-    sha256: str = ""
-    made_by: str = ""
-    output_sha256: str = ""
-    error: str = ""
+    @property
+    def output(self) -> Path:
+        return Path(self.folder, self.name)
 
 
 class Done(NamedTuple):
@@ -100,26 +96,55 @@ class Done(NamedTuple):
     skipped: bool = False
 
 
-def found_in(sources: Sequence[Path], outputs: Path) -> list[Path]:
-    """The recordings: the files, and of a folder those whose names end as recordings do, without what was written there before,
-    where it is the folder of the `outputs` too. Raises SourceError for a folder without any."""
-    made = {_resolved(outputs / name) for name in summary_in(outputs)}
-    paths: list[Path] = []
+def found_in(sources: Sequence[str], outputs: str) -> list[Input]:
+    """The recordings: files, of a folder or a pattern those whose names end as recordings do, without what was written there
+    before, where it is the folder of the `outputs` too. Sources may be URLs. Raises SourceError where there is none."""
+    made = {_place(_below(outputs, name)) for name in place_of(outputs).summary()}
+    found: list[Input] = []
     for source in sources:
-        if not source.is_dir():
-            paths.append(source)
+        inside = _inside(source)
+        if inside is None:
+            found.append(Input(Path(source)) if not remote.is_url(source) else Input(Path(remote.name_of(source)), source))
             continue
-        try:
-            inside = sorted(path for path in source.iterdir() if path.is_file() and path.suffix.lower() in KNOWN)
-        except OSError as error:
-            raise SourceError(f"{source}: cannot read the folder: {error.strerror}") from error
-        beside = {part for path in inside for part in parts_of(path)[1:]}  # a sidecar is none by itself
-        named = (path for path in inside if path.name != SUMMARY and not path.name.startswith("."))
-        inside = [path for path in named if path not in beside and _resolved(path) not in made]
+        beside = {str(part) for one in inside if not one.url for part in parts_of(one.path)[1:]}  # a sidecar is none by itself
+        named = (one for one in inside if one.path.name != SUMMARY and not one.path.name.startswith("."))
+        known = (one for one in named if one.path.suffix.lower() in KNOWN)
+        inside = [one for one in known if one.where not in beside and _place(one.where) not in made]
         if not inside:
-            raise SourceError(f"{source}: no recording in this folder: none of its files ends in {', '.join(KNOWN)}")
-        paths += inside
-    return list({_resolved(path): path for path in reversed(paths)}.values())[::-1]
+            raise SourceError(f"{source}: no recording there: no file that ends in {', '.join(KNOWN)}")
+        found += inside
+    return list({_place(one.where): one for one in reversed(found)}.values())[::-1]
+
+
+def _inside(source: str) -> list[Input] | None:
+    """The files of a folder or a pattern; None for what is neither. Raises SourceError."""
+    if remote.is_url(source):
+        urls = remote.expanded(source)
+        return None if urls == [source] else [Input(Path(remote.name_of(url)), url) for url in urls]
+    path = Path(source)
+    try:
+        if path.is_dir():
+            return [Input(one) for one in sorted(path.iterdir()) if one.is_file()]
+        if path.exists() or not any(mark in source for mark in remote.PATTERN):
+            return None
+    except OSError as error:
+        if path.is_dir():
+            raise SourceError(f"{source}: cannot read the folder: {error.strerror}") from error
+        return None  # told when it is read
+    found = glob.glob(source, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    matching = [Input(Path(one)) for one in sorted(found) if Path(one).is_file()]
+    if not matching:
+        raise SourceError(f"{source}: nothing matches")
+    return matching
+
+
+def _below(folder: str, name: str) -> str:
+    return f"{folder.rstrip('/')}/{name}"
+
+
+def _place(where: str) -> str:
+    """A file, whatever way leads to it."""
+    return where if remote.is_url(where) else str(_resolved(Path(where)))
 
 
 def _resolved(path: Path) -> Path:
@@ -129,20 +154,42 @@ def _resolved(path: Path) -> Path:
         return path
 
 
-def outputs_of(paths: Sequence[Path], folder: Path, format_: str) -> list[Path]:
-    """A file for each recording: by its name without its ending where that is the only one, else with it. Raises UsageError where
-    that is not enough."""
-    stems = [re.sub(r"(\.(csv|tsv|txt|json))?\.[^.]+$", "", path.name) or path.name for path in paths]
-    names = [stem if stems.count(stem) == 1 else path.name for stem, path in zip(stems, paths, strict=True)]
-    for k, name in enumerate(names):
-        if name in names[:k]:
-            first = paths[names.index(name)]
-            raise UsageError(f"{first} and {paths[k]}: both would be written to {folder / name}.{format_}: use two folders")
-    outputs = [folder / f"{name}.{format_}" for name in names]
-    for output in outputs:
-        check_writer(output)
-    check_apart(paths, outputs)
-    return outputs
+def names_of(inputs: Sequence[Input], format_: str) -> list[str]:
+    """A file for each recording, below the folder of outputs: by its name without its ending where that is the only one, else
+    with it. Where recordings of several folders have one name, their folders are made there too. Raises UsageError where that is
+    not enough."""
+    flat = [one.path.name for one in inputs]
+    places = [PurePath(name) for name in flat]
+    if len(set(flat)) < len(flat):
+        paths = [_place(one.where) for one in inputs]
+        try:
+            above = os.path.commonpath([str(PurePath(path).parent) for path in paths])
+        except ValueError:  # files of this machine and URLs
+            above = ""
+        places = [PurePath(path).relative_to(above) for path in paths] if above else places
+    stems = [str(place.with_name(re.sub(r"(\.(csv|tsv|txt|json))?\.[^.]+$", "", place.name) or place.name)) for place in places]
+    many = {stem for stem, n in Counter(stems).items() if n > 1}
+    names = [str(place) if stem in many else stem for stem, place in zip(stems, places, strict=True)]
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        first, other = (one.where for one, name in zip(inputs, names, strict=True) if name == twice[0])
+        raise UsageError(f"{first} and {other}: both would be written to {twice[0]}.{format_}: use two folders")
+    return [f"{name}.{format_}" for name in names]
+
+
+def check_outputs(inputs: Sequence[Input], folder: str, names: Sequence[str], tables: Sequence[Path]) -> None:
+    """Raises UsageError where an output would take an input's place, or a library for it is missing."""
+    local = [one.path for one in inputs if not one.url]
+    for name in names:
+        check_writer(Path(name))
+    if remote.is_url(folder):
+        urls = {one.url for one in inputs}
+        for name in names:
+            if (url := _below(folder, name)) in urls:
+                raise UsageError(f"{url}: is the input: write somewhere else")
+    else:
+        check_apart(local, [Path(folder, name) for name in names])
+        local.append(Path(folder, SUMMARY))
+    check_apart(local, tables)
 
 
 def check_apart(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
@@ -161,41 +208,127 @@ def made_by(settings: Config, reading: Reading, checkpoint: Checkpoint) -> str:
     return hashlib.sha256(repr((told, more)).encode()).hexdigest()[:16]
 
 
-def denoise_all(tasks: Sequence[Task], *, jobs: int, known: dict[str, Row], checkpoint: Checkpoint) -> Iterator[Done]:
-    """Denoise recordings, `jobs` at once, each on one thread; those done before the others come first. known: the lines of the
-    summary that is there, by their outputs: what is there of the same input, checkpoint and settings is not made again."""
-    if jobs <= 1 or len(tasks) <= 1:
-        yield from (work(task, known.get(task.output.name), checkpoint) for task in tasks)
-        return
-    for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ.setdefault(name, "1")  # in the processes that begin now
-    context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-    jobs = min(jobs, len(tasks))
-    pool = ProcessPoolExecutor(jobs, mp_context=context, initializer=_begin)
-    waiting: dict[Future[Done], Task] = {}
-    todo = iter(tasks)
+class Pool(Protocol):
+    """What works on tasks."""
+
+    fate: bool  # whether all that are under way end where one process ends
+
+    @property
+    def at_once(self) -> int:
+        """Tasks that may be under way."""
+
+    def submit(self, task: Task, known: Row | None) -> Any:
+        """Begin a task; what stands for it. known: the line of the summary that is there of its output."""
+
+    def finished(self, waiting: Iterable[Any]) -> list[tuple[Any, Done | None]]:
+        """Wait for those that are finished next. None: the process that had it was ended."""
+
+    def close(self, *, whole: bool) -> None:
+        """whole: all tasks are finished; else they are given up."""
+
+
+class Here:
+    """One after the other, in this process."""
+
+    fate = False
+    at_once = 1
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+
+    def submit(self, task: Task, known: Row | None) -> str:
+        self._next = task, known
+        return task.name
+
+    def finished(self, waiting: Iterable[str]) -> list[tuple[Any, Done | None]]:
+        return [(handle, work(*self._next, self._checkpoint)) for handle in waiting]
+
+    def close(self, *, whole: bool) -> None:
+        """There is nothing to close."""
+
+
+class Processes:
+    """`jobs` processes of this machine, each on one thread."""
+
+    fate = True
+
+    def __init__(self, jobs: int) -> None:
+        self.at_once = jobs + 1  # so that one waits for the process that is ready first
+        self._jobs = jobs
+        self._pool: ProcessPoolExecutor | None = None
+
+    def submit(self, task: Task, known: Row | None) -> Future[Done]:
+        if self._pool is None:
+            for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+                os.environ.setdefault(name, "1")  # in the processes that begin now
+            context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+            self._pool = ProcessPoolExecutor(self._jobs, mp_context=context, initializer=_begin)
+        try:
+            return self._pool.submit(work, task, known, None)
+        except BrokenProcessPool as error:
+            failed: Future[Done] = Future()
+            failed.set_exception(error)
+            return failed
+
+    def finished(self, waiting: Iterable[Future[Done]]) -> list[tuple[Any, Done | None]]:
+        found: list[tuple[Any, Done | None]] = []
+        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+            try:
+                found.append((future, future.result()))
+            except BrokenProcessPool:
+                found.append((future, None))
+        if any(done is None for _, done in found) and self._pool is not None:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+        return found
+
+    def close(self, *, whole: bool) -> None:
+        if self._pool is None:
+            return
+        if not whole:  # outputs are written whole or not at all: nothing is lost but what is under way
+            for process in list((self._pool._processes or {}).values()):
+                process.kill()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+def denoise_all(tasks: Iterable[Task], pool: Pool, known: Mapping[str, Row]) -> Iterator[Done]:
+    """Denoise recordings; those done before the others come first. known: the lines of the summary that is there, by their
+    outputs: what is there of the same input, checkpoint and settings is not made again.
+
+    A recording whose process was ended is tried once more. Where it cannot be known whose fault it was, that is done alone."""
+    waiting: dict[Any, Task] = {}
+    todo, again, tried = iter(tasks), list[Task](), set[str]()
     whole = False
+
+    def begin(task: Task) -> None:
+        waiting[pool.submit(task, known.get(task.name))] = task
+
     try:
         while True:
-            for task in itertools.islice(todo, jobs + 1 - len(waiting)):
-                waiting[pool.submit(work, task, known.get(task.output.name), None)] = task
+            if again and not (pool.fate and waiting):
+                begin(again.pop())
+            if not (pool.fate and (again or any(task.name in tried for task in waiting.values()))):
+                for task in itertools.islice(todo, max(pool.at_once - len(waiting), 0)):
+                    begin(task)
             if not waiting:
                 break
-            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
-            for future in done:
-                task = waiting.pop(future)
-                try:
-                    yield future.result()
-                except BrokenProcessPool:
-                    names = ", ".join(str(one.path) for one in (task, *waiting.values()))
-                    why = "a process was ended from outside (out of memory?)"
-                    raise OutputError(f"{why}; it had one of {names:.300}: what is done is kept") from None
+            for handle, done in pool.finished(waiting):
+                task = waiting.pop(handle)
+                if done is not None:
+                    yield done
+                elif task.name in tried:
+                    yield _given_up(task)
+                else:
+                    tried.add(task.name)
+                    again.append(task)
         whole = True
     finally:
-        if not whole:  # outputs are written whole or not at all: nothing is lost but what is under way
-            for process in list((pool._processes or {}).values()):
-                process.kill()
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.close(whole=whole)
+
+
+def _given_up(task: Task) -> Done:
+    why = "its process was ended twice (out of memory?): shorter recordings, fewer --jobs, or a machine with more memory"
+    return Done(Row(task.input.where, task.name, error=f"{task.input.where}: {why}"), [], [], OutputError.exit_code)
 
 
 def _begin() -> None:
@@ -218,28 +351,68 @@ def _restored(path: str) -> Checkpoint:
 
 def work(task: Task, known: Row | None, checkpoint: Checkpoint | None = None) -> Done:
     """One recording. What is wrong with it is in the row."""
-    row = Row(str(task.path), task.output.name)
+    if not task.input.url and not remote.is_url(task.folder):
+        return _work(task, known, checkpoint)
+    try:
+        with tempfile.TemporaryDirectory(prefix="ppgstream-") as scratch:
+            return _remotely(task, known, checkpoint, Path(scratch))
+    except PpgStreamError as error:
+        return Done(Row(task.input.where, task.name, error=str(error)), [], [], error.exit_code)
+
+
+def _remotely(task: Task, known: Row | None, checkpoint: Checkpoint | None, scratch: Path) -> Done:
+    """A recording at a URL, or one whose output goes there, by files of this machine."""
+    local = task
+    if task.input.url:
+        (scratch / "in").mkdir()
+        local = local._replace(input=Input(remote.fetch(task.input.url, scratch / "in")))
+    if remote.is_url(task.folder):
+        local = local._replace(folder=str(scratch / "out"))
+        local.output.parent.mkdir(parents=True)
+        if known is not None:
+            for part in written_at(local.output):
+                remote.fetched(_there(task, part), part)
+    done = _work(local, known, checkpoint)
+    done.row.file = task.input.where
+    done.row.error = done.row.error.replace(str(local.input.path), task.input.where).replace(str(scratch / "out"), task.folder)
+    if remote.is_url(task.folder) and not done.skipped and not done.code:
+        for part in reversed(written_at(local.output)):
+            if part.exists():
+                remote.put(part, _there(task, part))
+        place_of(task.folder).note(done.row)
+    return done
+
+
+def _there(task: Task, part: Path) -> str:
+    return _below(task.folder, str(PurePath(task.name).with_name(part.name)))
+
+
+def _work(task: Task, known: Row | None, checkpoint: Checkpoint | None) -> Done:
+    path = task.input.path
+    row = Row(str(path), task.name)
     try:
         chosen = checkpoint or _restored(task.settings.model.checkpoint)
-        row.sha256, row.made_by = _digest(*parts_of(task.path)), made_by(task.settings, task.reading, chosen)
+        row.sha256, row.made_by = _digest(*parts_of(path)), made_by(task.settings, task.reading, chosen)
         same = known is not None and (known.sha256, known.made_by, known.error) == (row.sha256, row.made_by, "")
         if same and known is not None and not task.tables and task.output.is_file():
             known.file = row.file
             if _digest(*parts_of(task.output)) == known.output_sha256:
                 return Done(known, [], [], skipped=True)
         result, fs, clock, events = _denoised(task, Engine(denoiser_of(chosen), rules_of(task.settings, chosen)))
-        offline.save(task.output, result, fs=fs, stream=stream_like(task.path.stem), clock=clock)
+        task.output.parent.mkdir(parents=True, exist_ok=True)
+        offline.save(task.output, result, fs=fs, stream=stream_like(path.stem), clock=clock)
         _fill(row, result, fs, events)
         row.output_sha256 = _digest(*parts_of(task.output))
+        place_of(task.folder).note(row)
         return Done(row, *_tables(row.file, result, fs, clock)) if task.tables else Done(row, [], [])
     except PpgStreamError as error:
         row.error = str(error)
         return Done(row, [], [], error.exit_code)
     except OSError as error:
-        row.error = f"{task.path}: {error.strerror or error}"
+        row.error = f"{path}: {error.strerror or error}"
         return Done(row, [], [], SourceError.exit_code)
     except MemoryError:
-        row.error = f"{task.path}: there is not enough memory for this recording"
+        row.error = f"{path}: there is not enough memory for this recording"
         return Done(row, [], [], SourceError.exit_code)
 
 
@@ -257,7 +430,7 @@ def _digest(*paths: Path) -> str:
 
 def _denoised(task: Task, engine: Engine) -> tuple[Denoised, float, offline.Clocked | None, list[str]]:
     """The output, its rate, its clock, and what there is to say."""
-    path, (fs, trusted, column, key, stream, transpose, strict) = task.path, task.reading
+    path, (fs, trusted, column, key, stream, transpose, strict) = task.input.path, task.reading
     as_asked: dict[str, Any] = {"column": column, "key": key, "stream": stream, "clocked": not trusted}
     suffix = task.output.suffix
     dtype = "f4" if suffix == ".npy" else task.settings.out.dtype
@@ -315,60 +488,41 @@ def _number(value: NDArray[Any]) -> str:
     return "" if np.isnan(value) else f"{value:.5g}"
 
 
-def summary_in(folder: Path) -> dict[str, Row]:
-    """The lines of a folder's summary, by their outputs. Raises UsageError for one that is not as `write_summary` writes it: it
-    is somebody's, and is not overwritten."""
-    names, path = [field.name for field in fields(Row)], folder / SUMMARY
-    try:
-        with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            lines = csv.DictReader(file)
-            if lines.fieldnames != names:
-                raise UsageError(f"{path}: is no summary of this version: move it away, or write into another folder")
-            return {line["output"]: Row(**{name: line[name] or "" for name in names}) for line in lines}
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
-    except OSError as error:
-        raise OutputError(f"{path}: cannot read: {error.strerror}") from error
-    except csv.Error as error:
-        raise UsageError(f"{path}: is no summary of ours ({error}): move it away, or write into another folder") from error
-
-
-def write_table(path: Path, head: Sequence[str], lines: Iterable[Sequence[str]]) -> None:
-    """A csv, whole or not at all. Raises OutputError."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(lines)
-    recording.write_whole(path, text.getvalue().encode(errors="surrogateescape"))
-
-
-def write_summary(folder: Path, rows: Iterable[Row]) -> None:
-    """The summary of a folder. Raises OutputError."""
-    write_table(folder / SUMMARY, [field.name for field in fields(Row)], [list(asdict(row).values()) for row in rows])
-
-
 def run(
     tasks: Sequence[Task],
-    folder: Path,
+    folder: str,
     *,
-    jobs: int,
-    checkpoint: Checkpoint,
+    pool: Callable[[], Pool],
     seen: Callable[[Done], object],
     beats: Path | None = None,
     rates: Path | None = None,
 ) -> list[Done]:
-    """All recordings into `folder`; the summary is written anew each second and at the end, so that a run that is ended goes on
-    where it was. Raises OutputError where the folder cannot be written."""
-    known = summary_in(folder)
+    """All recordings into `folder`; the summary is written anew each second and at the end. A run that is killed goes on behind
+    all outputs that it has made. Raises OutputError where the folder cannot be written, UsageError where another run writes
+    there."""
+    place = place_of(folder)
+    with place.alone():
+        done = _run(tasks, place, pool(), seen)
+    order = {task.name: k for k, task in enumerate(tasks)}
+    done.sort(key=lambda one: order[one.row.output])
+    if beats is not None:
+        write_table(beats, BEATS_HEAD, [line for one in done for line in one.beats])
+    if rates is not None:
+        write_table(rates, RATES_HEAD, [line for one in done for line in one.rates])
+    return done
+
+
+def _run(tasks: Sequence[Task], place: Place, pool: Pool, seen: Callable[[Done], object]) -> list[Done]:
+    known = place.summary() | place.noted()
     rows, done = dict(known), []
-    order = {task.output.name: k for k, task in enumerate(tasks)}
-    others, written = set(folder.glob(BESIDE)), -math.inf
+    order = {task.name: k for k, task in enumerate(tasks)}
+    others, written = place.halves(), -math.inf
 
     def write() -> None:
-        write_summary(folder, sorted(rows.values(), key=lambda row: (order.get(row.output, len(order)), row.output)))
+        place.write_summary(sorted(rows.values(), key=lambda row: (order.get(row.output, len(order)), row.output)))
 
     try:
-        for one in denoise_all(tasks, jobs=jobs, known=known, checkpoint=checkpoint):
+        for one in denoise_all(tasks, pool, known):
             done.append(one)
             rows[one.row.output] = one.row
             if time.monotonic() > written + WRITE_EVERY_S:
@@ -377,11 +531,5 @@ def run(
             seen(one)
     finally:
         write()
-        for half in set(folder.glob(BESIDE)) - others:  # of processes that were ended
-            half.unlink(missing_ok=True)
-    done.sort(key=lambda one: order[one.row.output])
-    if beats is not None:
-        write_table(beats, BEATS_HEAD, [line for one in done for line in one.beats])
-    if rates is not None:
-        write_table(rates, RATES_HEAD, [line for one in done for line in one.rates])
+        place.remove(place.halves() - others)  # of processes that were ended
     return done

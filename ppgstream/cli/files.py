@@ -63,7 +63,15 @@ def denoise(
         str | None,
         typer.Option("--format", help="Of the files in a folder: a suffix that -o takes. (default: npz)"),
     ] = None,
-    jobs: Annotated[int, typer.Option(min=1, max=256, help="So many recordings at once, a process each.")] = 1,
+    jobs: Annotated[
+        int | None,
+        typer.Option(min=1, max=100_000, help="So many recordings at once, a process each. (default: 1; with Ray all cores)"),
+    ] = None,
+    engine_: Annotated[str, typer.Option("--engine", help="Of several recordings: local, or ray (docs/archive.md).")] = "local",
+    address: Annotated[
+        str,
+        typer.Option(metavar="ADDRESS", help="Of the Ray cluster; auto: the one of this machine. (default: this machine alone)"),
+    ] = "",
     beats: Annotated[
         Path | None, typer.Option(metavar="CSV", help="Write the beats of all recordings into this file too.")
     ] = None,
@@ -118,7 +126,7 @@ def denoise(
     from ppgstream.api.folder import check_apart
     from ppgstream.assemble import rules_of
     from ppgstream.core.engine import Engine
-    from ppgstream.files import formats, long, offline, recording
+    from ppgstream.files import formats, long, offline, recording, remote
     from ppgstream.model import runtime
     from ppgstream.show import plots
     from ppgstream.wire.message import stream_like
@@ -135,15 +143,15 @@ def denoise(
     )
     in_ = msgspec.structs.replace(settings.in_, sentinels=sentinel or settings.in_.sentinels)
     settings = msgspec.structs.replace(settings, windows=windows, in_=in_)
-    into_folder = output != "-" and (output.endswith("/") or is_folder(Path(output)))
-    if into_folder or len(sources) > 1 or is_folder(Path(sources[0])) or beats is not None or rates is not None:
+    into_folder = output != "-" and (output.endswith("/") or remote.is_url(output) or is_folder(Path(output)))
+    if into_folder or len(sources) > 1 or is_many(sources[0]) or beats is not None or rates is not None:
         if scale == "model" or plot is not None or plot_from is not None or plot_seconds is not None:
             raise UsageError("--scale model and --plot: of one recording: name one file as IN, and a file with -o")
-        many = _Many(sources, output, format_ or "npz", jobs, beats, rates)
+        many = _Many(sources, output, format_ or "npz", (engine_, address, jobs), beats, rates)
         many.run(settings, (fs, trust_fs, column, field, stream, transpose, strict))
         return
-    if format_ is not None or jobs > 1:
-        raise UsageError("--format and --jobs are of several recordings: give a folder with -o (-o DIR/)")
+    if format_ is not None or jobs is not None or engine_ != "local" or address:
+        raise UsageError("--format, --jobs, --engine and --address are of several recordings: give a folder with -o (-o DIR/)")
     source = sources[0]
     suffix = Path(output).suffix.lower()
     if output != "-" and suffix not in offline.SUFFIXES:
@@ -246,13 +254,32 @@ def is_folder(path: Path) -> bool:
         return False
 
 
+def is_many(source: str) -> bool:
+    """Whether this is, or may be, more than one file of this machine: a folder, a pattern, a URL."""
+    from ppgstream.files import remote
+
+    path = Path(source)
+    try:
+        return path.is_dir() or remote.is_url(source) or (any(mark in source for mark in remote.PATTERN) and not path.exists())
+    except OSError:
+        return False
+
+
 class _Many:
     """Several recordings on their way into a folder, with what is shown of them meanwhile."""
 
-    def __init__(self, sources: list[str], output: str, format_: str, jobs: int, beats: Path | None, rates: Path | None) -> None:
+    def __init__(
+        self,
+        sources: list[str],
+        output: str,
+        format_: str,
+        by: tuple[str, str, int | None],
+        beats: Path | None,
+        rates: Path | None,
+    ) -> None:
         from ppgstream.api import folder
-        from ppgstream.files import formats, offline, recording
-        from ppgstream.storage import check_folder
+        from ppgstream.api.summary import place_of
+        from ppgstream.files import formats, offline, recording, remote
 
         if "-" in sources:
             raise UsageError("IN: - is a pipe: denoise it alone")
@@ -260,27 +287,41 @@ class _Many:
             raise UsageError(f"--format {format_!r}: must be one of {', '.join(offline.FORMATS)}")
         formats.check_writer(Path(f"x.{format_}"))
         if output == "-" or (Path(output).suffix.lower() in offline.SUFFIXES[1:] and not output.endswith("/")):
-            one = "a folder of recordings" if is_folder(Path(sources[0])) else "--beats and --rates"
+            one = "what may be several recordings" if is_many(sources[0]) else "--beats and --rates"
             what = "several recordings" if len(sources) > 1 else one
             raise UsageError(f"-o {output}: {what}: give a folder for the outputs (-o DIR/)")
-        self.folder, self.jobs, self.beats, self.rates = Path(output), jobs, beats, rates
-        self.paths = folder.found_in([Path(source) for source in sources], self.folder)
-        self.outputs = folder.outputs_of(self.paths, self.folder, format_)
+        self._engine, self._address, self._jobs = by
+        if self._engine not in ("local", "ray"):
+            raise UsageError(f"--engine {self._engine!r}: must be local or ray")
+        if self._address and self._engine != "ray":
+            raise UsageError("--address: is of a Ray cluster: --engine ray")
+        self.folder, self.beats, self.rates = output if remote.is_url(output) else str(Path(output)), beats, rates
+        self.inputs = folder.found_in(sources, self.folder)
+        self.names = folder.names_of(self.inputs, format_)
         tables = [table for table in (beats, rates) if table is not None]
-        folder.check_apart([*self.paths, self.folder / folder.SUMMARY], tables)
-        folder.summary_in(self.folder)  # one that is not ours is told before the work
-        try:
-            check_folder(self.folder)
-        except OSError as error:
-            raise OutputError(f"{self.folder}: cannot write there: {error.strerror or error}") from error
+        folder.check_outputs(self.inputs, self.folder, self.names, tables)
+        place = place_of(self.folder)
+        place.summary()  # one that is not ours is told before the work
+        place.check()
         for table in tables:
             recording.check_writable(table)
+
+    def _pool(self, tasks: int, chosen: Checkpoint) -> folder_.Pool:
+        from ppgstream.api import folder
+
+        if self._engine == "ray":
+            from ppgstream.api.cluster import Cluster
+
+            return Cluster(chosen, address=self._address, jobs=self._jobs or 0)
+        jobs = min(self._jobs or 1, tasks)
+        return folder.Here(chosen) if jobs <= 1 else folder.Processes(jobs)
 
     def run(self, settings: Config, reading: tuple[Any, ...]) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
         from ppgstream.api import folder
+        from ppgstream.api.summary import SUMMARY
 
         as_asked, tables = folder.Reading(*reading), self.beats is not None or self.rates is not None
         if as_asked.fs is not None:
@@ -288,8 +329,8 @@ class _Many:
 
             offline.check_rate(as_asked.fs)
         chosen = restored(settings.model.checkpoint)
-        pairs = zip(self.paths, self.outputs, strict=True)
-        tasks = [folder.Task(path, output, as_asked, settings, tables) for path, output in pairs]
+        pairs = zip(self.inputs, self.names, strict=True)
+        tasks = [folder.Task(one, name, self.folder, as_asked, settings, tables) for one, name in pairs]
         console = Console(stderr=True)
         columns = (
             TextColumn("denoising"),
@@ -315,7 +356,7 @@ class _Many:
 
             try:
                 done = folder.run(
-                    tasks, self.folder, jobs=self.jobs, checkpoint=chosen, seen=seen, beats=self.beats, rates=self.rates
+                    tasks, self.folder, pool=lambda: self._pool(len(tasks), chosen), seen=seen, beats=self.beats, rates=self.rates
                 )
             except KeyboardInterrupt:
                 say(f"stopped: {n} of {len(tasks)} recordings are in {self.folder}; the same command goes on from there")
@@ -325,12 +366,10 @@ class _Many:
         say(
             f"{len(done) - bad} of {len(done)} recordings in {self.folder} ({minutes:.1f} minutes of signal"
             + (f"; {there} were there already" if there else "")
-            + f"): {self.folder / folder.SUMMARY}"
+            + f"): {self.folder}/{SUMMARY}"
         )
         if bad:
-            raise DataError(
-                f"{bad} of {len(done)} recordings have no output: their reasons are in {self.folder / folder.SUMMARY}"
-            )
+            raise DataError(f"{bad} of {len(done)} recordings have no output: their reasons are in {self.folder}/{SUMMARY}")
 
 
 class _Long:
