@@ -225,6 +225,8 @@ def _explain(message: str, tree: dict[str, dict[str, object]]) -> str:
     value: object = tree
     for part in key.split(".") if key else []:
         value = value.get(part) if isinstance(value, dict) else None
+    if "regex" in reason and key == "fleet.name":
+        return f"{key}: must be 1 to 32 of A-Z a-z 0-9 _ -, got {shown(value)}"
     if reason.startswith("Invalid enum value"):
         return f"{key}: must be one of {', '.join(_choices(key))}, got {shown(value)}"
     return f"{key}: {reason.lower().partition(', got')[0]}, got {shown(value)}"

@@ -32,13 +32,13 @@ from ppgstream.errors import ArgumentError, ConfigError, SourceError, UsageError
 from ppgstream.files import offline
 from ppgstream.lab import synthetic
 from ppgstream.live.events import Events
-from ppgstream.live.fleet import Fleet, FleetSink, FleetSource
+from ppgstream.live.fleet import NEVER, Fleet, FleetSink, FleetSource
 from ppgstream.live.link import Link
 from ppgstream.live.nats import PARTITIONS, Message, partition_of, subject_of
 from ppgstream.live.publisher import publisher
 from ppgstream.live.receiver import receiver
 from ppgstream.live.stored import kept
-from ppgstream.live.tender import Member, Owner, Reached, State, Taken, begins_at, settings_of, shares
+from ppgstream.live.tender import Give, Member, Owner, Reached, State, Taken, begins_at, settings_of, shares
 from ppgstream.model import runtime
 from ppgstream.model.restore import restore
 from ppgstream.wire.message import EMPTY, Beats, Chunk, Kind, decode, encode
@@ -93,6 +93,7 @@ class Fake:
     """A link that keeps what is published, and gives what a test puts in."""
 
     dropped_in = dropped_out = 0
+    room = True
 
     def __init__(self) -> None:
         self.sent: list[tuple[str, bytes]] = []
@@ -109,14 +110,14 @@ class Fake:
 
     def publish(self, subject: str, body: bytes, *, losses: int = -1) -> bool:
         self.sent.append((subject, body))
-        return True
+        return self.room
 
     def chunks(self) -> list[Chunk]:
         return [decode([subject.rpartition(".")[2].encode(), body]) for subject, body in self.sent]
 
 
 class Sure:
-    is_sure, published = True, 40
+    is_sure, published, take_up_again = True, 40, False
 
 
 def chunk(start: int, n: int = 50, kind: Kind = Kind.DATA, **more: Any) -> Chunk:
@@ -236,6 +237,14 @@ def test_messages_are_taken_from_the_place_of_a_state_on_and_from_the_newest_fee
     put(12, 12, 2)
     read()
     assert source.unsaved == {"a": Reached(11, 40)}
+    # While the partition is handed over, other streams of the same feed go on: what of it is not taken is the next owner's.
+    other = partition_of("b")
+    source.begin(Taken({other: 1}, {other: 2}, {}, [], 0), [])
+    source.stop(frozenset({partition_of("a")}))
+    put(13, 13, 2)
+    put(14, 15, 2, "b")
+    read()
+    assert (source.reached("a"), source.reached("b")) == (12, 15)
 
 
 def test_a_partition_is_read_from_the_place_from_which_on_nothing_is_missed() -> None:
@@ -283,6 +292,42 @@ def test_a_stream_that_has_ended_is_saved_once_more_and_not_again(sink: FleetSin
     engine.forget_ended()
     fleet.tick(0.0, None)
     assert not fleet._saved
+
+
+def test_no_state_is_stored_and_nothing_handed_over_before_what_is_held_back_is_published(sink: FleetSink) -> None:
+    class Tending:
+        name, published, owned = "ward", 6, {partition_of("a"): 3}
+        is_sure = False
+
+        def __init__(self) -> None:
+            self.commands: SimpleQueue[Any] = SimpleQueue()
+            self.member = Member("m", "h", 1, "")
+            self.happened: list[str] = []
+
+        def store(self, states: dict[str, bytes], _: int) -> None:
+            self.happened.append(f"stored behind {len(sent(sink))}")
+
+        def given(self, partitions: frozenset[int], _: int) -> None:
+            self.happened.append(f"given behind {len(sent(sink))}")
+
+    engine, tending = Engine(identity(250), Rules(Plan(answers="input", scaling="none"))), Tending()
+    fleet = Fleet(tending, FleetSource(sink._link, sink._events), sink, engine, sink._events)  # type: ignore[arg-type]
+    engine.feed(Chunk("a", 7, 0, WAVE[:50]), 100.0)
+    sink.publish([chunk(0)])
+    tending.commands.put(Give(frozenset({partition_of("a")})))
+    for second in (100.0, 110.0):
+        fleet.turn((second, second, second))
+    assert (tending.happened, sent(sink)) == ([], [])
+    tending.is_sure = True
+    fleet.turn((111.0, 111.0, 111.0))
+    assert tending.happened == ["stored behind 1", "given behind 1"]
+
+
+def test_nothing_is_published_behind_a_message_that_found_no_room(sink: FleetSink) -> None:
+    tending = sink.tender = Sure()  # type: ignore[assignment]
+    sink._link.room = False  # type: ignore[attr-defined]
+    sink.publish([chunk(0)])
+    assert (tending.take_up_again, sink.losses, sink.published) == (True, NEVER, 0)  # type: ignore[attr-defined]
 
 
 def test_what_was_held_back_is_published_though_nothing_more_comes(sink: FleetSink) -> None:
@@ -522,13 +567,24 @@ def test_a_sender_with_acknowledgements_goes_on_where_it_was_killed_and_nothing_
     link = Link(ward.server.url)
     assert len(link.run(kept(link, "ppg-ward-in", ["ppg.in.>"], 1))) == 3
     link.close()
+    broken = ppgstream.Sender(ward.server.url, "broken", acked=True)
+
+    def fail() -> None:
+        with broken:
+            broken.send(wave[:125])
+            raise KeyError("a bug of who sends")
+
+    with pytest.raises(KeyError):
+        fail()
+    with ppgstream.Sender(ward.server.url, "broken", acked=True, resume=True) as mended:  # its session was not ended
+        assert (mended.session, mended.sent) == (broken.session, 125)
     with pytest.raises(ArgumentError, match="the session of a on the server has 125 Hz"):
         ppgstream.Sender(ward.server.url, "a", 64, acked=True, resume=True)
     again.send(wave[375:])
     again.close()
     came: list[Chunk] = []
-    until(lambda: came.extend(hears.poll(0.2)) or hears.all_ended, "the end")
-    parts = [c for c in came if c.kind is Kind.DATA]
+    until(lambda: came.extend(hears.poll(0.2)) or (hears.all_ended and len(hears.accounts) == 2), "the ends")
+    parts = [c for c in came if c.kind is Kind.DATA and c.stream == "a"]
     assert [c.index for c in parts] == [0, *(c.stop for c in parts[:-1])]
     assert (parts[-1].stop, hears.lost) == (2000, 0)
     after = ppgstream.Sender(ward.server.url, "a", acked=True, resume=True)
@@ -562,15 +618,45 @@ def test_an_acknowledged_replay_goes_on_where_it_was_interrupted(ward: Ward) -> 
     link = Link(ward.server.url)
     sent = link.run(kept(link, "ppg-ward-in", ["ppg.in.>"], 1))
     assert len(sent) == 9  # a message a second, and the end
-    done = replay("--resume")
+    done = replay("--until", "8", "--resume")
     assert (done.returncode, "has all 1,000 samples of it, and its end" in done.stderr) == (0, True), done.stderr
+    done = replay("--resume")
+    assert (done.returncode, "has 1,000 samples, ended, at 125 Hz, the file 2,000 at 125 Hz: this is another" in done.stderr) == (
+        2,
+        True,
+    )
     assert replay("--resume", "--loop").returncode == 2
-    last = decode([b"wave", sent[-2].body])
+    last = decode([b"wave", sent[0].body])
     link.publish(subject_of("in", "wave"), encode(Chunk("wave", last.session + 1, 0, last.samples, t_ns=10**18))[1])
     link.flush(PATIENCE_S)
     done = replay("--resume")
     assert (done.returncode, "goes on at sample 125" in done.stderr) == (0, True), done.stderr
     again = [decode([b"wave", m.body]) for m in link.run(kept(link, "ppg-ward-in", ["ppg.in.>"], 10))]
+    np.save(ward.folder / "wave.npy", pulses(2000)["s1"])
+    done = replay("--resume")
+    assert (done.returncode, "with other values: this is another recording" in done.stderr) == (2, True), done.stderr
+    # Stopped, it sends no end, and goes on.
+    asked = [
+        PPGSTREAM,
+        "replay",
+        str(ward.folder / "wave.npy"),
+        "--fs",
+        "125",
+        "--to",
+        ward.server.url,
+        "--acked",
+        "--stream",
+        "slow",
+    ]
+    slow = subprocess.Popen(asked, stderr=subprocess.PIPE, text=True)
+    until(lambda: len(link.run(kept(link, "ppg-ward-in", [subject_of("in", "slow")], 1))) > 1, "two messages")
+    slow.send_signal(signal.SIGTERM)
+    _, told = slow.communicate(timeout=PATIENCE_S)
+    assert (slow.returncode, "--resume sends the rest" in told) == (143, True), told
+    done = replay("--resume", "--stream", "slow")
+    assert (done.returncode, "goes on at sample" in done.stderr) == (0, True), done.stderr
+    slow_ = [decode([b"slow", m.body]) for m in link.run(kept(link, "ppg-ward-in", [subject_of("in", "slow")], 1))]
+    assert (len({c.session for c in slow_}), slow_[-1].kind, slow_[-1].index) == (1, Kind.END, 2000)
     link.close()
     assert [(c.session, c.index, c.stop) for c in again[:3]] == [(last.session + 1, at, at + 125) for at in (0, 125, 250)]
     assert (again[-1].kind, again[-1].index, again[1].t_ns) == (Kind.END, 2000, 10**18 + 10**9)
@@ -606,8 +692,19 @@ def test_another_checkpoint_or_setting_is_refused(ward: Ward) -> None:
     k = ward.start("--config", str(_written(ward.folder / "other.toml", "[windows]\nhop = 50\n")))
     assert ward.members[k].wait(PATIENCE_S) == 78
     assert "--fleet ward: the member" in ward.log(k)
-    assert "other settings" in ward.log(k)
+    assert "has another [windows]: all members must have the same" in ward.log(k)
     assert ward.log(k).count("\n") == 1
+    for options, told in (
+        (["--fleet", "icu"], "ppg-ward-in keeps ppg.in.> on this server"),
+        (["--fleet", ""], "--fleet: a name"),
+    ):
+        k = ward.start(*options)
+        assert ward.members[k].wait(PATIENCE_S) == (78 if options[1] else 2)
+        assert (told in ward.log(k), ward.log(k).count("\n")) == (True, 1)
+    plain = [PPGSTREAM, "run", "--in", ward.server.url, "--out", ward.server.url, "--status", ward.status(9)]
+    with (ward.folder / "log9").open("wb") as log:
+        ward.members.append(subprocess.Popen([*plain, "--checkpoint", "lmmse"], stderr=log, cwd=ward.folder))
+    until(lambda: "a fleet reads the same streams (ppg-ward-in): this daemon is no member" in ward.log(9), "the warning")
     asked = [PPGSTREAM, "reload", "--checkpoint", "fast", "--status", ward.status(0)]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     assert (done.returncode, "a member of the fleet ward" in done.stderr) == (1, True), done.stderr
@@ -624,10 +721,16 @@ def test_a_server_without_jetstream_and_a_fleet_that_is_not_there_are_one_line(t
     try:
         k = ward.start()
         assert ward.members[k].wait(PATIENCE_S) == 69
-        assert "the NATS server has no JetStream" in ward.log(k)
+        assert "the server has no JetStream (nats-server -js)" in ward.log(k)
         asked = [PPGSTREAM, "fleet", "status", "ward", "--server", ward.server.url]
         done = subprocess.run(asked, capture_output=True, text=True, check=False)
         assert (done.returncode, "no fleet of the name ward" in done.stderr) == (69, True), done.stderr
+        for more, told in (
+            (["wa rd"], "1 to 32 of A-Z"),
+            (["ward", "--server", "tcp://127.0.0.1:1"], "must be nats://HOST:PORT"),
+        ):
+            done = subprocess.run([*asked[:3], *more], capture_output=True, text=True, check=False)
+            assert (done.returncode, told in done.stderr) == (2, True), done.stderr
     finally:
         ward.close()
 

@@ -113,7 +113,7 @@ class Replay:
                 ended.add(due.chunk.session)
         self.report.stopped = self.stopped() and len(ended) < len(self.tracks)
         for track, session in zip(self.tracks, sessions, strict=True):
-            if session not in ended:
+            if session not in ended and not self.publisher.acked:  # what is acknowledged may go on later
                 self.publisher.send_last(Chunk(track.stream, session, reached[session], EMPTY, Kind.END, track.fs))
         self.report.seconds = self.clock() - started
         self.report.sent = {t.stream: (session, reached[session]) for t, session in zip(self.tracks, sessions, strict=True)}

@@ -197,7 +197,7 @@ class Sender:
 
     endpoint: the socket that the daemon reads; bind: for a daemon that connects. stream: the sensor's name, 1 to 64 of letters,
     digits and _ . : -. fs: its rate, Hz. wait_s: how long a daemon is waited for (SourceError). key: as in `connect`. At the end
-    of a `with` the session is ended, after an error too, and what was sent has left. sent: samples so far.
+    of a `with` the session is ended, after an error too (but for `acked`), and what was sent has left. sent: samples so far.
 
     acked: for a fleet (docs/fleet.md). `send` returns once the NATS server has stored the samples. Send a second of them at a
     time. resume: go on with the session that the server has of this stream, if it has not ended; `sent` says how many samples are
@@ -309,7 +309,8 @@ class Sender:
         if kind is None:
             self.close()
             return
-        if self.sent and not self._ended:  # whatever went wrong, the daemon need not wait for more
+        # Whatever went wrong, the daemon need not wait for more; but what is acknowledged may go on later.
+        if self.sent and not self._ended and not self._publisher.acked:
             self._ended = True
             self._publisher.send_last(self._chunk(EMPTY, Kind.END))
         self._publisher.close(linger_s=2.0)

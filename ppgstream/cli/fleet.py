@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from typing import Annotated
@@ -9,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ppgstream.cli.shared import Command, Commands, app
+from ppgstream.errors import SourceError, UsageError
 
 fleet_app = typer.Typer(cls=Commands, no_args_is_help=True, help="Daemons that share the streams of a NATS server.")
 app.add_typer(fleet_app, name="fleet")
@@ -22,18 +24,23 @@ def fleet_status(
     ] = "nats://127.0.0.1:4222",
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """The members of a fleet, and what each of them has."""
+    """The members of a fleet, and what each of them has. Exit 69 where there is none."""
     import msgspec
     from rich.console import Console
     from rich.table import Table
 
     from ppgstream.live import tender
-    from ppgstream.live.nats import PARTITIONS
+    from ppgstream.live.nats import PARTITIONS, is_nats
 
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
+        raise UsageError(f"{name!r}: a fleet's name is 1 to 32 of A-Z a-z 0-9 _ -")
+    if not is_nats(server):
+        raise UsageError(f"--server {server}: must be nats://HOST:PORT or tls://HOST:PORT")
     members, owners = tender.read_fleet(server, name)
     if json:
-        print(msgspec.json.encode({"members": list(members.values()), "owners": owners}).decode())
-        return
+        told = {p: {"member": owner.member, "epoch": owner.epoch} for p, owner in owners.items()}
+        print(msgspec.json.encode({"members": list(members.values()), "owners": told}).decode())
+        raise typer.Exit(0 if members else SourceError.exit_code)
     table = Table(box=None, pad_edge=False)
     for heading in ("member", "host", "pid", "up", "partitions", "streams", "samples/s", "lag, ms", "taken over", "handed over"):
         table.add_column(heading, justify="left" if heading in ("member", "host") else "right")
@@ -50,3 +57,5 @@ def fleet_status(
     without = PARTITIONS - sum(owner.member in members for owner in owners.values())
     if without:
         console.print(f"{without} of {PARTITIONS} partitions have no member")
+    if not members:
+        raise typer.Exit(SourceError.exit_code)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from ppgstream.show.web import Web
     from ppgstream.tools.replay import Track
 
+WAIT_SILENTLY_S = 1.5
 STATUS = "tcp://127.0.0.1:5602"  # where a daemon is asked
 PUBLISHED = "tcp://127.0.0.1:5601"  # where it publishes
 FromOption = Annotated[str, typer.Option("--from", metavar="ENDPOINT", help="The socket that the daemon publishes on.")]
@@ -162,7 +163,7 @@ def replay(
                 "--field, --chunk and --wait go with it"
             )
         publisher = publishers.publisher(to, bind=bind, key=own, acked=acked, stopped=stop)
-        publisher.wait_for_subscriber(wait)
+        _wait_for(publisher, to, wait)
         report = tool.pipe(
             sys.stdin.fileno(),
             publisher,
@@ -178,7 +179,7 @@ def replay(
         named: dict[str, Any] = {"column": column, "key": field, "fs": fs, "trusted": trust_fs}
         tracks, told = _tracks(files, **named, part=(from_, until), stream=stream, copies=copies)
         publisher = publishers.publisher(to, bind=bind, key=own, acked=acked, stopped=stop)
-        publisher.wait_for_subscriber(wait)
+        _wait_for(publisher, to, wait)
         for line in told:
             say(line)
         if resume:
@@ -199,7 +200,7 @@ def replay(
         ).run()
     say(str(report))
     if acked:
-        say(f"{shown(to)}: the server has stored it")
+        say(f"{shown(to)}: the server has stored it" + ("; --resume sends the rest" if report.stopped else ""))
         left = None
     else:
         left = _confirm(publisher, client, report.sent, to, status)
@@ -212,22 +213,40 @@ def replay(
     raise typer.Exit(stop.exit_code())
 
 
+def _wait_for(publisher: Publisher, to: str, wait: float) -> None:
+    """Wait for somebody who listens, and say so where that is a fleet, and takes a while."""
+    if publisher.acked and wait > WAIT_SILENTLY_S:
+        try:
+            publisher.wait_for_subscriber(WAIT_SILENTLY_S)
+        except SourceError as error:
+            say(f"{error}: waits up to {wait:g} s")
+        else:
+            return
+    publisher.wait_for_subscriber(wait)
+
+
 def _resumed(track: Track, publisher: Publisher) -> Track:
     """A track from where the server has it on; `done` is -1 if it has all of it, with its end."""
+    import numpy as np
+
     from ppgstream.wire.message import Kind
 
     last = publisher.last(track.stream)
     if last is None:
-        say(f"{track.stream}: the server has nothing of it: it is sent from its start")
+        say(f"{track.stream}: the server has nothing of it (any more): it is sent from its start")
         return track
-    if last.kind is Kind.END:
+    over, n = last.kind is Kind.END, len(track.samples)
+    same = np.array_equal(last.samples, track.samples[last.index : last.index + len(last.samples)], equal_nan=True)
+    if last.fs != track.fs or last.stop > n or not same or (over and last.index < n):
+        ended = ", ended," if over else ""
+        why = f"the server has {last.stop:,} samples{ended} at {last.fs:g} Hz, the file {n:,} at {track.fs:g} Hz"
+        raise UsageError(
+            f"--resume: {track.stream}: {why}{'' if same else ', with other values'}: this is another recording: send it without "
+            "--resume, or as another --stream"
+        )
+    if over:
         say(f"{track.stream}: the server has all {last.index:,} samples of it, and its end: it is not sent again")
         return track._replace(done=-1)
-    if last.fs != track.fs or last.stop > len(track.samples):
-        raise UsageError(
-            f"--resume: {track.stream}: the server has {last.stop:,} samples of it at {last.fs:g} Hz, the file "
-            f"{len(track.samples):,} at {track.fs:g} Hz: this is another recording"
-        )
     say(f"{track.stream}: goes on at sample {last.stop:,}")
     began_ns = last.t_ns - round(last.index / last.fs * 1e9) if last.t_ns else 0
     return track._replace(session=last.session, done=last.stop, began_ns=began_ns)
@@ -237,14 +256,19 @@ def _confirm(
     publisher: Publisher, client: StatusClient, sent: dict[str, tuple[int, int]], to: str, status: str | None
 ) -> PpgStreamError | None:
     """Wait until the daemon has taken what was sent. The error to end with if it has not; where nobody can tell, that is said."""
+    from ppgstream.live.nats import shown
+    from ppgstream.live.status import FLEET
+
     try:
         found = publisher.confirm(client, sent, reads=to if status is None else None)
     except SourceError as error:
         say(f"delivery is not confirmed: {error}")
         return None
-    if found.left is None:
+    if found.left is None and found.endpoint.startswith(FLEET):
+        say(f"delivery is not confirmed: members of a {found.endpoint} read there, each its own streams: --acked confirms it")
+    elif found.left is None:
         which = (
-            f"the daemon at {STATUS} reads {found.endpoint}, not {to}"
+            f"the daemon at {status or STATUS} reads {found.endpoint}, not {shown(to)}"
             if found.endpoint
             else f"no daemon answers at {status or STATUS}"
         )
@@ -344,7 +368,7 @@ def tap(
     if format not in shapes:
         raise UsageError(f"--format {format!r}: must be one of {', '.join(shapes)}")
     stop = Stop()
-    receiver = taps.receiver(from_, stream, key=key_of(key))
+    receiver = taps.receiver(from_, stream, key=key_of(key), tell=say)
     patience = taps.Patience(receiver, until_end, wait)
     if format in heads:
         print(heads[format], flush=True)

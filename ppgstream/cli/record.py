@@ -54,7 +54,7 @@ def record(
     stop = Stop()
     recorder = Recorder(out, format=format, say=say, file_s=60 * minutes)
     recorder.recover()
-    receiver = taps.receiver(from_, stream, raw=True, key=own)
+    receiver = taps.receiver(from_, stream, raw=True, key=own, tell=say)
     client = StatusClient(status, key=own) if status else None
     console = Console(stderr=True)
     patience = taps.Patience(receiver, until_end, wait)

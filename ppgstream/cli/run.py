@@ -92,6 +92,8 @@ def run(
     stop = Stop(at_once=True)
     if log_format not in FORMATS:
         raise UsageError(f"--log-format {log_format!r}: must be one of {', '.join(FORMATS)}")
+    if fleet == "":
+        raise UsageError("--fleet: a name is missing")
     settings = loaded(
         config, in__endpoint=in_, out__endpoint=out, status__endpoint=status, model__checkpoint=checkpoint,
         out__raw=raw or None, shadow__checkpoint=shadow, fleet__name=fleet,
@@ -192,7 +194,8 @@ def _serve(settings: Config, log: Log, stop: Stop, read: list[Maker], published:
         publisher.end()
         publisher.join(LAST_OUT_S)
     _ENGINES.append(engine)
-    tell("final: %s", engine.account())
+    elsewhere = f"; {engine.moved} samples of streams with which other members go on" if daemon.fleet is not None else ""
+    tell("final: %s", engine.account() + elsewhere)
     if daemon.stuck:
         log.logger.error("the model is still in a call that does not return: leaving without it")
     return daemon.stuck

@@ -6,6 +6,7 @@ publishes what comes back, and answers the monitor. The model alone runs on the 
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 import itertools
 import logging
@@ -147,10 +148,21 @@ class Daemon:
         c = self.config.in_
         if is_nats(c.endpoint):
             self.endpoints["in"], self.addresses["in"] = shown(c.endpoint), c.endpoint
-            return NatsSource(self._link(c.endpoint), ["ppg.in.>"], self.events)
+            link = self._link(c.endpoint)
+            self._look_for_fleet(link)
+            return NatsSource(link, ["ppg.in.>"], self.events)
         incoming = make(self._context, zmq.SUB, most=MOST_BODY, rcvhwm=c.high_water_mark)
         self.endpoints["in"] = self.addresses["in"] = self._attach("in", incoming, c.endpoint, bind=c.bind)
         return ZmqSource(incoming, self.config, self.events, self._guard_of("in"))
+
+    def _look_for_fleet(self, link: Link) -> None:
+        """Say so where a fleet reads the same streams: everything would be published twice."""
+        from ppgstream.live.stored import stream_of_subject
+
+        with contextlib.suppress(LookupError):
+            kept = link.run(stream_of_subject(link, "ppg.in.>"))
+            text = f"{shown(link.url)}: a fleet reads the same streams ({kept}): this daemon is no member of it (--fleet)"
+            self.events.tell(Event("no_member", text))
 
     def _sink(self) -> Sink:
         c = self.config.out

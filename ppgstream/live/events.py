@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from ppgstream.core.ledger import Event
 
+EACH = {"taken_over"}  # of which each is logged: they are few, and explain others
 LINES_A_TICK = 20  # of events that are logged a second; the others are counted
 _NUMBERS = re.compile(r"[0-9]+|'[^']*'|\"[^\"]*\"")  # what differs from one message to the next of the same fault
 MOST_COUNTED = 50_000  # of events by stream that are counted; then the counts begin anew
@@ -52,13 +53,13 @@ class Events:
         self.recent[key] = Recent(event, times, time.monotonic())
         if len(self.recent) > RECENT:
             del self.recent[next(iter(self.recent))]
-        if times > 3 and str(times).strip("0") != "1":
+        if times > 3 and str(times).strip("0") != "1" and event.name not in EACH:
             return
         if self._logged >= LINES_A_TICK:
             self._unlogged[event.name] += 1
             return
         self._logged += 1
-        text = event.text + (f" ({event.name}: {times} times so far)" if times > 3 else "")
+        text = event.text + (f" ({event.name}: {times} times so far)" if times > 3 and event.name not in EACH else "")
         self._log.warning("%s", text, extra={"event": event.name, "stream": event.stream})
 
     def tell_all(self, events: Iterable[Event]) -> None:

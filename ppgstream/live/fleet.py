@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # asyncio takes a while to import
 SAVE_S = 5.0  # between two states of a stream
 SLICE_S = 0.25  # between two looks at which states are due
 MOST_HELD = 100_000  # messages that wait while it is not sure that their partitions are still owned
+NEVER = -2  # losses of the connection that it never has
 POSTPONED = 500  # streams of which windows are under way, before no more of them are looked at
 
 
@@ -44,22 +45,32 @@ class FleetSource(NatsSource):
         self.unsaved: dict[str, Reached] = {}
         self._saved: set[str] = set()
         self._feeds: dict[int, int] = {}  # by which each partition comes
+        self._stopped: dict[int, int] = {}  # of partitions that are handed over, the place up to which they were taken
         self._reached: dict[int, int] = {}  # the place of each feed's last message
         self._since: dict[str, int] = {}  # the places up to which streams were taken before
 
     def begin(self, taken: Taken, loaded: Iterable[str]) -> None:
         """Take the messages of partitions. loaded: those of their streams that go on from their states."""
         self._feeds |= taken.feeds
+        for p in taken.feeds:
+            self._stopped.pop(p, None)
         for name in loaded:
             state = taken.states[name]
             self._since[name] = state.reached.taken
             if not state.over:
                 self._saved.add(name)
 
+    def stop(self, partitions: frozenset[int]) -> None:
+        """Take no more of them. What comes of others by the same feed changes nothing of how far they were taken."""
+        for p in partitions:
+            if (feed := self._feeds.pop(p, None)) is not None:
+                self._stopped[p] = self._reached.get(feed, 0)
+
     def lose(self, partitions: frozenset[int]) -> None:
-        """Take no more of them."""
+        """Forget them."""
         for p in partitions:
             self._feeds.pop(p, None)
+            self._stopped.pop(p, None)
         self._reached = {feed: place for feed, place in self._reached.items() if feed in self._feeds.values()}
 
     def forget(self, stream: str) -> None:
@@ -78,7 +89,11 @@ class FleetSource(NatsSource):
 
     def reached(self, stream: str) -> int:
         """The place up to which everything of a stream was taken."""
-        return max(self._reached.get(self._feeds.get(partition_of(stream), 0), 0), self._since.get(stream, 0))
+        partition = partition_of(stream)
+        reached = self._stopped.get(partition)
+        if reached is None:
+            reached = self._reached.get(self._feeds.get(partition, 0), 0)
+        return max(reached, self._since.get(stream, 0))
 
     def take(self, now: float, listened: float) -> list[Chunk] | None:
         message = self._link.take()
@@ -157,7 +172,8 @@ class FleetSink(NatsSink):
         if self.tender is not None and not self.tender.is_sure:
             self._held.append((chunk, dtype))
             return
-        self._send_held()
+        if self._held:
+            self.send_held()
         if self._before:
             left = self._left(chunk)
             if left is None:
@@ -167,13 +183,21 @@ class FleetSink(NatsSink):
 
     def hear(self) -> None:
         super().hear()
-        if self.tender is not None and self.tender.is_sure:
-            self._send_held()
+        self.send_held()
 
-    def _send_held(self) -> None:
-        held, self._held = self._held, []
-        for one in held:
-            self._send(*one)
+    def full(self) -> None:
+        """Nothing may be published behind a message that was not: all is taken up again, from what the server keeps."""
+        self.losses = NEVER
+        if self.tender is not None:
+            self.tender.take_up_again = True
+
+    def send_held(self) -> bool:
+        """Publish what is held back, if it is sure now that it is still owned. Whether nothing is held back."""
+        if self._held and self.tender is not None and self.tender.is_sure:
+            held, self._held = self._held, []
+            for one in held:
+                self._send(*one)
+        return not self._held
 
     def _left(self, chunk: Chunk) -> Chunk | None:
         """What of a chunk was not published before; None if all of it was."""
@@ -225,7 +249,10 @@ class Fleet:
             elif isinstance(command, Lost):
                 self._lose(command.partitions)
             else:
+                self._source.stop(command.partitions)
                 self._giving.append(command.partitions)
+        if not self._sink.send_held():
+            return  # a state must not be stored before what was published before it
         if self._giving:
             self._give(times)
         if times[2] - self._sliced_at > SLICE_S:
@@ -291,7 +318,8 @@ class Fleet:
                 continue
             for stream in streams:
                 self._save(stream, times)
-            self._store()
+            if not self._store():
+                return
             for stream in streams:
                 self._engine.remove(stream.name)
                 self._forget(stream.name)
@@ -343,9 +371,12 @@ class Fleet:
         self._states[subject_of_state(self.tender.name, partition, name)] = msgspec.msgpack.encode(state)
         self._saved[name] = read_at, stream.is_over
 
-    def _store(self) -> None:
-        """Store the states that were saved, behind what was published."""
+    def _store(self) -> bool:
+        """Store the states that were saved, behind what was published before. False if some of that is held back: later."""
+        self._sink.release()
+        if not self._sink.send_held():
+            return False
         if self._states:
-            self._sink.release()
             self.tender.store(self._states, self._sink.losses)
             self._states = {}
+        return True

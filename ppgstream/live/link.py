@@ -200,7 +200,7 @@ class Link:
 
         async def failed(error: Exception) -> None:
             reasons.append(str(error) or type(error).__name__)
-            if self.connected:
+            if self.connected and client.is_connected:  # else it is tried again, which was told
                 self.tell(Event("nats", f"{shown(self.url)}: {reasons[-1]}", "", type(error).__name__))
 
         async def disconnected() -> None:

@@ -54,9 +54,12 @@ class Delivery(NamedTuple):
 class Publisher:
     """An XPUB socket that waits for its subscriber, and then for room: nothing is dropped on the way to a daemon.
 
-    `stopped` is asked now and then; once it says True, waiting ends and what is not sent yet stays unsent.
+    acked: whether `send` returns only once a message is stored. `stopped` is asked now and then; once it says True, waiting ends
+    and what is not sent yet stays unsent.
     `key`: for a daemon that asks for one.
     """
+
+    acked = False
 
     def __init__(
         self, endpoint: str, *, bind: bool = False, key: Key | None = None, stopped: Callable[[], bool] = lambda: False
@@ -176,10 +179,10 @@ class NatsPublisher(Publisher):
         from ppgstream.live.link import Link
 
         self._endpoint, self._stopped, self._last_by, self.sent = shown(endpoint), stopped, 0.0, 0
-        self._link, self._acked = Link(endpoint), acked
+        self._link, self.acked = Link(endpoint), acked
 
     def wait_for_subscriber(self, timeout_s: float) -> None:
-        if self._acked:
+        if self.acked:
             self._link.run(self._stream(timeout_s), timeout_s + SERVER_S)
             return
 
@@ -253,7 +256,7 @@ class NatsPublisher(Publisher):
         return stored
 
     def send(self, chunk: Chunk, *, timeout_s: float = 30.0) -> bool:
-        if self._acked:
+        if self.acked:
             return self._send_acked(chunk, timeout_s)
         deadline = time.monotonic() + timeout_s
         while self._link.unsent_bytes > MOST_UNCONFIRMED:

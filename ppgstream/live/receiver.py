@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import select
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import zmq
 
+from ppgstream.core.ledger import Event
 from ppgstream.errors import PpgStreamError, SourceError, UnknownKindError, WireError
 from ppgstream.live.endpoints import MOST_BODY, Handshakes, Inbox, attach, make
 from ppgstream.live.keys import Key
@@ -97,6 +98,7 @@ class Receiver:
     skipped: int = 0  # messages of kinds that this version does not know
     messages: int = 0
     may_repeat: bool = False  # whether messages may come twice
+    tell: Callable[[str], object] = lambda _: None  # what happens to the connection, of a NATS server
     fenced: int = 0  # messages of former owners of a stream, which are left out
     _epochs: dict[str, int] = field(default_factory=dict)
     _context: zmq.Context[zmq.Socket[bytes]] = field(init=False)
@@ -198,8 +200,11 @@ class NatsReceiver(Receiver):
 
         self.may_repeat = True
         self._wanted = {self.stream} if isinstance(self.stream, str) else set(self.stream or ())
-        self._link = Link(self.endpoint)
+        self._link = Link(self.endpoint, tell=self._tell)
         self._link.run(self._listen([subject_of("out", stream) for stream in self._wanted] or ["ppg.out.>"]))
+
+    def _tell(self, event: Event) -> None:
+        self.tell(event.text)
 
     async def _listen(self, subjects: list[str]) -> None:
         import asyncio
@@ -266,7 +271,8 @@ def receiver(
     high_water_mark: int = 100_000,
     raw: bool = False,
     key: Key | None = None,
+    tell: Callable[[str], object] = lambda _: None,
 ) -> Receiver:
     """A receiver for an endpoint, ZeroMQ's or a NATS server's. The arguments are those of `Receiver`."""
     kind = NatsReceiver if is_nats(endpoint) else Receiver
-    return kind(endpoint, stream, high_water_mark, raw, key)
+    return kind(endpoint, stream, high_water_mark, raw, key, tell=tell)

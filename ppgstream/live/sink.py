@@ -98,8 +98,13 @@ class NatsSink(_Waiting):
 
     def _send(self, chunk: Chunk, dtype: str | None) -> None:
         _, body = encode(chunk, dtype=dtype)
-        self._link.publish(subject_of("out", chunk.stream), body, losses=self.losses)
-        self.published += 1
+        if self._link.publish(subject_of("out", chunk.stream), body, losses=self.losses):
+            self.published += 1
+        else:
+            self.full()
+
+    def full(self) -> None:
+        """A message found no room: `hear` tells it."""
 
 
 class ZmqSink(_Waiting):

@@ -162,16 +162,33 @@ async def kept(link: Link, stream: str, subjects: Sequence[str], start: int | No
     found: list[Message] = []
     subscription = await js.pull_subscribe_bind(consumer=info.name, stream=stream)
     left = info.num_pending or 0
-    while left > 0:
-        try:
-            came = await subscription.fetch(min(left, BATCH), timeout=ANSWER_S)
-        except TimeoutError:  # the oldest were left out meanwhile
-            break
-        found += [Message(m.subject, m.data, _place_of(m.reply)[1]) for m in came]
-        left -= len(came)
-    await subscription.unsubscribe()
-    await js.delete_consumer(stream, info.name)
+    try:
+        while left > 0:
+            try:
+                came = await subscription.fetch(min(left, BATCH), timeout=ANSWER_S)
+            except TimeoutError:
+                # The oldest may have been left out meanwhile; else the server is too slow, and not all of it is here.
+                if (await js.consumer_info(stream, info.name)).num_pending:
+                    raise
+                break
+            found += [Message(m.subject, m.data, _place_of(m.reply)[1]) for m in came]
+            left -= len(came)
+    finally:
+        with contextlib.suppress(Exception):  # else the server forgets it after a while
+            await subscription.unsubscribe()
+            await js.delete_consumer(stream, info.name)
     return found
+
+
+def told(error: Exception) -> str:
+    """What JetStream answers, without the words of the client's own."""
+    from nats.js.errors import APIError, NoStreamResponseError, ServiceUnavailableError
+
+    if isinstance(error, (ServiceUnavailableError, NoStreamResponseError)) or type(error).__name__ == "NoRespondersError":
+        return "the server has no JetStream (nats-server -js)"
+    if isinstance(error, APIError) and error.description:
+        return str(error.description)
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
 
 
 async def stream_of_subject(link: Link, subject: str) -> str:
@@ -180,4 +197,5 @@ async def stream_of_subject(link: Link, subject: str) -> str:
     try:
         return str(await js.find_stream_name_by_subject(subject))
     except Exception as error:  # no JetStream, none that is allowed, or no such stream
-        raise LookupError(f"{subject}: {error}") from error
+        text = "no stream keeps it" if type(error).__name__ == "NotFoundError" else told(error)
+        raise LookupError(f"{subject}: {text}") from error

@@ -29,9 +29,9 @@ from ppgstream.config import Config
 from ppgstream.core.ledger import Event
 from ppgstream.errors import ConfigError, SourceError
 from ppgstream.live.link import Link
-from ppgstream.live.nats import PARTITIONS, Message, partition_in, partition_of, stream_of, token_of
+from ppgstream.live.nats import PARTITIONS, Message, partition_in, partition_of, shown, stream_of, token_of
 from ppgstream.live.snapshot import MemberStatus
-from ppgstream.live.stored import ANSWER_S, Feed, kept
+from ppgstream.live.stored import ANSWER_S, Feed, kept, stream_of_subject, told
 
 LEASE_S, RENEW_S, LOOK_S = 2.5, 0.5, 0.25
 STALE_S = 2.0  # after which a member whose lease could not be renewed publishes nothing more
@@ -48,10 +48,10 @@ class Owner(NamedTuple):
 
 
 class Member(MemberStatus):
-    """A lease: what the status tells, when it began, and a hash of what all members must have alike."""
+    """A lease: what the status tells, when it began, and hashes of what all members must have alike, by name."""
 
     since: float = 0.0
-    settings: str = ""
+    settings: dict[str, str] = msgspec.field(default_factory=dict)
 
 
 class Reached(NamedTuple):
@@ -132,12 +132,19 @@ def begins_at(states: Iterable[State]) -> tuple[bool, Reached]:
     return bool(live), Reached(min(r.taken for r in places), min(r.published for r in places))
 
 
-def settings_of(config: Config, checkpoint_sha256: str) -> str:
-    """A hash of what decides the output, and how long it is kept: members of a fleet must have it alike."""
-    decides = (
-        config.windows, config.streams, config.in_.sentinels, config.in_.fs, config.out.dtype, config.out.raw, config.fleet.keep_s
-    )  # fmt: skip
-    return hashlib.sha256(checkpoint_sha256.encode() + msgspec.json.encode(decides)).hexdigest()[:16]
+def settings_of(config: Config, checkpoint_sha256: str) -> dict[str, str]:
+    """Hashes of what decides the output, and how long it is kept, by name: members of a fleet must have it alike."""
+    decides: dict[str, Any] = {
+        "checkpoint": checkpoint_sha256,
+        "[windows]": config.windows,
+        "[streams]": config.streams,
+        "in.fs": config.in_.fs,
+        "in.sentinels": config.in_.sentinels,
+        "out.dtype": config.out.dtype,
+        "out.raw": config.out.raw,
+        "fleet.keep_s": config.fleet.keep_s,
+    }
+    return {name: hashlib.sha256(msgspec.json.encode(value)).hexdigest()[:8] for name, value in decides.items()}
 
 
 class Tender:
@@ -149,8 +156,11 @@ class Tender:
         self.owned: dict[int, int] = {}  # partitions and their epochs, as the loop's thread was told
         self.renewed = 0.0  # time.monotonic() of the last renewal
         self.sure_until = 0.0  # the same, until which nobody else can own what it owns
+        self._lapses = 0  # of the lease
+        self._owns = False  # whether it has been read, since the last of them, what this member owns
         self.members: dict[str, Member] = {}
         self.published = 0  # the place that -out has reached, as the server told last
+        self.take_up_again = False  # something could not be published: all is to be taken over anew
         self._giving: frozenset[int] = frozenset()
         self._feeds: dict[int, tuple[Feed, set[int]]] = {}  # by number, with the partitions that they bring
         self._feeds_made = 0
@@ -163,7 +173,7 @@ class Tender:
         self._marks: dict[int, asyncio.Future[bytes]] = {}  # that the server has not acknowledged, by batch
         self._storing = asyncio.Lock()
         self._told = ""
-        self._task: Any = None
+        self._tasks: list[Any] = []
 
     # ---- for other threads -------------------------------------------------------------------------------------------
 
@@ -171,7 +181,7 @@ class Tender:
         """Become a member. Raises ConfigError where another one has other settings, SourceError where the server has no
         JetStream."""
         self.link.run(self._join(), 3 * ANSWER_S)
-        self._task = asyncio.run_coroutine_threadsafe(self._tend(), self.link.loop)
+        self._tasks = [asyncio.run_coroutine_threadsafe(work(), self.link.loop) for work in (self._keep, self._tend)]
 
     def taken(self, feeds: Iterable[int]) -> None:
         """The loop's thread has loaded the states: messages may come by these feeds."""
@@ -202,8 +212,8 @@ class Tender:
 
     def end(self) -> None:
         """The lease is given up."""
-        if self._task is not None:
-            self._task.cancel()
+        for task in self._tasks:
+            task.cancel()
         with contextlib.suppress(SourceError):  # it runs out by itself
             self.link.run(self._resign(), 1.0)
 
@@ -211,24 +221,26 @@ class Tender:
 
     async def _join(self) -> None:
         self._js = self.link.client.jetstream(timeout=ANSWER_S)
+        with contextlib.suppress(LookupError):
+            there = await stream_of_subject(self.link, "ppg.in.>")
+            if there != f"ppg-{self.name}-in":
+                raise ConfigError(
+                    f"--fleet {self.name}: {there} keeps ppg.in.> on this server: one fleet for an account of the server"
+                )
         try:
             await self._make_buckets()
         except Exception as error:
-            raise SourceError(
-                f"--fleet {self.name}: the NATS server has no JetStream for it: {error} (nats-server -js)"
-            ) from error
-        others = [m for m in (await self._read_members()).values() if m.settings != self.member.settings]
-        if others:
-            other = others[0]
-            raise ConfigError(
-                f"--fleet {self.name}: the member {other.id} on {other.host} has another checkpoint ({other.checkpoint}, here "
-                f"{self.member.checkpoint}) or other settings ([windows], [streams], in.fs, in.sentinels, out.dtype, out.raw, "
-                f"fleet.keep_s)"
-            )
+            raise SourceError(f"--fleet {self.name}: the NATS server makes no bucket for it: {told(error)}") from error
+        for other in (await self._read_members()).values():
+            if unlike := sorted(k for k, v in self.member.settings.items() if other.settings.get(k) != v):
+                raise ConfigError(
+                    f"--fleet {self.name}: the member {other.id} on {other.host} has another {', '.join(unlike)}: all members "
+                    "must have the same"
+                )
         try:
             await self._make_streams()
         except Exception as error:
-            raise SourceError(f"--fleet {self.name}: the NATS server keeps no streams for it: {error}") from error
+            raise SourceError(f"--fleet {self.name}: the NATS server keeps no streams for it: {told(error)}") from error
         self._inbox = self.link.client.new_inbox()
         await self.link.client.subscribe(f"{self._inbox}.*", cb=self._acknowledged)
         self._losses = self.link.losses
@@ -266,7 +278,20 @@ class Tender:
         at = time.monotonic()
         self.member.partitions = len(self.owned)
         await self._leases.put(self.member.id, msgspec.json.encode(self.member))
+        if time.monotonic() - self.renewed > LEASE_S:
+            self._lapses, self._owns = self._lapses + 1, False
         self.renewed = at
+        if self._owns:
+            self.sure_until = at + STALE_S
+
+    async def _keep(self) -> None:
+        """Renew the lease, beside all else that takes its time."""
+        while True:
+            # Without a connection the client would keep what it is given, and the lease would be renewed late.
+            if self.link.client.is_connected:
+                with contextlib.suppress(Exception):  # the round tells it
+                    await self._renew()
+            await asyncio.sleep(RENEW_S)
 
     async def _resign(self) -> None:
         await self._leases.delete(self.member.id)
@@ -309,11 +334,12 @@ class Tender:
 
     async def _tend(self) -> None:
         while True:
-            try:
-                await self._round()
-                self._told = ""
-            except Exception as error:  # the server is gone for a while, or was started anew
-                await self._mend(error)
+            if self.link.client.is_connected:
+                try:
+                    await self._round()
+                    self._told = ""
+                except Exception as error:  # the server is gone for a while, or was started anew
+                    await self._mend(error)
             await asyncio.sleep(LOOK_S)
 
     def _tell(self, text: str) -> None:
@@ -326,7 +352,7 @@ class Tender:
     async def _mend(self, error: Exception) -> None:
         if not self.link.client.is_connected:
             return
-        self._tell(f"{type(error).__name__}: {error}")
+        self._tell(told(error))
         with contextlib.suppress(Exception):  # tried again
             await self._make_all()
 
@@ -337,11 +363,12 @@ class Tender:
 
     async def _round(self) -> None:
         if self._losses != self.link.losses:
-            self._begin_anew()
+            self._connected_at = time.monotonic()
+            self._begin_anew("the connection was lost")
             await self._make_all()
-        now = time.monotonic()
-        if now - self.renewed > RENEW_S:
-            await self._renew()
+        elif self.take_up_again:
+            self._begin_anew("too much waited to be sent")
+        lapses, now = self._lapses, time.monotonic()
         self.published = (await self._js.stream_info(f"ppg-{self.name}-out")).state.last_seq
         self.members = await self._read_members()
         owners, revision = await self._read_owners()
@@ -349,13 +376,15 @@ class Tender:
         lost = frozenset(p for p, epoch in self.owned.items() if owners.get(p) != Owner(own, epoch)) - self._giving
         if lost:
             self._lose(lost, "another member owns them")
-        self.sure_until = self.renewed + STALE_S
+        if lapses == self._lapses:
+            self._owns = True
+            self.sure_until = self.renewed + STALE_S
         live = {m.id for m in self.members.values() if not m.leaving} | ({own} if not self.member.leaving else set())
         target = shares(live, {p: o for p, o in owners.items() if o.member in live})
         if surplus := frozenset(p for p in self.owned if target.get(p) != own) - self._giving:
             self._begin_giving(surplus)
         free = [p for p, name in target.items() if name == own and p not in self.owned and self._is_free(owners.get(p), now)]
-        if free and not self.member.leaving:
+        if free and not self.member.leaving and self.is_sure:
             await self._claim(free, owners, revision)
 
     def _is_free(self, owner: Owner | None, now: float) -> bool:
@@ -364,15 +393,14 @@ class Tender:
         # Where the connection was lost, the others' may have been too: their leases may be renewed in a moment.
         return owner.member not in self.members and now - self._connected_at > LEASE_S
 
-    def _begin_anew(self) -> None:
-        """The connection was lost, and what was on its way: everything is taken over anew, from what the server keeps."""
-        self._losses = self.link.losses
-        self._connected_at = time.monotonic()
+    def _begin_anew(self, why: str) -> None:
+        """Something was lost on its way: everything is taken over anew, from what the server keeps."""
+        self._losses, self.take_up_again = self.link.losses, False
         for mark in self._marks.values():
             mark.cancel()
         self._states.clear()
         self._giving = frozenset()
-        self._lose(frozenset(self.owned), "the connection was lost; they are taken up again")
+        self._lose(frozenset(self.owned), f"{why}; they are taken up again")
 
     def _lose(self, partitions: frozenset[int], why: str) -> None:
         if not partitions:
@@ -382,31 +410,38 @@ class Tender:
             self.owned.pop(p, None)
         self.commands.put(Lost(partitions))
         self.link.ring()
-        self.link.tell(Event("fleet", f"--fleet {self.name}: {len(partitions)} partitions are given up: {why}"))
+        self.link.tell(Event("taken_over", f"--fleet {self.name}: {len(partitions)} partitions are given up: {why}"))
 
     # ---- handing over, and taking over -----------------------------------------------------------------------------------
 
     def _begin_giving(self, partitions: frozenset[int]) -> None:
         self._giving |= partitions
-        self._stop_feeds(partitions)
         self.commands.put(Give(partitions))
         self.link.ring()
 
     async def _give(self, partitions: frozenset[int], losses: int) -> None:
         async with self._storing:  # the states must be there before others look for them; else these begin with older ones
             pass
-        while True:
+        self._stop_feeds(partitions)
+        while not await self._give_back(partitions):
             if losses != self.link.losses:
                 return  # they are taken up again
-            owners, revision = await self._read_owners()
-            mine = {p for p in partitions if p in self.owned and owners.get(p) == Owner(self.member.id, self.owned[p])}
-            if not mine or await self._write_owners(owners | {p: Owner("", owners[p].epoch) for p in mine}, revision):
-                break
+            await asyncio.sleep(LOOK_S)
         for p in partitions:
             self.owned.pop(p, None)
         self._giving -= partitions
         self.member.given += len(partitions)
         await self._renew()
+
+    async def _give_back(self, partitions: frozenset[int]) -> bool:
+        """Own these no more. False if that is to be tried again."""
+        try:
+            owners, revision = await self._read_owners()
+            mine = {p for p in partitions if p in self.owned and owners.get(p) == Owner(self.member.id, self.owned[p])}
+            return not mine or await self._write_owners(owners | {p: Owner("", owners[p].epoch) for p in mine}, revision)
+        except Exception as error:
+            self._tell(told(error))
+            return False
 
     async def _claim(self, free: Sequence[int], owners: dict[int, Owner], revision: int) -> None:
         losses = self.link.losses
@@ -423,7 +458,7 @@ class Tender:
         self.commands.put(found)
         self.link.ring()
         if before:
-            self.link.tell(Event("fleet", f"--fleet {self.name}: {before} partitions are taken over"))
+            self.link.tell(Event("taken_over", f"--fleet {self.name}: {before} partitions are taken over"))
 
     async def _left_by_others(self, partitions: Sequence[int], epochs: dict[int, int], losses: int) -> Taken:
         """The states of partitions, what was published since, and feeds of what was sent since."""
@@ -442,11 +477,13 @@ class Tender:
         # Partitions without an open session may begin long ago: nothing came since. They are read apart, so that the others are
         # not read from there too.
         groups = [[p for p in partitions if begins[p][0] is open_] for open_ in (True, False)]
+        groups = [group for group in groups if group]
+        starts = [Reached(*(min(begins[p][1][k] for p in group) for k in (0, 1))) for group in groups]
         published: list[Message] = []
-        feeds: dict[int, int] = {}
-        for group in filter(None, groups):
-            start = Reached(*(min(begins[p][1][k] for p in group) for k in (0, 1)))
+        for group, start in zip(groups, starts, strict=True):
             published += await kept(self.link, f"ppg-{self.name}-out", [f"ppg.out.{p}.>" for p in group], start.published + 1)
+        feeds: dict[int, int] = {}
+        for group, start in zip(groups, starts, strict=True):
             self._feeds_made += 1
             brings, number = set(group), self._feeds_made
             feed = Feed(
@@ -492,9 +529,9 @@ class Tender:
             self._states.pop(subject, None)
             self._states[subject] = body
         try:
-            told = msgspec.json.decode(await asyncio.wait_for(mark, ANSWER_S), type=dict[str, Any])
-            if "error" in told:
-                raise OSError(told["error"].get("description", "an error"))
+            answer = msgspec.json.decode(await asyncio.wait_for(mark, ANSWER_S), type=dict[str, Any])
+            if "error" in answer:
+                raise OSError(answer["error"].get("description", "an error"))
             if losses != self.link.losses:
                 return
             *rest, last = self._states.items()
@@ -507,7 +544,7 @@ class Tender:
             return
         except Exception as error:  # they are stored with the next ones
             if losses == self.link.losses and self.link.client.is_connected:
-                self._tell(f"the NATS server keeps no more states: is its JetStream full? {type(error).__name__}: {error}")
+                self._tell(f"the NATS server keeps no more states: is its JetStream full? {told(error)}")
 
 
 def member_of(config: Config, checkpoint_id: str, checkpoint_sha256: str) -> Member:
@@ -539,6 +576,7 @@ def read_fleet(url: str, name: str) -> tuple[dict[str, Member], dict[int, Owner]
     except SourceError:
         raise
     except Exception as error:
-        raise SourceError(f"{url}: no fleet of the name {name} is known there: {error}") from error
+        why = "" if type(error).__name__ in ("BucketNotFoundError", "NotFoundError") else f": {told(error)}"
+        raise SourceError(f"{shown(url)}: no fleet of the name {name} is known there{why}") from error
     finally:
         link.close()
