@@ -260,7 +260,7 @@ def test_a_partition_is_read_from_the_place_from_which_on_nothing_is_missed() ->
 
 def test_a_stream_that_has_ended_is_saved_once_more_and_not_again(sink: FleetSink) -> None:
     class Tending:
-        name, link, is_sure, published = "ward", sink._link, True, 6
+        name, link, is_sure, published, most_bytes = "ward", sink._link, True, 6, 2**20
 
         def __init__(self) -> None:
             self.commands: SimpleQueue[Any] = SimpleQueue()
@@ -296,7 +296,7 @@ def test_a_stream_that_has_ended_is_saved_once_more_and_not_again(sink: FleetSin
 
 def test_no_state_is_stored_and_nothing_handed_over_before_what_is_held_back_is_published(sink: FleetSink) -> None:
     class Tending:
-        name, published, owned = "ward", 6, {partition_of("a"): 3}
+        name, published, most_bytes = "ward", 6, 2**20
         is_sure = False
 
         def __init__(self) -> None:
@@ -629,12 +629,13 @@ def test_an_acknowledged_replay_goes_on_where_it_was_interrupted(ward: Ward) -> 
     last = decode([b"wave", sent[0].body])
     link.publish(subject_of("in", "wave"), encode(Chunk("wave", last.session + 1, 0, last.samples, t_ns=10**18))[1])
     link.flush(PATIENCE_S)
-    done = replay("--resume")
-    assert (done.returncode, "goes on at sample 125" in done.stderr) == (0, True), done.stderr
-    again = [decode([b"wave", m.body]) for m in link.run(kept(link, "ppg-ward-in", ["ppg.in.>"], 10))]
     np.save(ward.folder / "wave.npy", pulses(2000)["s1"])
     done = replay("--resume")
     assert (done.returncode, "with other values: this is another recording" in done.stderr) == (2, True), done.stderr
+    np.save(ward.folder / "wave.npy", pulses(2000)["s0"])
+    done = replay("--resume")
+    assert (done.returncode, "goes on at sample 125" in done.stderr) == (0, True), done.stderr
+    again = [decode([b"wave", m.body]) for m in link.run(kept(link, "ppg-ward-in", ["ppg.in.>"], 10))]
     # Stopped, it sends no end, and goes on.
     asked = [
         PPGSTREAM,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # asyncio takes a while to import
 SAVE_S = 5.0  # between two states of a stream
 SLICE_S = 0.25  # between two looks at which states are due
 MOST_HELD = 100_000  # messages that wait while it is not sure that their partitions are still owned
+HEAD_BYTES = 1024  # of a message with a state, beside the state
 NEVER = -2  # losses of the connection that it never has
 POSTPONED = 500  # streams of which windows are under way, before no more of them are looked at
 
@@ -166,11 +167,14 @@ class FleetSink(NatsSink):
 
     def _send(self, chunk: Chunk, dtype: str | None) -> None:
         epoch = self.owned.get(partition_of(chunk.stream))
-        if epoch is None or len(self._held) > MOST_HELD:
+        if epoch is None:
             self.fenced += 1
             return
         if self.tender is not None and not self.tender.is_sure:
             self._held.append((chunk, dtype))
+            if len(self._held) > MOST_HELD:
+                self._held.clear()
+                self.full()
             return
         if self._held:
             self.send_held()
@@ -364,16 +368,20 @@ class Fleet:
             return
         now, listened, read_at = times
         data = self._engine.save(name, now, listened=listened, read_at=read_at)
+        self._saved[name] = read_at, stream.is_over
+        if len(data) > self.tender.most_bytes - HEAD_BYTES:  # a long backlog: the state before stands
+            return
         self._source.saved(name, over=stream.is_over)
         reached = Reached(self._source.reached(name), self.tender.published)
         begun = min(self._source.unsaved.values(), default=reached)
         state = State(epoch, reached, min(begun, reached), stream.is_over, data)
         self._states[subject_of_state(self.tender.name, partition, name)] = msgspec.msgpack.encode(state)
-        self._saved[name] = read_at, stream.is_over
 
     def _store(self) -> bool:
         """Store the states that were saved, behind what was published before. False if some of that is held back: later."""
-        self._sink.release()
+        if self._states:
+            self._engine.fill()
+            self._sink.release()
         if not self._sink.send_held():
             return False
         if self._states:

@@ -143,7 +143,7 @@ class Loop:
                 questions.answer()
             if stopping and (empty or self._stop.since(LAST_READ_S)):
                 break
-        if not empty:
+        if not empty and self._rooms.fleet is None:  # in a fleet others read it
             text = f"the input was not read to its end in the {LAST_READ_S:g} s after the stop: the rest is lost"
             self._rooms.events.tell(Event("unread", text))
         source.close()

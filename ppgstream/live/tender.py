@@ -202,6 +202,11 @@ class Tender:
         self.member.leaving = True
 
     @property
+    def most_bytes(self) -> int:
+        """Of a message, that the server takes."""
+        return int(self.link.client.max_payload)
+
+    @property
     def is_sure(self) -> bool:
         """Whether nobody else can own what it owns: else nothing may be published."""
         return time.monotonic() < self.sure_until
