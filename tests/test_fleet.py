@@ -37,6 +37,7 @@ from ppgstream.live.link import Link
 from ppgstream.live.nats import PARTITIONS, Message, partition_of, subject_of
 from ppgstream.live.publisher import publisher
 from ppgstream.live.receiver import receiver
+from ppgstream.live.round import Clock, Pace, Round
 from ppgstream.live.stored import kept
 from ppgstream.live.tender import Give, Member, Owner, Reached, State, Taken, begins_at, settings_of, shares
 from ppgstream.model import runtime
@@ -321,6 +322,28 @@ def test_no_state_is_stored_and_nothing_handed_over_before_what_is_held_back_is_
     tending.is_sure = True
     fleet.turn((111.0, 111.0, 111.0))
     assert tending.happened == ["stored behind 1", "given behind 1"]
+
+
+def test_a_stream_that_was_taken_up_again_has_no_word_from_its_former_self(sink: FleetSink) -> None:
+    """Neither a status nor an end, nor an answer of the model that was under way."""
+    engine = Engine(identity(250), Rules(Plan(answers="input", scaling="none")))
+    clock = Clock()
+    clock.listened = 10.0  # its former self would be ended
+    round_ = Round(engine, sink, sink._events, Pace(), clock, idle_s=2.0)
+    for start in range(0, 1000, 50):
+        sink.publish(engine.feed(Chunk("a", 7, start, WAVE[start : start + 50]), 0.0))
+    state = Engine(identity(250), engine.rules)
+    state.feed(Chunk("a", 7, 0, WAVE[:50]), 0.0)
+    saved, tile = state.save("a", 0.0), engine.take()
+    round_.begin(100.0)
+    engine.discard("a")
+    engine.load("a", saved, 100.0)
+    before = len(sent(sink))
+    sink.publish(engine.finish(tile, engine.denoiser(tile.batch)))
+    for at in (100.5, 101.1):
+        round_.look(at)
+    assert [(c.kind, c.index) for c in sent(sink)[before:]] == []
+    assert (engine.moved, engine.streams["a"].intake.sessions.accepted) == (950, 50)
 
 
 def test_nothing_is_published_behind_a_message_that_found_no_room(sink: FleetSink) -> None:

@@ -119,6 +119,7 @@ class Round:
         while self._at < upto:
             part = self._streams[self._at : min(upto, self._at + LOOKED_AT_ONCE)]
             self._at += len(part)
+            part = [stream for stream in part if self._engine.streams.get(stream.name) is stream]  # others are elsewhere by now
             self._sink.publish(self._engine.end_idle(self._clock.listened, self._idle_s, part, read_at=now))
             self._look_at(part, now)
             if time.monotonic() > now + TURN_S:
