@@ -332,6 +332,10 @@ def test_a_stream_that_was_taken_up_again_has_no_word_from_its_former_self(sink:
     round_ = Round(engine, sink, sink._events, Pace(), clock, idle_s=2.0)
     for start in range(0, 1000, 50):
         sink.publish(engine.feed(Chunk("a", 7, start, WAVE[start : start + 50]), 0.0))
+        if start == 500:
+            sink.publish(engine.step())
+    assert engine.streams["a"].status() is None
+    assert engine.streams["a"].status() is not None  # it would say again how far it is
     state = Engine(identity(250), engine.rules)
     state.feed(Chunk("a", 7, 0, WAVE[:50]), 0.0)
     saved, tile = state.save("a", 0.0), engine.take()
