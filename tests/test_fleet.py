@@ -324,12 +324,13 @@ def test_no_state_is_stored_and_nothing_handed_over_before_what_is_held_back_is_
     assert tending.happened == ["stored behind 1", "given behind 1"]
 
 
-def test_a_stream_that_was_taken_up_again_has_no_word_from_its_former_self(sink: FleetSink) -> None:
+@pytest.mark.parametrize("idle_s", [2.0, 1e9])
+def test_a_stream_that_was_taken_up_again_has_no_word_from_its_former_self(idle_s: float, sink: FleetSink) -> None:
     """Neither a status nor an end, nor an answer of the model that was under way."""
     engine = Engine(identity(250), Rules(Plan(answers="input", scaling="none")))
     clock = Clock()
     clock.listened = 10.0  # its former self would be ended
-    round_ = Round(engine, sink, sink._events, Pace(), clock, idle_s=2.0)
+    round_ = Round(engine, sink, sink._events, Pace(), clock, idle_s)
     for start in range(0, 1000, 50):
         sink.publish(engine.feed(Chunk("a", 7, start, WAVE[start : start + 50]), 0.0))
         if start == 500:
@@ -347,6 +348,7 @@ def test_a_stream_that_was_taken_up_again_has_no_word_from_its_former_self(sink:
     for at in (100.5, 101.1):
         round_.look(at)
     assert [(c.kind, c.index) for c in sent(sink)[before:]] == []
+    assert not engine.events
     assert (engine.moved, engine.streams["a"].intake.sessions.accepted) == (950, 50)
 
 
