@@ -48,6 +48,7 @@ def outputs(folder: Path) -> dict[str, bytes]:
 
 
 @needs_ray
+@pytest.mark.xdist_group("ray")
 def test_ray_makes_the_same_files_and_tables(archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     done = run("in", "-o", f"{out}/", "--engine", "ray", "--jobs", "2", "--beats", str(tmp_path / "beats.csv"), at=archive)
@@ -63,6 +64,7 @@ def test_ray_makes_the_same_files_and_tables(archive: Path, tmp_path: Path) -> N
 
 
 @needs_ray
+@pytest.mark.xdist_group("ray")
 def test_a_worker_that_is_killed_costs_its_file_s_time_and_a_file_that_ends_it_is_passed_over(
     archive: Path, tmp_path: Path
 ) -> None:
@@ -101,6 +103,7 @@ main()
 
 
 @needs_ray
+@pytest.mark.xdist_group("ray")
 @pytest.mark.timeout(300)
 def test_a_run_that_is_killed_goes_on_without_doing_a_file_twice(archive: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
@@ -119,10 +122,13 @@ def test_a_run_that_is_killed_goes_on_without_doing_a_file_twice(archive: Path, 
 
 
 @needs_ray
-def test_a_cluster_that_is_not_there_is_one_line(archive: Path, tmp_path: Path) -> None:
-    done = run("in", "-o", f"{tmp_path}/out/", "--engine", "ray", "--address", "auto", at=archive)
-    assert (done.returncode, done.stderr.count("\n")) == (69, 1), done.stderr
-    assert "--address auto: no Ray cluster" in done.stderr
+@pytest.mark.xdist_group("ray")
+def test_a_cluster_that_is_not_there_is_one_line(archive: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where no cluster of anybody's is noted
+    for address in ("auto", "127.0.0.1:1", "ray://127.0.0.1:1"):
+        done = run("in", "-o", f"{tmp_path}/out/", "--engine", "ray", "--address", address, at=archive)
+        assert (done.returncode, done.stderr.count("\n")) == (69, 1), done.stderr
+        assert f"--address {address}: no Ray cluster" in done.stderr
 
 
 def test_arguments_of_engines_that_do_not_fit_are_one_line(archive: Path, tmp_path: Path) -> None:

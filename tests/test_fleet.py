@@ -682,7 +682,7 @@ def test_an_acknowledged_replay_goes_on_where_it_was_interrupted(ward: Ward) -> 
     until(lambda: len(link.run(kept(link, "ppg-ward-in", [subject_of("in", "slow")], 1))) > 1, "two messages")
     slow.send_signal(signal.SIGTERM)
     _, told = slow.communicate(timeout=PATIENCE_S)
-    assert (slow.returncode, "--resume sends the rest" in told) == (143, True), told
+    assert (slow.returncode, "--resume sends the rest" in told) == (0, True), told
     done = replay("--resume", "--stream", "slow")
     assert (done.returncode, "goes on at sample" in done.stderr) == (0, True), done.stderr
     slow_ = [decode([b"slow", m.body]) for m in link.run(kept(link, "ppg-ward-in", [subject_of("in", "slow")], 1))]

@@ -27,6 +27,7 @@ from ppgstream.wire.message import Chunk, Kind
 class Sink:
     """A publisher that keeps what it is given, and when. Its clock is the test's."""
 
+    acked = False
     now: float = 0.0
     oversleep: float = 0.0
     stop_after: int = 10**9

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import socket
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,7 +19,19 @@ from ppgstream.errors import OutputError, SourceError, UsageError
 from ppgstream.model.checkpoint import Checkpoint
 
 STORE_BYTES = 200_000_000  # of Ray's object store on this machine: only paths and lines of the summary go through it
+CONNECT_S = 5.0
 A_CORE = 2  # tasks: so that one waits for the core that is ready first
+
+
+def _check(address: str) -> None:
+    """Raises SourceError where nothing listens at HOST:PORT: Ray itself would try for minutes."""
+    host, there, port = address.rpartition("://")[2].rpartition(":")
+    if not there or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+    except (OSError, OverflowError) as error:
+        raise SourceError(f"--address {address}: no Ray cluster: {error} (ray start --head)") from None
 
 
 class Cluster:
@@ -34,6 +47,7 @@ class Cluster:
             self._ray: Any = importlib.import_module("ray")
         except ImportError as error:
             raise UsageError(f"--engine ray: needs Ray: pip install ray, or ppgstream[ray] ({error})") from error
+        _check(address)
         own = {} if address else {"num_cpus": jobs or None, "object_store_memory": STORE_BYTES, "include_dashboard": False}
         try:
             self._ray.init(address=address or "local", log_to_driver=False, logging_level="ERROR", configure_logging=False, **own)

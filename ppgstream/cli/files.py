@@ -287,7 +287,8 @@ class _Many:
             raise UsageError(f"--format {format_!r}: must be one of {', '.join(offline.FORMATS)}")
         formats.check_writer(Path(f"x.{format_}"))
         if output == "-" or (Path(output).suffix.lower() in offline.SUFFIXES[1:] and not output.endswith("/")):
-            one = "what may be several recordings" if is_many(sources[0]) else "--beats and --rates"
+            folder_of = "a folder of recordings" if is_folder(Path(sources[0])) else "what may be several recordings"
+            one = folder_of if is_many(sources[0]) else "--beats and --rates"
             what = "several recordings" if len(sources) > 1 else one
             raise UsageError(f"-o {output}: {what}: give a folder for the outputs (-o DIR/)")
         self._engine, self._address, self._jobs = by
