@@ -331,7 +331,7 @@ def test_a_run_that_is_stopped_leaves_nobody_behind_and_goes_on_where_it_was(sig
     if signals == [signal.SIGINT]:
         assert re.search(r"stopped: \d of 6 recordings are in out; the same command goes on from there", said)
     until(lambda: not any(Path(f"/proc/{child}").exists() for child in children), "its processes to end", seconds=20)
-    assert not list(tmp_path.glob("out/.ppgstream*")) or signals != [signal.SIGINT]
+    assert not list(tmp_path.glob("out/.ppgstream*.tmp")) or signals != [signal.SIGINT]
     known = len(place_of(str(tmp_path / "out")).summary() | place_of(str(tmp_path / "out")).noted())
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 0, done.stderr
