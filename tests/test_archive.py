@@ -14,6 +14,7 @@ from test_folder import lines_of, put, run
 from test_python import recording
 from waiting import until
 
+from ppgstream.api.cluster import anywhere
 from ppgstream.api.folder import Here, Input, Reading, Task, found_in, names_of
 from ppgstream.api.folder import run as run_folder
 from ppgstream.api.summary import Row, place_of
@@ -147,6 +148,19 @@ def test_without_ray_it_is_said_what_to_install(archive: Path, tmp_path: Path) -
     assert (done.returncode, done.stderr) == (
         2, "ppgstream: --engine ray: needs Ray: pip install ray, or ppgstream[ray] (no Ray here)\n",
     )  # fmt: skip
+
+
+def test_a_worker_may_be_started_in_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    task = Task(Input(Path("in/a.csv")), "a.npz", "out", Reading(), load(None, model__checkpoint="own"), False)
+    sent = anywhere(task)
+    assert (sent.input.path, sent.output) == (tmp_path / "in/a.csv", tmp_path / "out/a.npz")
+    assert sent.settings.model.checkpoint == str(tmp_path / "own")
+    far = task._replace(
+        input=Input(Path("a.csv"), "s3://x/a.csv"), folder="s3://x/out", settings=load(None, model__checkpoint="fast")
+    )
+    assert anywhere(far) == far
 
 
 # ---- URLs ----------------------------------------------------------------------------------------------------------------

@@ -10,17 +10,35 @@ import importlib
 import os
 import socket
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
+
+from msgspec import structs
 
 from ppgstream import __version__
 from ppgstream.api.folder import Done, Task, made_by, work
 from ppgstream.api.summary import Row
 from ppgstream.errors import OutputError, SourceError, UsageError
+from ppgstream.files import remote
 from ppgstream.model.checkpoint import Checkpoint
 
 STORE_BYTES = 200_000_000  # of Ray's object store on this machine: only paths and lines of the summary go through it
 CONNECT_S = 5.0
 A_CORE = 2  # tasks: so that one waits for the core that is ready first
+
+
+def anywhere(task: Task) -> Task:
+    """A task for a worker that is started in another folder, maybe: with absolute paths."""
+    chosen = task.settings.model.checkpoint
+    if chosen and Path(chosen).exists():
+        model = structs.replace(task.settings.model, checkpoint=_absolute(chosen))
+        task = task._replace(settings=structs.replace(task.settings, model=model))
+    own = task.input if task.input.url else task.input._replace(path=Path(_absolute(str(task.input.path))))
+    return task._replace(input=own, folder=_absolute(task.folder))
+
+
+def _absolute(where: str) -> str:
+    return where if remote.is_url(where) else str(Path(where).absolute())
 
 
 def _check(address: str) -> None:
@@ -64,7 +82,7 @@ class Cluster:
         return A_CORE * (min(self._jobs, cores) if self._jobs else cores)
 
     def submit(self, task: Task, known: Row | None) -> Any:
-        handle = self._remote.remote(task, known)
+        handle = self._remote.remote(anywhere(task), known)
         self._tasks[handle] = task
         return handle
 
@@ -83,6 +101,9 @@ class Cluster:
         except errors.RayError as error:
             why = str(error).strip().split("\n")[-1]
             raise OutputError(f"a worker of the cluster fails: {why}: is ppgstream {__version__} installed there?") from None
+        done.row.file = task.input.where
+        for path, where in ((_absolute(task.folder), task.folder), (_absolute(str(task.input.path)), str(task.input.path))):
+            done.row.error = done.row.error.replace(path, where)
         if done.row.made_by not in ("", made_by(task.settings, task.reading, self._checkpoint)):
             why = f"a worker of the cluster has another checkpoint, or another version of ppgstream than {__version__}"
             raise OutputError(f"{task.input.where}: {why}")
