@@ -16,7 +16,7 @@ from typing import Any
 from msgspec import structs
 
 from ppgstream import __version__
-from ppgstream.api.folder import Done, Task, made_by, work
+from ppgstream.api.folder import Done, Task, made_by, named, work
 from ppgstream.api.summary import Row
 from ppgstream.errors import OutputError, SourceError, UsageError
 from ppgstream.files import remote
@@ -95,13 +95,12 @@ class Cluster:
     def _answer(self, handle: Any) -> Done | None:
         errors, task = self._ray.exceptions, self._tasks.pop(handle)
         try:
-            done: Done = self._ray.get(handle)
+            done = named(self._ray.get(handle), task.input.where)
         except (errors.WorkerCrashedError, errors.NodeDiedError, errors.OutOfMemoryError, errors.ObjectLostError):
             return None
         except errors.RayError as error:
             why = str(error).strip().split("\n")[-1]
             raise OutputError(f"a worker of the cluster fails: {why}: is ppgstream {__version__} installed there?") from None
-        done.row.file = task.input.where
         for path, where in ((_absolute(task.folder), task.folder), (_absolute(str(task.input.path)), str(task.input.path))):
             done.row.error = done.row.error.replace(path, where)
         if done.row.made_by not in ("", made_by(task.settings, task.reading, self._checkpoint)):

@@ -373,7 +373,7 @@ def _remotely(task: Task, known: Row | None, checkpoint: Checkpoint | None, scra
             for part in written_at(local.output):
                 remote.fetched(_there(task, part), part)
     done = _work(local, known, checkpoint)
-    done.row.file = task.input.where
+    done = named(done, task.input.where)
     done.row.error = done.row.error.replace(str(local.input.path), task.input.where).replace(str(scratch / "out"), task.folder)
     if remote.is_url(task.folder) and not done.skipped and not done.code:
         for part in reversed(written_at(local.output)):
@@ -381,6 +381,12 @@ def _remotely(task: Task, known: Row | None, checkpoint: Checkpoint | None, scra
                 remote.put(part, _there(task, part))
         place_of(task.folder).note(done.row)
     return done
+
+
+def named(done: Done, where: str) -> Done:
+    """What became of a recording, under the name that people gave it."""
+    done.row.file = where
+    return done._replace(beats=[(where, *line[1:]) for line in done.beats], rates=[(where, *line[1:]) for line in done.rates])
 
 
 def _there(task: Task, part: Path) -> str:
