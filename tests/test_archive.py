@@ -215,10 +215,32 @@ def place_made(folder: Path) -> Path:
 
 
 @needs_fsspec
+@pytest.mark.parametrize("form", ["file://{}", "{}"])
+def test_no_input_is_overwritten_whatever_it_is_called(form: str, tmp_path: Path) -> None:
+    put(tmp_path / "in" / "r.csv", recording(12), 125.0)
+    before = (tmp_path / "in" / "r.csv").read_bytes()
+    source = form.format(tmp_path / "in")
+    for asked in (
+        ["-o", f"file://{tmp_path}/in", "--format", "csv"],
+        ["-o", f"file://{tmp_path}//x/../in", "--format", "csv"],
+        ["-o", f"{tmp_path}/in/", "--format", "csv"],
+        ["-o", "out/", "--beats", f"{tmp_path}/in/r.csv"],
+        ["-o", "out/", "--beats", "out/r.npz"],
+        ["-o", "out/", "--beats", "same.csv", "--rates", "same.csv"],
+    ):
+        done = run(source, *asked, at=tmp_path)
+        assert (done.returncode, done.stderr.count("\n")) == (2, 1), (asked, done.stderr)
+    assert (tmp_path / "in" / "r.csv").read_bytes() == before
+    assert run(source, "-o", source, at=tmp_path).returncode == 0  # beside it
+    assert "1 of 1 recordings" in run(source, "-o", "other/", at=tmp_path).stderr  # what was made there is no recording
+    assert remote.plain("s3://x//a/../b/") == "s3://x/b"
+
+
+@needs_fsspec
 def test_a_url_of_this_machine_and_two_processes(archive: Path, tmp_path: Path) -> None:
     done = run(f"file://{archive}/in/p*.csv", "-o", f"file://{tmp_path}/out", "--jobs", "2", at=archive)
     assert done.returncode == 0, done.stderr
-    assert f"{FILES} of {FILES} recordings in file://{tmp_path}/out" in done.stderr
+    assert f"{FILES} of {FILES} recordings in {tmp_path}/out" in done.stderr
     assert outputs(tmp_path / "out") == outputs(archive / "local")
     done = run(f"file://{archive}/in/p*.csv", "-o", f"file://{tmp_path}/out", at=archive)
     assert f"{FILES} were there already" in done.stderr

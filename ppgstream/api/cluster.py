@@ -72,14 +72,14 @@ class Cluster:
         except Exception as error:  # of many kinds
             text = str(error).strip().split("\n")[0]
             raise SourceError(f"--address {address or 'local'}: no Ray cluster: {text} (ray start --head)") from None
-        self._jobs, self._checkpoint = jobs, checkpoint
+        self._jobs, self._checkpoint, self._at_address = jobs, checkpoint, bool(address)
         self._remote = self._ray.remote(num_cpus=1, max_retries=0)(work)
         self._tasks: dict[Any, Task] = {}
 
     @property
     def at_once(self) -> int:
         cores = int(self._ray.cluster_resources().get("CPU", 1))
-        return A_CORE * (min(self._jobs, cores) if self._jobs else cores)
+        return self._jobs if self._jobs and self._at_address else A_CORE * cores
 
     def submit(self, task: Task, known: Row | None) -> Any:
         handle = self._remote.remote(anywhere(task), known)

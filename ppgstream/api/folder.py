@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import hashlib
 import itertools
@@ -101,8 +102,11 @@ def found_in(sources: Sequence[str], outputs: str) -> list[Input]:
     before, where it is the folder of the `outputs` too. Sources may be URLs. Raises SourceError where there is none."""
     made = {_place(_below(outputs, name)) for name in place_of(outputs).summary()}
     found: list[Input] = []
-    for source in sources:
+    for source in map(remote.plain, sources):
         inside = _inside(source)
+        if not remote.is_url(source) and Path(source).is_dir():
+            with contextlib.suppress(UsageError, OutputError):  # a summary that is not ours
+                made |= {_place(_below(source, name)) for name in place_of(source).summary()}
         if inside is None:
             found.append(Input(Path(source)) if not remote.is_url(source) else Input(Path(remote.name_of(source)), source))
             continue
@@ -187,9 +191,12 @@ def check_outputs(inputs: Sequence[Input], folder: str, names: Sequence[str], ta
             if (url := _below(folder, name)) in urls:
                 raise UsageError(f"{url}: is the input: write somewhere else")
     else:
-        check_apart(local, [Path(folder, name) for name in names])
-        local.append(Path(folder, SUMMARY))
+        outputs = [Path(folder, name) for name in names]
+        check_apart(local, outputs)
+        local += [*outputs, Path(folder, SUMMARY)]
     check_apart(local, tables)
+    if len(tables) > 1 and len({_resolved(table) for table in tables}) == 1:
+        raise UsageError(f"{tables[0]}: beats and rates: two files are needed")
 
 
 def check_apart(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
@@ -522,7 +529,9 @@ def _run(tasks: Sequence[Task], place: Place, pool: Pool, seen: Callable[[Done],
     known = place.summary() | place.noted()
     rows, done = dict(known), []
     order = {task.name: k for k, task in enumerate(tasks)}
-    others, written = place.halves(), -math.inf
+    folders = {str(PurePath(task.name).parent) for task in tasks}
+    place.remove(place.halves(folders))  # of runs that were killed
+    written = -math.inf
 
     def write() -> None:
         place.write_summary(sorted(rows.values(), key=lambda row: (order.get(row.output, len(order)), row.output)))
@@ -537,5 +546,5 @@ def _run(tasks: Sequence[Task], place: Place, pool: Pool, seen: Callable[[Done],
             seen(one)
     finally:
         write()
-        place.remove(place.halves() - others)  # of processes that were ended
+        place.remove(place.halves(folders))  # of processes that were ended
     return done

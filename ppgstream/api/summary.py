@@ -110,9 +110,9 @@ class Place:
         """The lines that are kept so, by their outputs."""
         return {output: row for path in self._folder.rglob(NOTED) for output, row in read_note(path).items()}
 
-    def halves(self) -> set[str]:
-        """Files that were not written whole."""
-        return {str(path) for path in self._folder.rglob(BESIDE)}
+    def halves(self, folders: Iterable[str]) -> set[str]:
+        """Files in these folders below it that were not written whole."""
+        return {str(path) for folder in folders for path in (self._folder / folder).glob(BESIDE)}
 
     def remove(self, paths: Iterable[str]) -> None:
         for path in paths:
@@ -155,8 +155,8 @@ class RemotePlace(Place):
                 found |= read_note(path)
         return found
 
-    def halves(self) -> set[str]:
-        return set(remote.matching(self.where, BESIDE))
+    def halves(self, folders: Iterable[str]) -> set[str]:
+        return set()  # they may be another run's, which nobody notices here
 
     def remove(self, paths: Iterable[str]) -> None:
         for path in paths:

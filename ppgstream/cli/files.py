@@ -296,6 +296,7 @@ class _Many:
             raise UsageError(f"--engine {self._engine!r}: must be local or ray")
         if self._address and self._engine != "ray":
             raise UsageError("--address: is of a Ray cluster: --engine ray")
+        output = remote.plain(output)
         self.folder, self.beats, self.rates = output if remote.is_url(output) else str(Path(output)), beats, rates
         self.inputs = folder.found_in(sources, self.folder)
         self.names = folder.names_of(self.inputs, format_)

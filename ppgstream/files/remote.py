@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import posixpath
 import secrets
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -18,6 +19,17 @@ def is_url(text: str) -> bool:
     """Whether this is a URL, not a path."""
     scheme, there, _ = text.partition("://")
     return bool(there) and scheme.replace("+", "").isalnum()
+
+
+def plain(where: str) -> str:
+    """A path or URL as it is used: a URL of this machine's files is their path, and of another it has one form."""
+    if not is_url(where):
+        return where
+    scheme, _, rest = where.partition("://")
+    if scheme in ("file", "local"):
+        return posixpath.normpath(rest) + "/" * (rest.endswith("/") and rest != "/")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host}{posixpath.normpath(slash + path).replace('//', '/') if path else slash}"
 
 
 def _at(url: str) -> tuple[Any, str]:
@@ -50,7 +62,7 @@ def expanded(url: str) -> list[str]:
     SourceError."""
     with _told(url, SourceError, "cannot read"):
         system, path = _at(url)
-        if any(mark in path for mark in PATTERN):
+        if any(mark in path for mark in PATTERN) and not system.exists(path):
             found = [name for name in system.glob(path) if not system.isdir(name)]
             if not found:
                 raise SourceError(f"{url}: nothing matches")
