@@ -350,6 +350,10 @@ def test_asyncio_gets_the_same_blocks() -> None:
             with ppgstream.Sender(served.daemon.endpoints["in"], "a", FS) as sensor:
                 for k in range(0, len(x), 100):
                     sensor.send(x[k : k + 100])
+                    if k >= len(x) // 2:
+                        turned.wait(60)  # so that something is waited for
+
+        turned = threading.Event()
 
         async def listen() -> list[Block]:
             turns = 0
@@ -358,6 +362,8 @@ def test_asyncio_gets_the_same_blocks() -> None:
                 nonlocal turns
                 while True:
                     turns += 1
+                    if turns > 1:
+                        turned.set()
                     await asyncio.sleep(0.005)
 
             beside = asyncio.create_task(others())
