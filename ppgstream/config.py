@@ -107,8 +107,11 @@ class Shadow(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     share: Annotated[float, Meta(gt=0, le=1)] = 0.1
 
 
+FLEET_NAME = "[A-Za-z0-9_-]{1,32}"
+
+
 class Fleet(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    name: Annotated[str, Meta(pattern=r"\A[A-Za-z0-9_-]{0,32}\Z")] = ""
+    name: Annotated[str, Meta(pattern=rf"\A({FLEET_NAME})?\Z")] = ""
     keep_s: Annotated[float, Meta(ge=60, le=2_592_000)] = 600.0
 
 

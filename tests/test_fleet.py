@@ -39,7 +39,7 @@ from ppgstream.live.publisher import publisher
 from ppgstream.live.receiver import receiver
 from ppgstream.live.round import Clock, Pace, Round
 from ppgstream.live.stored import kept
-from ppgstream.live.tender import Give, Member, Owner, Reached, State, Taken, begins_at, settings_of, shares
+from ppgstream.live.tender import Begin, Give, Member, Owner, Reached, State, Taken, begins_at, settings_of, shares
 from ppgstream.model import runtime
 from ppgstream.model.restore import restore
 from ppgstream.wire.message import EMPTY, Beats, Chunk, Kind, decode, encode
@@ -215,7 +215,8 @@ def test_messages_are_taken_from_the_place_of_a_state_on_and_from_the_newest_fee
 
     def taken(feed: int, state: State | None) -> Taken:
         states = {} if state is None else {"a": state}
-        return Taken({partition_of("a"): 1}, {partition_of("a"): feed}, states, [], 0)
+        begin = Begin(Reached(3 * feed, 30 * feed), 10)  # up to place 10, others may have published
+        return Taken({partition_of("a"): 1}, {partition_of("a"): feed}, {feed: begin}, states, [], 0)
 
     put(1, 3, 1)
     assert read() == []  # nobody's business here yet
@@ -223,8 +224,8 @@ def test_messages_are_taken_from_the_place_of_a_state_on_and_from_the_newest_fee
     put(4, 5, 1)
     put(6, 6, 1, "b")  # of another partition
     assert read() == [200, 250]
-    assert source.unsaved == {"a": Reached(3, 40)}
-    assert source.reached("a") == 5
+    assert source.unsaved == {"a": Reached(3, 30)}
+    assert source.places("a") == (Reached(5, 30), Reached(3, 30))
     source.saved("a", over=False)
     assert not source.unsaved
     source.lose(frozenset({partition_of("a")}))
@@ -233,19 +234,28 @@ def test_messages_are_taken_from_the_place_of_a_state_on_and_from_the_newest_fee
     source.begin(taken(2, State(1, Reached(9, 50), Reached(9, 50), False, b"")), ["a"])
     put(9, 11, 2)
     assert read() == [500, 550]  # what came by the former feed is read again by this one, and what is in the state is not
-    assert (source.reached("a"), source.unsaved) == (11, {})
+    assert (source.places("a"), source.unsaved) == ((Reached(11, 40), Reached(11, 40)), {})
     source.saved("a", over=True)
     put(12, 12, 2)
     read()
     assert source.unsaved == {"a": Reached(11, 40)}
     # While the partition is handed over, other streams of the same feed go on: what of it is not taken is the next owner's.
     other = partition_of("b")
-    source.begin(Taken({other: 1}, {other: 2}, {}, [], 0), [])
+    source.begin(Taken({other: 1}, {other: 2}, {2: Begin(Reached(12, 40), 12)}, {}, [], 0), [])
     source.stop(frozenset({partition_of("a")}))
     put(13, 13, 2)
     put(14, 15, 2, "b")
     read()
-    assert (source.reached("a"), source.reached("b")) == (12, 15)
+    assert [source.places(name)[0].taken for name in ("a", "b")] == [12, 15]
+
+
+def test_what_is_read_again_does_not_hide_streams_that_are_not_reached_yet() -> None:
+    """A state that is saved meanwhile is ahead of the feed: other streams between both may have none."""
+    source = FleetSource(Fake(), Events(logging.getLogger("ppgstream")))  # type: ignore[arg-type]
+    source.tender = Sure()  # type: ignore[assignment]
+    p, state = partition_of("a"), State(1, Reached(500, 20), Reached(300, 15), False, b"")
+    source.begin(Taken({p: 1}, {p: 1}, {1: Begin(Reached(300, 15), 900)}, {"a": state}, [], 0), ["a"])
+    assert source.places("a") == (Reached(500, 15), Reached(300, 15))
 
 
 def test_a_partition_is_read_from_the_place_from_which_on_nothing_is_missed() -> None:
@@ -275,6 +285,7 @@ def test_a_stream_that_has_ended_is_saved_once_more_and_not_again(sink: FleetSin
     source = FleetSource(sink._link, Events(logging.getLogger("ppgstream")))
     tending = Tending()
     fleet = Fleet(tending, source, sink, engine, Events(logging.getLogger("ppgstream")))  # type: ignore[arg-type]
+    source.begin(Taken({}, {partition_of("a"): 1}, {1: Begin(Reached(0, 0), 0)}, {}, [], 0), [])
 
     def saves(first: int, last: int) -> int:
         before = len(tending.stored)
@@ -312,7 +323,9 @@ def test_no_state_is_stored_and_nothing_handed_over_before_what_is_held_back_is_
             self.happened.append(f"given behind {len(sent(sink))}")
 
     engine, tending = Engine(identity(250), Rules(Plan(answers="input", scaling="none"))), Tending()
-    fleet = Fleet(tending, FleetSource(sink._link, sink._events), sink, engine, sink._events)  # type: ignore[arg-type]
+    source = FleetSource(sink._link, sink._events)
+    fleet = Fleet(tending, source, sink, engine, sink._events)  # type: ignore[arg-type]
+    source.begin(Taken({}, {partition_of("a"): 1}, {1: Begin(Reached(0, 0), 0)}, {}, [], 0), [])
     engine.feed(Chunk("a", 7, 0, WAVE[:50]), 100.0)
     sink.publish([chunk(0)])
     tending.commands.put(Give(frozenset({partition_of("a")})))
@@ -401,6 +414,11 @@ class Ward:
 
     def end(self, k: int) -> None:
         self.members[k].terminate()
+
+    def replay(self, *options: str) -> subprocess.Popen[str]:
+        """Send wave.npy, with acknowledgements."""
+        asked = [PPGSTREAM, "replay", "wave.npy", "--fs", "125", "--to", self.server.url, "--acked", *options]
+        return subprocess.Popen(asked, stderr=subprocess.PIPE, text=True, cwd=self.folder)
 
     def table(self) -> dict[str, Any]:
         asked = [PPGSTREAM, "fleet", "status", "ward", "--server", self.server.url, "--json"]
@@ -629,19 +647,9 @@ def test_an_acknowledged_replay_goes_on_where_it_was_interrupted(ward: Ward) -> 
     until(lambda: ward.shares() == [256], "the member")
 
     def replay(*more: str) -> subprocess.CompletedProcess[str]:
-        asked = [
-            PPGSTREAM,
-            "replay",
-            str(ward.folder / "wave.npy"),
-            "--fs",
-            "125",
-            "--to",
-            ward.server.url,
-            "--speed",
-            "max",
-            "--acked",
-        ]
-        return subprocess.run([*asked, *more], capture_output=True, text=True, check=False)
+        process = ward.replay("--speed", "max", *more)
+        _, said = process.communicate(timeout=PATIENCE_S)
+        return subprocess.CompletedProcess(process.args, process.returncode, "", said)
 
     assert replay("--until", "8").returncode == 0
     link = Link(ward.server.url)
@@ -666,19 +674,7 @@ def test_an_acknowledged_replay_goes_on_where_it_was_interrupted(ward: Ward) -> 
     assert (done.returncode, "goes on at sample 125" in done.stderr) == (0, True), done.stderr
     again = [decode([b"wave", m.body]) for m in link.run(kept(link, "ppg-ward-in", ["ppg.in.>"], 10))]
     # Stopped, it sends no end, and goes on.
-    asked = [
-        PPGSTREAM,
-        "replay",
-        str(ward.folder / "wave.npy"),
-        "--fs",
-        "125",
-        "--to",
-        ward.server.url,
-        "--acked",
-        "--stream",
-        "slow",
-    ]
-    slow = subprocess.Popen(asked, stderr=subprocess.PIPE, text=True)
+    slow = ward.replay("--stream", "slow")
     until(lambda: len(link.run(kept(link, "ppg-ward-in", [subject_of("in", "slow")], 1))) > 1, "two messages")
     slow.send_signal(signal.SIGTERM)
     _, told = slow.communicate(timeout=PATIENCE_S)
@@ -831,7 +827,8 @@ def test_the_rights_that_the_docs_name_are_enough(tmp_path: Path) -> None:
     try:
         ward.start(url=url["member"])
         until(lambda: "ready" in ward.log(0), "the member")
-        hears = [receiver(url[who]) for who in ("reader", "listener")]
+        said: list[str] = []
+        hears = [receiver(url["reader"]), receiver(url["listener"], tell=said.append)]
         sends = publisher(url["sender"])
         sends.wait_for_subscriber(PATIENCE_S)
         for start in range(0, 1000, 50):
@@ -847,5 +844,6 @@ def test_the_rights_that_the_docs_name_are_enough(tmp_path: Path) -> None:
             one.close()
         sends.close()
         assert "violation" not in ward.log(0).lower()
+        assert len(said) == 1  # that it may not ask what is kept, once
     finally:
         ward.close()

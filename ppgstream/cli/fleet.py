@@ -29,10 +29,11 @@ def fleet_status(
     from rich.console import Console
     from rich.table import Table
 
+    from ppgstream.config import FLEET_NAME
     from ppgstream.live import tender
     from ppgstream.live.nats import PARTITIONS, is_nats
 
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,32}", name):
+    if not re.fullmatch(FLEET_NAME, name):
         raise UsageError(f"{name!r}: a fleet's name is 1 to 32 of A-Z a-z 0-9 _ -")
     if not is_nats(server):
         raise UsageError(f"--server {server}: must be nats://HOST:PORT or tls://HOST:PORT")

@@ -163,7 +163,7 @@ def replay(
                 "--field, --chunk and --wait go with it"
             )
         publisher = publishers.publisher(to, bind=bind, key=own, acked=acked, stopped=stop)
-        _wait_for(publisher, to, wait)
+        _wait_for(publisher, wait)
         report = tool.pipe(
             sys.stdin.fileno(),
             publisher,
@@ -179,10 +179,10 @@ def replay(
         named: dict[str, Any] = {"column": column, "key": field, "fs": fs, "trusted": trust_fs}
         tracks, told = _tracks(files, **named, part=(from_, until), stream=stream, copies=copies)
         publisher = publishers.publisher(to, bind=bind, key=own, acked=acked, stopped=stop)
-        _wait_for(publisher, to, wait)
+        _wait_for(publisher, wait)
         for line in told:
             say(line)
-        if resume:
+        if resume and not stop():
             tracks = [_resumed(track, publisher) for track in tracks]
             tracks = [track for track in tracks if track.done >= 0]
             if not tracks:
@@ -213,7 +213,7 @@ def replay(
     raise typer.Exit(stop.exit_code())
 
 
-def _wait_for(publisher: Publisher, to: str, wait: float) -> None:
+def _wait_for(publisher: Publisher, wait: float) -> None:
     """Wait for somebody who listens, and say so where that is a fleet, and takes a while."""
     if publisher.acked and wait > WAIT_SILENTLY_S:
         try:

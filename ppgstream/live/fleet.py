@@ -22,7 +22,7 @@ from ppgstream.live.nats import Message, partition_in, partition_of, stream_of
 from ppgstream.live.sink import NatsSink
 from ppgstream.live.snapshot import FleetStatus
 from ppgstream.live.source import NatsSource
-from ppgstream.live.tender import Lost, Reached, State, Taken, Tender, subject_of_state
+from ppgstream.live.tender import Begin, Lost, Reached, State, Taken, Tender, subject_of_state
 from ppgstream.wire.message import Chunk, Kind, decode
 
 if TYPE_CHECKING:  # asyncio takes a while to import
@@ -46,13 +46,16 @@ class FleetSource(NatsSource):
         self.unsaved: dict[str, Reached] = {}
         self._saved: set[str] = set()
         self._feeds: dict[int, int] = {}  # by which each partition comes
-        self._stopped: dict[int, int] = {}  # of partitions that are handed over, the place up to which they were taken
+        self._stopped: dict[int, Reached] = {}  # of partitions that are handed over, the places up to which they were taken
         self._reached: dict[int, int] = {}  # the place of each feed's last message
+        self._begins: dict[int, Begin] = {}  # of each feed
         self._since: dict[str, int] = {}  # the places up to which streams were taken before
 
     def begin(self, taken: Taken, loaded: Iterable[str]) -> None:
         """Take the messages of partitions. loaded: those of their streams that go on from their states."""
         self._feeds |= taken.feeds
+        self._begins |= taken.begins
+        self._reached |= {feed: begin.start.taken for feed, begin in taken.begins.items()}
         for p in taken.feeds:
             self._stopped.pop(p, None)
         for name in loaded:
@@ -65,14 +68,15 @@ class FleetSource(NatsSource):
         """Take no more of them. What comes of others by the same feed changes nothing of how far they were taken."""
         for p in partitions:
             if (feed := self._feeds.pop(p, None)) is not None:
-                self._stopped[p] = self._reached.get(feed, 0)
+                self._stopped[p] = self._read(feed)
 
     def lose(self, partitions: frozenset[int]) -> None:
         """Forget them."""
         for p in partitions:
             self._feeds.pop(p, None)
             self._stopped.pop(p, None)
-        self._reached = {feed: place for feed, place in self._reached.items() if feed in self._feeds.values()}
+        for feed in self._reached.keys() - set(self._feeds.values()):
+            del self._reached[feed], self._begins[feed]
 
     def forget(self, stream: str) -> None:
         """Of a stream that is no longer here."""
@@ -88,13 +92,19 @@ class FleetSource(NatsSource):
         else:
             self._saved.add(stream)
 
-    def reached(self, stream: str) -> int:
-        """The place up to which everything of a stream was taken."""
+    def places(self, stream: str) -> tuple[Reached, Reached]:
+        """Up to where everything of a stream was taken and published; and places before which all streams of its partition that
+        began have a state."""
         partition = partition_of(stream)
-        reached = self._stopped.get(partition)
-        if reached is None:
-            reached = self._reached.get(self._feeds.get(partition, 0), 0)
-        return max(reached, self._since.get(stream, 0))
+        read = self._stopped[partition] if partition in self._stopped else self._read(self._feeds[partition])
+        begun = Reached(*(min(places) for places in zip(read, *self.unsaved.values(), strict=True)))
+        return read._replace(taken=max(read.taken, self._since.get(stream, 0))), begun
+
+    def _read(self, feed: int) -> Reached:
+        """Up to where a feed was read. What others have published of what it still reads again is not behind that."""
+        assert self.tender is not None
+        begin, taken = self._begins[feed], self._reached[feed]
+        return Reached(taken, begin.start.published if taken < begin.last else self.tender.published)
 
     def take(self, now: float, listened: float) -> list[Chunk] | None:
         message = self._link.take()
@@ -111,8 +121,8 @@ class FleetSource(NatsSource):
                 return []
             del self._since[stream]
         chunks = self._chunks(message)
-        if chunks and stream not in self._saved and stream not in self.unsaved and self.tender is not None:
-            self.unsaved[stream] = Reached(message.place - 1, self.tender.published)
+        if chunks and stream not in self._saved and stream not in self.unsaved:
+            self.unsaved[stream] = Reached(message.place - 1, self._read(message.feed).published)
         return chunks
 
 
@@ -372,9 +382,7 @@ class Fleet:
         if len(data) > self.tender.most_bytes - HEAD_BYTES:  # a long backlog: the state before stands
             return
         self._source.saved(name, over=stream.is_over)
-        reached = Reached(self._source.reached(name), self.tender.published)
-        begun = min(self._source.unsaved.values(), default=reached)
-        state = State(epoch, reached, min(begun, reached), stream.is_over, data)
+        state = State(epoch, *self._source.places(name), stream.is_over, data)
         self._states[subject_of_state(self.tender.name, partition, name)] = msgspec.msgpack.encode(state)
 
     def _store(self) -> bool:

@@ -183,7 +183,11 @@ class NatsPublisher(Publisher):
 
     def wait_for_subscriber(self, timeout_s: float) -> None:
         if self.acked:
-            self._link.run(self._stream(timeout_s), timeout_s + SERVER_S)
+            try:
+                self._link.run(self._stream(timeout_s), timeout_s + SERVER_S)
+            except SourceError:
+                if not self._stopped():
+                    raise
             return
 
         async def ask() -> bool:
@@ -232,6 +236,8 @@ class NatsPublisher(Publisher):
     def _send_acked(self, chunk: Chunk, timeout_s: float) -> bool:
         import asyncio
 
+        from ppgstream.live.stored import told
+
         subject, body = subject_of("in", chunk.stream), encode(chunk)[1]
         number = f"{chunk.stream}/{chunk.session:x}/{chunk.index}/{chunk.kind}"  # under which it is stored once
         deadline = time.monotonic() + timeout_s
@@ -243,8 +249,8 @@ class NatsPublisher(Publisher):
                     await js.publish(subject, body, timeout=ACK_S, headers={"Nats-Msg-Id": number})
                 except Exception as error:  # the server is away, or full, or keeps nothing yet
                     if time.monotonic() > deadline:
-                        why = f"{type(error).__name__}: {error}"
-                        text = f"the NATS server has not stored index {chunk.index} of {chunk.stream} in {timeout_s:g} s: {why}"
+                        where = f"index {chunk.index} of {chunk.stream}"
+                        text = f"the NATS server has not stored {where} in {timeout_s:g} s: {told(error)}"
                         raise SourceError(f"{self._endpoint}: {text}") from None
                     await asyncio.sleep(ASK_EVERY_S)
                 else:

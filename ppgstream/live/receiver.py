@@ -213,14 +213,15 @@ class NatsReceiver(Receiver):
 
         try:
             stream = await stream_of_subject(self._link, "ppg.out.>")
-        except LookupError:
-            pass
+        except LookupError as error:
+            may_ask = not isinstance(error.__cause__, TimeoutError)  # who may not is not answered
         else:
             await Feed(self._link, stream, subjects, END).begin()
             return
         live = [await self._link.client.subscribe(subject, cb=self._link.heard) for subject in subjects]
         await self._link.settle()
-        self._looking = asyncio.get_running_loop().create_task(self._look(subjects, live))
+        if may_ask:
+            self._looking = asyncio.get_running_loop().create_task(self._look(subjects, live))
 
     async def _look(self, subjects: list[str], live: list[Any]) -> None:
         """A fleet may begin later: then what the server keeps is read, from the first."""

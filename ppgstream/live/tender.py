@@ -72,12 +72,20 @@ class State(msgspec.Struct):
     data: bytes
 
 
+class Begin(NamedTuple):
+    """Of a feed. last: the place that -in had reached when it was begun: up to there others may have published."""
+
+    start: Reached
+    last: int
+
+
 class Taken(NamedTuple):
     """Partitions that are taken over, with their epochs and the numbers of the feeds that they come by; the states of their
     streams, and what was published since. losses: of the connection, when they were taken over."""
 
     epochs: dict[int, int]
     feeds: dict[int, int]
+    begins: dict[int, Begin]
     states: dict[str, State]
     published: list[Message]
     losses: int
@@ -488,6 +496,7 @@ class Tender:
         for group, start in zip(groups, starts, strict=True):
             published += await kept(self.link, f"ppg-{self.name}-out", [f"ppg.out.{p}.>" for p in group], start.published + 1)
         feeds: dict[int, int] = {}
+        by_feed: dict[int, Begin] = {}
         for group, start in zip(groups, starts, strict=True):
             self._feeds_made += 1
             brings, number = set(group), self._feeds_made
@@ -497,7 +506,8 @@ class Tender:
             )  # fmt: skip
             self._feeds[number] = feed, brings
             feeds |= dict.fromkeys(group, number)
-        return Taken(epochs, feeds, states, published, losses)
+            by_feed[number] = Begin(start, last)
+        return Taken(epochs, feeds, by_feed, states, published, losses)
 
     async def _begin_feeds(self, numbers: set[int]) -> None:
         for number in numbers:
