@@ -15,8 +15,9 @@ from test_python import recording
 from waiting import until
 
 from ppgstream.api.cluster import anywhere
-from ppgstream.api.folder import Here, Input, Reading, Task, found_in, names_of
+from ppgstream.api.folder import Here, Reading, Task
 from ppgstream.api.folder import run as run_folder
+from ppgstream.api.inputs import Input, found_in, names_of
 from ppgstream.api.summary import Row, place_of
 from ppgstream.config import load
 from ppgstream.files import remote

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import glob
 import hashlib
 import itertools
 import math
 import multiprocessing
 import os
-import re
 import signal
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -28,22 +24,21 @@ from numpy.typing import NDArray
 
 from ppgstream import __version__
 from ppgstream.api.arguments import denoiser_of
-from ppgstream.api.summary import SUMMARY, Place, Row, place_of, write_table
+from ppgstream.api.inputs import Input, below
+from ppgstream.api.summary import Place, Row, place_of, write_table
 from ppgstream.assemble import rules_of
 from ppgstream.config import Config
 from ppgstream.core.engine import Engine
 from ppgstream.core.rate import SURE
 from ppgstream.errors import DataError, OutputError, PpgStreamError, SourceError, UsageError
 from ppgstream.files import long, offline, recording, remote
-from ppgstream.files.formats import READERS, check_writer, parts_of, written_at
+from ppgstream.files.formats import parts_of, written_at
 from ppgstream.files.offline import Denoised
 from ppgstream.model.checkpoint import BUNDLED, Checkpoint
 from ppgstream.model.restore import restore
 from ppgstream.wire.message import stream_like
 
 WRITE_EVERY_S = 1.0  # the summary: of thousands of recordings it is long
-# The endings by which recordings in a folder are known.
-KNOWN = (".csv", ".tsv", ".txt", ".log", ".json", ".jsonl", ".ndjson", ".npy", ".npz", ".gz", ".zip", *READERS)
 BEATS_HEAD = ("file", "row", "sample", "t_s", "confidence", "interval_ms", "error_ms")
 RATES_HEAD = ("file", "row", "t_s", "bpm", "confidence")
 
@@ -58,17 +53,6 @@ class Reading(NamedTuple):
     stream: str | None = None
     transpose: bool = False
     strict: bool = False
-
-
-class Input(NamedTuple):
-    """A recording: a path of this machine, or a URL; then `path` is its name alone."""
-
-    path: Path
-    url: str = ""
-
-    @property
-    def where(self) -> str:
-        return self.url or str(self.path)
 
 
 class Task(NamedTuple):
@@ -95,116 +79,6 @@ class Done(NamedTuple):
     rates: list[tuple[str, ...]]
     code: int = 0
     skipped: bool = False
-
-
-def found_in(sources: Sequence[str], outputs: str) -> list[Input]:
-    """The recordings: files, of a folder or a pattern those whose names end as recordings do, without what was written there
-    before, where it is the folder of the `outputs` too. Sources may be URLs. Raises SourceError where there is none."""
-    made = {_place(_below(outputs, name)) for name in place_of(outputs).summary()}
-    found: list[Input] = []
-    for source in map(remote.plain, sources):
-        inside = _inside(source)
-        if not remote.is_url(source) and Path(source).is_dir():
-            with contextlib.suppress(UsageError, OutputError):  # a summary that is not ours
-                made |= {_place(_below(source, name)) for name in place_of(source).summary()}
-        if inside is None:
-            found.append(Input(Path(source)) if not remote.is_url(source) else Input(Path(remote.name_of(source)), source))
-            continue
-        beside = {str(part) for one in inside if not one.url for part in parts_of(one.path)[1:]}  # a sidecar is none by itself
-        named = (one for one in inside if one.path.name != SUMMARY and not one.path.name.startswith("."))
-        known = (one for one in named if one.path.suffix.lower() in KNOWN)
-        inside = [one for one in known if one.where not in beside and _place(one.where) not in made]
-        if not inside:
-            raise SourceError(f"{source}: no recording there: no file that ends in {', '.join(KNOWN)}")
-        found += inside
-    return list({_place(one.where): one for one in reversed(found)}.values())[::-1]
-
-
-def _inside(source: str) -> list[Input] | None:
-    """The files of a folder or a pattern; None for what is neither. Raises SourceError."""
-    if remote.is_url(source):
-        urls = remote.expanded(source)
-        return None if urls == [source] else [Input(Path(remote.name_of(url)), url) for url in urls]
-    path = Path(source)
-    try:
-        if path.is_dir():
-            return [Input(one) for one in sorted(path.iterdir()) if one.is_file()]
-        if path.exists() or not any(mark in source for mark in remote.PATTERN):
-            return None
-    except OSError as error:
-        if path.is_dir():
-            raise SourceError(f"{source}: cannot read the folder: {error.strerror}") from error
-        return None  # told when it is read
-    found = glob.glob(source, recursive=True)  # noqa: PTH207 (Path.glob takes no absolute pattern)
-    matching = [Input(Path(one)) for one in sorted(found) if Path(one).is_file()]
-    if not matching:
-        raise SourceError(f"{source}: nothing matches")
-    return matching
-
-
-def _below(folder: str, name: str) -> str:
-    return f"{folder.rstrip('/')}/{name}"
-
-
-def _place(where: str) -> str:
-    """A file, whatever way leads to it."""
-    return where if remote.is_url(where) else str(_resolved(Path(where)))
-
-
-def _resolved(path: Path) -> Path:
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError):  # too long, or links in a circle: told when it is read
-        return path
-
-
-def names_of(inputs: Sequence[Input], format_: str) -> list[str]:
-    """A file for each recording, below the folder of outputs: by its name without its ending where that is the only one, else
-    with it. Where recordings of several folders have one name, their folders are made there too. Raises UsageError where that is
-    not enough."""
-    flat = [one.path.name for one in inputs]
-    places = [PurePath(name) for name in flat]
-    if len(set(flat)) < len(flat):
-        paths = [_place(one.where) for one in inputs]
-        try:
-            above = os.path.commonpath([str(PurePath(path).parent) for path in paths])
-        except ValueError:  # files of this machine and URLs
-            above = ""
-        places = [PurePath(path).relative_to(above) for path in paths] if above else places
-    stems = [str(place.with_name(re.sub(r"(\.(csv|tsv|txt|json))?\.[^.]+$", "", place.name) or place.name)) for place in places]
-    many = {stem for stem, n in Counter(stems).items() if n > 1}
-    names = [str(place) if stem in many else stem for stem, place in zip(stems, places, strict=True)]
-    if twice := [name for name, n in Counter(names).items() if n > 1]:
-        first, other = (one.where for one, name in zip(inputs, names, strict=True) if name == twice[0])
-        raise UsageError(f"{first} and {other}: both would be written to {twice[0]}.{format_}: use two folders")
-    return [f"{name}.{format_}" for name in names]
-
-
-def check_outputs(inputs: Sequence[Input], folder: str, names: Sequence[str], tables: Sequence[Path]) -> None:
-    """Raises UsageError where an output would take an input's place, or a library for it is missing."""
-    local = [one.path for one in inputs if not one.url]
-    for name in names:
-        check_writer(Path(name))
-    if remote.is_url(folder):
-        urls = {one.url for one in inputs}
-        for name in names:
-            if (url := _below(folder, name)) in urls:
-                raise UsageError(f"{url}: is the input: write somewhere else")
-    else:
-        outputs = [Path(folder, name) for name in names]
-        check_apart(local, outputs)
-        local += [*outputs, Path(folder, SUMMARY)]
-    check_apart(local, tables)
-    if len(tables) > 1 and len({_resolved(table) for table in tables}) == 1:
-        raise UsageError(f"{tables[0]}: beats and rates: two files are needed")
-
-
-def check_apart(inputs: Sequence[Path], outputs: Sequence[Path]) -> None:
-    """Raises UsageError where an output would take an input's place."""
-    taken = {_resolved(part): path for path in inputs for part in parts_of(path)}
-    for output in itertools.chain.from_iterable(written_at(output) for output in outputs):
-        if (path := taken.get(_resolved(output))) is not None:
-            raise UsageError(f"{output}: is the input {path}: write somewhere else")
 
 
 def made_by(settings: Config, reading: Reading, checkpoint: Checkpoint) -> str:
@@ -397,7 +271,7 @@ def named(done: Done, where: str) -> Done:
 
 
 def _there(task: Task, part: Path) -> str:
-    return _below(task.folder, str(PurePath(task.name).with_name(part.name)))
+    return below(task.folder, str(PurePath(task.name).with_name(part.name)))
 
 
 def _work(task: Task, known: Row | None, checkpoint: Checkpoint | None) -> Done:

@@ -123,7 +123,7 @@ def denoise(
     import msgspec
     import numpy as np
 
-    from ppgstream.api.folder import check_apart
+    from ppgstream.api.inputs import check_apart
     from ppgstream.assemble import rules_of
     from ppgstream.core.engine import Engine
     from ppgstream.files import formats, long, offline, recording, remote
@@ -277,7 +277,7 @@ class _Many:
         beats: Path | None,
         rates: Path | None,
     ) -> None:
-        from ppgstream.api import folder
+        from ppgstream.api import inputs
         from ppgstream.api.summary import place_of
         from ppgstream.files import formats, offline, recording, remote
 
@@ -298,10 +298,10 @@ class _Many:
             raise UsageError("--address: is of a Ray cluster: --engine ray")
         output = remote.plain(output)
         self.folder, self.beats, self.rates = output if remote.is_url(output) else str(Path(output)), beats, rates
-        self.inputs = folder.found_in(sources, self.folder)
-        self.names = folder.names_of(self.inputs, format_)
+        self.inputs = inputs.found_in(sources, self.folder)
+        self.names = inputs.names_of(self.inputs, format_)
         tables = [table for table in (beats, rates) if table is not None]
-        folder.check_outputs(self.inputs, self.folder, self.names, tables)
+        inputs.check_outputs(self.inputs, self.folder, self.names, tables)
         place = place_of(self.folder)
         place.summary()  # one that is not ours is told before the work
         place.check()
